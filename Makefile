@@ -1,0 +1,41 @@
+# Two commands for users: `make demo` and `make test`. Both make a virtual environment when there
+# is none, install into it, and run. PYTHON=python3.12 takes the newer stack (jax 0.12).
+PYTHON ?= python3
+TAG := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
+VENV ?= .venv$(TAG)
+BIN := $(VENV)/bin
+WORKDIR ?= runs/demo
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-all install install-test base-policy clean
+
+install: $(VENV)/.core
+install-test: $(VENV)/.test
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report]'
+	touch $(VENV)/.core $@
+
+demo: $(VENV)/.core
+	$(BIN)/srpo demo --workdir=$(WORKDIR)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'not slow and not gpu' tests $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'not gpu' tests $(PYTEST_ARGS)
+
+# Trains the demo's base policy again from nothing (minutes on a GPU, about an hour on 2 cores).
+base-policy: $(VENV)/.core
+	$(BIN)/python -m data_pipelines.ssui_mini.make_base_policy --out=runs/base_policy
+
+clean:
+	rm -rf .venv3* runs build *.egg-info

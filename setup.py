@@ -1,0 +1,60 @@
+"""Package metadata. `pip install -e .[test]` is what `make test` does; see README.md."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "srpo_jax/__init__.py").read_text()).group(1)
+
+# Python 3.11 gets jax 0.10 (flax 0.12.8 is the last release for 3.11), Python 3.12 gets jax 0.12.
+CORE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12.8,<0.14",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "array_record>=0.8.3,<0.9",
+    "ml-collections>=1.1,<2",
+    "absl-py>=2.1,<3",
+    "transformers>=5.10,<6",  # below 5.10: CVE-2026-9856, CVE-2026-4372
+    "tokenizers>=0.22,<1",
+    "safetensors>=0.6,<1",
+    "msgpack>=1.0,<2",
+    "numpy>=2.0,<3",
+    "pillow>=11,<14",
+    "jinja2>=3.1,<4",
+]
+TEST = [
+    "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
+    "scikit-image>=0.24,<1",  # real photographs for the road test
+    # The oracle: transformers' own models on CPU. For 3.12 the registry has only CUDA builds of
+    # several GB, so there the oracle's tests are skipped.
+    'torch==2.13.0; python_version < "3.12"',
+    # libtpu compiles for a TPU topology without a TPU. It must be the one that jax names for its
+    # release: a newer one compiles, but its HLO cannot be printed.
+    'libtpu>=0.0.42,<0.0.43; python_version < "3.12"',
+    'libtpu>=0.0.50,<0.0.51; python_version >= "3.12"',
+]
+
+setup(
+    name="srpo_jax",
+    version=VERSION,
+    description="Safety-aware Reasoning Path Optimization for vision-language models in JAX",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["srpo_jax*", "data_pipelines*", "launch*"]),
+    package_data={"data_pipelines.ssui_mini": ["base_policy/*"]},
+    install_requires=CORE,
+    extras_require={
+        "test": TEST,
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "report": ["tensorboardX>=2.6,<3"],
+    },
+    entry_points={"console_scripts": ["srpo=srpo_jax.cli:main"]},
+)
