@@ -1,0 +1,94 @@
+"""Read an untrusted image file safely: allowed formats, limits before decoding, one typed error.
+
+Every image of the project passes through `load_image`, so that training, exploring and
+evaluating see the same pixels: RGB, upright, transparency on white.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_pipelines.records import Record, RecordError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_BYTES = 20 * 2**20
+MAX_PIXELS = 64_000_000  # a 410 KiB PNG can hold 144 million pixels
+MAX_SIDE = 16_384
+
+# warnings.catch_warnings swaps filters of the whole process, so two decoding threads must not
+# overlap in it. Decoding a photo takes milliseconds; resizing happens outside the lock.
+_WARNINGS_LOCK = threading.Lock()
+
+
+def read_image_bytes(path: str | os.PathLike, *, what: str) -> bytes:
+    """The bytes of an image file, at most MAX_BYTES. `what` names the record in errors."""
+    try:
+        if not pathlib.Path(path).is_file():
+            raise RecordError(f"{what}: image file {path} does not exist")
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as e:
+        why = e.strerror or type(e).__name__
+        raise RecordError(f"{what}: cannot read image file {path}: {why}") from None
+    if len(data) > MAX_BYTES:
+        raise RecordError(f"{what}: image file {path} is larger than {MAX_BYTES} bytes")
+    return data
+
+
+def load_image(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> Image.Image:
+    """Decode to an RGB image: EXIF orientation applied, transparency on white, first frame.
+
+    `what` names the record (or file) in the error. Raises RecordError for a format other than
+    JPEG, PNG or WEBP, for an image above the limits (checked on the header, before decoding),
+    for a truncated or corrupt one, and for anything that Pillow only warns about.
+    """
+    if isinstance(path_or_bytes, (bytes, bytearray)):
+        data = bytes(path_or_bytes)
+        if len(data) > MAX_BYTES:
+            raise RecordError(f"{what}: image is larger than {MAX_BYTES} bytes")
+    else:
+        data = read_image_bytes(path_or_bytes, what=what)
+        what = f"{what}: {path_or_bytes}"
+    try:
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            # Only Pillow's own warnings: other threads run under these filters meanwhile.
+            warnings.filterwarnings("error", module=r"PIL\.")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                raise RecordError(
+                    f"{what}: image is {width}x{height}, "
+                    f"the limits are {MAX_SIDE} a side and {MAX_PIXELS} pixels")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except RecordError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise RecordError(f"{what}: not a {', '.join(FORMATS)} image") from None
+    except Exception as e:  # a decoder can raise anything on hostile bytes
+        why = " ".join(str(e).split())[:120]
+        raise RecordError(f"{what}: cannot decode the image: {type(e).__name__}: {why}") from None
+
+
+def load_record_images(record: Record) -> list[Image.Image]:
+    """All images of a record, decoded, in order. Errors name the record."""
+    return [load_image(p, what=f"record {record.id!r}") for p in record.image_paths()]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,275 @@
+"""The record format: one JSON object a line (JSONL), image files beside it. Read, check, write.
+
+A record is a question (text and images), its reference path (steps, then a reply) and labels.
+docs/data.md has the schema, an example and every message of this file. The nine categories and
+the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from srpo_jax.errors import UserError
+
+CATEGORIES = (
+    "dangerous_behavior",
+    "violence",
+    "pornography",
+    "moral_violations",
+    "illegal_crimes",
+    "political_controversies",
+    "discrimination_and_stereotypes",
+    "offensive_religious_beliefs",
+    "privacy_violations",
+)
+IMAGE_MARKER = "<image>"  # where an image stands in the question; without markers images go first
+REPLY_MARKER = "Reply:"  # starts the reply in a rendered path, so no step may start with it
+
+_REQUIRED = ("id", "images", "question", "reference")
+_OPTIONAL = ("category", "risky", "unsafe_reply", "source", "license", "meta")
+
+
+class RecordError(UserError):
+    """A record, image or tree shard that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question. `images` are names relative to the folder `root`, inside it."""
+
+    id: str
+    images: tuple[str, ...]
+    question: str
+    steps: tuple[str, ...]
+    reply: str
+    category: str | None = None
+    risky: bool | None = None
+    unsafe_reply: str | None = None
+    source: str = ""
+    license: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    root: str = "."
+
+    def image_paths(self) -> list[pathlib.Path]:
+        """Absolute paths of the images. Raises RecordError for one outside `root` or missing."""
+        try:
+            return [resolve_inside(self.root, name) for name in self.images]
+        except ValueError as e:
+            raise RecordError(f"{self.root}: record {self.id!r}: {e}") from None
+
+
+def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
+    """The file `name` under `root`, with links followed. ValueError when it leaves root.
+
+    Blocks `..`, absolute names and symlinks that point out: a record may come from anywhere.
+    """
+    if "\x00" in name or "://" in name or os.path.isabs(name):
+        raise ValueError(f"image {name!r} must be a relative file name, not a URL or absolute path")
+    top = pathlib.Path(root).resolve()
+    try:
+        path = (top / name).resolve()
+        found = path.is_file()
+    except (OSError, RuntimeError):  # a loop of links, a name too long for the system
+        path, found = top, False
+    if not path.is_relative_to(top):
+        raise ValueError(f"image {name!r} is outside {top}")
+    if not found:
+        raise ValueError(f"image {name!r} does not exist under {top}")
+    return path
+
+
+def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
+    """Yield, line by line, a Record or the RecordError that says what is wrong with the line.
+
+    Blank lines are not records. Only the ids seen so far are kept in memory.
+    """
+    path = pathlib.Path(path)
+    root = str(path.resolve().parent)
+    first_line: dict[str, int] = {}
+    try:
+        file = open(path, "rb")
+    except OSError as e:
+        why = e.strerror or type(e).__name__
+        raise RecordError(f"{path}: cannot open the records: {why}") from None
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where, rid = f"{path}:{number}", None
+            try:
+                data = _parse_json(line.strip())
+                rid = data.get("id")
+                record = record_from_dict(data, root)
+                if rid in first_line:
+                    raise ValueError(f"duplicate id, first used on line {first_line[rid]}")
+                first_line[rid] = number
+                yield record
+            except ValueError as e:
+                name = f"record {rid!r}" if isinstance(rid, str) else "record"
+                yield RecordError(f"{where}: {name}: {e}")
+
+
+def read_records(path: str | os.PathLike, *, max_bad_fraction: float = 0.0) -> list[Record]:
+    """All records of a JSONL file, in order.
+
+    Bad records are counted. When their share is above `max_bad_fraction` (default: any bad one)
+    the file is refused with the first one named; otherwise each is named on stderr and left out.
+    Raises RecordError; also for a file without a record.
+    """
+    good: list[Record] = []
+    bad: list[RecordError] = []
+    for item in iter_records(path):
+        (bad if isinstance(item, RecordError) else good).append(item)
+    total = len(good) + len(bad)
+    if not total:
+        raise RecordError(f"{path}: holds no record")
+    if len(bad) > max_bad_fraction * total or not good:
+        raise RecordError(f"{bad[0]} ({len(bad)} of {total} records are bad)")
+    for error in bad:
+        print(f"left out: {error}", file=sys.stderr)
+    if bad:
+        print(f"left out {len(bad)} of {total} records of {path}", file=sys.stderr)
+    return good
+
+
+def write_records(records: Iterable[Record], path: str | os.PathLike) -> None:
+    """Write JSONL through a temporary file and a rename, so that no reader sees half of it.
+
+    Images are not copied: their names must hold relative to the folder of `path`.
+    """
+    path = pathlib.Path(path)
+    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(tmp, "w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            line = json.dumps(record_to_dict(record), ensure_ascii=False, allow_nan=False)
+            file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(tmp, path)
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    """The JSON form of a record; optional fields that hold their default are left out."""
+    data: dict[str, Any] = {
+        "id": record.id,
+        "images": list(record.images),
+        "question": record.question,
+        "reference": {"steps": list(record.steps), "reply": record.reply},
+    }
+    for name in _OPTIONAL:
+        value = getattr(record, name)
+        if value not in (None, "", {}):
+            data[name] = value
+    return data
+
+
+def record_from_dict(data: dict[str, Any], root: str) -> Record:
+    """Check one decoded JSON object. ValueError with a short reason when it is no record."""
+    unknown = sorted(set(data) - set(_REQUIRED) - set(_OPTIONAL))
+    if unknown:
+        known = ", ".join(_REQUIRED + _OPTIONAL)
+        raise ValueError(f"unknown field {unknown[0]!r} (known: {known})")
+    for name in _REQUIRED:
+        if name not in data:
+            raise ValueError(f"field {name!r} is missing")
+    rid = _text(data["id"], "id")
+    if not rid.isprintable():
+        raise ValueError("id must be printable, on one line")
+    question = _text(data["question"], "question")
+    images = tuple(_text(x, f"images[{i}]") for i, x in enumerate(_list(data["images"], "images")))
+    markers = question.count(IMAGE_MARKER)
+    if markers not in (0, len(images)):
+        raise ValueError(f"question has {markers} {IMAGE_MARKER} markers for {len(images)} images")
+    steps, reply = _reference(data["reference"])
+    for name in images:
+        resolve_inside(root, name)
+    return Record(
+        id=rid, images=images, question=question, steps=steps, reply=reply, root=root,
+        **_labels(data),
+    )
+
+
+def _reference(data: Any) -> tuple[tuple[str, ...], str]:
+    if not isinstance(data, dict) or set(data) != {"steps", "reply"}:
+        raise ValueError("reference must be an object with exactly 'steps' and 'reply'")
+    steps = _list(data["steps"], "reference.steps")
+    if not steps:
+        raise ValueError("reference.steps is empty: a path needs at least one step")
+    for i, step in enumerate(steps):
+        name = f"reference.steps[{i}]"
+        if "\n" in _text(step, name) or "\r" in step:
+            raise ValueError(f"{name} has a line break: a step is one line")
+        if step.startswith(REPLY_MARKER):
+            raise ValueError(f"{name} starts with {REPLY_MARKER!r}, which starts the reply")
+    return tuple(steps), _text(data["reply"], "reference.reply")
+
+
+def _labels(data: dict[str, Any]) -> dict[str, Any]:
+    """The optional fields, each checked, with its default when absent."""
+    category, risky = data.get("category"), data.get("risky")
+    if category is not None and category not in CATEGORIES:
+        raise ValueError(f"category {category!r} is not one of {', '.join(CATEGORIES)}")
+    if risky is not None and not isinstance(risky, bool):
+        raise ValueError("risky must be true, false or null")
+    unsafe = data.get("unsafe_reply")
+    if unsafe is not None:
+        _text(unsafe, "unsafe_reply")
+    meta = data.get("meta", {})
+    if not isinstance(meta, dict):
+        raise ValueError("meta must be an object")
+    return {
+        "category": category, "risky": risky, "unsafe_reply": unsafe, "meta": meta,
+        "source": _text(data.get("source", ""), "source", empty=True),
+        "license": _text(data.get("license", ""), "license", empty=True),
+    }
+
+
+def _parse_json(line: bytes) -> dict[str, Any]:
+    """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last)."""
+    def pairs(items):
+        out = dict(items)
+        if len(out) < len(items):
+            names = [key for key, _ in items]
+            twice = next(key for key in names if names.count(key) > 1)
+            raise ValueError(f"field {twice!r} is given twice")
+        return out
+
+    def constant(name):
+        raise ValueError(f"{name} is not a JSON number")
+
+    try:
+        text = line.decode("utf-8")
+        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"not UTF-8 at byte {e.start}") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not JSON: {e.msg} at column {e.colno}") from None
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError("a record must be a JSON object")
+    return data
+
+
+def _text(value: Any, name: str, *, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, not {type(value).__name__}")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # "\ud800" alone is legal JSON but no text: no tokenizer takes it
+        raise ValueError(f"{name} holds half a surrogate pair") from None
+    return value
+
+
+def _list(value: Any, name: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list, not {type(value).__name__}")
+    return value

@@ -1,0 +1,34 @@
+"""Where a config's records come from: a JSONL file, or the embedded world by name.
+
+`ssui_mini:train` and `ssui_mini:test` name the embedded world's splits. They are drawn once, into
+WORKDIR/data/ssui_mini, as the same JSONL and image files that a user's own records would be.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from data_pipelines.ssui_mini.dataset import SPLITS, WORLD, build_dataset
+from srpo_jax.errors import UserError
+
+
+def records_path(spec: str, workdir: str | os.PathLike, *, field: str) -> pathlib.Path:
+    """The JSONL file that `spec` stands for, drawing the embedded world on first use.
+
+    field: the config field the spec comes from, for messages. Raises UserError for an empty spec
+    or an unknown split of the world; a missing file is told by records.read_records.
+    """
+    if not spec:
+        raise UserError(f"{field} is empty: give a JSONL file of records, or {WORLD}:train")
+    world, _, split = spec.partition(":")
+    if world != WORLD:
+        return pathlib.Path(spec)
+    if split not in SPLITS:
+        raise UserError(f"{field} {spec!r}: {WORLD} has the splits {', '.join(SPLITS)}")
+    folder = pathlib.Path(workdir) / "data" / WORLD
+    if not all((folder / f"{name}.jsonl").exists() for name in SPLITS):
+        counts = build_dataset(folder)
+        print(f"drew {WORLD}: {counts['train']} train and {counts['test']} test records, "
+              f"{counts['pictures']} pictures, into {folder}", flush=True)
+    return folder / f"{split}.jsonl"
