@@ -1,0 +1,1 @@
+"""The policy networks: one shared decoder, one file per family, vision towers."""

@@ -1,0 +1,203 @@
+"""The decoder that the families share: pre-norm, grouped queries, M-RoPE, SwiGLU; scanned layers.
+
+Linen as a thin shell: a module owns its arrays (`self.param`) and an einsum, nothing else. Layers
+are stacked on axis 0 of every parameter and run under `nn.scan`: one layer is compiled, not L.
+Dimension letters: see README.md of this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srpo_jax.attention import branch_attention, tree_attention
+from srpo_jax.models.config import TextConfig
+
+Constrain = Callable[[jax.Array, str], jax.Array]
+Rope = tuple[jax.Array, jax.Array]
+
+
+def no_constraint(x: jax.Array, kind: str) -> jax.Array:
+    """The default `constrain` hook: activations are left to the compiler."""
+    del kind
+    return x
+
+
+class Linear(nn.Module):
+    """`einsum(equation, x, kernel) [+ bias]`. `bias` is the bias shape, or None for no bias."""
+
+    equation: str
+    shape: tuple[int, ...]
+    bias: tuple[int, ...] | None
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(0.02)
+        kernel = self.param("kernel", init, self.shape, self.param_dtype)
+        y = jnp.einsum(self.equation, x, kernel.astype(self.dtype))
+        if self.bias is not None:
+            bias = self.param("bias", nn.initializers.zeros, self.bias, self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, then times the scale in x's dtype (transformers' order)."""
+
+    size: int
+    eps: float
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (self.size,), self.param_dtype)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)); `bias` adds a bias to all three (vision) or to none (text)."""
+
+    width: int
+    ffn: int
+    bias: bool
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain = no_constraint
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def linear(name: str, equation: str, into: int, out: int) -> Linear:
+            bias = (out,) if self.bias else None
+            return Linear(equation, (into, out), bias, self.dtype, self.param_dtype, name=name)
+
+        with jax.named_scope("mlp"):
+            gate = linear("gate", "btD,DF->btF", self.width, self.ffn)(x)
+            up = linear("up", "btD,DF->btF", self.width, self.ffn)(x)
+            hidden = self.constrain(nn.silu(gate) * up, "ffn")
+            return linear("down", "btF,FD->btD", self.ffn, self.width)(hidden)
+
+
+def rotate(x: jax.Array, rope: Rope) -> jax.Array:
+    """Rotary embedding of x [B, T, H, d] by (cos, sin), each [B, T, d/2]; halves, not pairs."""
+    cos, sin = (table[:, :, None, :] for table in rope)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def mrope(positions: jax.Array, config: TextConfig, dtype: Any) -> Rope:
+    """(cos, sin) [B, T, d/2] of contiguous M-RoPE for positions int32 [B, 3, T].
+
+    Frequency c is theta^(-2c/d); the first mrope_section[0] of them turn with time, the next with
+    height, the last with width. Computed in float32, then cast, as transformers does.
+    """
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    frequency = jnp.asarray(1.0 / config.rope_theta**exponent, jnp.float32)
+    axis = np.repeat(np.arange(3), config.mrope_section)
+    angle = positions.astype(jnp.float32)[:, axis, :].swapaxes(1, 2) * frequency
+    return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
+
+
+class Attention(nn.Module):
+    """Projections and RoPE around the three attention forms; see DecoderLayer."""
+
+    config: TextConfig
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain
+
+    def setup(self) -> None:
+        c = self.config
+        kinds = (self.dtype, self.param_dtype)
+
+        def project(heads: int) -> Linear:
+            bias = (heads, c.head_dim) if c.qkv_bias else None
+            return Linear("btD,Dhd->bthd", (c.hidden_size, heads, c.head_dim), bias, *kinds)
+
+        self.q = project(c.num_heads)
+        self.k = project(c.num_kv_heads)
+        self.v = project(c.num_kv_heads)
+        self.o = Linear("bthd,hdD->btD", (c.num_heads, c.head_dim, c.hidden_size), None, *kinds)
+
+    def qkv(self, x: jax.Array, rope: Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q = self.constrain(rotate(self.q(x), rope), "heads")
+        return q, rotate(self.k(x), rope), self.v(x)
+
+    def out(self, heads: jax.Array) -> jax.Array:
+        return self.o(self.constrain(heads, "heads"))
+
+
+class DecoderLayer(nn.Module):
+    """One layer in three forms over the same parameters, each shaped for `nn.scan`.
+
+    x and the residual stream are [B, T, D] in the compute dtype.
+    """
+
+    config: TextConfig
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain
+
+    def setup(self) -> None:
+        c = self.config
+        self.attn_norm = RMSNorm(c.hidden_size, c.rms_norm_eps, self.param_dtype)
+        self.attn = Attention(c, self.dtype, self.param_dtype, self.constrain)
+        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps, self.param_dtype)
+        self.mlp = SwiGLU(
+            c.hidden_size, c.intermediate_size, False, self.dtype, self.param_dtype, self.constrain
+        )
+
+    def __call__(self, x: jax.Array, rope: Rope, subtree_end: jax.Array):
+        """x -> x, nothing kept: training and scoring."""
+        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
+        return self._finish(x, tree_attention(q, k, v, subtree_end)), None
+
+    def prefill(self, x: jax.Array, rope: Rope, subtree_end: jax.Array):
+        """x -> x, and this layer's (k, v) [B, T, K, d] after RoPE."""
+        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
+        return self._finish(x, tree_attention(q, k, v, subtree_end)), (k, v)
+
+    def decode(self, carry, layer, shared, rope: Rope, shared_len: jax.Array, t: jax.Array):
+        """One token per branch. carry: (x [B, R, D], own k and v of ALL layers [L, B, R, M, K, d]).
+
+        The own caches are carried and written in place at (layer, t); as scanned inputs and
+        outputs they would be copied whole at every step.
+        """
+        x, own_k, own_v = carry
+        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
+        own_k, own_v = (
+            jax.lax.dynamic_update_slice(
+                cache, new.astype(cache.dtype)[None, :, :, None], (layer, 0, 0, t, 0, 0)
+            )
+            for cache, new in ((own_k, k), (own_v, v))
+        )
+        mine = [jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (own_k, own_v)]
+        heads = branch_attention(q, *shared, shared_len, *mine, t)
+        return (self._finish(x, heads), own_k, own_v), None
+
+    def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:
+        x = self.constrain(x + self.attn.out(heads), "activation")
+        return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
+
+
+def stacked_layers(config: TextConfig, remat: bool) -> type[nn.Module]:
+    """DecoderLayer over all layers. remat: keep only each layer's input for the backward pass."""
+    layer = DecoderLayer
+    if remat:
+        # The scan already keeps the compiler from merging the two computations.
+        layer = nn.remat(layer, prevent_cse=False)
+    common = dict(
+        variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers
+    )
+    over_rows = dict(common, in_axes=(nn.broadcast, nn.broadcast))
+    over_branches = dict(common, in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast))
+    methods = {"__call__": over_rows, "prefill": over_rows, "decode": over_branches}
+    return nn.scan(layer, methods=methods)
