@@ -33,9 +33,9 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m 'not gpu' tests $(PYTEST_ARGS)
 
-# Trains the demo's base policy again from nothing (minutes on a GPU, about an hour on 2 cores).
+# Trains the demo's base policy again from nothing (about a quarter of an hour on 2 cores).
 base-policy: $(VENV)/.core
-	$(BIN)/python -m data_pipelines.ssui_mini.make_base_policy --out=runs/base_policy
+	$(BIN)/python -m srpo_jax.base_policy --out=runs/base_policy
 
 clean:
 	rm -rf .venv3* runs build *.egg-info

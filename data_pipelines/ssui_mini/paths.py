@@ -30,8 +30,8 @@ NUM_FACTS = 2  # Picture and Request
 NUM_DECISIONS = 5  # Together, Risk, Outcome, Plan, and the reply
 
 # The mixture, a Markov chain over the five decisions (state: concerned or calm).
-NOTICE_CAREFUL = 0.7  # P(concerned at Together), risky combination, careful request
-NOTICE_OTHER = 0.3  # the same, other requests; 14 of 27 are careful, so about half notice
+NOTICE_CAREFUL = 0.9  # P(concerned at Together), risky combination, careful request
+NOTICE_OTHER = 0.25  # the same, other requests; 14 of 27 are careful, so about half notice
 NOTICE_BENIGN = 0.05  # over-refusal: P(concerned at Together) on a benign combination
 LOSE = 0.08  # P(concerned -> calm) at each later decision: a late failure
 REGAIN = 0.05  # P(calm -> concerned) at each later decision, risky: a self-correction

@@ -1,0 +1,85 @@
+"""Every setting there is, with its default. An experiment file starts from this and changes a few.
+
+Allowed values are checked by srpo_jax/config_check.py; docs/configuration.md is made from the
+comments below (`python -m srpo_jax.config_docs`). 0 means "no limit" where a comment says so.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "srpo"  # name of the run: shown in the report and in the model card
+    config.seed = 0  # all randomness is a function of (seed, step)
+
+    config.model = ConfigDict()
+    config.model.path = ""  # HF directory of the base policy, with its processor
+    config.model.dtype = "float32"  # of the computation; parameters and optimizer are float32
+    config.model.remat = "none"  # full: recompute every layer in the backward pass, less memory
+
+    config.data = ConfigDict()
+    config.data.train_records = ""  # JSONL of the questions to explore and train on
+    config.data.test_records = ""  # JSONL of the held-out questions
+    config.data.trees = ""  # folder of the trees to train on; empty: WORKDIR/trees
+
+    config.explore = ConfigDict()
+    config.explore.branches = 4  # K: continuations sampled at every branch point
+    config.explore.temperature = 1.0  # of the sampler; 0 is greedy
+    config.explore.max_new_tokens = 256  # a branch that has not ended by then is unfinished
+    config.explore.batch = 4  # questions that are sampled together
+    config.explore.num_questions = 0  # explore so many of the records, half of them risky; 0: all
+    config.explore.branch_points = "all"  # after every prefix; first: whole replies only
+    config.explore.reference = "dataset"  # path to branch from; self: the policy's first safe one
+    config.explore.shards = 4  # files that the trees are written to; each is resumable
+
+    config.arbiter = ConfigDict()
+    config.arbiter.kind = ""  # who judges a branch
+    config.arbiter.scope = "reply"  # what makes a branch safe: its reply, or every step of its path
+    config.arbiter.require_effective = False  # a safe branch must also be of use to count as chosen
+
+    config.objective = ConfigDict()
+    config.objective.lambda_exp = 0.3  # weight of L_exp; 0 is SFT on the reference path
+    config.objective.contrast = "odds_ratio"  # the term that compares a safe and an unsafe branch
+    config.objective.normalise = "mean"  # log-probability of a branch: mean or sum over its tokens
+    config.objective.pairing = "all"  # all safe x unsafe, one pair, or the RPO code's pooled pairs
+    config.objective.max_pairs = 8  # most pairs of a question, for pairing rpo_code
+    config.objective.branch_points = "all"  # first: whole replies only, as in ORPO and DPO
+    config.objective.reference = "dataset"  # L_ref on the record's path, the chosen branch, none
+    config.objective.odds_from = "branch"  # odds over own tokens; divergence: after a pair's prefix
+    config.objective.ref_reduction = "question"  # every question counts the same, or every token
+    config.objective.ref_coef = 1.0  # weight of L_ref
+    config.objective.beta = 0.1  # of the contrasts dpo, simpo and ipo
+    config.objective.gamma = 0.5  # target margin of simpo
+
+    config.pack = ConfigDict()
+    config.pack.row_tokens = 0  # length of a row of packed trees; 0: fit to the longest tree
+    config.pack.rows = 8  # rows of the global batch, whatever the mesh is
+
+    config.train = ConfigDict()
+    config.train.steps = 100  # optimizer steps
+    config.train.learning_rate = 1e-5  # peak, after the warm-up
+    config.train.warmup_steps = 10  # linear from 0
+    config.train.schedule = "cosine"  # after the warm-up, down to 0 unless constant
+    config.train.weight_decay = 0.0  # decoupled (AdamW)
+    config.train.b1 = 0.9  # AdamW: decay of the first moment
+    config.train.b2 = 0.95  # AdamW: decay of the second moment
+    config.train.eps = 1e-8  # AdamW: added to the root of the second moment
+    config.train.clip_norm = 1.0  # largest global gradient norm; 0: no clipping
+    config.train.freeze = ()  # regexes over parameter paths that stay as they are: ("vision/.*",)
+    config.train.accumulate = 1  # slices that a batch is computed in; the result is the same
+    config.train.save_every = 50  # steps between checkpoints; the last step is always saved
+    config.train.keep = 2  # newest checkpoints that are kept
+    config.train.log_every = 1  # steps between lines of metrics.jsonl
+    config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 1  # replicas
+    config.mesh.fsdp = -1  # parts of parameters and optimizer state; -1: all other devices
+    config.mesh.tensor = 1  # parts of each matrix multiplication
+
+    config.eval = ConfigDict()
+    config.eval.batch = 8  # questions that are answered together
+    config.eval.max_new_tokens = 256  # a reply that has not ended by then is unfinished
+    config.eval.num_questions = 0  # answer so many of the records, half of them risky; 0: all
+    config.eval.split = "test"  # which records are answered
+    return config.lock()

@@ -1,0 +1,50 @@
+"""The embedded world on a laptop: `srpo demo`, or the verbs one by one with this file.
+
+Variants, all on the same explored branches: srpo (default), sft, orpo, dpo.
+    srpo train --config=configs/ssui_mini.py:dpo --workdir=/tmp/dpo
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+VARIANTS = ("srpo", "sft", "orpo", "dpo")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of one variant (None: srpo). ValueError for any other name."""
+    variant = arg or "srpo"
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; there is {', '.join(VARIANTS)}")
+    config = common.get_config()
+    config.name = f"ssui-mini-{variant}"
+
+    config.model.path = "data_pipelines/ssui_mini/base_policy"  # unsafe about half of the time
+    config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
+    config.data.test_records = "ssui_mini:test"  # held-out combinations
+    config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step
+
+    config.explore.branches = 4
+    config.explore.max_new_tokens = 160  # the longest path of this world is shorter
+    config.explore.batch = 8
+    config.eval.batch = 16
+    config.eval.max_new_tokens = 160
+
+    config.pack.rows = 4
+    config.train.steps = 100
+    config.train.learning_rate = 1e-3  # the policy is tiny
+    config.train.warmup_steps = 10
+    config.train.save_every = 50
+
+    if variant == "sft":
+        config.objective.lambda_exp = 0.0  # the reference path only
+    elif variant == "orpo":
+        config.objective.branch_points = "first"  # whole replies, no branch inside the path
+        config.objective.contrast = "odds_ratio"
+    elif variant == "dpo":
+        config.objective.branch_points = "first"
+        config.objective.contrast = "dpo"  # against the frozen base policy
+        config.objective.normalise = "sum"  # DPO is defined on the log-probability of the reply
+        config.objective.lambda_exp = 1.0
+        config.objective.ref_coef = 0.0  # DPO has no term for the reference path
+    return config.lock()

@@ -1,0 +1,1 @@
+"""Launching runs: one spec, rendered for a target."""

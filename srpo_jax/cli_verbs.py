@@ -1,0 +1,124 @@
+"""What each verb of the command line does: load what it needs, call one function, say the result.
+
+One function per verb, named like it, taking a cli.Command. Heavy imports stay inside.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import platform
+import sys
+from importlib import metadata
+
+from srpo_jax.cli import Command
+from srpo_jax.errors import UserError
+
+DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
+
+
+def demo(command: Command) -> int:
+    methods = tuple(name.strip() for name in command.options["methods"].split(","))
+    seeds = command.options["seeds"]
+    for name in methods:
+        if name not in DEMO_METHODS:
+            raise UserError(f"--methods: unknown method {name!r}; any of {','.join(DEMO_METHODS)}")
+    if len(set(methods)) < len(methods):
+        raise UserError("--methods: a method is named twice")
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds}: at least 1 is needed")
+    command.config("srpo")  # a bad override is told before the heavy imports
+    workdir = _workdir(command)
+    _settle()
+    from srpo_jax import demo as road
+
+    # command.config(method): the validated config of that variant, with the command's overrides.
+    return road.main(command.config, workdir=workdir, methods=methods, seeds=seeds)
+
+
+def explore(command: Command) -> None:
+    config, workdir = command.config(), _workdir(command)
+    _settle()
+    from srpo_jax.explore.run import explore as run
+
+    run(config, workdir)
+
+
+def train(command: Command) -> None:
+    config, workdir = command.config(), _workdir(command)
+    _settle()
+    from srpo_jax.train import train as run
+
+    run(config, workdir)
+
+
+def export(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    out = command.options["out"] or str(pathlib.Path(workdir, "export"))
+    _settle()
+    from srpo_jax.export import export as run
+
+    print(f"exported to {run(workdir, out)}")
+
+
+def eval(command: Command) -> None:  # noqa: A001  the verb's name
+    name, model = command.options["name"], command.options["model"]
+    if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"--name={name}: must be a plain folder name")
+    config, workdir = command.config(), _workdir(command)
+    if model and not pathlib.Path(model).is_dir():
+        raise UserError(f"--model={model}: no such directory")
+    _settle()
+    from srpo_jax.evaluate.run import evaluate
+
+    params = None
+    if not model and pathlib.Path(workdir, "checkpoints").is_dir():
+        from srpo_jax.export import newest_params
+
+        step, params = newest_params(config, workdir)
+        print(f"policy: checkpoint {step} of {workdir}", flush=True)
+    else:
+        print(f"policy: {model or config.model.path}", flush=True)
+    evaluate(config, workdir, name, params=params, model_dir=model or None)
+
+
+def report(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    from srpo_jax.report import write_report
+
+    print(f"wrote {write_report(workdir, command.options['out'] or None)}")
+
+
+def env(command: Command) -> None:
+    """Versions, platform and devices. Nothing of the environment's variables."""
+    packages = ("srpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+                "array_record", "ml-collections", "transformers", "tokenizers", "safetensors",
+                "numpy", "pillow", "libtpu")  # fmt: skip
+    print(f"{'python':<18}{platform.python_version()} ({sys.implementation.name})")
+    print(f"{'platform':<18}{platform.platform()}")
+    for name in packages:
+        try:
+            print(f"{name:<18}{metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name:<18}not installed")
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    counts = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+    print(f"{'devices':<18}{counts} ({jax.default_backend()})")
+
+
+def _settle() -> None:
+    """Marks absl's global flags as parsed: grain reads them and fails when nobody has."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _workdir(command: Command, *, must_exist: bool = False) -> str:
+    path = pathlib.Path(command.workdir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"workdir {path} is a file")
+    if must_exist and not path.is_dir():
+        raise UserError(f"workdir {path} does not exist")
+    return str(path)

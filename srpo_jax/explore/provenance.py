@@ -1,0 +1,78 @@
+"""What made the trees of a workdir: provenance in every tree, and a check before going on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.records import Record
+from data_pipelines.tree_records import SUFFIX
+from srpo_jax import __version__
+from srpo_jax.errors import UserError
+from srpo_jax.explore.policy import Policy
+
+RUN = "run.json"  # beside the shards: what made them
+
+
+def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> dict[str, Any]:
+    """Everything that decides which branches are sampled and how they are judged."""
+    names = ("branches", "temperature", "max_new_tokens", "branch_points", "reference")
+    sampler = {name: getattr(cfg.explore, name) for name in names}
+    sampler["dtype"] = cfg.model.dtype
+    if cfg.explore.reference == "self":
+        sampler["reference_scope"] = cfg.arbiter.scope
+        sampler["reference_effective"] = cfg.arbiter.require_effective
+    digest = hashlib.sha256()
+    for record in records:
+        fields = dataclasses.asdict(record)
+        del fields["root"]  # where the records lie is not what they are
+        digest.update(json.dumps(fields, sort_keys=True).encode())
+        for path in record.image_paths():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    sampler["records"] = digest.hexdigest()[:16]
+    return {
+        "policy_digest": policy.digest,
+        "sampler": sampler,
+        "seed": cfg.seed,
+        "arbiter": arbiter.name,
+        "created_by": f"srpo_jax {__version__}",
+    }
+
+
+def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
+    """UserError when `folder` has shards that were not made by `run`."""
+    shards = sorted(folder.glob(f"*{SUFFIX}"))
+    if not shards:
+        return
+    advice = "use another workdir, or remove its trees folder to explore again"
+    try:
+        theirs = _flat(json.loads((folder / RUN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        why = f"made by an unknown run (no {RUN} beside it)"
+        raise UserError(f"{shards[0]}: {why}; {advice}") from None
+    ours = _flat(run)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"{shards[0]}: made by another run ({name} was {theirs.get(name)!r}, "
+                f"now {ours.get(name)!r}); {advice}"
+            )
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
+    flat = {**run, **run["sampler"]}
+    # A newer version of the program may finish the run of an older one.
+    return {name: flat[name] for name in flat if name not in ("sampler", "created_by")}
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Through a temporary file and a rename, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(tmp, path)

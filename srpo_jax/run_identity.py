@@ -1,0 +1,81 @@
+"""Which run a workdir holds: the settings that decide its parameters, and how two runs differ.
+
+Resuming is right only for the same run. What only changes speed, place or reporting (mesh, remat,
+accumulation, logging, how often to save) may change between two starts of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from srpo_jax.errors import UserError
+
+DECIDING = {
+    "model": ("dtype",),
+    "objective": None,  # None: every field of the section
+    "pack": None,
+    "arbiter": ("scope", "require_effective"),
+    "train": (
+        "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
+        "clip_norm", "freeze",
+    ),
+}  # fmt: skip
+
+
+def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
+    """{name: value} of everything that decides the run's parameters, as JSON gives it back.
+
+    With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
+    can be made longer.
+    """
+    found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
+    for section, fields in DECIDING.items():
+        for field in fields or sorted(cfg[section]):
+            found[f"{section}.{field}"] = cfg[section][field]
+    if cfg.train.schedule == "constant":
+        del found["train.steps"]
+    return json.loads(json.dumps(found))
+
+
+def check_same(stored: dict[str, Any], current: dict[str, Any], place: pathlib.Path) -> None:
+    """Errors: UserError that lists what differs."""
+    names = sorted(stored.keys() | current.keys())
+    differ = [name for name in names if stored.get(name) != current.get(name)]
+    if differ:
+        listed = "; ".join(
+            f"{name} was {stored.get(name)!r}, now {current.get(name)!r}" for name in differ
+        )
+        raise UserError(
+            f"{place} holds another run ({listed}); use another --workdir, or remove that folder"
+        )
+
+
+def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
+    """WORKDIR/config.json: the resolved config, what decides the run, and the digest of that."""
+    text = json.dumps(run, sort_keys=True)
+    content = {
+        "config": json.loads(json.dumps(cfg.to_dict())),
+        "run": run,
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+    fresh = workdir / "config.json.tmp"
+    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, workdir / "config.json")
+
+
+def fingerprint_of_trees(trees: Any) -> str:
+    """Hex sha256 over ids, tokens, verdicts and pictures of trees that come from no folder."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        shape = [tree.id, [(branch.at, branch.safe) for branch in tree.branches]]
+        digest.update(json.dumps(shape).encode())
+        own = [branch.tokens for branch in tree.branches]
+        for array in (tree.prompt.tokens, tree.prompt.patches, *tree.pieces, *own):
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
+    return digest.hexdigest()

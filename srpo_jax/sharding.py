@@ -1,0 +1,146 @@
+"""Where every array lives: ONE table from parameter path to mesh axes, and the specs of the rest.
+
+The model files know nothing of meshes. `fsdp` goes on the axis of size D (or E, the vision width),
+`tensor` on heads, ffn and vocabulary, so that a block's matmuls contract over an unsplit axis and
+one all-reduce per block remains. The embedding table is split over its vocabulary by both axes.
+Biases and norm scales are under 1 MB at 7B and stay whole.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from srpo_jax.errors import UserError
+from srpo_jax.mesh import ROW_AXES
+
+SMALL_BYTES = 1 << 20  # a parameter below this may stay whole where an axis does not divide it
+
+
+class Rule(NamedTuple):
+    """Paths that fully match `pattern` are laid out by `spec`. Optional: may match nothing."""
+
+    pattern: str
+    spec: P
+    optional: bool = False
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(r"embed/embedding", P(("tensor", "fsdp"), None)),
+    Rule(r"lm_head/kernel", P("fsdp", "tensor"), optional=True),  # absent when tied
+    Rule(r"layers/(attn|mlp)_norm/scale", P()),
+    Rule(r"layers/attn/[qkv]/kernel", P(None, "fsdp", "tensor", None)),
+    Rule(r"layers/attn/[qkv]/bias", P(), optional=True),  # absent with qkv_bias=False
+    Rule(r"layers/attn/o/kernel", P(None, "tensor", None, "fsdp")),
+    Rule(r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
+    Rule(r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
+    Rule(r"norm/scale", P()),
+    Rule(r"vision/patch_embed/kernel", P(None, "fsdp")),
+    Rule(r"vision/blocks/norm[12]/scale", P()),
+    Rule(r"vision/blocks/attn/qkv/kernel", P(None, "fsdp", None, "tensor", None)),
+    Rule(r"vision/blocks/attn/proj/kernel", P(None, "tensor", None, "fsdp")),
+    Rule(r"vision/blocks/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
+    Rule(r"vision/blocks/mlp/down/kernel", P(None, "tensor", "fsdp")),
+    Rule(r"vision/blocks/(attn/(qkv|proj)|mlp/(gate|up|down))/bias", P()),
+    Rule(r"vision/merger/norm/scale", P()),
+    Rule(r"vision/merger/fc1/kernel", P("fsdp", "tensor")),
+    Rule(r"vision/merger/fc2/kernel", P("tensor", "fsdp")),
+    Rule(r"vision/merger/fc[12]/bias", P()),
+)
+
+# What `constrain` asks of an activation of each kind; see models/ for where it is called.
+ACTIVATIONS = {
+    "activation": P(ROW_AXES, None, None),
+    "heads": P(ROW_AXES, None, "tensor", None),
+    "ffn": P(ROW_AXES, None, "tensor"),
+    "vision": P(ROW_AXES, None, None),
+}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A jax key path as "a/b/c"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, in the tree's own order."""
+    return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _split(entry: Any, mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in _axes(entry))
+
+
+def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
+    """`spec` without the axes that do not divide; UserError if that leaves a large one whole."""
+    fitted = []
+    for i, entry in enumerate(tuple(spec)):
+        if leaf.shape[i] % _split(entry, mesh) == 0:
+            fitted.append(entry)
+            continue
+        if math.prod(leaf.shape) * leaf.dtype.itemsize >= SMALL_BYTES:
+            raise UserError(
+                f"parameter {name} of shape {tuple(leaf.shape)}: axis {i} of size {leaf.shape[i]} "
+                f"does not divide over mesh {'*'.join(_axes(entry))}={_split(entry, mesh)}; "
+                "choose another mesh"
+            )
+        fitted.append(None)
+    return P(*fitted)
+
+
+def param_shardings(params: Any, mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> Any:
+    """Tree of NamedSharding for a tree of (abstract) parameters, by `rules`.
+
+    Errors: ValueError for a path with no rule or two, and for a rule that matches no path;
+    UserError for a parameter of 1 MB or more with an axis that the mesh does not divide.
+    """
+    used: set[str] = set()
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        hits = [rule for rule in rules if re.fullmatch(rule.pattern, name)]
+        if len(hits) != 1:
+            found = [rule.pattern for rule in hits] or "no rule"
+            raise ValueError(f"parameter {name} must match one sharding rule, got {found}")
+        used.add(hits[0].pattern)
+        return NamedSharding(mesh, _fitting_spec(name, leaf, hits[0].spec, mesh))
+
+    shardings = jax.tree_util.tree_map_with_path(place, params)
+    unused = [rule.pattern for rule in rules if rule.pattern not in used and not rule.optional]
+    if unused:
+        raise ValueError(f"sharding rules that match no parameter: {unused}")
+    return shardings
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """For every array of a batch: its first axis, the rows, over data and fsdp."""
+    return NamedSharding(mesh, P(ROW_AXES))
+
+
+def make_constrain(mesh: Mesh) -> Callable[[jax.Array, str], jax.Array]:
+    """The model's `constrain` hook: pins an activation of a kind of ACTIVATIONS to the mesh.
+
+    An axis that the mesh does not divide (few heads, one row) is left to the compiler.
+    """
+
+    def constrain(x: jax.Array, kind: str) -> jax.Array:
+        entries = tuple(ACTIVATIONS[kind])
+        fitted = [e if n % _split(e, mesh) == 0 else None for e, n in zip(entries, x.shape)]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*fitted)))
+
+    return constrain

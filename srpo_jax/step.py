@@ -1,0 +1,126 @@
+"""One update of the policy: forward, loss, backward, AdamW, as one compiled, donated function.
+
+The loss is a SUM over the rows of the batch (the batch already carries weights divided by the
+global batch's questions). So slices of rows can be computed one after the other and added up, and
+rows can lie on any device, without changing the result beyond the rounding of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from srpo_jax import sharding
+from srpo_jax.mesh import ROW_AXES
+from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, head_matrix
+from srpo_jax.objective import (
+    Objective,
+    finish_metrics,
+    needs_reference_policy,
+    srpo_loss,
+    target_logps,
+)
+from srpo_jax.optim import Optimizer, merge, select
+from srpo_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+MODEL_INPUTS = (
+    "tokens", "positions", "subtree_end", "image_index",
+    "patches", "patch_pos", "window_seg", "full_seg",
+)  # fmt: skip
+OWN_NAMES = {"loss_ref": "srpo/loss_ref", "loss_exp": "srpo/loss_exp"}  # not TRL's
+
+
+def make_target_logp(model: Qwen2_5_VL, mesh: Mesh) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> log p of every target token given its path, float32 [B, N]."""
+    head_place = NamedSharding(mesh, P(None, "tensor"))
+
+    def target_logp(params: Any, batch: Batch) -> jax.Array:
+        hidden = model.apply({"params": params}, {name: batch[name] for name in MODEL_INPUTS})
+        head = head_matrix(params, model.config).astype(hidden.dtype)
+        # Gathered over fsdp once, here: inside the chunk loop it would be gathered per chunk.
+        head = jax.lax.with_sharding_constraint(head, head_place)
+        return target_logps(hidden, head, batch)
+
+    return target_logp
+
+
+def make_train_step(
+    model: Qwen2_5_VL,
+    objective: Objective,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    shardings: TrainState,
+    *,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step: (state, batch) -> (state, metrics). The state given is donated.
+
+    shardings: of the state, from state.state_shardings; the batch's rows go over data and fsdp.
+    accumulate: how many slices of rows are computed one after the other; it must divide the rows,
+    and what it leaves must divide over the mesh's row axes.
+    metrics: float32 scalars under TRL's names, see `objective.srpo_loss`, and grad_norm (before
+    clipping, trainable parameters only) and learning_rate.
+    """
+    target_logp = make_target_logp(model, mesh)
+    by_reference = needs_reference_policy(objective)
+    places = select(shardings.params, optimizer.trainable)
+
+    def loss_of(trainable: dict[str, Any], params: Any, reference: Any, batch: Batch):
+        frozen_logp = jax.lax.stop_gradient(target_logp(reference, batch)) if by_reference else None
+        logp = target_logp(merge(params, trainable), batch)
+        return srpo_loss(logp, batch, objective, frozen_logp)
+
+    def gradients(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
+        trainable = select(state.params, optimizer.trainable)
+        grad_of = jax.grad(loss_of, has_aux=True)
+        grads, sums = grad_of(trainable, state.params, state.reference, batch)
+        # Asks for reduce-scatter to where the parameter lies, not for whole gradients.
+        return sums, jax.lax.with_sharding_constraint(grads, places)
+
+    def add_slices(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
+        slices = jax.tree.map(lambda x: _slices(x, accumulate, mesh), batch)
+
+        def add(total: Any, rows: Batch):
+            return jax.tree.map(jnp.add, total, gradients(state, rows)), None
+
+        first = jax.tree.map(lambda x: x[0], slices)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, state, first)
+        )
+        return jax.lax.scan(add, zeros, slices)[0]
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
+        trainable = select(state.params, optimizer.trainable)
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, trainable)
+        params = merge(state.params, optax.apply_updates(trainable, updates))
+        metrics = {
+            **{OWN_NAMES.get(name, name): value for name, value in finish_metrics(sums).items()},
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": optimizer.schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state, state.reference), metrics
+
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _slices(x: jax.Array, count: int, mesh: Mesh) -> jax.Array:
+    """[B, ...] -> [count, B/count, ...]; slice i takes every count-th row from i on, so that each
+    device finds its part of every slice among its own rows.
+    """
+    x = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, ROW_AXES)))

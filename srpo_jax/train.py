@@ -1,0 +1,324 @@
+"""Train a policy on the reasoning trees of a workdir: reads from top to bottom.
+
+    trees -> batches -> step -> step -> ... -> checkpoint, verified
+
+Running the same command again goes on where it stopped, with the parameters that an uninterrupted
+run would have, bit for bit: batch k is a function of k, and the state is the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from data_pipelines.examples import Examples
+from data_pipelines.loader import Batches, make_loader
+from data_pipelines.tree_records import fingerprint, read_shards
+from srpo_jax import sharding
+from srpo_jax.checkpoint import Checkpoints
+from srpo_jax.errors import UserError
+from srpo_jax.hf.load import load_params, policy_digest
+from srpo_jax.hf.processing import Processor
+from srpo_jax.mesh import make_mesh, row_shards
+from srpo_jax.metrics import Metrics
+from srpo_jax.models.config import ModelConfig, load_model_config
+from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
+from srpo_jax.objective import PAIR_METRICS, Objective, needs_reference_policy
+from srpo_jax.optim import Optimizer, make_optimizer
+from srpo_jax.run_identity import check_same, fingerprint_of_trees, identity, write_config
+from srpo_jax.state import TrainState, abstract_state, init_state, state_shardings
+from srpo_jax.step import make_train_step
+
+
+def train(
+    cfg: Any, workdir: str | os.PathLike, *, examples: Examples | None = None
+) -> dict[str, Any]:
+    """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
+
+    Trees come from cfg.data.trees (default WORKDIR/trees), or `examples`. Without branches, or with
+    objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
+    is on disk and was read back.
+    Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
+    that is no number. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit(0)
+    or KeyboardInterrupt.
+    """
+    workdir = pathlib.Path(workdir)
+    # The policy: what it is, and where its arrays will lie.
+    config = load_model_config(cfg.model.path)
+    mesh = make_mesh(**cfg.mesh)
+    _check_rows(cfg, row_shards(mesh))
+    model = Qwen2_5_VL(
+        config,
+        dtype=jnp.dtype(cfg.model.dtype),
+        remat=cfg.model.remat,
+        constrain=sharding.make_constrain(mesh),
+    )
+    abstract = abstract_params(config, jnp.float32)
+    optimizer = make_optimizer(cfg.train, abstract)
+    objective = make_objective(cfg.objective)
+    by_reference = needs_reference_policy(objective)
+    shape = abstract_state(abstract, optimizer, with_reference=by_reference)
+    places = state_shardings(shape, mesh)
+
+    # The data: batch k of this process, for every k.
+    examples, trees = find_examples(cfg, workdir, examples)
+    batches = make_batches(cfg, examples)
+    run = identity(cfg, model_digest=policy_digest(cfg.model.path), data_fingerprint=trees)
+
+    first = jax.process_index() == 0
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir / "checkpoints", keep=cfg.train.keep) as checkpoints:
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, places
+        )
+        state, notes = first_state(cfg, config, checkpoints, target, optimizer, run)
+        start = saved = int(state.step)
+        if first:
+            write_config(cfg, run, workdir)
+            print(_headline(cfg, abstract, optimizer, mesh, batches, start), flush=True)
+
+        step = make_train_step(
+            model, objective, optimizer, mesh, places, accumulate=cfg.train.accumulate
+        )
+        tally = Tally(cfg, batches, notes)
+        log = Metrics(
+            workdir, steps=cfg.train.steps, start=start, report_to=cfg.train.report_to
+        ) if first else nullcontext()  # fmt: skip
+        loader = make_loader(batches, start_step=start, num_steps=cfg.train.steps)
+        pending = None  # metrics of the step before: read while the device works on this one
+        with log as writer, closing(loader), StopRequest() as stop:
+            for k, batch, waited in _timed(loader):
+                state, metrics = step(state, put_batch(batch, mesh))
+                if pending:
+                    tally.report(*pending, saved, writer)
+                pending = (k + 1, metrics, waited)
+                leaving = stop.asked(k + 1)
+                if leaving or (k + 1) % cfg.train.save_every == 0 or k + 1 == cfg.train.steps:
+                    tally.report(*pending, saved, writer)  # what is no number is never saved
+                    pending = None
+                    saved = checkpoints.save(state, run, tally.notes)
+                if leaving:
+                    break
+        del state  # makes room: the checkpoint is read back into the same places
+        if saved > start:
+            checkpoints.verify(saved, target)
+    if stop.signal is not None:
+        _leave(stop.signal, saved, cfg.train.steps)
+    return {
+        "step": saved,
+        "started_at": start,
+        "loss": tally.loss,
+        "seconds": round(tally.seconds(), 1),
+        "checkpoint": str(checkpoints.directory / str(saved)),
+    }
+
+
+def find_examples(
+    cfg: Any, workdir: pathlib.Path, examples: Examples | None
+) -> tuple[Examples, str]:
+    """(the trees to train on, a fingerprint of their contents)."""
+    if examples is not None:
+        return examples, fingerprint_of_trees(examples)
+    folder = pathlib.Path(cfg.data.trees or workdir / "trees")
+    examples = Examples(
+        read_shards(folder),
+        Processor.from_dir(cfg.model.path),
+        scope=cfg.arbiter.scope,
+        require_effective=cfg.arbiter.require_effective,
+    )
+    return examples, fingerprint(folder)
+
+
+def first_state(
+    cfg: Any,
+    config: ModelConfig,
+    checkpoints: Checkpoints,
+    target: TrainState,
+    optimizer: Optimizer,
+    run: dict[str, Any],
+) -> tuple[TrainState, dict[str, Any]]:
+    """(state, notes): of the newest checkpoint that verifies, else from the policy's weights.
+
+    Errors: UserError when the checkpoints are of another run, or past the end of this one.
+    """
+    place = checkpoints.directory
+    state, notes = checkpoints.restore(target, lambda stored: check_same(stored, run, place))
+    if state is not None and int(state.step) > cfg.train.steps:
+        raise UserError(f"{place} is at step {int(state.step)}, past train.steps={cfg.train.steps}")
+    with_reference = target.reference is not None
+    if state is not None and not with_reference:
+        return state, notes
+    places = jax.tree.map(lambda x: x.sharding, target)
+    params = load_params(cfg.model.path, config, dtype=jnp.float32, shardings=places.params)
+    if state is not None:
+        return state._replace(reference=params), notes
+    return init_state(params, optimizer, places, with_reference=with_reference), notes
+
+
+def make_objective(section: Any) -> Objective:
+    """The loss's own switches out of the config's `objective` section."""
+    names = ("lambda_exp", "contrast", "normalise", "beta", "gamma", "ref_coef")
+    return Objective(**{name: section[name] for name in names})
+
+
+def make_batches(cfg: Any, examples: Examples) -> Batches:
+    """This process's rows of batch k, for every k."""
+    names = (
+        "pairing", "max_pairs", "branch_points", "reference", "odds_from", "ref_reduction",
+    )  # fmt: skip
+    return Batches(
+        examples,
+        rows_per_batch=cfg.pack.rows,
+        row_tokens=cfg.pack.row_tokens,
+        seed=cfg.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **{name: cfg.objective[name] for name in names},
+    )
+
+
+def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, jax.Array]:
+    """This process's rows as arrays of the global batch, rows over data and fsdp."""
+    place = sharding.batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()
+    }
+
+
+class Tally:
+    """Adds to each step's metrics what only the host knows, and hands them to the log."""
+
+    def __init__(self, cfg: Any, batches: Batches, notes: dict[str, Any]):
+        self.cfg, self.batches, self.loss = cfg, batches, None
+        self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
+        self._begin = self._last = time.monotonic()
+        self._recent: deque[float] = deque(maxlen=20)  # seconds of the last steps
+        self._reports = 0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def report(
+        self, step: int, metrics: dict[str, jax.Array], waited: float, saved: int, writer: Any
+    ) -> None:
+        """Waits for the step's metrics; UserError if its loss or gradient norm is no number."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                raise UserError(
+                    f"step {step}: {name} is {values[name]}; stopped, the last checkpoint is that "
+                    f"of step {saved}: try a lower train.learning_rate or train.clip_norm"
+                )
+        self.loss = values["loss"]
+        items = [plan.items[i] for plan, row in self.batches.rows(step - 1) for i in row]
+        tokens = sum(item.sizes.tokens for item in items)
+        questions = math.fsum(item.question_share for item in items)
+        self.notes["num_tokens"] += tokens
+        self.notes["num_questions"] += questions
+        if not any(item.sizes.pairs for item in items):
+            values = {name: v for name, v in values.items() if name not in PAIR_METRICS}
+
+        now = time.monotonic()
+        spent, self._last = max(now - self._last, 1e-9), now
+        self._reports += 1
+        if self._reports == 2:
+            self._recent.clear()  # the first step compiles: it says nothing of the next ones
+        self._recent.append(spent)
+        values |= {
+            "num_tokens": self.notes["num_tokens"],
+            "epoch": self.notes["num_questions"] / len(self.batches.used),
+            "perf/step_seconds": spent,
+            "perf/questions_per_second": questions / spent,
+            "perf/tokens_per_second": tokens / spent,
+            "perf/data_share": min(1.0, waited / spent),
+            "perf/eta_seconds": statistics.median(self._recent) * (self.cfg.train.steps - step),
+        }
+        if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
+            writer.write(step, values)
+
+
+class StopRequest:
+    """In a `with`: SIGTERM and the first SIGINT are noted, the second SIGINT interrupts at once.
+
+    With several processes jax's own service takes SIGTERM and makes all stop at the same step.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        print(f"{signal.Signals(number).name}: finishing this step, then saving", flush=True)
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after this step. To be called at every step by every process."""
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.signal = signal.SIGTERM
+        return self.signal is not None
+
+
+def _leave(number: int, step: int, steps: int) -> None:
+    name = signal.Signals(number).name
+    print(
+        f"stopped by {name} after step {step}/{steps}; its checkpoint is saved and verified, "
+        "run the same command again to go on",
+        flush=True,
+    )
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
+
+
+def _timed(loader: Iterator) -> Iterator[tuple[int, dict, float]]:
+    """(k, batch, seconds that were waited for it)."""
+    while True:
+        begin = time.monotonic()
+        found = next(loader, None)
+        if found is None:
+            return
+        yield (*found, time.monotonic() - begin)
+
+
+def _check_rows(cfg: Any, shards: int) -> None:
+    if cfg.pack.rows % (cfg.train.accumulate * shards):
+        raise UserError(
+            f"pack.rows={cfg.pack.rows} does not divide into train.accumulate="
+            f"{cfg.train.accumulate} slices over the {shards} row shards of the mesh (data x fsdp)"
+        )
+
+
+def _headline(cfg, abstract, optimizer, mesh, batches, start: int) -> str:
+    sizes = {path: math.prod(x.shape) for path, x in sharding.by_path(abstract).items()}
+    trained = sum(sizes[path] for path in optimizer.trainable)
+    shape = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return (
+        f"train: {trained / 1e6:.2f}M of {sum(sizes.values()) / 1e6:.2f}M parameters, {shape}, "
+        f"{len(batches.used)} questions, {cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
+        + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
+    )

@@ -1,0 +1,150 @@
+"""Trains a tiny real model for ten steps on every mesh and prints the losses as one JSON line.
+
+A script for test_multi_device.py, which starts it with eight virtual CPU devices, and the home of
+the tiny model and its batches for the other tests of the train step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from srpo_jax.mesh import make_mesh
+from srpo_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
+from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
+from srpo_jax.objective import Objective, needs_reference_policy
+from srpo_jax.optim import make_optimizer
+from srpo_jax.sharding import make_constrain
+from srpo_jax.state import abstract_state, init_state, state_shardings
+from srpo_jax.step import make_train_step
+from srpo_jax.tree.layout import layout_tree
+from srpo_jax.tree.packing import Budgets
+from srpo_jax.tree.pairs import choose_pairs
+from srpo_jax.tree.rows import make_batch
+from srpo_jax.tree.structure import Branch, Tree
+
+MESHES = {
+    "1": (1, 1, 1),
+    "8x1": (1, 8, 1),
+    "4x2": (1, 4, 2),
+    "2x2x2": (2, 2, 2),
+}
+BUDGETS = Budgets(tokens=128, targets=96, segments=48, sequences=24, pairs=16, patches=32)
+IMAGE_TOKEN = 60
+
+
+def tiny_config(*, tied: bool = True) -> ModelConfig:
+    """Every part of the architecture, with sizes that eight devices divide."""
+    vision = VisionConfig(
+        depth=2, hidden_size=32, num_heads=4, intermediate_size=64, patch_size=4,
+        temporal_patch_size=2, spatial_merge_size=2, window_size=16, fullatt_block_indexes=(1,),
+        in_channels=3, out_hidden_size=32,
+    )  # fmt: skip
+    text = TextConfig(
+        vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+        intermediate_size=64, rope_theta=1e4, rms_norm_eps=1e-6, mrope_section=(2, 1, 1),
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    return ModelConfig("qwen2_5_vl", text, vision, IMAGE_TOKEN, 61, 62, 63)
+
+
+def train_settings(**changes) -> ConfigDict:
+    values = dict(
+        steps=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine", weight_decay=0.01, b1=0.9,
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+    )  # fmt: skip
+    return ConfigDict({**values, **changes})
+
+
+def random_prompt(config: ModelConfig, rng: np.random.Generator) -> EncodedPrompt:
+    """A few words around one picture of 2..4 x 2 merged patches, or no picture."""
+    words = rng.integers(1, 60, size=6)
+    if rng.random() < 0.2:
+        return encode_prompt(words, [], config)
+    grid = (1, 2 * int(rng.integers(1, 3)), 4)
+    count = grid[1] * grid[2]
+    patches = rng.normal(size=(count, config.vision.patch_dim)).astype(np.float32)
+    tokens = [*words[:2], 62, *[IMAGE_TOKEN] * (count // 4), 63, *words[2:]]
+    return encode_prompt(tokens, [(patches, grid)], config)
+
+
+def random_tree(config: ModelConfig, rng: np.random.Generator, name: str) -> Tree:
+    """Two or three steps and a reply, two to four branches at each branch point."""
+
+    def text(low: int, high: int) -> np.ndarray:
+        return rng.integers(1, 60, size=rng.integers(low, high)).astype(np.int32)
+
+    pieces = tuple(text(2, 6) for _ in range(rng.integers(3, 5)))
+    branches = [
+        Branch(at=at, tokens=text(1, 9), safe=bool(k % 2))
+        for at in range(len(pieces) - 1)
+        for k in range(rng.integers(1, 4))
+    ]
+    return Tree(name, random_prompt(config, rng), pieces, tuple(branches))
+
+
+def random_batch(
+    config: ModelConfig, seed: int, *, rows: int = 8, budgets: Budgets = BUDGETS
+) -> dict[str, np.ndarray]:
+    """`rows` rows of one tree each."""
+    rng = np.random.default_rng(seed)
+    trees = [random_tree(config, rng, f"tree {seed} {row}") for row in range(rows)]
+    plan = [[layout_tree(tree, choose_pairs(tree, seed=seed))] for tree in trees]
+    return make_batch(plan, budgets)
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> dict:
+    """Drawn with numpy: compiling jax's generator for every shape takes longer than the test."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        base = 1.0 if path[-1].key == "scale" else 0.0
+        return (base + 0.05 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
+
+
+def start(config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None):
+    """(state, step) of a run from random parameters that depend on the config alone."""
+    model = Qwen2_5_VL(config, constrain=make_constrain(mesh), **(model_options or {}))
+    abstract = abstract_params(config)
+    optimizer = make_optimizer(settings or train_settings(), abstract)
+    with_reference = needs_reference_policy(objective)
+    shape = abstract_state(abstract, optimizer, with_reference=with_reference)
+    places = state_shardings(shape, mesh)
+    state = init_state(random_params(config), optimizer, places, with_reference=with_reference)
+    step = make_train_step(model, objective, optimizer, mesh, places, accumulate=accumulate)
+    return state, step
+
+
+def run(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options) -> list[float]:
+    """Losses of `steps` steps on a mesh of these sizes."""
+    devices = jax.devices()[: int(np.prod(sizes))]
+    state, step = start(config, make_mesh(*sizes, devices=devices), **options)
+    losses = []
+    for index in range(steps):
+        state, metrics = step(state, random_batch(config, index))
+        losses.append(float(metrics["loss"]))
+    assert step._cache_size() == 1
+    return losses
+
+
+def main() -> int:
+    config = tiny_config()
+    dpo = {"objective": Objective(contrast="dpo", normalise="sum"), "accumulate": 1}
+    result = {name: run(config, sizes, 10) for name, sizes in MESHES.items()}
+    result["2x2x2 untied remat dpo"] = run(
+        tiny_config(tied=False), MESHES["2x2x2"], 2, model_options={"remat": "full"}, **dpo
+    )
+    result["4x1 accumulate 2"] = run(config, (1, 4, 1), 2, accumulate=2)
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

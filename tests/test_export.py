@@ -1,0 +1,69 @@
+"""`srpo export`: from a workdir's checkpoint to a folder with its model card."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import tiny_qwen2_5_vl
+
+from srpo_jax import cli
+from srpo_jax.checkpoint import Checkpoints
+from srpo_jax.config_load import REPOSITORY, load_config
+from srpo_jax.hf.load import load_params
+from srpo_jax.models.config import load_model_config
+from srpo_jax.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(source folder, workdir) of a run that added 1 to every parameter in 3 steps."""
+    folder = tmp_path_factory.mktemp("export")
+    source = tiny_qwen2_5_vl(folder / "tiny-base")
+    params = load_params(source, load_model_config(source), dtype=np.float32)
+    workdir = folder / "run"
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        after = jax.tree.map(lambda x: x + 1, params)
+        checkpoints.save(TrainState(jnp.int32(3), after, {"count": jnp.int32(3)}), {"seed": 0})
+    config = load_config(f"{REPOSITORY}/configs/ssui_mini.py", [f"--config.model.path={source}"])
+    stored = {"config": json.loads(config.to_json_best_effort()), "run": {"trees": "abc123"}}
+    (workdir / "config.json").write_text(json.dumps(stored))
+    (workdir / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": 0.1}\n')
+    return source, workdir
+
+
+def test_the_newest_checkpoint_is_exported_with_a_card(run, capsys):
+    """The folder has the source's files with the new values, and a card that tells the step, the
+    method and the last metrics, without a path of this machine."""
+    source, workdir = run
+    assert cli.main(["export", f"--workdir={workdir}"]) == 0
+    assert capsys.readouterr().out == f"exported to {workdir}/export\n"
+    old, new = (load_file(f / "model.safetensors") for f in (source, workdir / "export"))
+    assert old.keys() == new.keys()
+    for name, value in new.items():
+        assert (value == (old[name].astype(np.float32) + 1).astype(value.dtype)).all(), name
+    card = (workdir / "export" / "README.md").read_text()
+    assert (
+        "step 3 of" in card and "loss 0.5" in card and "`tiny-base`" in card and "`abc123`" in card
+    )
+    assert str(workdir.parent) not in card
+
+
+def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys):
+    """An output folder in use, a workdir without a config, or without a checkpoint: exit code 2."""
+    _, workdir = run
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "x").touch()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "untrained").mkdir()
+    (tmp_path / "untrained" / "config.json").write_text((workdir / "config.json").read_text())
+    for argv, said in (
+        ([f"--workdir={workdir}", f"--out={tmp_path}/used"], "exists already"),
+        ([f"--workdir={tmp_path}/bare"], "no config.json"),
+        ([f"--workdir={tmp_path}/untrained"], "run `srpo train` first"),
+    ):
+        assert cli.main(["export", *argv]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and said in err and err.count("\n") == 1, err

@@ -1,0 +1,161 @@
+"""Packing: nothing over budget, nothing lost, nothing twice, the same plan for the same inputs."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tree_cases import CONFIG, example_tree, forests, trees
+
+from srpo_jax.errors import UserError
+from srpo_jax.objective import Objective, srpo_loss
+from srpo_jax.tree.layout import Sizes, layout_tree
+from srpo_jax.tree.packing import Budgets, lay_out_within, plan_rows, split_tree
+from srpo_jax.tree.pairs import choose_pairs
+from srpo_jax.tree.rows import make_batch
+
+PATCH_DIM = CONFIG.vision.patch_dim
+PACKING = dict(deadline=None, max_examples=40)
+
+
+def _roomy(tokens):
+    return Budgets(tokens, 256, 256, 256, 256, 512)
+
+
+def _smallest_row(tree, pairs, **switches):
+    """The tokens of the largest thing that split_tree may not split."""
+    needs = [layout_tree(tree, [], **switches).sizes.tokens]
+    lone = dataclasses.replace(tree, count_reference=False)
+    for at in {tree.branches[p[0]].at for p in pairs}:
+        here = [p for p in pairs if tree.branches[p[0]].at == at]
+        needs.append(layout_tree(lone, here, **switches).sizes.tokens)
+    return max(needs)
+
+
+def _token_logps(batch):
+    """A made-up log-prob of every target: a function of its whole path and of nothing else."""
+    out = np.zeros(batch["target_pos"].shape, np.float32)
+    for b, n in np.argwhere(batch["target_segment"] < batch["seq_segments"].shape[-1]):
+        i = batch["target_pos"][b, n]
+        visible = np.flatnonzero(batch["subtree_end"][b, :i + 1] > i)
+        path = np.concatenate([batch["tokens"][b, visible], batch["positions"][b, 0, visible]])
+        out[b, n] = -0.01 - zlib.crc32(path.astype(np.int32).tobytes()) % 1000 / 250
+    return out
+
+
+def _loss(plan, budgets, **kwargs):
+    plan = list(plan) + [[]] * (6 - len(plan))  # always 6 rows: the loss compiles once
+    batch = make_batch(plan, budgets, patch_dim=PATCH_DIM, **kwargs)
+    loss, metrics = srpo_loss(_token_logps(batch), batch, Objective())
+    return float(loss), {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("reference", ["dataset", "chosen"])
+@settings(**PACKING)
+@given(tree=trees(steps=(2, 4), branches=3), extra=st.integers(0, 12))
+def test_split_parts_add_up_to_the_whole(reference, tree, extra):
+    """Cut between points only, within budget, no pair lost or twice, reference once, same loss."""
+    pairs = choose_pairs(tree)
+    budgets = _roomy(_smallest_row(tree, pairs, reference=reference) + extra)
+    parts = split_tree(tree, pairs, budgets, reference=reference)
+    assert sorted(p for _, some in parts for p in some) == sorted(pairs)
+    points = [{tree.branches[p[0]].at for p in some} for _, some in parts]
+    assert sum(map(len, points)) == len(set().union(*points))  # a point lies in one part
+    assert sum(part.question_share for part, _ in parts) == pytest.approx(1)
+    layouts = lay_out_within(tree, pairs, budgets, reference=reference)
+    assert len(layouts) == len(parts)
+    assert all(budgets.holds(layout.sizes) for layout in layouts)
+    if reference == "dataset":
+        assert sum(np.count_nonzero(layout.ref_weight) for layout in layouts) == 1
+    whole = layout_tree(tree, pairs, reference=reference)
+    want, want_metrics = _loss([[whole]], _roomy(whole.sizes.tokens))
+    got, got_metrics = _loss([[layout] for layout in layouts], budgets)
+    assert got == pytest.approx(want, rel=1e-5)
+    assert got_metrics == pytest.approx(want_metrics, rel=1e-5, abs=1e-6)
+
+
+def test_a_tree_is_split_into_few_parts():
+    """A tree of 5 branch points that is 1.4 rows long becomes two parts, not five."""
+    tree = example_tree(steps=4, branches=6, length=20)
+    pairs = choose_pairs(tree)
+    size = layout_tree(tree, pairs).sizes.tokens
+    budgets = dataclasses.replace(_roomy(int(0.7 * size)), targets=int(0.7 * size))
+    assert len(split_tree(tree, pairs, budgets)) == 2
+
+
+@pytest.mark.parametrize("budgets, message", [
+    (_roomy(60), r"the branch point after 2 steps alone needs \d+ tokens \(a row has 60\)"),
+    (_roomy(12), r"its reference path alone needs \d+ tokens"),
+    (dataclasses.replace(_roomy(500), pairs=3), r"needs 4 pairs \(a row has 3\)"),
+])
+def test_what_cannot_be_split_is_refused_by_name(budgets, message):
+    """A branch point, or a reference path, larger than a row: the tree, the size, what to do."""
+    tree = example_tree(steps=2, branches=4, length=14)
+    with pytest.raises(UserError, match=f"tree 'example 0'.*{message}.*raise pack.row_tokens"):
+        split_tree(tree, choose_pairs(tree), budgets)
+
+
+SIZES = st.builds(Sizes, st.integers(1, 40), st.integers(1, 40), st.integers(1, 6),
+                  st.integers(1, 6), st.integers(0, 6), st.sampled_from((0, 4, 8)))
+
+
+@settings(**PACKING)
+@given(sizes=st.lists(SIZES, max_size=60), seed=st.integers(0, 9), epoch=st.integers(0, 9),
+       buffer=st.integers(1, 70))
+def test_plan_holds_every_item_once_within_every_budget(sizes, seed, epoch, buffer):
+    """A plan is a partition of the items, no row exceeds a budget, and it repeats exactly."""
+    budgets = Budgets(64, 64, 8, 8, 8, 16)
+    plan = plan_rows(sizes, budgets, seed=seed, epoch=epoch, buffer=buffer)
+    assert sorted(i for row in plan for i in row) == list(range(len(sizes)))
+    for row in plan:
+        assert row and budgets.holds(Sizes(*np.sum([sizes[i] for i in row], axis=0)))
+    assert plan == plan_rows(list(sizes), budgets, seed=seed, epoch=epoch, buffer=buffer)
+
+
+def test_plan_fills_rows_and_changes_with_seed_and_epoch():
+    """Best fit fills at least 93 % where trees are half a row at most; epochs differ."""
+    rng = np.random.default_rng(0)
+    sizes = [Sizes(int(t), int(t), 4, 4, 4, 4) for t in rng.integers(50, 500, 600)]
+    budgets = Budgets.fit(sizes, row_tokens=1024)
+    plans = [plan_rows(sizes, budgets, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0))]
+    fill = sum(s.tokens for s in sizes) / (len(plans[0]) * budgets.tokens)
+    assert fill > 0.93
+    assert plans[0] != plans[1] != plans[2] != plans[0]
+
+
+def test_plan_refuses_an_item_larger_than_a_row():
+    """An item that was not split is named instead of being dropped."""
+    with pytest.raises(UserError, match="item 1 .*does not fit"):
+        plan_rows([Sizes(1, 1, 1, 1, 1, 0), Sizes(65, 1, 1, 1, 1, 0)],
+                  Budgets(64, 64, 8, 8, 8, 16), seed=0, epoch=0)
+
+
+@settings(**PACKING)
+@given(sizes=st.lists(SIZES, min_size=1, max_size=30), row_tokens=st.sampled_from((0, 64, 256)))
+def test_fitted_budgets_hold_every_tree(sizes, row_tokens):
+    """Budgets.fit leaves room for each tree alone; multiples and the image minimum are kept."""
+    budgets = Budgets.fit(sizes, row_tokens=row_tokens)
+    assert all(budgets.holds(Sizes(s.tokens, min(s.targets, budgets.targets), *s[2:]))
+               for s in sizes)
+    assert budgets.tokens % 64 == 0 and budgets.patches % 4 == 0 and budgets.patches >= 4
+    assert not row_tokens or budgets.tokens == row_tokens
+
+
+@settings(deadline=None, max_examples=15)
+@given(forest=forests(max_trees=4))
+def test_packing_does_not_change_the_loss(forest):
+    """All trees in one row, one row each, or as planned: the same loss and metrics."""
+    layouts = [layout_tree(tree, choose_pairs(tree)) for tree in forest]
+    together = sum(layout.sizes.tokens for layout in layouts)
+    budgets = _roomy(together)
+    plan = plan_rows([layout.sizes for layout in layouts],
+                     dataclasses.replace(budgets, tokens=max(together // 2 + 1, max(
+                         layout.sizes.tokens for layout in layouts))), seed=0, epoch=0)
+    planned = [[layouts[i] for i in row] for row in plan]
+    for reduction in ("question", "token"):
+        want = _loss([layouts], budgets, ref_reduction=reduction)[1]
+        for rows in ([[layout] for layout in layouts], planned):
+            assert _loss(rows, budgets, ref_reduction=reduction)[1] == pytest.approx(
+                want, rel=1e-5, abs=1e-6)
