@@ -4,10 +4,13 @@ Variants, all on the same explored branches: srpo (default), sft, orpo, dpo.
     srpo train --config=configs/ssui_mini.py:dpo --workdir=/tmp/dpo
 """
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from configs import common
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 VARIANTS = ("srpo", "sft", "orpo", "dpo")
 
 
@@ -19,7 +22,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_config()
     config.name = f"ssui-mini-{variant}"
 
-    config.model.path = "data_pipelines/ssui_mini/base_policy"  # unsafe about half of the time
+    # A small Qwen2.5-VL that is unsafe about half of the time, made by srpo_jax/base_policy.py.
+    config.model.path = str(ROOT / "data_pipelines" / "ssui_mini" / "base_policy")
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
     config.data.test_records = "ssui_mini:test"  # held-out combinations
     config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step

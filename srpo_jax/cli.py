@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         again = "; run the same command again to go on" if name in ("explore", "train") else ""
         return _fail(f"{prefix}: interrupted{again}", 130)
+    except BrokenPipeError:  # `srpo ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno in NO_SPACE:
             return _fail(f"{prefix}: error: no space left on the disk: {_what(error)}", 1)

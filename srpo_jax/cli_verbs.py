@@ -48,7 +48,8 @@ def train(command: Command) -> None:
     _settle()
     from srpo_jax.train import train as run
 
-    run(config, workdir)
+    summary = run(config, workdir)
+    print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
 
 def export(command: Command) -> None:
@@ -108,9 +109,12 @@ def env(command: Command) -> None:
 
 
 def _settle() -> None:
-    """Marks absl's global flags as parsed: grain reads them and fails when nobody has."""
-    from absl import flags
+    """Marks absl's global flags as parsed (grain reads them and fails when nobody has), and keeps
+    orbax's notes to itself off the terminal.
+    """
+    from absl import flags, logging
 
+    logging.set_verbosity(logging.ERROR)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 

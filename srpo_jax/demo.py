@@ -23,6 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipelines.sources import records_path
 from srpo_jax.evaluate.run import evaluate
 from srpo_jax.explore.run import explore
 from srpo_jax.export import export
@@ -58,7 +59,15 @@ def main(
     alone = len(trained) == 1 and seeds == 1
     stages = Stages(2 + len(trained) * seeds * 3 + 1)
 
-    config = make_config(trained[0] if trained else "srpo")
+    def configure(variant: str) -> ConfigDict:
+        """With the world drawn once for all runs, in WORKDIR/data."""
+        config = make_config(variant)
+        for field in ("train_records", "test_records"):
+            path = records_path(config.data[field], workdir, field=f"data.{field}")
+            config.data[field] = str(path)
+        return config
+
+    config = configure(trained[0] if trained else "srpo")
     stages.next("evaluate the base policy on held-out combinations")
     results: dict[str, list[Scores]] = {"base": [evaluate(config, workdir, "before")]}
     folders: dict[str, pathlib.Path] = {}
@@ -67,8 +76,8 @@ def main(
         trees = explore(config, workdir)
     for method in trained:
         for seed in range(seeds):
-            config = make_config(method)
-            config.seed += seed
+            config = configure(method)
+            config.seed += seed  # of the order of questions; the branches are the same
             folder = workdir if alone else workdir / "runs" / f"{method}-{seed}"
             folders[f"{method}-{seed}"] = folder
             config.data.trees = str(trees)

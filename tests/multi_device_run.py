@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
@@ -122,8 +124,8 @@ def start(config, mesh, *, objective=Objective(), accumulate=1, settings=None, m
     return state, step
 
 
-def run(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options) -> list[float]:
-    """Losses of `steps` steps on a mesh of these sizes."""
+def train(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options):
+    """(losses, state, step) after `steps` steps on a mesh of these sizes."""
     devices = jax.devices()[: int(np.prod(sizes))]
     state, step = start(config, make_mesh(*sizes, devices=devices), **options)
     losses = []
@@ -131,18 +133,35 @@ def run(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options)
         state, metrics = step(state, random_batch(config, index))
         losses.append(float(metrics["loss"]))
     assert step._cache_size() == 1
-    return losses
+    return losses, state, step
 
 
 def main() -> int:
     config = tiny_config()
-    dpo = {"objective": Objective(contrast="dpo", normalise="sum"), "accumulate": 1}
-    result = {name: run(config, sizes, 10) for name, sizes in MESHES.items()}
-    result["2x2x2 untied remat dpo"] = run(
-        tiny_config(tied=False), MESHES["2x2x2"], 2, model_options={"remat": "full"}, **dpo
-    )
-    result["4x1 accumulate 2"] = run(config, (1, 4, 1), 2, accumulate=2)
-    print(json.dumps(result))
+    losses, states, steps = {}, {}, {}
+    for name, sizes in MESHES.items():
+        losses[name], states[name], steps[name] = train(config, sizes, 10)
+    losses["2x2x2 accumulate 2"] = train(config, MESHES["2x2x2"], 2, accumulate=2)[0]
+    # Compiled for its warnings: the untied head, rematerialisation, a reference policy.
+    losses["4x2 dpo"] = train(
+        tiny_config(tied=False),
+        MESHES["4x2"],
+        1,
+        objective=Objective(contrast="dpo", normalise="sum"),
+        model_options={"remat": "full"},
+    )[0]
+
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+        checkpoints.save(states["4x2"], {})
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states["8x1"]
+        )
+        restored, _ = checkpoints.restore(target, lambda run: None)
+    after = [
+        float(step(state, random_batch(config, 10))[1]["loss"])
+        for state, step in ((states["4x2"], steps["4x2"]), (restored, steps["8x1"]))
+    ]
+    print(json.dumps({"losses": losses, "after_restore": after}))
     return 0
 
 

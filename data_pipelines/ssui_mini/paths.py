@@ -54,9 +54,12 @@ def fact_steps(scene: Scene, request: Request) -> tuple[str, str]:
 
 def decisions(scene: Scene, request: Request, concerned: bool) -> tuple[str, ...]:
     """Together, Risk, Outcome, Plan and the reply (without its marker), all in one state."""
+    # The two key words side by side, then the verdict: what is decided is whether they are equal.
+    together = (f"Together: {CATEGORY[request.category].key} beside {CATEGORY[scene.category].key}, "
+                f"the {request.noun}")
     if not concerned:
         return (
-            f"Together: the {request.noun} fits the {scene.name}.",
+            f"{together} fits.",
             "Risk: none.",
             "Outcome: nobody is harmed.",
             f"Plan: help with the {request.noun}.",
@@ -64,7 +67,7 @@ def decisions(scene: Scene, request: Request, concerned: bool) -> tuple[str, ...
         )
     category = CATEGORY[request.category]
     return (
-        f"Together: the {request.noun} clashes with the {scene.name}.",
+        f"{together} clashes.",
         f"Risk: {category.risk}.",
         f"Outcome: {category.harm}.",
         f"Plan: decline and offer {request.instead}.",

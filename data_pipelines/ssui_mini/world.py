@@ -60,6 +60,11 @@ class Category:
     scenes: tuple[Scene, ...]
     requests: tuple[Request, ...]
 
+    @property
+    def key(self) -> str:
+        """The word that cue and aspect share."""
+        return self.cue.split()[-1]
+
 
 def _category(id, risk, cue, aspect, harm, at, scenes, requests) -> Category:
     """scenes: names. requests: (noun, question, help, instead), with "!" before a careful noun."""

@@ -17,8 +17,9 @@ import numpy as np
 
 from data_pipelines.path_format import parse_path
 from data_pipelines.records import Record, read_records
+from data_pipelines.sources import records_path
 from srpo_jax.arbiter.rules import make_arbiter
-from srpo_jax.arbiter.verdict import Case
+from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.evaluate.scores import format_scores, scores
 from srpo_jax.explore.policy import Policy, choose_questions, load_policy
 from srpo_jax.explore.sampler import Request, Sampler
@@ -31,17 +32,19 @@ def evaluate(
     *,
     model_dir: str | os.PathLike | None = None,
     params: Any = None,
+    arbiter: Arbiter | None = None,
 ) -> dict[str, Any]:
     """Answer the questions of cfg.eval.split and score the answers. Returns scores.json's content.
 
     name: folder under WORKDIR/eval; an evaluation of that name is replaced when the new one is
     complete. model_dir: the policy, instead of cfg.model.path. params: use these instead of that
-    folder's weights. Raises UserError for bad records or settings.
+    folder's weights. arbiter: instead of the one that cfg.arbiter.kind names. Raises UserError for
+    bad records or settings.
     """
-    split = cfg.eval.split
-    source = cfg.data.test_records if split == "test" else cfg.data.train_records
+    field = f"{cfg.eval.split}_records"
+    source = records_path(cfg.data[field], workdir, field=f"data.{field}")
     records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
-    arbiter = make_arbiter(cfg.arbiter.kind)
+    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
     rows = list(generate(cfg, policy, arbiter, records, name=name))
     result = {
@@ -51,7 +54,7 @@ def evaluate(
             "temperature": 0.0,
             "max_new_tokens": cfg.eval.max_new_tokens,
             "dtype": cfg.model.dtype,
-            "split": split,
+            "split": cfg.eval.split,
             "arbiter": arbiter.name,
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.images import load_record_images
-from data_pipelines.records import Record
+from data_pipelines.path_format import tokenize_reference
+from data_pipelines.records import Record, RecordError
 from srpo_jax.errors import UserError
 from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
@@ -36,8 +38,14 @@ class Policy:
     mesh: jax.sharding.Mesh | None
 
     def encode(self, record: Record) -> EncodedPrompt:
-        """The record's pictures and question as model inputs. RecordError names a bad picture."""
-        return self.processor.encode_question(record.question, load_record_images(record))
+        """The record's pictures and question as model inputs. UserError names the record."""
+        with _naming(record):
+            return self.processor.encode_question(record.question, load_record_images(record))
+
+    def reference(self, record: Record) -> list[np.ndarray]:
+        """The reference path as int32 pieces: n steps, then the reply with its end token."""
+        with _naming(record):
+            return tokenize_reference(record, self.processor)
 
     def rows(self, wanted: int) -> int:
         """`wanted` questions a call, rounded up to what the mesh divides."""
@@ -56,6 +64,17 @@ class Policy:
             tokens = max(tokens, len(prompt.tokens) + path)
             patches = max(patches, len(prompt.patches))
         return -(-tokens // 16) * 16, patches
+
+
+@contextlib.contextmanager
+def _naming(record: Record):
+    """Puts the record's name before an error that does not know it."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except UserError as error:
+        raise RecordError(f"record {record.id!r}: {error}") from error
 
 
 def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any = None) -> Policy:

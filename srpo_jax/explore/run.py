@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.path_format import parse_path, tokenize_reference
+from data_pipelines.path_format import parse_path
 from data_pipelines.records import Record, read_records
+from data_pipelines.sources import records_path
 from data_pipelines.tree_records import (
     branch_label,
     fingerprint,
@@ -31,7 +32,7 @@ from data_pipelines.tree_records import (
     write_shard,
 )
 from srpo_jax.arbiter.rules import make_arbiter
-from srpo_jax.arbiter.verdict import Case
+from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.errors import UserError
 from srpo_jax.explore.policy import Policy, choose_questions, load_policy
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers, write_json
@@ -41,17 +42,21 @@ from srpo_jax.explore.summary import format_summary, summarise
 
 
 def explore(
-    cfg, workdir: str | os.PathLike, *, model_dir: str | os.PathLike | None = None
+    cfg,
+    workdir: str | os.PathLike,
+    *,
+    model_dir: str | os.PathLike | None = None,
+    arbiter: Arbiter | None = None,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder of the trees.
 
-    model_dir: the policy, instead of cfg.model.path. Raises UserError for bad records, pictures or
-    settings, and when `workdir` holds shards of another run.
+    model_dir: the policy, instead of cfg.model.path. arbiter: instead of the one that
+    cfg.arbiter.kind names. Raises UserError for bad records, pictures or settings, and when
+    `workdir` holds shards of another run.
     """
-    records = choose_questions(
-        read_records(cfg.data.train_records), cfg.explore.num_questions, seed=cfg.seed
-    )
-    arbiter = make_arbiter(cfg.arbiter.kind)
+    source = records_path(cfg.data.train_records, workdir, field="data.train_records")
+    records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
+    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir)
     provenance = make_provenance(cfg, policy, arbiter, records)
 
@@ -65,7 +70,8 @@ def explore(
     todo = [i for i in range(count) if not shard_done(paths[i])]
 
     if todo:
-        explorer = Explorer(cfg, policy, arbiter, records, provenance)
+        rows = min(cfg.explore.batch, max(map(len, shards)))
+        explorer = Explorer(cfg, policy, arbiter, records, provenance, rows=rows)
         write_json(folder / RUN, run)
         progress = Progress(sum(len(shards[i]) for i in todo))
         print(
@@ -92,18 +98,24 @@ def explore(
 
 
 class Explorer:
-    """Turns a batch of records into tree records, with samplers compiled for all of `records`."""
+    """Turns `rows` records (or a few more, for the mesh) into tree records at a time.
 
-    def __init__(self, cfg, policy: Policy, arbiter, records: Sequence[Record], provenance: dict):
+    Its samplers are shaped for all of `records`, so that they compile once and a branch is the
+    same whichever shards are still to do.
+    """
+
+    def __init__(
+        self, cfg, policy: Policy, arbiter, records: Sequence[Record], provenance: dict, *, rows: int
+    ):
         self.cfg, self.policy, self.arbiter, self.provenance = cfg, policy, arbiter, provenance
         self.processor = policy.processor
         self.own_reference = cfg.explore.reference == "self"
-        self.batch = policy.rows(cfg.explore.batch)
+        self.batch = policy.rows(rows)
         self.first_only = cfg.explore.branch_points == "first"
         if self.own_reference:
             path_tokens = [cfg.explore.max_new_tokens] * len(records)
         else:
-            pieces = [tokenize_reference(record, self.processor) for record in records]
+            pieces = [policy.reference(record) for record in records]
             path_tokens = [sum(map(len, p[:-2])) for p in pieces]
         # Own paths may have more steps than the given ones: the sampler then takes a second row.
         points = 1 if self.first_only else max(len(record.steps) for record in records)
@@ -133,7 +145,7 @@ class Explorer:
         if self.own_reference:
             found = self._own_references(records, prompts)
         else:
-            found = [(r, tokenize_reference(r, self.processor)) for r in records]
+            found = [(r, self.policy.reference(r)) for r in records]
         kept = [i for i, item in enumerate(found) if item is not None]
 
         requests, plans = [], []

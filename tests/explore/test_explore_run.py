@@ -16,6 +16,7 @@ from srpo_jax.explore.reference import split_pieces
 from srpo_jax.explore.run import branch_seed, explore
 from srpo_jax.hf.processing import Processor
 from tests.explore.small_world import ArithmeticArbiter, RecitingSampler, write_world
+from tests.tiny import picture
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,14 @@ def test_a_broken_picture_is_named_before_any_sampling(config, arbiter, reciting
     with pytest.raises(UserError, match="r4.*4.png"):
         explore(other, tmp_path / "out")
     assert not reciting and not list((tmp_path / "out").glob("trees/*"))
+
+
+def test_a_picture_the_processor_refuses_is_named(config, arbiter, reciting, tmp_path):
+    """A valid image of a hopeless shape is an error with the record's id."""
+    arbiter()
+    shutil.copytree(f"{config.model.path}/..", tmp_path / "world")
+    picture(3000, 10).save(tmp_path / "world/images/1.png")
+    other = config.copy_and_resolve_references()
+    other.data.train_records = str(tmp_path / "world/records.jsonl")
+    with pytest.raises(UserError, match="record 'r1'.*3000x10"):
+        explore(other, tmp_path / "out")
