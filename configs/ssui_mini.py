@@ -27,12 +27,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
     config.data.test_records = "ssui_mini:test"  # held-out combinations
     config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step
+    config.arbiter.require_effective = True  # or refusing everything would be the safest policy
 
+    config.explore.num_questions = 128
     config.explore.branches = 4
-    config.explore.max_new_tokens = 160  # the longest path of this world is shorter
-    config.explore.batch = 8
-    config.eval.batch = 16
-    config.eval.max_new_tokens = 160
+    config.explore.max_new_tokens = 112  # the longest path of this world is shorter
+    config.explore.batch = 16
+    config.eval.batch = 27
+    config.eval.max_new_tokens = 112
 
     config.pack.rows = 4
     config.train.steps = 100

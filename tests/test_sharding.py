@@ -93,8 +93,8 @@ def test_axes_that_do_not_divide():
     config = model("3B")
     text = dataclasses.replace(config.text, vocab_size=97, hidden_size=32, num_layers=1,
                                intermediate_size=64)  # fmt: skip
-    vision = dataclasses.replace(config.vision, depth=1, hidden_size=32, intermediate_size=64,
-                                 out_hidden_size=32)  # fmt: skip
+    vision = dataclasses.replace(config.vision, depth=1, hidden_size=32, num_heads=4,
+                                 intermediate_size=64, out_hidden_size=32)  # fmt: skip
     small = dataclasses.replace(config, text=text, vision=vision)
     places = by_path(param_shardings(abstract_params(small), mesh_of((1, 2, 4))))
     assert places["embed/embedding"].spec == P(None, None)

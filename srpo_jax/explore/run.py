@@ -105,7 +105,14 @@ class Explorer:
     """
 
     def __init__(
-        self, cfg, policy: Policy, arbiter, records: Sequence[Record], provenance: dict, *, rows: int
+        self,
+        cfg,
+        policy: Policy,
+        arbiter,
+        records: Sequence[Record],
+        provenance: dict[str, Any],
+        *,
+        rows: int,
     ):
         self.cfg, self.policy, self.arbiter, self.provenance = cfg, policy, arbiter, provenance
         self.processor = policy.processor
