@@ -3,7 +3,7 @@
 A pair is a safe and an unsafe branch of the same branch point. Three published readings:
 
 pairing="all"       every safe x unsafe pair; L_exp is the mean over branch points that have a pair
-                    of the mean over the point's pairs (DESIGN.md 1: the tree makes all pairs free)
+                    of the mean over the point's pairs (in a tree, more pairs cost nothing)
 pairing="one"       one pair per branch point, drawn by (seed, epoch): RPO eq. 9, arXiv 2410.10858
 pairing="rpo_code"  all pairs of all points pooled, at most `max_pairs` of them drawn by
                     (seed, epoch), equal weights: RPO's code, `ReasonPathsCollator`, where

@@ -16,6 +16,8 @@ from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params, head_matrix,
 
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 TOKENS, PATCHES = 80, 200
+# Compiling is most of the time of these tests; this halves it and changes no promise.
+compile_fast = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Tiny:
@@ -61,7 +63,7 @@ class Tiny:
 
     @functools.cache
     def compiled(self, method, dtype):
-        return jax.jit(functools.partial(Qwen2_5_VL(self.config, dtype).apply, method=method))
+        return compile_fast(functools.partial(Qwen2_5_VL(self.config, dtype).apply, method=method))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_a_token_depends_exactly_on_its_ancestors(tiny):
         params = {**tiny.params, "embed": {"embedding": table}}
         return jnp.sum(model.apply({"params": params}, batch)[0, :n] * weight, axis=-1)
 
-    jacobian = jax.jit(jax.jacrev(outputs))(tiny.params["embed"]["embedding"])
+    jacobian = compile_fast(jax.jacrev(outputs))(tiny.params["embed"]["embedding"])
     touched = np.abs(np.asarray(jacobian)).sum(-1) != 0
     i, j = np.indices((n, n))
     assert np.array_equal(touched[:, 1 : n + 1], (j <= i) & (i < ends[j]))
@@ -211,7 +213,7 @@ def test_bfloat16_and_remat_train(tiny):
             hidden = model.apply({"params": params}, batch)
             return jnp.mean(jnp.sin(hidden.astype(jnp.float32))), hidden
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(tiny.params)
+        return compile_fast(jax.value_and_grad(loss, has_aux=True))(tiny.params)
 
     (_, plain), plain_grads = run()
     (_, again), again_grads = run(remat="full")
@@ -279,7 +281,8 @@ def test_parameters_are_a_plain_dict_of_the_stated_paths(tiny):
         tiny.config, text=dataclasses.replace(tiny.config.text, tie_word_embeddings=False)
     )
     assert describe(tiny.params) == describe(abstract_params(tiny.config))
-    params = init_params(Qwen2_5_VL(untied), jax.random.key(0), jnp.bfloat16)
+    model = Qwen2_5_VL(untied)
+    params = compile_fast(lambda key: init_params(model, key, jnp.bfloat16))(jax.random.key(0))
     assert type(params) is dict and describe(params) == describe(
         abstract_params(untied, jnp.bfloat16)
     )

@@ -1,7 +1,7 @@
 """The loss as the formulas say it: every sequence is a row of its own, pair by pair, full logits.
 
 Shares no code with srpo_jax/tree or srpo_jax/objective: prefixes, pairs, weights, odds and
-averages are written again here, from DESIGN.md 1 and facts about RPO's code. A row is prompt +
+averages are written again here, from the formulas of RPO and of its code. A row is prompt +
 prefix + branch, plain causal; nothing is packed and nothing is shared.
 """
 
@@ -58,8 +58,8 @@ def naive_batch(trees, *, rows, pairs, tokens, patches, reference="dataset", odd
 
     nothing = np.eye(tokens, dtype=np.float32)[1]  # some token, with weight 0
     assert len(made) <= rows and len(ref_terms) <= pairs and len(pair_terms) <= pairs
-    empty = {**made[0], **{k: v[:0] for k, v in made[0].items() if k != "positions"},
-             "positions": made[0]["positions"][:, :0]}
+    empty = {name: value[..., :0] if name in ("tokens", "positions", "subtree_end", "image_index")
+             else value[:0] for name, value in causal_row(trees[0].prompt).items()}
     made += [empty] * (rows - len(made))
     ref_terms += [(0, nothing, 0.0)] * (pairs - len(ref_terms))
     pair_terms += [(0, nothing, 0, nothing, 0.0)] * (pairs - len(pair_terms))

@@ -7,7 +7,6 @@ full logits, the formulas) to 1e-5 relative in float32.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -117,7 +116,7 @@ def test_loss_and_every_gradient_equal_the_pairwise_ones(trees):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, **EXACT)
+@settings(max_examples=80, **EXACT)
 @given(trees=FOREST)
 def test_loss_and_every_gradient_equal_the_pairwise_ones_at_length(trees):
     """The same for many more trees, and for the loss of RPO's code."""
@@ -147,11 +146,3 @@ def test_readings_of_rpo_equal_their_formulas(reference, odds_from):
     """L_ref on the path, on prefix + chosen (RPO's code) or none; odds of branches or after the
     pair's common tokens (RPO's code)."""
     _compare([corner_tree(), example_tree(branches=2)], reference=reference, odds_from=odds_from)
-
-
-def test_branch_points_with_the_most_pairs_do_not_weigh_more():
-    """The naive side would notice: dropping a pair of the crowded point changes the loss."""
-    tree = corner_tree()
-    whole = _compare([tree])
-    fewer = dataclasses.replace(tree, branches=tree.branches[1:])
-    assert abs(_compare([fewer]) - whole) > 1e-4

@@ -93,12 +93,12 @@ def corner_tree(seed=5, grids=((1, 6, 2),)):
 
     Point 0: one-token branches, and branches that begin like the reference and go through it.
     Point 1: safe branches only, so no pair. Point 2: siblings that share tokens, one of them a
-    beginning of another.
+    beginning of another. The points have 4, 0 and 3 pairs, so weighing by pairs would show.
     """
     pieces = tuple(np.asarray(p, np.int32) for p in ([1, 2], [3], [4, 5]))
     made = [(0, [6], True), (0, [7], False), (0, [1, 2, 3, 4, 6], True), (0, [1, 8], False),
             (1, [9], True), (1, [3, 4], True),
-            (2, [4, 5, 6], True), (2, [6, 7, 8], False), (2, [6, 7], True),
+            (2, [4, 5, 6], True), (2, [6, 7, 8], True), (2, [6, 7], True),
             (2, [6, 7, 9, 9], False)]
     rng = np.random.default_rng(seed)
     return Tree(f"corner {seed}", make_prompt(rng, grids), pieces, tuple(
