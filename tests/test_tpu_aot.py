@@ -33,6 +33,7 @@ def test_train_step_compiles_for_v5e(case):
     env = dict(
         os.environ,
         JAX_PLATFORMS="cpu",
+        PYTHONPATH=str(pathlib.Path(__file__).parents[1]),  # also when not installed
         TPU_SKIP_MDS_QUERY="1",  # there is no metadata server to ask
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # libtpu takes a lock file even to compile
     )

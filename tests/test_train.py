@@ -20,12 +20,14 @@ from configs import common
 from data_pipelines.tree_records import shard_path, write_shard
 from data_pipelines.tree_schema import FORMAT
 from srpo_jax import train as module
-from srpo_jax.checkpoint import load_params
+from srpo_jax.checkpoint import Checkpoints, load_params
 from srpo_jax.errors import UserError
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.config import load_model_config
 from srpo_jax.models.qwen2_5_vl import abstract_params
+from srpo_jax.optim import make_optimizer
 from srpo_jax.sharding import replicated
+from srpo_jax.state import abstract_state, state_shardings
 from srpo_jax.train import StopRequest, train
 
 STEPS = 6
@@ -242,6 +244,29 @@ def test_settings_that_do_not_fit_are_one_line(world, tmp_path):
     with pytest.raises(UserError, match="srpo explore"):
         train(config, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_dpo_resumes_with_the_base_policy_as_reference(world, tmp_path):
+    """The checkpoint holds the trained parameters only; the reference is read from the model."""
+    cfg = make_config(world)
+    config = load_model_config(cfg.model.path)
+    abstract = abstract_params(config)
+    optimizer = make_optimizer(cfg.train, abstract)
+    shape = abstract_state(abstract, optimizer, with_reference=True)
+    places = state_shardings(shape, make_mesh(devices=jax.devices()[:1]))
+    target = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shape, places
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        rest = (target, optimizer, {"seed": 0})
+        base, _ = module.first_state(cfg, config, checkpoints, *rest)
+        params = jax.tree.map(lambda x: x + 1, base.params)
+        trained = base._replace(step=base.step + 1, params=params)
+        checkpoints.save(trained, {"seed": 0}, {"num_tokens": 5})
+        checkpoints.wait()
+        found, notes = module.first_state(cfg, config, checkpoints, *rest)
+    jax.tree.map(np.testing.assert_array_equal, found, trained)
+    assert notes == {"num_tokens": 5}
 
 
 def test_first_interrupt_waits_and_the_second_does_not():
