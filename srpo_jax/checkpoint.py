@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from srpo_jax.errors import UserError
@@ -32,6 +31,7 @@ class Damaged(Exception):
     """A checkpoint that does not hold what it says."""
 
 
+@jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
     """uint32 sum of the array's words times odd weights that differ by position.
 
@@ -48,17 +48,12 @@ def _checksum(x: jax.Array) -> jax.Array:
     return jnp.sum(words * weight, dtype=jnp.uint32)
 
 
-_all_checksums = jax.jit(lambda leaves: jnp.stack([_checksum(x) for x in leaves]))
-
-
 def describe(tree: Any) -> dict[str, list]:
     """{path: [shape, dtype, checksum]} of the arrays of a tree."""
     leaves = by_path(tree)
-    sums = np.asarray(_all_checksums(list(leaves.values())))
-    return {
-        path: [list(x.shape), x.dtype.name, int(s)]
-        for (path, x), s in zip(leaves.items(), sums, strict=True)
-    }
+    # One small program per shape: moments share their parameter's, and all run before one is read.
+    sums = jax.device_get({path: _checksum(x) for path, x in leaves.items()})
+    return {path: [list(x.shape), x.dtype.name, int(sums[path])] for path, x in leaves.items()}
 
 
 def _items(state: TrainState) -> dict[str, Any]:

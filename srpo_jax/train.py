@@ -12,7 +12,6 @@ import math
 import os
 import pathlib
 import signal
-import statistics
 import threading
 import time
 from collections import deque
@@ -203,9 +202,9 @@ class Tally:
     def __init__(self, cfg: Any, batches: Batches, notes: dict[str, Any]):
         self.cfg, self.batches, self.loss = cfg, batches, None
         self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
-        self._begin = self._last = time.monotonic()
-        self._recent: deque[float] = deque(maxlen=20)  # seconds of the last steps
-        self._reports = 0
+        self._begin = time.monotonic()
+        # (time, tokens, questions, seconds waited for data) at the end of the last steps
+        self._recent = deque([(self._begin, 0, 0.0, 0.0)], maxlen=21)
 
     def seconds(self) -> float:
         return time.monotonic() - self._begin
@@ -230,23 +229,28 @@ class Tally:
         if not any(item.sizes.pairs for item in items):
             values = {name: v for name, v in values.items() if name not in PAIR_METRICS}
 
-        now = time.monotonic()
-        spent, self._last = max(now - self._last, 1e-9), now
-        self._reports += 1
-        if self._reports == 2:
-            self._recent.clear()  # the first step compiles: it says nothing of the next ones
-        self._recent.append(spent)
         values |= {
             "num_tokens": self.notes["num_tokens"],
             "epoch": self.notes["num_questions"] / len(self.batches.used),
-            "perf/step_seconds": spent,
-            "perf/questions_per_second": questions / spent,
-            "perf/tokens_per_second": tokens / spent,
-            "perf/data_share": min(1.0, waited / spent),
-            "perf/eta_seconds": statistics.median(self._recent) * (self.cfg.train.steps - step),
+            **self._speed(step, tokens, questions, waited),
         }
         if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
             writer.write(step, values)
+
+    def _speed(self, step: int, tokens: int, questions: float, waited: float) -> dict[str, float]:
+        """Rates over the last 20 steps: one step alone says little, as its report may come late."""
+        self._recent.append((time.monotonic(), tokens, questions, waited))
+        first, *rest = self._recent
+        spent = max(rest[-1][0] - first[0], 1e-9)
+        if len(rest) == 1 and first[1] == 0:
+            self._recent.popleft()  # the first step compiles: it says nothing of the next ones
+        return {
+            "perf/step_seconds": spent / len(rest),
+            "perf/tokens_per_second": sum(entry[1] for entry in rest) / spent,
+            "perf/questions_per_second": sum(entry[2] for entry in rest) / spent,
+            "perf/data_share": min(1.0, sum(entry[3] for entry in rest) / spent),
+            "perf/eta_seconds": spent / len(rest) * (self.cfg.train.steps - step),
+        }
 
 
 class StopRequest:

@@ -16,7 +16,12 @@ import sys
 
 import pytest
 
-TOPOLOGY, MESH = "v5e:2x4", dict(data=1, fsdp=4, tensor=2)
+# name: (topology, (data, fsdp, tensor)); chips with 16 GB each
+CASES = {
+    "tiny": ("v5e:2x4", (1, 4, 2)),
+    "wide": ("v5e:2x4", (1, 4, 2)),  # bfloat16, remat, accumulation, chunked attention, own head
+    "3B": ("v5e:4x4", (1, 8, 2)),  # Qwen2.5-VL-3B, 8 rows of 8192 tokens and 4096 patches
+}
 
 pytestmark = [
     pytest.mark.tpu_aot,
@@ -27,9 +32,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", ["tiny", "wide"])
+@pytest.mark.parametrize("case", ["tiny", "wide", pytest.param("3B", marks=pytest.mark.slow)])
 def test_train_step_compiles_for_v5e(case):
-    """fsdp 4 x tensor 2 of a v5e:2x4, with 16 GB of memory each; `wide` in bfloat16 with remat."""
+    """With fsdp and tensor: the compiler takes it, it fits, and no large array is left whole."""
     env = dict(
         os.environ,
         JAX_PLATFORMS="cpu",
@@ -43,10 +48,11 @@ def test_train_step_compiles_for_v5e(case):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rematerialization" not in done.stderr, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["kind"].startswith("TPU v5") and said["devices"] == 8
-    assert 0 < said["peak_bytes"] < 16 * 2**30
-    # float32 parameters and two moments, split over all eight: nothing large is left whole.
-    assert said["argument_bytes"] < 1.3 * 12 * said["parameters"] / 8 + said["batch_bytes"] + 1e6
+    assert said["kind"].startswith("TPU v5")
+    assert 0 < said["peak_bytes"] < 0.9 * 16 * 2**30
+    # float32 parameters and two moments, split over all devices
+    state_bytes = 12 * said["parameters"] / said["devices"]
+    assert said["argument_bytes"] < 1.1 * state_bytes + said["batch_bytes"] + 1e6
 
 
 def compile_case(case: str) -> dict:
@@ -56,6 +62,7 @@ def compile_case(case: str) -> dict:
     from jax.experimental import topologies
 
     import multi_device_run as tiny
+    import test_sharding as real
     from srpo_jax.mesh import make_mesh
     from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
     from srpo_jax.objective import Objective
@@ -65,9 +72,9 @@ def compile_case(case: str) -> dict:
     from srpo_jax.step import make_train_step
     from srpo_jax.tree.packing import Budgets
 
-    config, options, accumulate = tiny.tiny_config(), {}, 1
-    budgets = tiny.BUDGETS
-    if case == "wide":  # more than 1024 tokens: the chunked attention, too
+    topology, sizes = CASES[case]
+    config, options, accumulate, budgets = tiny.tiny_config(), {}, 1, tiny.BUDGETS
+    if case == "wide":
         text = dataclasses.replace(
             config.text, vocab_size=8192, hidden_size=512, num_layers=8, num_heads=8,
             num_kv_heads=2, head_dim=64, intermediate_size=1024, mrope_section=(8, 12, 12),
@@ -77,33 +84,35 @@ def compile_case(case: str) -> dict:
             config.vision, hidden_size=128, intermediate_size=256, depth=4, out_hidden_size=512
         )
         config = dataclasses.replace(config, text=text, vision=vision)
+        accumulate, budgets = 2, Budgets(2048, 1024, 128, 64, 32, 256)
+    elif case == "3B":
+        config, budgets = real.model("3B"), Budgets(8192, 7168, 256, 128, 128, 4096)
+    if case != "tiny":
         options = {"dtype": jnp.bfloat16, "remat": "full"}
-        accumulate = 2
-        budgets = Budgets(2048, 1024, 128, 64, 32, 256)
 
-    described = topologies.get_topology_desc(topology_name=TOPOLOGY, platform="tpu")
-    mesh = make_mesh(**MESH, devices=described.devices)
+    described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
+    mesh = make_mesh(*sizes, devices=described.devices)
     abstract = abstract_params(config)
-    optimizer = make_optimizer(tiny.train_settings(freeze=("vision/.*",)), abstract)
+    optimizer = make_optimizer(tiny.train_settings(), abstract)
     shape = abstract_state(abstract, optimizer, with_reference=False)
     places = state_shardings(shape, mesh)
     model = Qwen2_5_VL(config, constrain=make_constrain(mesh), **options)
     step = make_train_step(model, Objective(), optimizer, mesh, places, accumulate=accumulate)
-    batch = jax.eval_shape(
-        lambda: jax.tree.map(jnp.asarray, tiny.random_batch(config, 0, budgets=budgets))
-    )
+    rows = {name: (x.shape, x.dtype) for name, x in tiny.random_batch(
+        tiny.tiny_config(), 0, budgets=budgets).items()}  # fmt: skip
+    rows["patches"] = ((8, budgets.patches, config.vision.patch_dim), np.dtype(np.float32))
+    batch = {name: jax.ShapeDtypeStruct(*facts) for name, facts in rows.items()}
     # Least optimisation: the same collectives and memory within a few percent, far sooner.
     lowered = step.lower(shape, batch)
     compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0})
     memory = compiled.memory_analysis()
-    sizes = [(x.size, x.size * x.dtype.itemsize) for x in jax.tree.leaves(abstract)]
     return {
         "kind": described.devices[0].device_kind,
         "devices": mesh.size,
         "peak_bytes": int(memory.peak_memory_in_bytes),
         "argument_bytes": int(memory.argument_size_in_bytes),
-        "parameters": sum(size for size, _ in sizes),
-        "batch_bytes": int(sum(np.prod(x.shape) * x.dtype.itemsize for x in batch.values())),
+        "parameters": sum(x.size for x in jax.tree.leaves(abstract)),
+        "batch_bytes": sum(x.size * x.dtype.itemsize for x in batch.values()),
     }
 
 
