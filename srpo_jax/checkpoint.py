@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
 from srpo_jax.sharding import by_path
@@ -192,6 +193,8 @@ class Checkpoints:
                     if place.name.isdigit() and int(place.name) == step:
                         copies = sum(1 for _ in aside.glob(f"{step}.*"))
                         place.rename(aside / f"{step}.{copies}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints moved aside")
         self._manager.reload()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
 from data_pipelines.examples import Examples
 from data_pipelines.loader import Batches, make_loader
@@ -282,20 +283,19 @@ class StopRequest:
     def asked(self, step: int) -> bool:
         """Whether to stop after this step. To be called at every step by every process."""
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
             if multihost_utils.reached_preemption_sync_point(step):
                 self.signal = signal.SIGTERM
         return self.signal is not None
 
 
 def _leave(number: int, step: int, steps: int) -> None:
-    name = signal.Signals(number).name
-    print(
-        f"stopped by {name} after step {step}/{steps}; its checkpoint is saved and verified, "
-        "run the same command again to go on",
-        flush=True,
-    )
+    if jax.process_index() == 0:
+        name = signal.Signals(number).name
+        print(
+            f"stopped by {name} after step {step}/{steps}; its checkpoint is saved and verified, "
+            "run the same command again to go on",
+            flush=True,
+        )
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
 
 
