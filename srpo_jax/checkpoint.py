@@ -8,11 +8,14 @@ modulo 2^32, computed where the arrays live: any mesh gives the same number.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -99,14 +102,27 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save under way and releases orbax's threads."""
         try:
-            self._manager.wait_until_finished()
+            with self._full_disk_said_plainly():
+                self._manager.wait_until_finished()
         finally:
             self._manager.close()
 
     def wait(self) -> None:
         """Waits for the save under way; raises what went wrong with it."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._full_disk_said_plainly():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _full_disk_said_plainly(self) -> Iterator[None]:
+        """Turns what the storage layer says of a full disk (a ValueError) into OSError ENOSPC."""
+        try:
+            yield
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            place = str(self.directory)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
 
     def save(
         self, state: TrainState, run: dict[str, Any], notes: dict[str, Any] | None = None
@@ -127,17 +143,30 @@ class Checkpoints:
             "arrays": {name: describe(item) for name, item in items.items()},
         }
         meta["digest"] = _digest(meta)
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(item) for name, item in items.items()},
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            meta=ocp.args.JsonSave(meta),
+            **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
+        self._check_space(items)
+        with self._full_disk_said_plainly():
+            saved = self._manager.save(step, args=args, force=True)
         if not saved:
             raise RuntimeError(f"orbax did not save step {step} in {self.directory}")
         return step
+
+    def _check_space(self, items: dict[str, Any]) -> None:
+        """OSError ENOSPC if what this process writes does not fit on the disk: told before a byte
+        is written, because a save that fails halfway comes out one save later, as noise.
+        """
+        self.wait()
+        need = sum(
+            shard.data.nbytes
+            for leaf in jax.tree.leaves(items)
+            for shard in leaf.addressable_shards
+            if shard.replica_id == 0
+        )
+        if shutil.disk_usage(self.directory).free < need:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(
         self, target: TrainState, check_run: Callable[[dict[str, Any]], None]

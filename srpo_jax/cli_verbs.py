@@ -110,11 +110,11 @@ def env(command: Command) -> None:
 
 def _settle() -> None:
     """Marks absl's global flags as parsed (grain reads them and fails when nobody has), and keeps
-    orbax's notes to itself off the terminal.
+    orbax's notes to itself off the terminal (what goes wrong there is raised as well).
     """
     from absl import flags, logging
 
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +129,17 @@ def test_another_run_and_other_shapes_are_refused(folder):
     cast = state._replace(params=jax.tree.map(lambda x: x.astype(jnp.float16), state.params))
     with pytest.raises(UserError, match=r"a/half is .*bfloat16.*float16"):
         restore(folder, target=target_of(cast))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
+    """OSError ENOSPC (one line and exit code 1 on the command line); the older steps stay good."""
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with Checkpoints(folder, keep=3) as checkpoints, pytest.raises(OSError) as caught:
+            checkpoints.save(make_state(4), RUN)
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "3"]
+    assert same(restore(folder), make_state(3))
 
 
 def test_saved_values_are_those_of_the_call(tmp_path):
