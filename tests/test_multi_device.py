@@ -21,6 +21,7 @@ def said():
         os.environ,
         JAX_PLATFORMS="cpu",
         JAX_NUM_CPU_DEVICES="8",
+        PJRT_NPROC="32",  # threads: on few cores the devices could wait for each other's
         PYTHONPATH=str(SCRIPT.parents[1]),  # also when the package is not installed
         TF_CPP_MIN_LOG_LEVEL="0",  # the partitioner's warnings are what we look for
         XLA_FLAGS="--xla_backend_optimization_level=0",  # half the time to compile

@@ -201,7 +201,8 @@ def test_sharded_loading_and_export(tmp_path):
             assert b.sharding == s and np.array_equal(a, b)
         export_checkpoint(params, {str(folder)!r}, {str(tmp_path / "out")!r}, config)
     """
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+             "PJRT_NPROC": "32"}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env={**os.environ, **flags}, capture_output=True, text=True,
