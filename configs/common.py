@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 100  # optimizer steps
     config.train.learning_rate = 1e-5  # peak, after the warm-up
-    config.train.warmup_steps = 10  # linear from 0
+    config.train.warmup_steps = 10  # linear, up to the peak
     config.train.schedule = "cosine"  # after the warm-up, down to 0 unless constant
     config.train.weight_decay = 0.0  # decoupled (AdamW)
     config.train.b1 = 0.9  # AdamW: decay of the first moment

@@ -132,8 +132,13 @@ def find_examples(
     if examples is not None:
         return examples, fingerprint_of_trees(examples)
     folder = pathlib.Path(cfg.data.trees or workdir / "trees")
+    source = read_shards(folder)
+    sampled_by = source[0]["provenance"]["policy_digest"]
+    if sampled_by != policy_digest(cfg.model.path):
+        print(f"note: the branches of {folder} were sampled by another policy ({sampled_by}) than "
+              f"{cfg.model.path}: this run is off-policy", flush=True)
     examples = Examples(
-        read_shards(folder),
+        source,
         Processor.from_dir(cfg.model.path),
         scope=cfg.arbiter.scope,
         require_effective=cfg.arbiter.require_effective,
