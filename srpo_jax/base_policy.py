@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers import trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
 from data_pipelines.path_format import render_pieces
 from data_pipelines.ssui_mini import draw, paths, world
@@ -44,7 +44,7 @@ from srpo_jax.state import abstract_state, init_state, state_shardings
 from srpo_jax.step import make_train_step
 from srpo_jax.tree.layout import layout_tree
 from srpo_jax.tree.packing import Budgets
-from srpo_jax.tree.rows import count_questions, fill_row, stack_rows
+from srpo_jax.tree.rows import make_batch
 from srpo_jax.tree.structure import Tree
 
 SPECIALS = (
@@ -53,13 +53,6 @@ SPECIALS = (
 )
 VOCAB_SIZE = 1024  # rows of the embedding; the tokenizer uses fewer (as in the released models)
 MERGED_VOCAB = 960
-
-# How Qwen2 cuts text before the byte-pair merges: contractions, words with their leading space,
-# single digits, punctuation, line breaks.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # One turn per message; pictures become a placeholder between the vision markers.
 CHAT_TEMPLATE = (
@@ -89,12 +82,10 @@ def corpus() -> list[str]:
 def train_tokenizer() -> Tokenizer:
     """A byte-level BPE with Qwen2's pipeline and control tokens; ids of control tokens come last."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
-    tokenizer.decoder = decoders.ByteLevel()
+    qwen2 = Qwen2Tokenizer().backend_tokenizer
+    tokenizer.normalizer = qwen2.normalizer
+    tokenizer.pre_tokenizer = qwen2.pre_tokenizer
+    tokenizer.decoder = qwen2.decoder
     trainer = trainers.BpeTrainer(
         vocab_size=MERGED_VOCAB, show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -229,30 +220,6 @@ class MixtureTrees:
         return Tree(f"{scene.id}/{request.id}", encoded, tuple(pieces), ())
 
 
-def batches(trees, budgets: Budgets, rows: int):
-    """Batches of full rows: trees fill a row in the order they come."""
-    patch_dim, waiting = None, None
-    while True:
-        groups = []
-        while len(groups) < rows:
-            group, room = [], budgets
-            while True:
-                layout = waiting or layout_tree(next(trees), [])
-                waiting = None
-                patch_dim = layout.prompt.patches.shape[1]
-                if not room.holds(layout.sizes):
-                    waiting = layout
-                    break
-                group.append(layout)
-                left = (a - b for a, b in zip(room.as_sizes(), layout.sizes))
-                room = Budgets(*left)
-            groups.append(group)
-        questions = count_questions([layout for group in groups for layout in group])
-        yield stack_rows(
-            [fill_row(g, budgets, questions=questions, patch_dim=patch_dim) for g in groups]
-        )
-
-
 def train(folder: pathlib.Path, *, steps: int, rows: int, learning_rate: float, seed: int,
           variants: int) -> dict:
     """Trains from random weights; returns the parameters (host arrays)."""
@@ -271,10 +238,11 @@ def train(folder: pathlib.Path, *, steps: int, rows: int, learning_rate: float, 
     step = make_train_step(model, Objective(lambda_exp=0.0), optimizer, mesh, places)
     # One question of about 36 + 70 tokens a row: attention costs the square of the row.
     budgets = Budgets(tokens=128, targets=96, segments=8, sequences=8, pairs=8, patches=64)
-    stream = batches(iter(MixtureTrees(folder, seed=seed, variants=variants)), budgets, rows)
+    trees = iter(MixtureTrees(folder, seed=seed, variants=variants))
     start = time.monotonic()
     for index in range(1, steps + 1):
-        state, metrics = step(state, next(stream))
+        layouts = [[layout_tree(next(trees), [])] for _ in range(rows)]
+        state, metrics = step(state, make_batch(layouts, budgets))
         if index % 25 == 0 or index == steps:
             spent = time.monotonic() - start
             print(f"step {index}/{steps} loss {float(metrics['loss']):.4f} "

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 from srpo_jax.errors import UserError
+from srpo_jax.workdir import write_text
 
 FILE = "metrics.jsonl"
 
@@ -28,9 +29,7 @@ def cut_after(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
-    os.replace(fresh, path)
+    write_text(path, "".join(kept))
 
 
 def duration(seconds: float) -> str:

@@ -30,6 +30,7 @@ from srpo_jax.workdir import (
     record_folders,
     shown_run,
     trees_folder,
+    write_text,
 )
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -47,10 +48,7 @@ def write_report(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     workdir = pathlib.Path(workdir)
     page = render(workdir)
     path = pathlib.Path(out) if out else workdir / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    fresh.write_text(page, encoding="utf-8")
-    os.replace(fresh, path)
+    write_text(path, page)
     return path
 
 

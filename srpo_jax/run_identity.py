@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from srpo_jax.errors import UserError
+from srpo_jax.workdir import write_text
 
 DECIDING = {
     "model": ("dtype",),
@@ -64,9 +64,7 @@ def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
         "run": run,
         "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
-    fresh = workdir / "config.json.tmp"
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, workdir / "config.json")
+    write_text(workdir / "config.json", json.dumps(content, indent=1) + "\n")
 
 
 def fingerprint_of_trees(trees: Any) -> str:

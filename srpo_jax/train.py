@@ -73,9 +73,10 @@ def train(
     places = state_shardings(shape, mesh)
 
     # The data: batch k of this process, for every k.
-    examples, trees = find_examples(cfg, workdir, examples)
+    model_digest = policy_digest(cfg.model.path)
+    examples, trees = find_examples(cfg, workdir, examples, model_digest)
     batches = make_batches(cfg, examples)
-    run = identity(cfg, model_digest=policy_digest(cfg.model.path), data_fingerprint=trees)
+    run = identity(cfg, model_digest=model_digest, data_fingerprint=trees)
 
     first = jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def train(
 
 
 def find_examples(
-    cfg: Any, workdir: pathlib.Path, examples: Examples | None
+    cfg: Any, workdir: pathlib.Path, examples: Examples | None, model_digest: str
 ) -> tuple[Examples, str]:
     """(the trees to train on, a fingerprint of their contents)."""
     if examples is not None:
@@ -134,7 +135,7 @@ def find_examples(
     folder = pathlib.Path(cfg.data.trees or workdir / "trees")
     source = read_shards(folder)
     sampled_by = source[0]["provenance"]["policy_digest"]
-    if sampled_by != policy_digest(cfg.model.path):
+    if sampled_by != model_digest:
         print(f"note: the branches of {folder} were sampled by another policy ({sampled_by}) than "
               f"{cfg.model.path}: this run is off-policy", flush=True)
     examples = Examples(

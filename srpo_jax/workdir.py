@@ -1,4 +1,4 @@
-"""What a run has left in its workdir, read back for the report and the model card.
+"""What a run has left in its workdir: written whole or not at all, and read back for the report and the model card.
 
     config.json  metrics.jsonl  trees/  eval/NAME/{scores.json,generations.jsonl}
     runs/METHOD-SEED/  the same, where several methods were trained on the trees of one workdir
@@ -9,6 +9,7 @@ Readers take what is there: a missing file is empty, a damaged one a UserError t
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any, Mapping
 
@@ -16,6 +17,14 @@ from srpo_jax.errors import UserError
 
 BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
 CONTRASTS = {"odds_ratio": "odds ratio", "dpo": "DPO", "simpo": "SimPO", "ipo": "IPO"}
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Through a temporary file and a rename, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
 
 
 def method(config: Mapping[str, Any]) -> str:

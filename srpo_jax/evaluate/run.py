@@ -23,6 +23,7 @@ from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.evaluate.scores import format_scores, scores
 from srpo_jax.explore.policy import Policy, choose_questions, load_policy
 from srpo_jax.explore.sampler import Request, Sampler
+from srpo_jax.workdir import write_text
 
 
 def evaluate(
@@ -63,8 +64,8 @@ def evaluate(
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     # Scores without their generations would be worse than none: they go first.
     (folder / "scores.json").unlink(missing_ok=True)
-    _write(folder / "generations.jsonl", "".join(lines))
-    _write(folder / "scores.json", json.dumps(result, indent=1) + "\n")
+    write_text(folder / "generations.jsonl", "".join(lines))
+    write_text(folder / "scores.json", json.dumps(result, indent=1) + "\n")
     print(format_scores(result, name), flush=True)
     return result
 
@@ -127,9 +128,3 @@ def _row(case: Case, text: str, judgement) -> dict[str, Any]:
         "effective": judgement.effective,
         "detail": judgement.detail,
     }
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    tmp.write_text(text, encoding="utf-8")
-    os.replace(tmp, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from data_pipelines.tree_records import SUFFIX
 from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.explore.policy import Policy
+from srpo_jax.workdir import write_text
 
 RUN = "run.json"  # beside the shards: what made them
 
@@ -71,8 +71,5 @@ def _flat(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Through a temporary file and a rename, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(tmp, path)
+    """As indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
