@@ -25,6 +25,7 @@ import numpy as np
 
 from data_pipelines.examples import CACHE_BYTES, ByteCache, Examples
 from srpo_jax.errors import UserError
+from srpo_jax.models.inputs import no_patches
 from srpo_jax.tree.layout import Sizes, TreeLayout, layout_tree
 from srpo_jax.tree.packing import Budgets, lay_out_within, plan_rows
 from srpo_jax.tree.pairs import choose_pairs
@@ -96,9 +97,9 @@ class Batches:
         self.used = [i for i, size in enumerate(sizes) if size.sequences]
         self._report_left_out(len(sizes))
         if budgets is None:
-            # A picture is cut nowhere, so a row takes whole merge units of patches.
+            # A picture is cut nowhere, so a row takes whole units (merged patches, or tiles).
             budgets = Budgets.fit([sizes[i] for i in self.used], row_tokens=row_tokens,
-                                  patch_multiple=examples.processor.config.vision.merge_unit)
+                                  patch_multiple=examples.processor.config.vision.patch_unit)
         self.budgets = budgets
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -107,14 +108,14 @@ class Batches:
         everything = [plan.items[i] for plan, row in rows for i in row]
         questions = math.fsum(item.question_share for item in everything)
         ref_tokens = math.fsum(item.ref_tokens for item in everything) or 1.0
-        patch_dim = self.examples.processor.config.vision.patch_dim
+        blank = no_patches(self.examples.processor.config)
         filled = []
         for plan, row in rows[self._local]:
             items = [plan.items[i] for i in row]
             layouts = [self._layouts(item.tree, plan.epoch)[item.part] for item in items]
             filled.append(fill_row(layouts, self.budgets, questions=questions,
                                    ref_tokens=ref_tokens if self._per_token else None,
-                                   patch_dim=patch_dim))
+                                   no_patches=blank))
         return stack_rows(filled)
 
     def rows(self, step: int) -> list[tuple[EpochPlan, tuple[int, ...]]]:

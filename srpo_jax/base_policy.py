@@ -34,9 +34,9 @@ from data_pipelines.ssui_mini import draw, paths, world
 from srpo_jax.hf import names
 from srpo_jax.hf.processing import Processor
 from srpo_jax.mesh import make_mesh
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 from srpo_jax.models.inputs import encode_prompt
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params, init_params
+from srpo_jax.models.policy_model import PolicyModel, abstract_params, init_params
 from srpo_jax.objective import Objective
 from srpo_jax.optim import make_optimizer
 from srpo_jax.sharding import by_path
@@ -224,7 +224,7 @@ def train(folder: pathlib.Path, *, steps: int, rows: int, learning_rate: float, 
           variants: int) -> dict:
     """Trains from random weights; returns the parameters (host arrays)."""
     config = load_model_config(folder)
-    model = Qwen2_5_VL(config)
+    model = PolicyModel(config)
     mesh = make_mesh(devices=jax.devices()[:1])
     abstract = abstract_params(config, jnp.float32)
     options = SimpleNamespace(

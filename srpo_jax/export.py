@@ -21,8 +21,8 @@ from srpo_jax.errors import UserError
 from srpo_jax.evaluate.scores import RATES
 from srpo_jax.hf.export import export_checkpoint
 from srpo_jax.mesh import make_mesh
-from srpo_jax.models.config import load_model_config
-from srpo_jax.models.qwen2_5_vl import abstract_params
+from srpo_jax.models.families import load_model_config
+from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.sharding import param_shardings
 from srpo_jax.workdir import method, read_config, read_evaluations, read_json, read_lines
 

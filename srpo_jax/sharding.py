@@ -36,22 +36,32 @@ RULES: tuple[Rule, ...] = (
     Rule(r"lm_head/kernel", P("fsdp", "tensor"), optional=True),  # absent when tied
     Rule(r"layers/(attn|mlp)_norm/scale", P()),
     Rule(r"layers/attn/[qkv]/kernel", P(None, "fsdp", "tensor", None)),
-    Rule(r"layers/attn/[qkv]/bias", P(), optional=True),  # absent with qkv_bias=False
+    Rule(r"layers/attn/[qkv]/bias", P(), optional=True),  # Qwen2 only
+    Rule(r"layers/attn/[qk]_norm/scale", P(), optional=True),  # Qwen3 only
     Rule(r"layers/attn/o/kernel", P(None, "tensor", None, "fsdp")),
     Rule(r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
     Rule(r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
     Rule(r"norm/scale", P()),
     Rule(r"vision/patch_embed/kernel", P(None, "fsdp")),
-    Rule(r"vision/blocks/norm[12]/scale", P()),
-    Rule(r"vision/blocks/attn/qkv/kernel", P(None, "fsdp", None, "tensor", None)),
+    Rule(r"vision/patch_embed/bias", P(), optional=True),
+    Rule(r"vision/(class_token|image_newline)/embedding", P(), optional=True),
+    Rule(r"vision/position/embedding", P(None, "fsdp"), optional=True),
+    Rule(r"vision/(pre_norm|post_norm)/(scale|bias)", P(), optional=True),
+    Rule(r"vision/blocks/(norm[12]|scale[12])/(scale|bias)", P()),
+    Rule(r"vision/blocks/attn/qkv/kernel", P(None, "fsdp", None, "tensor", None), optional=True),
+    Rule(r"vision/blocks/attn/[qkv]/kernel", P(None, "fsdp", "tensor", None), optional=True),
     Rule(r"vision/blocks/attn/proj/kernel", P(None, "tensor", None, "fsdp")),
-    Rule(r"vision/blocks/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
-    Rule(r"vision/blocks/mlp/down/kernel", P(None, "tensor", "fsdp")),
-    Rule(r"vision/blocks/(attn/(qkv|proj)|mlp/(gate|up|down))/bias", P()),
-    Rule(r"vision/merger/norm/scale", P()),
-    Rule(r"vision/merger/fc1/kernel", P("fsdp", "tensor")),
-    Rule(r"vision/merger/fc2/kernel", P("tensor", "fsdp")),
-    Rule(r"vision/merger/fc[12]/bias", P()),
+    Rule(r"vision/blocks/mlp/(gate|up|fc1)/kernel", P(None, "fsdp", "tensor")),
+    Rule(r"vision/blocks/mlp/(down|fc2)/kernel", P(None, "tensor", "fsdp")),
+    Rule(r"vision/blocks/(attn/(qkv|[qkv]|proj)|mlp/(gate|up|down|fc1|fc2))/bias", P()),
+    Rule(r"vision/(merger|projector)/norm/(scale|bias)", P(), optional=True),
+    Rule(r"vision/(merger|projector)/fc1/kernel", P("fsdp", "tensor")),
+    Rule(r"vision/(merger|projector)/fc2/kernel", P("tensor", "fsdp"), optional=True),
+    Rule(r"vision/(merger|projector)/fc[12]/bias", P(), optional=True),
+    Rule(r"vision/deepstack/norm/(scale|bias)", P(), optional=True),
+    Rule(r"vision/deepstack/fc1/kernel", P(None, "fsdp", "tensor"), optional=True),
+    Rule(r"vision/deepstack/fc2/kernel", P(None, "tensor", "fsdp"), optional=True),
+    Rule(r"vision/deepstack/fc[12]/bias", P(), optional=True),
 )
 
 # What `constrain` asks of an activation of each kind; see models/ for where it is called.

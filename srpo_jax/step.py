@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
 from srpo_jax.mesh import ROW_AXES
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, head_matrix
+from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.objective import (
     Objective,
     finish_metrics,
@@ -32,29 +32,29 @@ from srpo_jax.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-MODEL_INPUTS = (
-    "tokens", "positions", "subtree_end", "image_index",
-    "patches", "patch_pos", "window_seg", "full_seg",
-)  # fmt: skip
+MODEL_INPUTS = ("tokens", "positions", "subtree_end", "image_index", "patches")
 OWN_NAMES = {"loss_ref": "srpo/loss_ref", "loss_exp": "srpo/loss_exp"}  # not TRL's
 
 
-def make_target_logp(model: Qwen2_5_VL, mesh: Mesh) -> Callable[[Any, Batch], jax.Array]:
+def make_target_logp(model: PolicyModel, mesh: Mesh) -> Callable[[Any, Batch], jax.Array]:
     """(params, batch) -> log p of every target token given its path, float32 [B, N]."""
     head_place = NamedSharding(mesh, P(None, "tensor"))
+    names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))
+    text = model.config.text
+    valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
     def target_logp(params: Any, batch: Batch) -> jax.Array:
-        hidden = model.apply({"params": params}, {name: batch[name] for name in MODEL_INPUTS})
+        hidden = model.apply({"params": params}, {name: batch[name] for name in names})
         head = head_matrix(params, model.config).astype(hidden.dtype)
         # Gathered over fsdp once, here: inside the chunk loop it would be gathered per chunk.
         head = jax.lax.with_sharding_constraint(head, head_place)
-        return target_logps(hidden, head, batch)
+        return target_logps(hidden, head, batch, valid_vocab=valid)
 
     return target_logp
 
 
 def make_train_step(
-    model: Qwen2_5_VL,
+    model: PolicyModel,
     objective: Objective,
     optimizer: Optimizer,
     mesh: Mesh,

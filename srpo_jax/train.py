@@ -33,8 +33,9 @@ from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
 from srpo_jax.mesh import make_mesh, row_shards
 from srpo_jax.metrics import Metrics
-from srpo_jax.models.config import ModelConfig, load_model_config
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
+from srpo_jax.models.config import ModelConfig
+from srpo_jax.models.families import load_model_config
+from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.objective import PAIR_METRICS, Objective, needs_reference_policy
 from srpo_jax.optim import Optimizer, make_optimizer
 from srpo_jax.run_identity import check_same, fingerprint_of_trees, identity, write_config
@@ -59,7 +60,7 @@ def train(
     config = load_model_config(cfg.model.path)
     mesh = make_mesh(**cfg.mesh)
     _check_rows(cfg, row_shards(mesh))
-    model = Qwen2_5_VL(
+    model = PolicyModel(
         config,
         dtype=jnp.dtype(cfg.model.dtype),
         remat=cfg.model.remat,

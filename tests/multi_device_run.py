@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.mesh import make_mesh
-from srpo_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from srpo_jax.models.config import ModelConfig, TextConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
+from srpo_jax.models.policy_model import PolicyModel, abstract_params
+from srpo_jax.models.qwen2_5_vl import VisionConfig
 from srpo_jax.objective import Objective, needs_reference_policy
 from srpo_jax.optim import make_optimizer
 from srpo_jax.sharding import make_constrain
@@ -113,7 +114,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
 
 def start(config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None):
     """(state, step) of a run from random parameters that depend on the config alone."""
-    model = Qwen2_5_VL(config, constrain=make_constrain(mesh), **(model_options or {}))
+    model = PolicyModel(config, constrain=make_constrain(mesh), **(model_options or {}))
     abstract = abstract_params(config)
     optimizer = make_optimizer(settings or train_settings(), abstract)
     with_reference = needs_reference_policy(objective)

@@ -13,7 +13,7 @@ from srpo_jax import cli
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.config_load import REPOSITORY, load_config
 from srpo_jax.hf.load import load_params
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 from srpo_jax.state import TrainState
 
 

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from srpo_jax.errors import UserError
 from srpo_jax.mesh import AXES
-from srpo_jax.models.config import ModelConfig, TextConfig, VisionConfig
-from srpo_jax.models.qwen2_5_vl import abstract_params
+from srpo_jax.models.config import ModelConfig, TextConfig
+from srpo_jax.models.policy_model import abstract_params
+from srpo_jax.models.qwen2_5_vl import VisionConfig
 from srpo_jax.optim import make_optimizer
 from srpo_jax.sharding import RULES, SMALL_BYTES, Rule, by_path, param_shardings
 from srpo_jax.state import abstract_state, state_shardings

@@ -23,8 +23,8 @@ from srpo_jax import train as module
 from srpo_jax.checkpoint import Checkpoints, load_params
 from srpo_jax.errors import UserError
 from srpo_jax.mesh import make_mesh
-from srpo_jax.models.config import load_model_config
-from srpo_jax.models.qwen2_5_vl import abstract_params
+from srpo_jax.models.families import load_model_config
+from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.optim import make_optimizer
 from srpo_jax.sharding import replicated
 from srpo_jax.state import abstract_state, state_shardings

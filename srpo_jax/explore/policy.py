@@ -21,9 +21,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
 from srpo_jax.mesh import make_mesh, row_shards
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 from srpo_jax.models.inputs import EncodedPrompt
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params
+from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.sharding import make_constrain, param_shardings
 
 
@@ -31,7 +31,7 @@ from srpo_jax.sharding import make_constrain, param_shardings
 class Policy:
     """What is needed to sample. digest: 16 hex digits that name config and weights."""
 
-    model: Qwen2_5_VL
+    model: PolicyModel
     params: Any
     processor: Processor
     digest: str
@@ -57,7 +57,7 @@ class Policy:
 
         Also the first look at every picture, so that a broken one is named before hours of work.
         """
-        unit = self.processor.config.vision.merge_unit
+        unit = self.processor.config.vision.patch_unit
         tokens, patches = 1, unit
         for record, path in zip(records, paths, strict=True):
             prompt = self.encode(record)
@@ -98,7 +98,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
     else:
         digest = params_digest(params)
-    model = Qwen2_5_VL(config, dtype=dtype, param_dtype=dtype, **options)
+    model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
     return Policy(model, params, Processor.from_dir(folder), digest, mesh)
 
 

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, pad_rows
-from srpo_jax.models.qwen2_5_vl import head_matrix
+from srpo_jax.models.policy_model import head_matrix
 
 
 class TokenIds(Protocol):
@@ -73,11 +73,11 @@ class Sampler:
     """Samples branches in batches of fixed shape, so it compiles once.
 
     Args:
-      model: a Qwen2_5_VL; params: its parameters, placed as the caller likes.
+      model: a PolicyModel; params: its parameters, placed as the caller likes.
       ids: end and suppressed token ids (a Processor will do).
       batch: questions per call; branches: branches per question (R).
       prompt_tokens: room for prompt and path together; patches: room for a question's patches, a
-        positive multiple of spatial_merge_size**2. max_new_tokens: of a branch.
+        positive multiple of the vision tower's patch_unit. max_new_tokens: of a branch.
       temperature: of the softmax; 0 takes the likeliest token.
       mesh: with axes "data" and "fsdp": questions are spread over both (their product must divide
         `batch`). None: wherever the parameters are.

@@ -81,7 +81,11 @@ def _check_out(source: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
-    wanted = {place.entry.param: place.entry.full_shape for _, place in placed.values()}
+    wanted = {
+        place.entry.param: place.entry.full_shape
+        for _, place in placed.values()
+        if place.entry.param is not None
+    }
     given = {
         "/".join(str(key.key) for key in path): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -99,20 +103,22 @@ def _write_weights(params: Mapping, source: pathlib.Path, target: pathlib.Path |
     header, tensors = load.read_header(source)
     if target is None:  # take part in the gathers only
         for name in tensors:
-            _tensor(params, placed[name][1])
+            _tensor(params, *placed[name])
         return
     with open(target, "wb") as f:
         f.write(header)
         for name, tensor in tensors.items():
-            value = _tensor(params, placed[name][1]).astype(load.DTYPES[tensor.dtype], copy=False)
+            value = _tensor(params, *placed[name]).astype(load.DTYPES[tensor.dtype], copy=False)
             # tobytes writes in C order whatever the strides: a transposed view comes out right.
-            f.write(placed[name][1].entry.to_disk(value).tobytes())
+            f.write(value.tobytes())
         f.flush()
         os.fsync(f.fileno())
 
 
-def _tensor(params: Mapping, place: names.Place) -> np.ndarray:
-    """The slice of a parameter that one tensor holds, on the host. One layer at a time."""
+def _tensor(params: Mapping, source: load.Tensor, place: names.Place) -> np.ndarray:
+    """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
+    if place.entry.param is None:
+        return source.view()  # not a parameter: as it was
     leaf: Any = params
     for part in place.entry.param.split("/"):
         leaf = leaf[part]
@@ -122,7 +128,7 @@ def _tensor(params: Mapping, place: names.Place) -> np.ndarray:
         from jax.experimental import multihost_utils
 
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+    return place.entry.to_disk(np.asarray(leaf))
 
 
 @jax.jit

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf import names
+from srpo_jax.hf.entries import EMBEDDING, Entry
 from srpo_jax.models.config import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -137,17 +138,26 @@ def placed_tensors(
     """
     tensors = list_tensors(folder)
     places = names.match({n: t.shape for n, t in tensors.items()}, config, str(folder))
-    if config.text.tie_word_embeddings and names.HEAD in places:
+    head = _tied_head(places, config)
+    if head is not None:
         embedding = next(
-            n for n, p in places.items() if n != names.HEAD and p.entry.param == names.EMBEDDING
+            n for n, p in places.items() if n != head and p.entry.param == EMBEDDING
         )
-        pair = [np.asarray(tensors[n].view()).view(np.uint8) for n in (names.HEAD, embedding)]
+        pair = [np.asarray(tensors[n].view()).view(np.uint8) for n in (head, embedding)]
         if not np.array_equal(*pair):
             raise UserError(
-                f"{folder}: {names.HEAD} differs from {embedding} although config.json ties them; "
+                f"{folder}: {head} differs from {embedding} although config.json ties them; "
                 "set tie_word_embeddings to false in config.json to keep both"
             )
     return {name: (tensors[name], place) for name, place in places.items()}
+
+
+def _tied_head(places: Mapping[str, names.Place], config: ModelConfig) -> str | None:
+    """The name of a head that is stored although it is tied to the embedding."""
+    if not config.text.tie_word_embeddings:
+        return None
+    head = names.head_name(config)
+    return next((name for name in places if names.canonical(name, config) == head), None)
 
 
 def load_params(
@@ -165,9 +175,11 @@ def load_params(
     Raises UserError as `placed_tensors` does; nothing is read into memory before all names fit.
     """
     layers: dict[str, list[tuple[int, np.ndarray]]] = {}
-    entries: dict[str, names.Entry] = {}
-    for name, (tensor, place) in placed_tensors(folder, config).items():
-        if config.text.tie_word_embeddings and name == names.HEAD:
+    entries: dict[str, Entry] = {}
+    placed = placed_tensors(folder, config)
+    copy = _tied_head({name: place for name, (_, place) in placed.items()}, config)
+    for name, (tensor, place) in placed.items():
+        if name == copy or place.entry.param is None:
             continue
         entries[place.entry.param] = place.entry
         piece = (place.layer or 0, place.entry.to_param(tensor.view()))
@@ -189,8 +201,10 @@ def load_params(
     return params
 
 
-def _assemble(entry: names.Entry, views: list[np.ndarray], dtype, sharding) -> jax.Array:
+def _assemble(entry: Entry, views: list[np.ndarray], dtype, sharding) -> jax.Array:
     def read(index: tuple[slice, ...]) -> np.ndarray:
+        if entry.pad is not None:
+            return _padded(views[0], index, entry.full_shape, dtype)
         if entry.layers is None:
             return np.array(views[0][index], dtype, order="C")
         chosen = views[index[0]]
@@ -204,6 +218,16 @@ def _assemble(entry: names.Entry, views: list[np.ndarray], dtype, sharding) -> j
     if sharding is None:
         return jax.device_put(read((slice(None),) * len(entry.full_shape)))
     return jax.make_array_from_callback(entry.full_shape, sharding, read)
+
+
+def _padded(view: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], dtype):
+    """A slice of `view` enlarged to `shape` by zeros at the end of its axes."""
+    bounds = [part.indices(size)[:2] for part, size in zip(index, shape)]
+    out = np.zeros([stop - start for start, stop in bounds], dtype)
+    inside = tuple(slice(start, min(stop, n)) for (start, stop), n in zip(bounds, view.shape))
+    found = view[inside]
+    out[tuple(slice(n) for n in found.shape)] = found
+    return out
 
 
 def _get(tree: Mapping, path: str) -> Any:

@@ -8,8 +8,6 @@ differs by a few grey levels, and the same picture must not depend on what is in
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -18,11 +16,14 @@ import numpy as np
 from PIL import Image
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.config import ModelConfig, load_model_config
+from srpo_jax.hf.pictures import make_pictures
+from srpo_jax.hf.pictures.loading import loaded, one_line, read_json
+from srpo_jax.models.config import ModelConfig
+from srpo_jax.models.families import load_model_config
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
+from srpo_jax.models.layout import Grid
 
 IMAGE_MARKER = "<image>"
-Grid = tuple[int, int, int]
 
 
 class Processor:
@@ -33,23 +34,24 @@ class Processor:
     and rows of the vocabulary that no token has. Never one of eos_ids.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer, image_processor, template: str, eos_ids):
+    def __init__(self, config: ModelConfig, tokenizer, pictures, template: str, eos_ids):
         self.config = config
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self._tokenizer = tokenizer
-        self._image_processor = image_processor
+        self._pictures = pictures
         self._template = template
+        # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
+        self._prefix: list[int] = list(tokenizer("")["input_ids"])
 
         added = tokenizer.added_tokens_decoder
-        pads = {config.image_token_id, config.video_token_id}
-        pads |= {i for i, token in added.items() if token.content == "<|vision_pad|>"}
+        pads = {config.image_token_id, *pictures.suppress}
         if tokenizer.pad_token_id is not None:
             pads.add(tokenizer.pad_token_id)
         unused = set(range(config.text.vocab_size)) - set(tokenizer.get_vocab().values())
         self.suppress_ids: tuple[int, ...] = tuple(sorted((pads | unused) - set(self.eos_ids)))
 
         control = {i for i, token in added.items() if token.special} | pads | set(self.eos_ids)
-        control |= {config.vision_start_token_id, config.vision_end_token_id}
+        control |= {config.vision_start_token_id, config.vision_end_token_id} - {None}
         self._control_ids = frozenset(control)
         words = filter(None, tokenizer.convert_ids_to_tokens(sorted(control)))
         # One character where a control token begins: occurrences that overlap are all found.
@@ -62,40 +64,30 @@ class Processor:
         Raises UserError if a file is missing or damaged, or if the files contradict each other.
         """
         # Imported here: it takes seconds, and most of the package does without it.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-        from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
+        from transformers import AutoTokenizer
 
         folder = pathlib.Path(folder)
         config = load_model_config(folder)
-        local = {"local_files_only": True}
-        tokenizer = _loaded(
-            folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False, **local
+        tokenizer = loaded(
+            folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
-        image_processor = _loaded(
-            folder, "image processor", Qwen2VLImageProcessorPil.from_pretrained, **local
-        )
+        pictures = make_pictures(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
-        _check(folder, config, tokenizer, image_processor, eos_ids)
-        return cls(config, tokenizer, image_processor, chat_template(folder), eos_ids)
+        _check(folder, config, tokenizer, eos_ids)
+        return cls(config, tokenizer, pictures, chat_template(folder), eos_ids)
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
-        """An RGB picture -> patches float32 [h*w, patch_dim] in the processor's order, (1, h, w).
+        """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
 
-        Raises UserError if the picture has a shape that the processor refuses (1:200 and beyond).
+        Raises UserError if the picture has a shape that the processor refuses.
         """
-        try:
-            out = self._image_processor(picture.convert("RGB"), return_tensors="np")
-        except ValueError as error:
-            size = f"{picture.width}x{picture.height}"
-            raise UserError(f"picture of {size} pixels: {_one_line(error)}") from error
-        _, h, w = (int(n) for n in out["image_grid_thw"][0])
-        return np.ascontiguousarray(out["pixel_values"], np.float32), (1, h, w)
+        return self._pictures(picture.convert("RGB"))
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
         """Ids of the user turn with `question`, up to where the assistant's answer begins.
 
-        Pictures stand where the question says `<image>`, or before the text if it never does. Each
-        takes one placeholder id per merged patch. Control tokens in the question stay plain text.
+        Pictures stand where the question says `<image>`, or before the text if it never does; each
+        is written out as its family does. Control tokens in the question stay plain text.
         Raises UserError if markers and pictures do not agree in number.
         """
         pieces = question.split(IMAGE_MARKER)
@@ -114,15 +106,15 @@ class Processor:
             if piece:
                 content.append({"type": "text", "text": self._cut(piece, mark)})
         rendered = self._render([{"role": "user", "content": content}])
-        ids = self._encode_pieces(rendered.split(mark))
 
-        merge = self.config.vision.merge_unit
-        counts = [t * h * w // merge for t, h, w in grids]
-        if ids.count(self.config.image_token_id) != len(counts):
+        # Every whole placeholder is the template's: those of the question have been cut.
+        first, *others = rendered.split(self._pictures.placeholder)
+        if len(others) != len(grids):
             raise UserError("the chat template does not place one image placeholder per picture")
-        remaining = iter(counts)
-        image_id = self.config.image_token_id
-        return [j for i in ids for j in ([i] * next(remaining) if i == image_id else [i])]
+        expanded = [self._pictures.expansion(grid) + text for grid, text in zip(grids, others)]
+        ids = self._encode_pieces("".join([first, *expanded]).split(mark))
+        bos = self._tokenizer.bos_token
+        return ids if bos and rendered.startswith(bos) else self._prefix + ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Control tokens spelled out in it become ordinary ids."""
@@ -165,7 +157,7 @@ class Processor:
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program: it can fail in any way
-            raise UserError(f"the chat template failed: {_one_line(error)}") from error
+            raise UserError(f"the chat template failed: {one_line(error)}") from error
 
 
 def chat_template(folder: str | pathlib.Path) -> str:
@@ -178,7 +170,7 @@ def chat_template(folder: str | pathlib.Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _read_json(folder / name).get("chat_template")
+        template = read_json(folder / name).get("chat_template")
         if isinstance(template, list):
             template = {t.get("name"): t.get("template") for t in template}.get("default")
         if isinstance(template, str):
@@ -190,7 +182,7 @@ def chat_template(folder: str | pathlib.Path) -> str:
 
 
 def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
-    listed = _read_json(folder / "generation_config.json").get("eos_token_id")
+    listed = read_json(folder / "generation_config.json").get("eos_token_id")
     listed = listed if isinstance(listed, list) else [listed]
     ids = [i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)]
     if not ids:
@@ -198,23 +190,13 @@ def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _check(folder, config: ModelConfig, tokenizer, image_processor, eos_ids) -> None:
-    """config.json, the tokenizer and the image processor must describe the same model."""
-    v = config.vision
-    for ours, theirs in (
-        (v.patch_size, "patch_size"),
-        (v.temporal_patch_size, "temporal_patch_size"),
-        (v.spatial_merge_size, "merge_size"),
-    ):
-        if getattr(image_processor, theirs) != ours:
-            raise UserError(
-                f"{folder}: preprocessor_config.json has {theirs} "
-                f"{getattr(image_processor, theirs)}, config.json {ours}"
-            )
+def _check(folder, config: ModelConfig, tokenizer, eos_ids) -> None:
+    """config.json and the tokenizer must describe the same model."""
     for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
-        if getattr(config, key) not in tokenizer.added_tokens_decoder:
+        value = getattr(config, key)
+        if value is not None and value not in tokenizer.added_tokens_decoder:
             raise UserError(
-                f"{folder}: {key} {getattr(config, key)} of config.json is no control token of the "
+                f"{folder}: {key} {value} of config.json is no control token of the "
                 "tokenizer; the files belong to different models"
             )
     largest = max([*tokenizer.get_vocab().values(), *eos_ids])
@@ -225,28 +207,7 @@ def _check(folder, config: ModelConfig, tokenizer, image_processor, eos_ids) -> 
         )
 
 
-def _loaded(folder: pathlib.Path, what: str, load, **kwargs):
-    try:
-        return load(str(folder), **kwargs)
-    except Exception as error:  # transformers raises many kinds for a missing or damaged file
-        raise UserError(f"{folder}: cannot load the {what}: {_one_line(error)[:300]}") from error
-
-
-def _read_json(file: pathlib.Path) -> dict:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({_one_line(error)})") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _unused_character(text: str) -> str:
     """A private-use character that is not in `text`."""
     taken = set(text)
     return next(c for c in map(chr, range(0xE000, 0x110000)) if c not in taken)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

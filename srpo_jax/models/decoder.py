@@ -20,6 +20,7 @@ from srpo_jax.models.config import TextConfig
 
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]
+Deep = tuple[jax.Array, jax.Array] | None
 
 
 def no_constraint(x: jax.Array, kind: str) -> jax.Array:
@@ -63,6 +64,25 @@ class RMSNorm(nn.Module):
         return wide.astype(x.dtype) * scale.astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis with scale and bias; in float32, cast back at the end."""
+
+    size: int
+    eps: float
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size,)
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        wide = x.astype(jnp.float32)
+        wide -= jnp.mean(wide, axis=-1, keepdims=True)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        wide = wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+        return wide.astype(x.dtype)
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)); `bias` adds a bias to all three (vision) or to none (text)."""
 
@@ -93,15 +113,22 @@ def rotate(x: jax.Array, rope: Rope) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def mrope(positions: jax.Array, config: TextConfig, dtype: Any) -> Rope:
-    """(cos, sin) [B, T, d/2] of contiguous M-RoPE for positions int32 [B, 3, T].
+def rope(positions: jax.Array, config: TextConfig, dtype: Any) -> Rope:
+    """(cos, sin) [B, T, d/2] for positions int32 [B, 3, T] (time, height, width).
 
-    Frequency c is theta^(-2c/d); the first mrope_section[0] of them turn with time, the next with
-    height, the last with width. Computed in float32, then cast, as transformers does.
+    Frequency c is theta^(-2c/d). Which position turns it is config.rope: "1d" the first; "mrope"
+    time for the first mrope_section[0] frequencies, height for the next, width for the last;
+    "mrope_interleaved" height for frequencies 1, 4, 7, ... and width for 2, 5, 8, ..., as many as
+    their sections say, time for the rest. Computed in float32, then cast, as transformers does.
     """
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     frequency = jnp.asarray(1.0 / config.rope_theta**exponent, jnp.float32)
-    axis = np.repeat(np.arange(3), config.mrope_section)
+    axis = np.zeros(config.head_dim // 2, np.int32)
+    if config.rope == "mrope":
+        axis = np.repeat(np.arange(3), config.mrope_section)
+    elif config.rope == "mrope_interleaved":
+        for which in (1, 2):
+            axis[which : 3 * config.mrope_section[which] : 3] = which
     angle = positions.astype(jnp.float32)[:, axis, :].swapaxes(1, 2) * frequency
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 
@@ -126,10 +153,15 @@ class Attention(nn.Module):
         self.k = project(c.num_kv_heads)
         self.v = project(c.num_kv_heads)
         self.o = Linear("bthd,hdD->btD", (c.num_heads, c.head_dim, c.hidden_size), None, *kinds)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps, self.param_dtype)
+            self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps, self.param_dtype)
 
     def qkv(self, x: jax.Array, rope: Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q = self.constrain(rotate(self.q(x), rope), "heads")
-        return q, rotate(self.k(x), rope), self.v(x)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return self.constrain(rotate(q, rope), "heads"), rotate(k, rope), v
 
     def out(self, heads: jax.Array) -> jax.Array:
         return self.o(self.constrain(heads, "heads"))
@@ -138,7 +170,9 @@ class Attention(nn.Module):
 class DecoderLayer(nn.Module):
     """One layer in three forms over the same parameters, each shaped for `nn.scan`.
 
-    x and the residual stream are [B, T, D] in the compute dtype.
+    x and the residual stream are [B, T, D] in the compute dtype. layer: its number, int32.
+    deep: None, or (features [N, B, F, D], image_index [B, T]): DeepStack adds features[layer] to
+    the picture tokens after each of the first N layers.
     """
 
     config: TextConfig
@@ -155,15 +189,17 @@ class DecoderLayer(nn.Module):
             c.hidden_size, c.intermediate_size, False, self.dtype, self.param_dtype, self.constrain
         )
 
-    def __call__(self, x: jax.Array, rope: Rope, subtree_end: jax.Array):
+    def __call__(self, x: jax.Array, layer, deep: Deep, rope: Rope, subtree_end: jax.Array):
         """x -> x, nothing kept: training and scoring."""
-        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
-        return self._finish(x, tree_attention(q, k, v, subtree_end)), None
+        return self.prefill(x, layer, deep, rope, subtree_end)[0], None
 
-    def prefill(self, x: jax.Array, rope: Rope, subtree_end: jax.Array):
+    def prefill(self, x: jax.Array, layer, deep: Deep, rope: Rope, subtree_end: jax.Array):
         """x -> x, and this layer's (k, v) [B, T, K, d] after RoPE."""
         q, k, v = self.attn.qkv(self.attn_norm(x), rope)
-        return self._finish(x, tree_attention(q, k, v, subtree_end)), (k, v)
+        x = self._finish(x, tree_attention(q, k, v, subtree_end))
+        if deep is not None:
+            x = self.constrain(_add_deep(x, layer, *deep), "activation")
+        return x, (k, v)
 
     def decode(self, carry, layer, shared, rope: Rope, shared_len: jax.Array, t: jax.Array):
         """One token per branch. carry: (x [B, R, D], own k and v of ALL layers [L, B, R, M, K, d]).
@@ -188,6 +224,17 @@ class DecoderLayer(nn.Module):
         return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
 
 
+def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Array) -> jax.Array:
+    """x + features[layer] at the picture tokens, for the first len(features) layers."""
+
+    def add(x: jax.Array) -> jax.Array:
+        own = jax.lax.dynamic_index_in_dim(features, layer, keepdims=False)
+        own = jnp.take_along_axis(own, jnp.maximum(index, 0)[..., None], axis=1)
+        return x + jnp.where((index >= 0)[..., None], own, 0)
+
+    return jax.lax.cond(layer < features.shape[0], add, lambda x: x, x)
+
+
 def stacked_layers(config: TextConfig, remat: bool) -> type[nn.Module]:
     """DecoderLayer over all layers. remat: keep only each layer's input for the backward pass."""
     layer = DecoderLayer
@@ -197,7 +244,7 @@ def stacked_layers(config: TextConfig, remat: bool) -> type[nn.Module]:
     common = dict(
         variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers
     )
-    over_rows = dict(common, in_axes=(nn.broadcast, nn.broadcast))
+    over_rows = dict(common, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast))
     over_branches = dict(common, in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast))
     methods = {"__call__": over_rows, "prefill": over_rows, "decode": over_branches}
     return nn.scan(layer, methods=methods)

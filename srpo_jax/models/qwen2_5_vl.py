@@ -1,148 +1,214 @@
-"""Qwen2.5-VL: embeddings, vision tower and decoder joined; prefill and branch decoding.
+"""Qwen2.5-VL: windowed vision tower of dynamic resolution, M-RoPE, a Qwen2 decoder.
 
-The inputs are a dict of arrays (models/inputs.py builds them; T and P are static):
-    tokens int32 [B, T]           positions int32 [B, 3, T]     subtree_end int32 [B, T]
-    image_index int32 [B, T]: -1, or which of the row's P / merge^2 merged patches stands there
-    patches float32 [B, P, patch_dim]   patch_pos int32 [B, P, 2]
-    window_seg, full_seg int32 [B, P]
-Checked against transformers' Qwen2_5_VLForConditionalGeneration to 1e-4 in float32.
+Most vision blocks attend inside windows, a few inside whole frames; attention never crosses
+images. Patches arrive in window order. A grid is (frames, patch rows, patch columns).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from srpo_jax.models.config import ModelConfig
-from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, mrope, no_constraint, stacked_layers
-from srpo_jax.models.vision import VisionTower
+from srpo_jax.errors import UserError
+from srpo_jax.models.config import ModelConfig, PatchField, Reader, read_text
+from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, Rope, SwiGLU
+from srpo_jax.models.layout import (
+    Grid,
+    PictureLayout,
+    merged_rows_and_columns,
+    mrope_positions,
+    patch_positions,
+)
+from srpo_jax.models.vision import THETA, VisionAttention, vision_rope
 
-Cache = tuple[jax.Array, jax.Array]
-Inputs = Mapping[str, jax.Array]
+EPS = 1e-6  # fixed in the family's code, not in its config files
+positions = mrope_positions
 
 
-class Embedding(nn.Module):
-    """The token table [V, D]. Ids outside it are clamped by the gather, never NaN."""
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower. Sizes in pixels: patch_size, window_size; the rest are counts."""
 
-    vocab: int
-    width: int
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    window_size: int
+    fullatt_block_indexes: tuple[int, ...]
+    in_channels: int
+    out_hidden_size: int
+
+    fields = (PatchField("patch_pos", (2,)), PatchField("window_seg"), PatchField("full_seg"))
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one flattened patch: channels, frames, rows, columns."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def patch_unit(self) -> int:
+        """Patches that become one token of the decoder."""
+        return self.spatial_merge_size**2
+
+
+def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+    """The model of a parsed config.json; `where` names it in errors (UserError).
+
+    Accepts the flat form (transformers 4: text keys at the root) and the nested one (4.52 on).
+    """
+    root = Reader(where, raw)
+    text = read_text(where, raw, "qwen2")
+    if text.rope != "mrope":
+        raise UserError(f"{where}: mrope_section is missing, or M-RoPE is interleaved")
+    vision = _read_vision(f"{where} (vision_config)", root("vision_config"))
+    if vision.out_hidden_size != text.hidden_size:
+        raise UserError(
+            f"{where}: vision out_hidden_size {vision.out_hidden_size} is not the text "
+            f"hidden_size {text.hidden_size}"
+        )
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return ModelConfig("qwen2_5_vl", text, vision, **{name: int(root(name)) for name in ids})
+
+
+def _read_vision(where: str, raw: dict[str, Any]) -> VisionConfig:
+    get = Reader(where, raw)
+    get.only("hidden_act", "silu")
+    theta = (raw.get("rope_parameters") or {}).get("rope_theta", THETA)
+    if theta != THETA:
+        raise UserError(f"{where}: rope_theta {theta} is not supported; only {THETA:g}")
+    vision = VisionConfig(
+        depth=get.integer("depth", "num_hidden_layers"),
+        hidden_size=get.integer("hidden_size"),
+        num_heads=get.integer("num_heads", "num_attention_heads"),
+        intermediate_size=get.integer("intermediate_size"),
+        patch_size=get.integer("patch_size"),
+        temporal_patch_size=get.integer("temporal_patch_size"),
+        spatial_merge_size=get.integer("spatial_merge_size"),
+        window_size=get.integer("window_size"),
+        fullatt_block_indexes=tuple(int(i) for i in get("fullatt_block_indexes")),
+        # The released files say `in_chans`, transformers 5 writes `in_channels`.
+        in_channels=get.integer("in_channels", "in_chans"),
+        out_hidden_size=get.integer("out_hidden_size"),
+    )
+    if vision.hidden_size % vision.num_heads or vision.head_dim % 4:
+        raise UserError(
+            f"{where}: hidden_size {vision.hidden_size} over {vision.num_heads} heads must give "
+            "a head size divisible by 4 (two rotary axes)"
+        )
+    if vision.window_size % (vision.patch_size * vision.spatial_merge_size):
+        raise UserError(
+            f"{where}: window_size {vision.window_size} must be a multiple of patch_size times "
+            "spatial_merge_size"
+        )
+    return vision
+
+
+def picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
+    """The layout of one image. Raises UserError for a grid that the merge size does not divide.
+
+    The processor's rows are ordered (frame, merged row, merged column, row in it, column in it).
+    Window order is (frame, window row, window column, merged row, merged column, ...); windows at
+    the right and bottom edge are smaller when the grid is not a multiple of the window.
+    """
+    vision = config.vision
+    merge, unit = vision.spatial_merge_size, vision.patch_unit
+    side = vision.window_size // vision.patch_size // merge  # of a window, in merged patches
+    frame, row, col = merged_rows_and_columns(grid, merge)
+    windows = [frame, row // side, col // side]
+    order = np.lexsort((col, row, *windows[::-1]))  # the last key sorts first
+    window_of = np.unique(np.stack(windows), axis=1, return_inverse=True)[1].reshape(-1)
+    return PictureLayout(
+        order=(order[:, None] * unit + np.arange(unit)).reshape(-1).astype(np.int32),
+        fields={
+            "patch_pos": patch_positions(row[order], col[order], merge),
+            "window_seg": np.repeat(window_of[order], unit).astype(np.int32),
+            "full_seg": np.repeat(frame[order], unit).astype(np.int32),
+        },
+        token_index=np.argsort(order).astype(np.int32),
+        features=len(order),
+    )
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm attention and SwiGLU. `full` (scanned) picks frames or windows as segments."""
+
+    config: VisionConfig
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, x, full: jax.Array, rope: Rope, window_seg: jax.Array, full_seg: jax.Array):
+        c = self.config
+        kinds = (self.dtype, self.param_dtype)
+        seg = jnp.where(full, full_seg, window_seg)
+        y = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm1")(x)
+        x = self.constrain(x + VisionAttention(c, *kinds, name="attn")(y, rope, seg), "vision")
+        y = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm2")(x)
+        mlp = SwiGLU(c.hidden_size, c.intermediate_size, True, *kinds, self.constrain, name="mlp")
+        return self.constrain(x + mlp(y), "vision"), None
+
+
+class Merger(nn.Module):
+    """merge^2 neighbouring patches -> one decoder token: norm, concatenate, two layers, gelu."""
+
+    config: VisionConfig
+    out: int
     dtype: Any
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        shape = (self.vocab, self.width)
-        table = self.param("embedding", nn.initializers.normal(0.02), shape, self.param_dtype)
-        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        kinds = (self.dtype, self.param_dtype)
+        wide = c.hidden_size * c.patch_unit
+        x = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm")(x)
+        x = x.reshape(x.shape[0], x.shape[1] // c.patch_unit, wide)
+        x = Linear("bpe,ef->bpf", (wide, wide), (wide,), *kinds, name="fc1")(x)
+        x = nn.gelu(x, approximate=False)  # the erf form; jax's default is the tanh one
+        return Linear("bpe,ef->bpf", (wide, self.out), (self.out,), *kinds, name="fc2")(x)
 
 
-class Qwen2_5_VL(nn.Module):
-    """dtype: of the computation; param_dtype: of initialised parameters.
+class Tower(nn.Module):
+    """inputs: patches [B, P, patch_dim] in window order, patch_pos, window_seg, full_seg ->
+    (features [B, P / merge^2, out] in window order, None)."""
 
-    remat: "none" or "full" (keep only each layer's input for the backward pass).
-    constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
-    "ffn" [B,T,F] and "vision" [B,P,E].
-    """
+    config: VisionConfig
+    out: int
+    dtype: Any
+    param_dtype: Any
+    remat: bool
+    constrain: Constrain
 
-    config: ModelConfig
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: str = "none"
-    constrain: Constrain = no_constraint
-
-    def setup(self) -> None:
-        if self.remat not in ("none", "full"):
-            raise ValueError(f'remat must be "none" or "full", not {self.remat!r}')
-        text, kinds = self.config.text, (self.dtype, self.param_dtype)
-        remat = self.remat == "full"
-        self.embed = Embedding(text.vocab_size, text.hidden_size, *kinds)
-        self.vision = VisionTower(self.config.vision, *kinds, remat, self.constrain)
-        self.layers = stacked_layers(text, remat)(text, *kinds, self.constrain)
-        self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps, self.param_dtype)
-        if not text.tie_word_embeddings:
-            shape = (text.hidden_size, text.vocab_size)
-            self.lm_head = Linear("btD,DV->btV", shape, None, *kinds)
-
-    def __call__(self, inputs: Inputs) -> jax.Array:
-        """Hidden states [B, T, D] after the final norm, in the compute dtype."""
-        x, rope = self._embed(inputs), self._rope(inputs["positions"])
-        x, _ = self.layers(x, rope, inputs["subtree_end"])
-        hidden = self.norm(x)
-        if self.is_initializing() and not self.config.text.tie_word_embeddings:
-            self.lm_head(hidden)  # only to create its kernel: the head is applied by the loss
-        return hidden
-
-    def prefill(self, inputs: Inputs) -> tuple[jax.Array, Cache]:
-        """As __call__, and the cache: k and v of all layers, each [L, B, T, K, d], after RoPE."""
-        x, rope = self._embed(inputs), self._rope(inputs["positions"])
-        x, cache = self.layers.prefill(x, rope, inputs["subtree_end"])
-        return self.norm(x), cache
-
-    def decode(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        shared: Cache,
-        shared_len: jax.Array,
-        own: Cache,
-        t: jax.Array,
-    ) -> tuple[jax.Array, Cache]:
-        """One new token for each of R branches per row.
-
-        Branch r of row b sees `shared[:, b, :shared_len[b, r]]` and its own tokens 0..t. The
-        prefilled row must be causal up to shared_len (causal_row in models/inputs.py is).
-
-        Args:
-            tokens: int32 [B, R]; positions: int32 [B, 3, R].
-            shared: (k, v) of `prefill`, each [L, B, T, K, d]; shared_len: int32 [B, R].
-            own: (k, v), each [L, B, R, M, K, d], filled up to t - 1; t: int32 scalar, 0 <= t < M.
-
-        Returns: (hidden [B, R, D] after the final norm, own with the new token written at t).
-        """
-        x = self.constrain(self.embed(tokens), "activation")
-        layer = jnp.arange(self.config.text.num_layers)
-        carry = (x, *own)
-        rope = self._rope(positions)
-        (x, own_k, own_v), _ = self.layers.decode(carry, layer, shared, rope, shared_len, t)
-        return self.norm(x), (own_k, own_v)
-
-    def _embed(self, inputs: Inputs) -> jax.Array:
-        x = self.embed(inputs["tokens"])
-        index = inputs["image_index"][..., None]
-        patches = [inputs[k] for k in ("patches", "patch_pos", "window_seg", "full_seg")]
-        with jax.named_scope("vision"):
-            merged = self.vision(*patches)
-            shown = jnp.take_along_axis(merged, jnp.maximum(index, 0), axis=1)
-        return self.constrain(jnp.where(index >= 0, shown, x), "activation")
-
-    def _rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return mrope(positions, self.config.text, self.dtype)
-
-
-def head_matrix(params: Mapping, config: ModelConfig) -> jax.Array:
-    """The [D, V] matrix that maps hidden states to logits, in the parameters' dtype."""
-    if config.text.tie_word_embeddings:
-        return params["embed"]["embedding"].T
-    return params["lm_head"]["kernel"]
-
-
-def init_params(model: Qwen2_5_VL, key: jax.Array, dtype: Any = jnp.float32) -> dict:
-    """Random parameters: kernels and embeddings normal(0.02), norm scales 1, biases 0."""
-    unit = model.config.vision.merge_unit
-    ints = {
-        "tokens": (1, 1), "positions": (1, 3, 1), "subtree_end": (1, 1), "image_index": (1, 1),
-        "patch_pos": (1, unit, 2), "window_seg": (1, unit), "full_seg": (1, unit),
-    }  # fmt: skip
-    inputs = {name: jnp.zeros(shape, jnp.int32) for name, shape in ints.items()}
-    inputs["patches"] = jnp.zeros((1, unit, model.config.vision.patch_dim), jnp.float32)
-    return jax.jit(model.clone(param_dtype=dtype).init)(key, inputs)["params"]
-
-
-def abstract_params(config: ModelConfig, dtype: Any = jnp.float32) -> dict:
-    """Shapes and dtypes of all parameters without computing any (seconds at 72B)."""
-    model = Qwen2_5_VL(config)
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0), dtype))
+    @nn.compact
+    def __call__(self, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, None]:
+        c = self.config
+        kinds = (self.dtype, self.param_dtype)
+        shape = (c.patch_dim, c.hidden_size)
+        embed = Linear("bpc,cE->bpE", shape, None, *kinds, name="patch_embed")
+        x = self.constrain(embed(inputs["patches"].astype(self.dtype)), "vision")
+        block = nn.remat(VisionBlock, prevent_cse=False) if self.remat else VisionBlock
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.depth,
+        )(c, *kinds, self.constrain, name="blocks")
+        full = jnp.asarray(np.isin(np.arange(c.depth), c.fullatt_block_indexes))
+        rope = vision_rope(inputs["patch_pos"], c.head_dim)
+        x, _ = blocks(x, full, rope, inputs["window_seg"], inputs["full_seg"])
+        return Merger(c, self.out, *kinds, name="merger")(x), None

@@ -20,7 +20,7 @@ from srpo_jax.tree.structure import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Budgets:
-    """The size of every row. `patches` is a multiple of merge^2 (a picture's merge unit)."""
+    """The size of every row. `patches` is a multiple of what the vision tower needs."""
 
     tokens: int
     targets: int
@@ -37,7 +37,7 @@ class Budgets:
         Tokens are what should fill a row: every other budget holds the most demanding tree, and
         95 % of the rows of a plan that looks at tokens alone (the few others are packed a little
         less full). Rounded up: tokens and targets to `token_multiple`, patches to
-        `patch_multiple` (a multiple of merge^2), the others to 8.
+        `patch_multiple` (the vision tower's patch_unit), the others to 8.
         """
         table = np.asarray(sizes, np.int64).reshape(-1, len(Sizes._fields))
         if not len(table):

@@ -3,8 +3,8 @@
 Trees stand one after another; `subtree_end` of a tree's prompt ends with the tree, so the trees
 of a row do not see each other. Everything that differs between batches is data, not shape.
 
-The batch: the model inputs (tokens, positions, subtree_end, image_index, patches, patch_pos,
-window_seg, full_seg) and, with B rows of N targets, S segments, Q sequences and R pairs:
+The batch: the model inputs (tokens, positions, subtree_end, image_index, patches and the family's
+per-patch arrays) and, with B rows of N targets, S segments, Q sequences and R pairs:
 
 target_pos, target_parent int32 [B, N]  row indices of a target and of the token before it on its
                                         path (padding 0)
@@ -32,17 +32,18 @@ REF_REDUCTIONS = ("question", "token")
 
 
 def fill_row(layouts: Sequence[TreeLayout], budgets: Budgets, *, questions: float,
-             ref_tokens: float | None = None, patch_dim: int | None = None) -> dict:
+             ref_tokens: float | None = None,
+             no_patches: dict[str, np.ndarray] | None = None) -> dict:
     """One row (the arrays above without the B axis). An empty list gives a row of padding.
 
     questions:  number of questions of the whole batch (see count_questions)
     ref_tokens: None: L_ref is the mean over questions of each one's token mean. A number (the sum
                 of `layout.ref_tokens` over the whole batch): the mean over all reference tokens.
-    patch_dim:  length of a patch; needed only for an empty list
+    no_patches: the `vision` arrays of a prompt without pictures; needed only for an empty list
     """
-    row = _empty_row(budgets, layouts[0].prompt.patches.shape[1] if layouts else patch_dim)
-    t = n = s = q = r = p = merged = 0
-    windows = frames = 0  # ids of windows and frames already used in this row
+    row = _empty_row(budgets, layouts[0].prompt.vision if layouts else no_patches)
+    t = n = s = q = r = p = features = 0
+    segment_ids = {name: 0 for name in row if name.endswith("_seg")}  # used in this row so far
     for layout in layouts:
         sizes, prompt = layout.sizes, layout.prompt
         tokens = slice(t, t + sizes.tokens)
@@ -50,7 +51,7 @@ def fill_row(layouts: Sequence[TreeLayout], budgets: Budgets, *, questions: floa
         row["positions"][:, tokens] = layout.positions
         row["subtree_end"][tokens] = layout.subtree_end + t
         row["image_index"][tokens] = np.where(
-            layout.image_index >= 0, layout.image_index + merged, -1)
+            layout.image_index >= 0, layout.image_index + features, layout.image_index)
 
         targets = slice(n, n + sizes.targets)
         row["target_pos"][targets] = layout.target_pos + t
@@ -72,32 +73,28 @@ def fill_row(layouts: Sequence[TreeLayout], budgets: Budgets, *, questions: floa
 
         if sizes.patches:
             patches = slice(p, p + sizes.patches)
-            row["patches"][patches] = prompt.patches
-            row["patch_pos"][patches] = prompt.patch_pos
-            row["window_seg"][patches] = prompt.window_seg + windows
-            row["full_seg"][patches] = prompt.full_seg + frames
-            windows += int(prompt.window_seg.max()) + 1
-            frames += int(prompt.full_seg.max()) + 1
-            merged += int(np.count_nonzero(prompt.image_index >= 0))
+            for name, values in prompt.vision.items():
+                row[name][patches] = values + segment_ids.get(name, 0)
+            for name in segment_ids:
+                segment_ids[name] += int(prompt.vision[name].max()) + 1
+            features += prompt.features
         t, n, s, q, r, p = (a + b for a, b in zip(
             (t, n, s, q, r, p), (sizes.tokens, sizes.targets, sizes.segments, sizes.sequences,
                                  sizes.pairs, sizes.patches)))
     return row
 
 
-def _empty_row(budgets: Budgets, patch_dim: int | None) -> dict:
-    if patch_dim is None:
-        raise ValueError("fill_row: an empty row needs patch_dim")
+def _empty_row(budgets: Budgets, vision: dict[str, np.ndarray] | None) -> dict:
+    if vision is None:
+        raise ValueError("fill_row: an empty row needs no_patches")
     b = budgets
     return {
         "tokens": np.zeros(b.tokens, np.int32),
         "positions": np.zeros((3, b.tokens), np.int32),
         "subtree_end": np.arange(1, b.tokens + 1, dtype=np.int32),  # padding sees only itself
         "image_index": np.full(b.tokens, -1, np.int32),
-        "patches": np.zeros((b.patches, patch_dim), np.float32),
-        "patch_pos": np.zeros((b.patches, 2), np.int32),
-        "window_seg": np.full(b.patches, -1, np.int32),
-        "full_seg": np.full(b.patches, -1, np.int32),
+        **{name: np.full((b.patches, *values.shape[1:]), -1 if name.endswith("_seg") else 0,
+                         values.dtype) for name, values in vision.items()},
         "target_pos": np.zeros(b.targets, np.int32),
         "target_parent": np.zeros(b.targets, np.int32),
         "target_segment": np.full(b.targets, b.segments, np.int32),
@@ -121,7 +118,8 @@ def stack_rows(rows: Sequence[dict]) -> dict:
 
 
 def make_batch(plan: Sequence[Sequence[TreeLayout]], budgets: Budgets, *,
-               ref_reduction: str = "question", patch_dim: int | None = None) -> dict:
+               ref_reduction: str = "question",
+               no_patches: dict[str, np.ndarray] | None = None) -> dict:
     """The batch of all rows of `plan` (lists of layouts), normalised over exactly these rows.
 
     A process that holds only some rows of the global batch calls fill_row with the normalisers
@@ -134,7 +132,7 @@ def make_batch(plan: Sequence[Sequence[TreeLayout]], budgets: Budgets, *,
     ref_tokens = None
     if ref_reduction == "token":
         ref_tokens = max(sum(layout.ref_tokens for layout in layouts), 1e-9)
-    if patch_dim is None and layouts:
-        patch_dim = layouts[0].prompt.patches.shape[1]
+    if no_patches is None and layouts:
+        no_patches = {name: x[:0] for name, x in layouts[0].prompt.vision.items()}
     return stack_rows([fill_row(row, budgets, questions=questions, ref_tokens=ref_tokens,
-                                patch_dim=patch_dim) for row in plan])
+                                no_patches=no_patches) for row in plan])

@@ -9,7 +9,7 @@ from srpo_jax.evaluate import run
 from srpo_jax.evaluate.run import evaluate
 from srpo_jax.evaluate.scores import scores
 from srpo_jax.hf.load import load_params, policy_digest
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 from tests.explore.small_world import ArithmeticArbiter, write_world
 
 

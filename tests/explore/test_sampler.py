@@ -10,7 +10,7 @@ from srpo_jax.explore.sampler import Request, Sampler
 from srpo_jax.hf.load import load_params
 from srpo_jax.hf.processing import Processor
 from srpo_jax.models.inputs import causal_row, pad_rows
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, head_matrix
+from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from tests.tiny import picture, tiny_qwen2_5_vl
 
 TOKENS, PATCHES = 160, 96
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def policy(folder):
     processor = Processor.from_dir(folder)
-    return Qwen2_5_VL(processor.config), load_params(folder, processor.config), processor
+    return PolicyModel(processor.config), load_params(folder, processor.config), processor
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.hf import export
 from srpo_jax.hf.export import export_checkpoint
 from srpo_jax.hf.load import load_params
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 
 SHARD = 60_000
 

@@ -18,7 +18,7 @@ from tiny import HEADS, HIDDEN, tiny_qwen2_5_vl
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf.load import list_tensors, load_params, policy_digest
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 
 INDEX = "model.safetensors.index.json"
 SHARD = 60_000
@@ -183,7 +183,7 @@ def test_sharded_loading_and_export(tmp_path):
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from srpo_jax.hf.export import export_checkpoint
         from srpo_jax.hf.load import load_params
-        from srpo_jax.models.config import load_model_config
+        from srpo_jax.models.families import load_model_config
 
         mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
         config = load_model_config({str(folder)!r})

@@ -10,8 +10,8 @@ from tiny import shapes, tiny_qwen2_5_vl
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf import names
-from srpo_jax.models.config import load_model_config
-from srpo_jax.models.qwen2_5_vl import abstract_params
+from srpo_jax.models.families import load_model_config
+from srpo_jax.models.policy_model import abstract_params
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

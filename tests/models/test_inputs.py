@@ -5,14 +5,10 @@ import pytest
 from tiny import IDS, picture, tiny_qwen2_5_vl
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.config import load_model_config
-from srpo_jax.models.inputs import (
-    causal_row,
-    encode_prompt,
-    image_layout,
-    mrope_positions,
-    pad_rows,
-)
+from srpo_jax.models.families import load_model_config
+from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows
+from srpo_jax.models.layout import mrope_positions
+from srpo_jax.models.qwen2_5_vl import picture_layout
 
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 GRIDS = [(1, 10, 14), (1, 6, 8), (1, 2, 2), (1, 4, 4), (2, 6, 10), (1, 2, 30)]
@@ -53,15 +49,15 @@ def test_window_order_is_that_of_transformers(grid, model_config):
     index, ends = reference.get_vision_window_index(
         thw, vision.spatial_merge_size, vision.window_size, vision.patch_size
     )
-    layout = image_layout(grid, vision)
+    layout = picture_layout(grid, model_config)
     assert np.array_equal(layout.order.reshape(-1, 4)[:, 0] // 4, index.numpy())
     assert np.array_equal(np.sort(layout.order), np.arange(np.prod(grid)))
-    assert np.array_equal(np.bincount(layout.window_seg), np.diff(ends.numpy()))
-    assert np.all(np.diff(layout.window_seg) >= 0)
+    assert np.array_equal(np.bincount(layout.fields["window_seg"]), np.diff(ends.numpy()))
+    assert np.all(np.diff(layout.fields["window_seg"]) >= 0)
     positions = reference.get_vision_position_ids(thw, vision.spatial_merge_size).numpy()
-    assert np.array_equal(layout.patch_pos, positions[layout.order])
-    assert np.array_equal(layout.full_seg, layout.order // (grid[1] * grid[2]))
-    assert np.array_equal(index.numpy()[layout.merged_index], np.arange(np.prod(grid) // 4))
+    assert np.array_equal(layout.fields["patch_pos"], positions[layout.order])
+    assert np.array_equal(layout.fields["full_seg"], layout.order // (grid[1] * grid[2]))
+    assert np.array_equal(index.numpy()[layout.token_index], np.arange(np.prod(grid) // 4))
 
 
 @pytest.mark.parametrize("grids", [[], GRIDS[:1], GRIDS[:3], GRIDS])
@@ -94,7 +90,7 @@ def test_a_placeholder_shows_its_own_patches(model_config):
     assert np.all(prompt.image_index[prompt.tokens != PAD] == -1)
     # No window and no frame is shared between images.
     image = np.repeat(np.arange(3), [np.prod(g) for g in grids])
-    for seg in (prompt.window_seg, prompt.full_seg):
+    for seg in (prompt.vision["window_seg"], prompt.vision["full_seg"]):
         assert len(np.unique(np.stack([seg, image]), axis=1).T) == len(np.unique(seg))
 
 
@@ -153,10 +149,10 @@ def test_the_processor_gives_rows_in_the_assumed_order(folder, model_config):
     image = picture(196, 140)
     out = processor(images=[image], return_tensors="np")
     assert tuple(out["image_grid_thw"][0]) == GRIDS[0]
-    layout = image_layout(GRIDS[0], model_config.vision)
+    layout = picture_layout(GRIDS[0], model_config)
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     pixels = (np.asarray(image) / 255.0 - mean) / std
-    for patch, (row, col) in zip(out["pixel_values"][layout.order], layout.patch_pos):
+    for patch, (row, col) in zip(out["pixel_values"][layout.order], layout.fields["patch_pos"]):
         cut = pixels[row * 14 : row * 14 + 14, col * 14 : col * 14 + 14]
         got = patch.reshape(3, 2, 14, 14)
         np.testing.assert_allclose(got[:, 0], cut.transpose(2, 0, 1), atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from tiny import config as tiny_config
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 
 
 def write(folder, raw):
@@ -44,7 +44,7 @@ def test_tied_in_either_place_is_tied(tmp_path):
         ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "yarn"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 4]}}, "sum to 8"),
         ({"hidden_size": 32}, "out_hidden_size 64"),
-        ({"hidden_act": "gelu"}, "only silu"),
+        ({"hidden_act": "gelu"}, "only 'silu'"),
         ({"vision_config": None}, "missing key 'vision_config'"),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 from tiny import IDS, LAYERS, picture, tiny_qwen2_5_vl
 
 from srpo_jax.hf.load import load_params
-from srpo_jax.models.config import load_model_config
+from srpo_jax.models.families import load_model_config
 from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params, head_matrix, init_params
+from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix, init_params
 
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 TOKENS, PATCHES = 80, 200
@@ -63,7 +63,7 @@ class Tiny:
 
     @functools.cache
     def compiled(self, method, dtype):
-        return compile_fast(functools.partial(Qwen2_5_VL(self.config, dtype).apply, method=method))
+        return compile_fast(functools.partial(PolicyModel(self.config, dtype).apply, method=method))
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_token_depends_exactly_on_its_ancestors(tiny):
     ends = np.array([10, 10, 6, 5, 5, 6, 10, 8, 10, 10], np.int32)
     row["subtree_end"] = ends
     batch = pad_rows([row], tokens=n + 1, patches=4)
-    model = Qwen2_5_VL(tiny.config)
+    model = PolicyModel(tiny.config)
     weight = jnp.asarray(np.random.default_rng(0).standard_normal((n, 64)), jnp.float32)
 
     def outputs(table):
@@ -207,7 +207,7 @@ def test_bfloat16_and_remat_train(tiny):
     batch = tiny.rows(*ANSWERS)
 
     def run(**fields):
-        model = Qwen2_5_VL(tiny.config, **fields)
+        model = PolicyModel(tiny.config, **fields)
 
         def loss(params):
             hidden = model.apply({"params": params}, batch)
@@ -230,7 +230,7 @@ def test_bfloat16_and_remat_train(tiny):
 def test_cache_is_in_the_compute_dtype(tiny):
     """bfloat16 decoding keeps bfloat16 caches: half the memory, and no silent promotion."""
     def shapes(*args, method):
-        run = functools.partial(Qwen2_5_VL(tiny.config, jnp.bfloat16).apply, method=method)
+        run = functools.partial(PolicyModel(tiny.config, jnp.bfloat16).apply, method=method)
         return jax.eval_shape(run, {"params": tiny.params}, *args)
 
     hidden, (k, v) = shapes(tiny.rows(*ANSWERS), method="prefill")
@@ -281,7 +281,7 @@ def test_parameters_are_a_plain_dict_of_the_stated_paths(tiny):
         tiny.config, text=dataclasses.replace(tiny.config.text, tie_word_embeddings=False)
     )
     assert describe(tiny.params) == describe(abstract_params(tiny.config))
-    model = Qwen2_5_VL(untied)
+    model = PolicyModel(untied)
     params = compile_fast(lambda key: init_params(model, key, jnp.bfloat16))(jax.random.key(0))
     assert type(params) is dict and describe(params) == describe(
         abstract_params(untied, jnp.bfloat16)

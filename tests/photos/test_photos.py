@@ -15,7 +15,7 @@ from data_pipelines.loader import Batches, make_loader
 from data_pipelines.records import CATEGORIES, read_records
 from data_pipelines.tree_records import read_shards
 from srpo_jax.hf.processing import Processor, chat_template
-from srpo_jax.models.inputs import image_layout
+from srpo_jax.models.qwen2_5_vl import picture_layout
 
 pytest.importorskip("skimage")
 
@@ -80,7 +80,7 @@ def test_tokens_and_pixels_equal_transformers(jsonl, checkpoint, processor):
             order, done = [], 0
             for grid in grids:
                 assert 1 < grid[1] * grid[2] <= photos.MAX_PIXELS // 14**2
-                order.append(image_layout(grid, processor.config.vision).order + done)
+                order.append(picture_layout(grid, processor.config).order + done)
                 done += grid[1] * grid[2]
             np.testing.assert_array_equal(
                 ours.patches, theirs["pixel_values"][np.concatenate(order)])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tree_cases import CONFIG, corner_tree, example_tree
 
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params, head_matrix
+from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
 from srpo_jax.objective import target_logps
 from srpo_jax.tree.layout import layout_tree
 from srpo_jax.tree.packing import Budgets
@@ -40,7 +40,7 @@ def jacobian():
     def logps(table, patches):
         full = {**params, "embed": {"embedding": table}}
         inputs = {**batch, "patches": patches}
-        hidden = Qwen2_5_VL(config).apply({"params": full}, inputs)
+        hidden = PolicyModel(config).apply({"params": full}, inputs)
         return target_logps(hidden, head_matrix(full, config), batch)[0]
 
     by_token, by_patch = jax.jit(jax.jacrev(logps, argnums=(0, 1)))(

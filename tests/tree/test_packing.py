@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from tree_cases import CONFIG, example_tree, forests, trees
 
 from srpo_jax.errors import UserError
+from srpo_jax.models.inputs import no_patches
 from srpo_jax.objective import Objective, srpo_loss
 from srpo_jax.tree.layout import Sizes, layout_tree
 from srpo_jax.tree.packing import Budgets, lay_out_within, plan_rows, split_tree
 from srpo_jax.tree.pairs import choose_pairs
 from srpo_jax.tree.rows import make_batch
 
-PATCH_DIM = CONFIG.vision.patch_dim
+NO_PATCHES = no_patches(CONFIG)
 PACKING = dict(deadline=None, max_examples=40)
 
 
@@ -47,7 +48,7 @@ def _token_logps(batch):
 
 def _loss(plan, budgets, **kwargs):
     plan = list(plan) + [[]] * (6 - len(plan))  # always 6 rows: the loss compiles once
-    batch = make_batch(plan, budgets, patch_dim=PATCH_DIM, **kwargs)
+    batch = make_batch(plan, budgets, no_patches=NO_PATCHES, **kwargs)
     loss, metrics = srpo_loss(_token_logps(batch), batch, Objective())
     return float(loss), {name: float(value) for name, value in metrics.items()}
 

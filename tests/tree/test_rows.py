@@ -4,13 +4,14 @@ import numpy as np
 from hypothesis import given, settings
 from tree_cases import CONFIG, example_tree, forests
 
+from srpo_jax.models.inputs import no_patches
 from srpo_jax.tree.layout import layout_tree
 from srpo_jax.tree.packing import Budgets
 from srpo_jax.tree.pairs import choose_pairs
 from srpo_jax.tree.rows import fill_row, make_batch
 
 BUDGETS = Budgets(400, 300, 200, 160, 160, 256)
-PATCH_DIM = CONFIG.vision.patch_dim
+NO_PATCHES = no_patches(CONFIG)
 
 
 @settings(deadline=None, max_examples=30)
@@ -30,9 +31,9 @@ def test_trees_of_a_row_do_not_see_each_other_and_keep_their_pictures(forest):
         # The patches that the image tokens show are the prompt's own, in the prompt's order.
         shown = row["image_index"][here][layout.image_index >= 0]
         own = layout.image_index[layout.image_index >= 0]
-        merged = row["patches"].reshape(-1, 4, PATCH_DIM)
+        merged = row["patches"].reshape(-1, 4, CONFIG.vision.patch_dim)
         np.testing.assert_array_equal(
-            merged[shown], layout.prompt.patches.reshape(-1, 4, PATCH_DIM)[own])
+            merged[shown], layout.prompt.patches.reshape(-1, 4, CONFIG.vision.patch_dim)[own])
         for name in ("window_seg", "full_seg"):
             ids = set(row[name][p:p + size.patches])
             others = set(row[name]) - set(row[name][p:p + size.patches])
@@ -65,7 +66,7 @@ def test_weights_are_those_of_the_whole_batch():
 def test_shapes_do_not_depend_on_what_is_in_the_rows():
     """Full, half full and empty rows have the same shapes and dtypes: one compilation."""
     layout = layout_tree(example_tree(), choose_pairs(example_tree()))
-    rows = [fill_row(layouts, BUDGETS, questions=1.0, patch_dim=PATCH_DIM)
+    rows = [fill_row(layouts, BUDGETS, questions=1.0, no_patches=NO_PATCHES)
             for layouts in ([], [layout], [layout, layout])]
     described = [{k: (v.shape, v.dtype) for k, v in row.items()} for row in rows]
     assert described[0] == described[1] == described[2]

@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, example, given, seed, settings
 from naive_pairwise import naive_batch, naive_loss, token_logps
 from tree_cases import CONFIG, corner_tree, example_tree, forests
 
-from srpo_jax.models.qwen2_5_vl import Qwen2_5_VL, abstract_params, head_matrix
+from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
 from srpo_jax.objective import Objective, srpo_loss, target_logps
 from srpo_jax.tree.layout import layout_tree
 from srpo_jax.tree.packing import Budgets
 from srpo_jax.tree.pairs import choose_pairs
 from srpo_jax.tree.rows import make_batch
 
-MODEL = Qwen2_5_VL(CONFIG)
+MODEL = PolicyModel(CONFIG)
 # One shape for every example on either side, so that each side compiles once.
 BUDGETS = Budgets(tokens=160, targets=130, segments=64, sequences=48, pairs=48, patches=96)
 NAIVE = dict(rows=40, pairs=20, tokens=40, patches=48)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from srpo_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from srpo_jax.models.config import ModelConfig, TextConfig
 from srpo_jax.models.inputs import encode_prompt
+from srpo_jax.models.qwen2_5_vl import VisionConfig
 from srpo_jax.tree.structure import Branch, Tree
 
 IMAGE, VIDEO, VISION_START, VISION_END = 28, 29, 30, 31

@@ -1,0 +1,1 @@
+"""Tensor names of each model family; see hf/names.py for what they are used for."""
