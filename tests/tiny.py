@@ -19,6 +19,9 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, trainers
 
+MODEL_TYPE = "qwen2_5_vl"
+TIED = (True, False)
+SIZES = [(196, 140), (112, 84), (84, 140)]  # width, height: ragged windows on both sides
 BASE_TOKENS = 368  # 256 bytes and the merges learnt from CORPUS
 VOCAB = 400  # rows of the embedding; 386..399 have no token, as in the released models
 SPECIALS = (
@@ -109,6 +112,36 @@ def tiny_qwen2_5_vl(
     _write(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     _save_tokenizer(directory)
     return directory
+
+
+make = tiny_qwen2_5_vl  # the name that every family's module has, see tests/families.py
+
+
+def newer_name(name: str) -> str:
+    """The names of transformers 4.52 and later: model.visual.*, model.language_model.*."""
+    if name.startswith("visual."):
+        return "model." + name
+    if name.startswith("model."):
+        return "model.language_model." + name.removeprefix("model.")
+    return name
+
+
+LAYOUTS = {"hub": lambda name: name, "newer": newer_name}
+
+
+def oracle_inputs(folder, tokens, pictures) -> dict:
+    """What transformers' model takes for one prompt whose placeholders are expanded."""
+    import torch
+    from transformers import Qwen2VLImageProcessorPil
+
+    ids = torch.tensor([[int(token) for token in tokens]])
+    kinds = (ids == IDS["<|image_pad|>"]).int()  # without it positions are silently 1-D
+    inputs = {"input_ids": ids, "mm_token_type_ids": kinds}
+    if pictures:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        out = processor(list(pictures), return_tensors="np")
+        inputs |= {name: torch.from_numpy(out[name]) for name in ("pixel_values", "image_grid_thw")}
+    return inputs
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

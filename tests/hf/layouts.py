@@ -6,15 +6,7 @@ import json
 import pathlib
 
 from safetensors.numpy import load_file, save_file
-
-
-def newer_name(name: str) -> str:
-    """visual.* -> model.visual.*, model.* -> model.language_model.*, lm_head stays."""
-    if name.startswith("visual."):
-        return "model." + name
-    if name.startswith("model."):
-        return "model.language_model." + name.removeprefix("model.")
-    return name
+from tiny import newer_name
 
 
 def rename_tensors(folder: pathlib.Path, rename=newer_name) -> pathlib.Path:
