@@ -17,7 +17,7 @@ from data_pipelines.images import load_image
 from data_pipelines.records import RecordError
 from data_pipelines.tree_records import branch_label
 from srpo_jax.errors import UserError
-from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
+from srpo_jax.models.inputs import EncodedPrompt, check_length, encode_prompt
 from srpo_jax.tree.structure import Branch, Tree, remove_duplicates
 
 CACHE_BYTES = 256 * 2**20
@@ -60,6 +60,7 @@ class Examples:
             name = "" if what in str(e) else f"{what}: "
             raise RecordError(f"{name}{e}") from None
         self._check_ids(tree, what)
+        self._check_length(tree, what)
         return tree
 
     def _prompt(self, record: dict[str, Any], what: str) -> EncodedPrompt:
@@ -82,6 +83,15 @@ class Examples:
         if largest >= limit:
             raise RecordError(f"{what}: token id {largest}, but the model has {limit} tokens: "
                               "the trees were explored with another policy")
+
+
+    def _check_length(self, tree: Tree, what: str) -> None:
+        ends = np.cumsum([0, *(len(piece) for piece in tree.pieces)])
+        longest = max([ends[-1], *(ends[b.at] + len(b.tokens) for b in tree.branches)])
+        try:
+            check_length(tree.prompt.next_position + int(longest), self.processor.config)
+        except UserError as e:
+            raise RecordError(f"{what}: {e}") from None
 
 
 def make_tree(record: dict[str, Any], prompt: EncodedPrompt, *, scope: str = "reply",

@@ -60,8 +60,8 @@ QUESTIONS = (
 class Loaded:
     """A checkpoint as we load it, three prompts (two pictures, one, none), and transformers'."""
 
-    def __init__(self, case: Case, folder: pathlib.Path, **options: Any):
-        self.case, self.folder = case, case.make(folder, **options)
+    def __init__(self, case: Case, folder: pathlib.Path):
+        self.case, self.folder = case, folder
         self.processor = Processor.from_dir(self.folder)
         self.config = self.processor.config
         self.params = load_params(self.folder, self.config, dtype=np.float32)

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.inputs import EncodedPrompt, causal_row, pad_rows
+from srpo_jax.models.inputs import EncodedPrompt, causal_row, check_length, pad_rows
 from srpo_jax.models.policy_model import head_matrix
 
 
@@ -173,6 +173,11 @@ class Sampler:
                 f"{request.name}: its pictures have {len(request.prompt.patches)} patches and the "
                 f"sampler has room for {self.patches}; use smaller pictures or give it more room"
             )
+        last = request.prompt.next_position + len(request.path) + self.max_new_tokens
+        try:
+            check_length(last, self.model.config)
+        except UserError as error:
+            raise UserError(f"{request.name}: {error}") from None
         if len(request.starts) != len(request.seeds):
             raise ValueError(f"{request.name}: one seed per start")
         if not all(0 <= start <= len(request.path) for start in request.starts):

@@ -13,7 +13,8 @@ ANSWERS = ([31, 32, 33, 34], [35], [36, 37, 38])
 @pytest.fixture(scope="module", params=CASES)
 def loaded(request, tmp_path_factory):
     case = CASES[request.param]
-    return Loaded(case, tmp_path_factory.mktemp(case.name), tied=case.module.TIED[0])
+    folder = tmp_path_factory.mktemp(case.name)
+    return Loaded(case, case.make(folder, tied=case.module.TIED[0]))
 
 
 def check_logits(loaded):
@@ -49,4 +50,4 @@ OTHERWISE_TIED = [case.name for case in CASES.values() if len(case.module.TIED) 
 def test_logits_with_the_other_kind_of_head(name, tmp_path):
     """A head of its own where the first checkpoint is tied, and the other way round."""
     case = CASES[name]
-    check_logits(Loaded(case, tmp_path / "model", tied=case.module.TIED[1]))
+    check_logits(Loaded(case, case.make(tmp_path / "model", tied=case.module.TIED[1])))

@@ -240,38 +240,6 @@ def test_cache_is_in_the_compute_dtype(tiny):
     assert {x.dtype for x in (hidden, k, v, step, *own)} == {jnp.dtype(jnp.bfloat16)}
 
 
-def released(tiny, **text):
-    """The released shapes; sizes as in the config.json of each model."""
-    text = dict(head_dim=128, mrope_section=(16, 24, 24), tie_word_embeddings=False) | text
-    vision = dict(
-        depth=32, hidden_size=1280, num_heads=16, window_size=112,
-        fullatt_block_indexes=(7, 15, 23, 31), out_hidden_size=text["hidden_size"],
-        intermediate_size=text.pop("vision_ffn", 3420),
-    )  # fmt: skip
-    c = tiny.config
-    return dataclasses.replace(
-        c, text=dataclasses.replace(c.text, **text), vision=dataclasses.replace(c.vision, **vision)
-    )
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (3_754_622_976, dict(hidden_size=2048, num_layers=36, num_heads=16, num_kv_heads=2,
-         intermediate_size=11008, vocab_size=151936, tie_word_embeddings=True)),
-        (8_292_166_656, dict(hidden_size=3584, num_layers=28, num_heads=28, num_kv_heads=4,
-         intermediate_size=18944, vocab_size=152064)),
-        (73_410_777_344, dict(hidden_size=8192, num_layers=80, num_heads=64, num_kv_heads=8,
-         intermediate_size=29568, vocab_size=152064, vision_ffn=3456)),
-    ],
-)  # fmt: skip
-def test_released_sizes_have_the_published_parameter_counts(tiny, count, text):
-    """3B, 7B and 72B are described without allocating them, parameter for parameter."""
-    params = abstract_params(released(tiny, **text), jnp.bfloat16)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
-
-
 def test_parameters_are_a_plain_dict_of_the_stated_paths(tiny):
     """init, eval_shape and the loader agree on paths, shapes and dtypes; no flax type anywhere."""
     def describe(tree):

@@ -1,0 +1,67 @@
+"""Released models, from their config.json alone: parameter counts, shapes, shardings. No weights.
+
+tests/released/ holds config.json of released models (the keys that matter). PUBLISHED are the
+numbers of parameters that the files' index or the model card gives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from srpo_jax.hf.names import table
+from srpo_jax.mesh import AXES
+from srpo_jax.models.families import FAMILIES
+from srpo_jax.models.policy_model import abstract_params
+from srpo_jax.sharding import SMALL_BYTES, by_path, param_shardings
+
+RELEASED = pathlib.Path(__file__).parents[1] / "released"
+PUBLISHED = {
+    "qwen2_5_vl_3b": 3_754_622_976,
+    "qwen2_5_vl_7b": 8_292_166_656,
+    "qwen2_5_vl_32b": 33_452_718_336,
+    "qwen2_5_vl_72b": 73_410_777_344,
+}
+
+
+def read(name: str):
+    file = RELEASED / f"{name}.json"
+    raw = json.loads(file.read_text())
+    return FAMILIES[raw["model_type"]].read_config(str(file), raw)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_released_sizes_have_the_published_parameter_counts(name):
+    """Counted twice: what a checkpoint would hold by the name table, and the model's own arrays."""
+    config = read(name)
+    held = sum(math.prod(entry.disk) * (entry.layers or 1) for entry in table(config))
+    assert held == PUBLISHED[name]
+    text = config.text
+    padding = (text.padded_vocab - text.vocab_size) * text.hidden_size
+    padding *= 1 if text.tie_word_embeddings else 2
+    unused = sum(
+        math.prod(entry.disk) * (entry.layers or 1)
+        for entry in table(config) if entry.param is None
+    )  # fmt: skip
+    arrays = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+    assert arrays - padding + unused == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RELEASED.glob("*.json")))
+def test_released_sizes_split_over_a_pod(name):
+    """64 devices: the name table and the model agree, and nothing of 4 MB or more stays whole."""
+    config = read(name)
+    params = by_path(abstract_params(config))
+    named = {e.param: e.full_shape for e in table(config) if e.param is not None}
+    assert named == {path: leaf.shape for path, leaf in params.items()}
+    mesh = AbstractMesh((1, 64, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    places = by_path(param_shardings(abstract_params(config), mesh))
+    for path, leaf in params.items():
+        part = math.prod(places[path].shard_shape(leaf.shape))
+        # Norm scales and biases stay whole: 2.6 MB at 72B.
+        assert leaf.size * 4 < 4 * SMALL_BYTES or part * 64 == leaf.size, path
