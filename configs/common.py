@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.model.path = ""  # HF directory of the base policy, with its processor
     config.model.dtype = "float32"  # of the computation; parameters and optimizer are float32
     config.model.remat = "none"  # full: recompute every layer in the backward pass, less memory
+    config.model.attention = "auto"  # fastest for the platform and length; xla: the plain reference
 
     config.data = ConfigDict()
     config.data.train_records = ""  # JSONL of the questions to explore and train on

@@ -21,6 +21,7 @@ from srpo_jax import __version__
 from srpo_jax.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = ("explore", "train", "plan")  # verbs that go on where an interruption stopped them
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -36,6 +37,7 @@ class Verb:
     options: dict[str, tuple[Any, str]] = field(default_factory=dict)  # name: (default, help)
 
 
+DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
 DEMO_CONFIG = "configs/ssui_mini.py"
 VERBS: dict[str, Verb] = {
     "demo": Verb(
@@ -84,6 +86,27 @@ VERBS: dict[str, Verb] = {
         config=None,
         options={"out": ("", "where to; default WORKDIR/report.html")},
     ),
+    "plan": Verb(
+        "which mesh, remat and rows for a TPU slice, and what to expect; needs no TPU",
+        "srpo plan --config=configs/pod.py --config.model.path=DIR --topology=v5e:8x8",
+        "Compiles the real train step with libtpu; of the model only config.json is read.",
+        workdir=None,
+        options={
+            "topology": ("", "TPU slices, as v5e:8x8 or v5p:4x4x4,v6e:8x8"),
+            "meshes": ("", "only these: fsdp*tensor or data*fsdp*tensor, as 64*1,32*2"),
+            "rows": ("", "only these numbers of rows per step, as 64,128"),
+            "remat": ("", "only these policies of model.remat"),
+            "row_tokens": (0, "tokens of a row; default pack.row_tokens, else 8192"),
+            "question": ("", "what yours are like, as image_tokens=256,branch_tokens=80"),
+            "top": (3, "compile until so many candidates fit"),
+            "full": (False, "compile the best one again with full effort"),
+            "price": ("", "dollars per chip-hour; default: srpo_jax/chips.py"),
+            "cache": ("", "folder of what was compiled; default: in the user's cache"),
+            "jobs": (0, "compilations at once, 2 to 4 GB each; default: CPU cores"),
+            "json": (False, "print one JSON object"),
+            "markdown": (False, "print a Markdown table"),
+        },
+    ),
     "env": Verb("versions and devices, for a bug report", "srpo env", config=None, workdir=None),
 }
 
@@ -98,14 +121,16 @@ class Command:
     workdir: str
     options: dict[str, Any]
 
-    def config(self, variant: str | None = None):
-        """The validated config; `variant` replaces the one of the command line."""
+    def config(self, variant: str | None = None, unused: tuple[str, ...] = ()):
+        """The validated config; `variant` replaces the one of the command line; of the required
+        fields, `unused` may be empty.
+        """
         from srpo_jax.config_load import load_config
 
         spec = self.config_file
         if variant is not None:
             spec = f"{spec.partition(':')[0]}:{variant}"
-        return load_config(spec, self.overrides)
+        return load_config(spec, self.overrides, unused)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(f"{prefix}: error: {error}", 2)
     except KeyboardInterrupt:
-        again = "; run the same command again to go on" if name in ("explore", "train") else ""
+        again = "; run the same command again to go on" if name in AGAIN else ""
         return _fail(f"{prefix}: interrupted{again}", 130)
     except BrokenPipeError:  # `srpo ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -169,8 +194,7 @@ def parse(verb: str, args: list[str]) -> Command:
     if spec.workdir:
         flags.DEFINE_string("workdir", None, "", flag_values=values)
     for name, (default, _) in spec.options.items():
-        define = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string
-        define(name, default, "", flag_values=values)
+        DEFINE[type(default)](name, default, "", flag_values=values)
     try:
         left = values(["srpo", *rest])[1:]
     except flags.Error as error:
@@ -264,7 +288,8 @@ def verb_help(name: str) -> str:
         default = "" if verb.workdir == "required" else f"; default {verb.workdir}"
         options["workdir=DIR"] = f"folder of the run{default}"
     for option, (default, text) in verb.options.items():
-        options[f"{option}={option.upper()}"] = text + (f"; default {default}" if default else "")
+        shown = option if isinstance(default, bool) else f"{option}={option.upper()}"
+        options[shown] = text + (f"; default {default}" if default else "")
     usage = "srpo report WORKDIR [options]" if name == "report" else f"srpo {name} [options]"
     lines = [f"usage: {usage}", "", f"{name}: {verb.summary}."] + verb.about.splitlines()
     lines += [""] * bool(options) + [f"  --{key:<24}{text}" for key, text in options.items()]

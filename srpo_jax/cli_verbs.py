@@ -5,6 +5,7 @@ One function per verb, named like it, taking a cli.Command. Heavy imports stay i
 
 from __future__ import annotations
 
+import json
 import pathlib
 import platform
 import sys
@@ -87,6 +88,32 @@ def report(command: Command) -> None:
     from srpo_jax.report import write_report
 
     print(f"wrote {write_report(workdir, command.options['out'] or None)}")
+
+
+def plan(command: Command) -> None:
+    options = dict(command.options)
+    topologies = [name.strip() for name in options["topology"].split(",") if name.strip()]
+    if not topologies:
+        raise UserError("--topology=NAME is missing, as in --topology=v5e:8x8")
+    if options["json"] and options["markdown"]:
+        raise UserError("--json and --markdown exclude each other")
+    from srpo_jax.chips import parse_slice
+
+    for name in topologies:
+        parse_slice(name)
+    config = command.config(unused=("arbiter.kind", "data.train_records", "data.test_records"))
+    _settle()
+    from srpo_jax import plan as planning
+    from srpo_jax import plan_report
+
+    chosen, say = planning.parse_options(options), planning.progress()
+    plans = [planning.plan(config, name, chosen, say) for name in topologies]
+    if options["json"]:
+        print(json.dumps(plans[0] if len(plans) == 1 else {"plans": plans}))
+    elif options["markdown"]:
+        print(plan_report.markdown(plans))
+    else:
+        print("\n\n".join(plan_report.text(each) for each in plans))
 
 
 def env(command: Command) -> None:

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Iterable
+from typing import Any, Container, Iterable
 
 from ml_collections import ConfigDict
 
@@ -97,6 +97,7 @@ RULES: dict[str, Rule] = {
     "model.path": _REQUIRED,
     "model.dtype": _word("float32", "bfloat16"),
     "model.remat": _word("none", "full"),
+    "model.attention": _word("auto", "xla", "block", "pallas_tpu"),
     "data.train_records": _REQUIRED,
     "data.test_records": _REQUIRED,
     "data.trees": _TEXT,
@@ -198,14 +199,19 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean config.{near[0]}?"
 
 
-def validate(config: ConfigDict) -> None:
-    """UserError with one line (field, value, what is allowed) at the first thing that is wrong."""
+def validate(config: ConfigDict, unused: Container[str] = ()) -> None:
+    """UserError with one line (field, value, what is allowed) at the first thing that is wrong.
+
+    unused: required fields that may be empty all the same, as nobody will read them.
+    """
     flat = flatten(config)
     for name in flat:
         check_field_name(name)
     for name, rule in RULES.items():
         if name not in flat:
             raise UserError(f"config.{name} is missing; start from configs/common.py: get_config()")
+        if name in unused and flat[name] == "":
+            continue
         if rule.required and flat[name] == "":
             raise UserError(f"config.{name} is empty; give it with --config.{name}=...")
         if not rule.accepts(flat[name]):

@@ -13,7 +13,7 @@ import inspect
 import pathlib
 import re
 import sys
-from typing import Sequence
+from typing import Container, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -25,10 +25,13 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 OVERRIDE = re.compile(r"--?(no)?config\.")
 
 
-def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(
+    spec: str, overrides: Sequence[str] = (), unused: Container[str] = ()
+) -> ConfigDict:
     """The config of `spec` ("configs/x.py" or "configs/x.py:variant") with overrides, validated.
 
-    overrides: ["--config.train.steps=50", ...]. Raises UserError, always one line.
+    overrides: ["--config.train.steps=50", ...]; unused: see config_check.validate. Raises
+    UserError, always one line.
     """
     path, _, variant = spec.partition(":")
     get_config = _get_config_function(pathlib.Path(path))
@@ -38,7 +41,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for item in overrides:
         config_check.check_field_name(re.split(r"[=\s]", OVERRIDE.sub("", item))[0])
     config = _apply(config.lock(), list(overrides))
-    config_check.validate(config)
+    config_check.validate(config, unused)
     return config
 
 

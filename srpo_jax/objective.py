@@ -210,14 +210,16 @@ def finish_metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int = 512,
-                 valid_vocab: int | None = None) -> jax.Array:
+                 valid_vocab: int | None = None, vocab_axis: str | None = None) -> jax.Array:
     """float32 [B, N]: log p(target | its path), from the hidden state of the target's parent.
 
     hidden [B, T, D] after the final norm; head [D, V] (cast to hidden's dtype; logits are
     accumulated in float32). valid_vocab: logits from this index on are padding of the vocabulary
     and have probability 0. Only targets are projected, `chunk` of each row at a time and
-    rematerialised in the backward pass: at most [B, chunk, V] logits exist. B is never flattened,
-    so rows may be sharded over (data, fsdp) and V over tensor.
+    rematerialised in the backward pass: at most [B, chunk, V] float32 logits exist, and as many
+    for their gradient.
+    vocab_axis: inside shard_map, the mesh axis over which V is split; `head` is then this device's
+    part of it, and two numbers per target are exchanged instead of logits.
     """
     b, n = batch["target_pos"].shape
     chunk = min(chunk, n)
@@ -227,7 +229,8 @@ def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int 
     states = jnp.take_along_axis(
         hidden, jnp.pad(batch["target_parent"], pad)[..., None], axis=1)
     head = head.astype(hidden.dtype)
-    vocab = jnp.arange(head.shape[1])
+    first = 0 if vocab_axis is None else jax.lax.axis_index(vocab_axis) * head.shape[1]
+    vocab = first + jnp.arange(head.shape[1])
 
     @jax.checkpoint
     def one_chunk(head, states, labels):
@@ -236,7 +239,12 @@ def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int 
             logits = jnp.where(vocab < valid_vocab, logits, -jnp.inf)
         # A masked sum, not a gather: with V sharded it stays local to the shard.
         label = jnp.sum(jnp.where(vocab == labels[..., None], logits, 0), axis=-1)
-        return label - jax.nn.logsumexp(logits, axis=-1)
+        if vocab_axis is None:
+            return label - jax.nn.logsumexp(logits, axis=-1)
+        largest = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(logits, axis=-1)), vocab_axis)
+        total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+        label, total = jax.lax.psum((label, total), vocab_axis)
+        return label - (largest + jnp.log(total))
 
     def split(x):  # [B, chunks * chunk, ...] -> [chunks, B, chunk, ...]
         return jnp.moveaxis(x.reshape(b, chunks, chunk, *x.shape[2:]), 1, 0)

@@ -36,19 +36,37 @@ MODEL_INPUTS = ("tokens", "positions", "subtree_end", "image_index", "patches")
 OWN_NAMES = {"loss_ref": "srpo/loss_ref", "loss_exp": "srpo/loss_exp"}  # not TRL's
 
 
-def make_target_logp(model: PolicyModel, mesh: Mesh) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> log p of every target token given its path, float32 [B, N]."""
-    head_place = NamedSharding(mesh, P(None, "tensor"))
+def make_target_logp(
+    model: PolicyModel, mesh: Mesh, *, head_spec: P
+) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> log p of every target token given its path, float32 [B, N].
+
+    head_spec: how the stored head [D, V] lies. The loss runs under shard_map: each device gathers
+    its columns of the head over fsdp once, before the loop over chunks, and its gradient is summed
+    once, after it. Left to the compiler, both would happen in every chunk.
+    """
+    width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
+    split_vocab = "tensor" in vocab_axes
+    rows = P(ROW_AXES)
     names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))
     text = model.config.text
     valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
+    def local(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
+        with jax.named_scope("gather_head"):
+            for dimension, axes in ((0, width_axes), (1, vocab_axes)):
+                if "fsdp" in axes:
+                    head = jax.lax.all_gather(head, "fsdp", axis=dimension, tiled=True)
+        axis = "tensor" if split_vocab else None
+        return target_logps(hidden, head, batch, valid_vocab=valid, vocab_axis=axis)
+
     def target_logp(params: Any, batch: Batch) -> jax.Array:
         hidden = model.apply({"params": params}, {name: batch[name] for name in names})
         head = head_matrix(params, model.config).astype(hidden.dtype)
-        # Gathered over fsdp once, here: inside the chunk loop it would be gathered per chunk.
-        head = jax.lax.with_sharding_constraint(head, head_place)
-        return target_logps(hidden, head, batch, valid_vocab=valid)
+        targets = {name: batch[name] for name in ("tokens", "target_pos", "target_parent")}
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(rows, head_spec, rows), out_specs=rows
+        )(hidden, head, targets)
 
     return target_logp
 
@@ -70,7 +88,7 @@ def make_train_step(
     metrics: float32 scalars under TRL's names, see `objective.srpo_loss`, and grad_norm (before
     clipping, trainable parameters only) and learning_rate.
     """
-    target_logp = make_target_logp(model, mesh)
+    target_logp = make_target_logp(model, mesh, head_spec=_head_spec(shardings.params))
     by_reference = needs_reference_policy(objective)
     places = select(shardings.params, optimizer.trainable)
 
@@ -116,6 +134,18 @@ def make_train_step(
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _head_spec(shardings: Any) -> P:
+    """How head_matrix(params) lies: the head's own spec, or the transposed embedding's."""
+    if "lm_head" in shardings:
+        return shardings["lm_head"]["kernel"].spec
+    vocab, width = (*shardings["embed"]["embedding"].spec, None, None)[:2]
+    return P(width, vocab)
 
 
 def _slices(x: jax.Array, count: int, mesh: Mesh) -> jax.Array:

@@ -27,6 +27,7 @@ from data_pipelines.examples import Examples
 from data_pipelines.loader import Batches, make_loader
 from data_pipelines.tree_records import fingerprint, read_shards
 from srpo_jax import sharding
+from srpo_jax.attention import Attend
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.errors import UserError
 from srpo_jax.hf.load import load_params, policy_digest
@@ -65,6 +66,7 @@ def train(
         dtype=jnp.dtype(cfg.model.dtype),
         remat=cfg.model.remat,
         constrain=sharding.make_constrain(mesh),
+        attend=Attend(cfg.model.attention, mesh),
     )
     abstract = abstract_params(config, jnp.float32)
     optimizer = make_optimizer(cfg.train, abstract)

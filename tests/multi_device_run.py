@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.attention import Attend
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.config import ModelConfig, TextConfig
@@ -114,7 +115,8 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
 
 def start(config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None):
     """(state, step) of a run from random parameters that depend on the config alone."""
-    model = PolicyModel(config, constrain=make_constrain(mesh), **(model_options or {}))
+    hooks = {"constrain": make_constrain(mesh), "attend": Attend(mesh=mesh)}
+    model = PolicyModel(config, **hooks, **(model_options or {}))
     abstract = abstract_params(config)
     optimizer = make_optimizer(settings or train_settings(), abstract)
     with_reference = needs_reference_policy(objective)

@@ -63,6 +63,7 @@ def compile_case(case: str) -> dict:
 
     import multi_device_run as tiny
     import test_sharding as real
+    from srpo_jax.attention import Attend
     from srpo_jax.mesh import make_mesh
     from srpo_jax.models.policy_model import PolicyModel, abstract_params
     from srpo_jax.objective import Objective
@@ -96,7 +97,8 @@ def compile_case(case: str) -> dict:
     optimizer = make_optimizer(tiny.train_settings(), abstract)
     shape = abstract_state(abstract, optimizer, with_reference=False)
     places = state_shardings(shape, mesh)
-    model = PolicyModel(config, constrain=make_constrain(mesh), **options)
+    hooks = {"constrain": make_constrain(mesh), "attend": Attend(mesh=mesh)}
+    model = PolicyModel(config, **hooks, **options)
     step = make_train_step(model, Objective(), optimizer, mesh, places, accumulate=accumulate)
     rows = {name: (x.shape, x.dtype) for name, x in tiny.random_batch(
         tiny.tiny_config(), 0, budgets=budgets).items()}  # fmt: skip

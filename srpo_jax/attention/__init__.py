@@ -1,9 +1,129 @@
-"""Attention over reasoning trees, image segments and decoding branches, and the chooser.
+"""Attention over reasoning trees, picture segments and decoding branches, and the one chooser.
 
-Callers import the three functions from here and never name a backend, so a kernel can take over
-one of them without touching a model. Today every one is plain XLA.
+| impl | what it is | platforms |
+| --- | --- | --- |
+| xla | all scores, by query chunks: the reference (xla.py) | all |
+| block | only the blocks with a visible pair, a loop in XLA (block_sparse.py) | all |
+| pallas_tpu | the same as a kernel (pallas_tpu.py) | tpu |
+| pallas_tpu_interpret | the kernel in Pallas' interpreter: for tests, very slow | cpu |
+| auto | the fastest of them for the platform and the length, see `choose` | all |
+
+The platform is that of the mesh's devices, so a program compiled ahead of time for a TPU on a host
+without one gets the TPU kernel. A model holds one `Attend` and asks it; it never names an impl.
 """
 
-from srpo_jax.attention.xla import branch_attention, segment_attention, tree_attention
+from __future__ import annotations
 
-__all__ = ["branch_attention", "segment_attention", "tree_attention"]
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+
+from srpo_jax.attention import xla
+from srpo_jax.attention.split import by_blocks
+from srpo_jax.attention.xla import branch_attention
+from srpo_jax.errors import UserError
+
+__all__ = ["Attend", "branch_attention", "choose", "segment_attention", "tree_attention"]
+
+IMPLEMENTATIONS = ("auto", "xla", "block", "pallas_tpu", "pallas_tpu_interpret")
+PLATFORM_OF = {"pallas_tpu": "tpu", "pallas_tpu_interpret": "cpu"}
+# Up to here a row is one or two blocks: nothing to skip. Measured on 2 CPU cores, forward and
+# backward, plain over blocks (benchmarks/attention.py): 1.0 at 231 tokens, 1.6 at 525, 3.3 at 989,
+# 5.2 at 1785, 14 at 6383; 4.3 for 2048 tokens without any branch. Not measured on TPU or GPU.
+SHORT = 256
+
+
+def choose(impl: str, platform: str, length: int) -> str:
+    """What "auto" stands for, or `impl` itself. platform: "cpu", "gpu" or "tpu"; length: T.
+
+    GPU has no kernel of its own: nothing could be run or compiled for one here, and JAX retires the
+    Triton back end that would be the portable choice. The XLA loop needs no T x T buffer.
+    Errors: UserError for an unknown name, or one that the platform cannot run.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise UserError(f"attention {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    if impl != "auto":
+        needed = PLATFORM_OF.get(impl, platform)
+        if needed != platform:
+            raise UserError(f"attention {impl!r} runs on {needed}, not on {platform}; use 'auto'")
+        return impl
+    if length <= SHORT:
+        return "xla"
+    return "pallas_tpu" if platform == "tpu" else "block"
+
+
+def tree_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    subtree_end: jax.Array,
+    *,
+    impl: str = "auto",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Attention along the root paths of token trees laid out depth first.
+
+    Query i sees key j iff `j <= i < subtree_end[j]`: j is i itself or one of its ancestors. With
+    every subtree_end equal to T this is causal attention; several trees may share a row.
+
+    Args:
+        q: [B, T, H, d]; k, v: [B, T, K, d], H a multiple of K.
+        subtree_end: int32 [B, T], the index just past the subtree of each token (> its own index).
+        impl: see the head of this file.
+        mesh: what the arrays are split over: rows over every axis but "tensor", heads over that
+            one. None: they lie on one device, or the caller is inside a shard_map already.
+
+    Returns: [B, T, H, d] in v's dtype. Differentiable once, in reverse mode, by q, k and v.
+    Errors: UserError from `choose`, and on TPU for rows too long for its memory.
+    """
+    device = _device(mesh)
+    impl = choose(impl, device.platform, q.shape[1])
+    if impl == "xla":
+        return xla.tree_attention(q, k, v, subtree_end)
+    return by_blocks(q, k, v, subtree_end, kind="tree", impl=impl, mesh=mesh, device=device)
+
+
+def segment_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    seg: jax.Array,
+    *,
+    impl: str = "auto",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Full attention inside segments: a position sees the positions of its own segment.
+
+    Args: q [B, P, H, d]; k, v [B, P, K, d]; impl, mesh: as tree_attention. seg: int32 [B, P]; a
+        segment is a run of equal ids (an id must not come back later in the row). Ids below 0 are
+        padding: it sees nothing, is seen by nothing, and its result is 0.
+    Returns: [B, P, H, d] in v's dtype.
+    """
+    device = _device(mesh)
+    impl = choose(impl, device.platform, q.shape[1])
+    if impl == "xla":
+        return xla.segment_attention(q, k, v, seg)
+    return by_blocks(q, k, v, seg, kind="segment", impl=impl, mesh=mesh, device=device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attend:
+    """A model's attention hook: which implementation, and the mesh its arrays are split over."""
+
+    impl: str = "auto"
+    mesh: Mesh | None = None
+
+    def tree(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, subtree_end: jax.Array
+    ) -> jax.Array:
+        """See tree_attention."""
+        return tree_attention(q, k, v, subtree_end, impl=self.impl, mesh=self.mesh)
+
+    def segments(self, q: jax.Array, k: jax.Array, v: jax.Array, seg: jax.Array) -> jax.Array:
+        """See segment_attention."""
+        return segment_attention(q, k, v, seg, impl=self.impl, mesh=self.mesh)
+
+
+def _device(mesh: Mesh | None) -> jax.Device:
+    return jax.devices()[0] if mesh is None else mesh.devices.flat[0]

@@ -48,8 +48,8 @@ def tree_attention(
 def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, seg: jax.Array) -> jax.Array:
     """Full attention inside segments: a position sees exactly the positions of equal `seg`.
 
-    Args: q [B, P, H, d]; k, v [B, P, K, d]; seg int32 [B, P] (padding may share one id, say -1).
-    Returns: [B, P, H, d] in v's dtype.
+    Args: q [B, P, H, d]; k, v [B, P, K, d]; seg int32 [B, P], below 0 for padding.
+    Returns: [B, P, H, d] in v's dtype; 0 for padding.
     """
 
     def visible(rows: jax.Array) -> jax.Array:
@@ -57,7 +57,8 @@ def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, seg: jax.Array) 
         own = jnp.take(seg, rows, axis=1, mode="clip")
         return own[:, :, None] == seg[:, None, :]
 
-    return _by_query_chunks(q, k, v, visible)
+    out = _by_query_chunks(q, k, v, visible)
+    return jnp.where((seg >= 0)[..., None, None], out, 0)
 
 
 def branch_attention(

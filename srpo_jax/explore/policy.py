@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines.images import load_record_images
 from data_pipelines.path_format import tokenize_reference
 from data_pipelines.records import Record, RecordError
+from srpo_jax.attention import Attend
 from srpo_jax.errors import UserError
 from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
@@ -98,6 +99,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
     else:
         digest = params_digest(params)
+    options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
     return Policy(model, params, Processor.from_dir(folder), digest, mesh)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.attention import branch_attention, tree_attention
+from srpo_jax.attention import Attend, branch_attention
 from srpo_jax.models.config import TextConfig
 
 Constrain = Callable[[jax.Array, str], jax.Array]
@@ -179,6 +179,7 @@ class DecoderLayer(nn.Module):
     dtype: Any
     param_dtype: Any
     constrain: Constrain
+    attend: Attend
 
     def setup(self) -> None:
         c = self.config
@@ -196,7 +197,7 @@ class DecoderLayer(nn.Module):
     def prefill(self, x: jax.Array, layer, deep: Deep, rope: Rope, subtree_end: jax.Array):
         """x -> x, and this layer's (k, v) [B, T, K, d] after RoPE."""
         q, k, v = self.attn.qkv(self.attn_norm(x), rope)
-        x = self._finish(x, tree_attention(q, k, v, subtree_end))
+        x = self._finish(x, self.attend.tree(q, k, v, subtree_end))
         if deep is not None:
             x = self.constrain(_add_deep(x, layer, *deep), "activation")
         return x, (k, v)

@@ -149,8 +149,8 @@ def pad_rows(rows: Sequence[Inputs], *, tokens: int, patches: int) -> Inputs:
     """Pads rows to `tokens` tokens and `patches` patches and stacks them on a new first axis.
 
     A padding token is id 0 at position 0 and sees only itself. Padding patches are zeros of
-    segment -1 and see only each other. `patches` must be a positive multiple of the vision tower's
-    patch_unit for the model to accept it, also when no row has an image.
+    segment -1, see nothing and are seen by nothing. `patches` must be a positive multiple of the
+    vision tower's patch_unit for the model to accept it, also when no row has an image.
 
     Raises UserError when a row does not fit: nothing is ever cut.
     """

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from srpo_jax.attention import Attend
 from srpo_jax.models.config import ModelConfig
 from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, no_constraint, rope, stacked_layers
 from srpo_jax.models.families import family
@@ -47,6 +48,7 @@ class PolicyModel(nn.Module):
     remat: "none" or "full" (keep only each layer's input for the backward pass).
     constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
     "ffn" [B,T,F] and "vision" [B,P,E].
+    attend: how, and over which mesh, trees and picture segments are attended to.
     """
 
     config: ModelConfig
@@ -54,6 +56,7 @@ class PolicyModel(nn.Module):
     param_dtype: Any = jnp.float32
     remat: str = "none"
     constrain: Constrain = no_constraint
+    attend: Attend = Attend()
 
     def setup(self) -> None:
         if self.remat not in ("none", "full"):
@@ -63,9 +66,11 @@ class PolicyModel(nn.Module):
         vocab, width = text.padded_vocab, text.hidden_size
         self.embed = Embedding(vocab, width, *kinds)
         self.vision = family(self.config).Tower(
-            self.config.vision, width, *kinds, remat, self.constrain
+            self.config.vision, width, *kinds, remat, self.constrain, self.attend
         )
-        self.layers = stacked_layers(text, remat)(text, *kinds, self.constrain)
+        self.layers = stacked_layers(text, remat)(
+            text, *kinds, self.constrain, self.attend
+        )
         self.norm = RMSNorm(width, text.rms_norm_eps, self.param_dtype)
         if not text.tie_word_embeddings:
             self.lm_head = Linear("btD,DV->btV", (width, vocab), None, *kinds)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.attention import Attend
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig, PatchField, Reader, read_text
 from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, Rope, SwiGLU
@@ -149,6 +150,7 @@ class VisionBlock(nn.Module):
     dtype: Any
     param_dtype: Any
     constrain: Constrain
+    attend: Attend
 
     @nn.compact
     def __call__(self, x, full: jax.Array, rope: Rope, window_seg: jax.Array, full_seg: jax.Array):
@@ -156,7 +158,8 @@ class VisionBlock(nn.Module):
         kinds = (self.dtype, self.param_dtype)
         seg = jnp.where(full, full_seg, window_seg)
         y = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm1")(x)
-        x = self.constrain(x + VisionAttention(c, *kinds, name="attn")(y, rope, seg), "vision")
+        attention = VisionAttention(c, *kinds, self.attend, name="attn")
+        x = self.constrain(x + attention(y, rope, seg), "vision")
         y = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm2")(x)
         mlp = SwiGLU(c.hidden_size, c.intermediate_size, True, *kinds, self.constrain, name="mlp")
         return self.constrain(x + mlp(y), "vision"), None
@@ -192,6 +195,7 @@ class Tower(nn.Module):
     param_dtype: Any
     remat: bool
     constrain: Constrain
+    attend: Attend
 
     @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, None]:
@@ -207,7 +211,7 @@ class Tower(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.depth,
-        )(c, *kinds, self.constrain, name="blocks")
+        )(c, *kinds, self.constrain, self.attend, name="blocks")
         full = jnp.asarray(np.isin(np.arange(c.depth), c.fullatt_block_indexes))
         rope = vision_rope(inputs["patch_pos"], c.head_dim)
         x, _ = blocks(x, full, rope, inputs["window_seg"], inputs["full_seg"])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.attention import segment_attention
+from srpo_jax.attention import Attend
 from srpo_jax.models.decoder import Linear, Rope, rotate
 
 THETA = 10000.0
@@ -37,6 +37,7 @@ class VisionAttention(nn.Module):
     config: Any
     dtype: Any
     param_dtype: Any
+    attend: Attend
 
     @nn.compact
     def __call__(self, x: jax.Array, rope: Rope, seg: jax.Array) -> jax.Array:
@@ -50,4 +51,4 @@ class VisionAttention(nn.Module):
         q, k = (rotate(y.astype(jnp.float32), rope).astype(self.dtype) for y in (q, k))
         shape, bias = (*heads, c.hidden_size), (c.hidden_size,)
         proj = Linear("bphd,hdE->bpE", shape, bias, *kinds, name="proj")
-        return proj(segment_attention(q, k, v, seg))
+        return proj(self.attend.segments(q, k, v, seg))

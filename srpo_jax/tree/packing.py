@@ -18,6 +18,10 @@ from srpo_jax.tree.pairs import Pair
 from srpo_jax.tree.structure import Tree
 
 
+BUFFER = 256  # trees among which rows are filled; more fill little better and take longer
+SAMPLE = 8192  # trees that budgets are estimated from
+
+
 @dataclasses.dataclass(frozen=True)
 class Budgets:
     """The size of every row. `patches` is a multiple of what the vision tower needs."""
@@ -43,10 +47,12 @@ class Budgets:
         if not len(table):
             raise UserError("no trees to pack: there is no question to train on")
         tokens = _round_up(row_tokens or table[:, 0].max(), token_multiple)
-        alone = table.copy()
+        alone = table[:: -(-len(table) // SAMPLE)].copy()
         alone[:, 0] = np.minimum(alone[:, 0], tokens)  # what does not fit will be split
         only_tokens = np.where(np.arange(table.shape[1]) == 0, tokens, alone.sum(axis=0))
-        rows = _best_fit(np.arange(len(alone)), alone, only_tokens)
+        rows = [row for begin in range(0, len(alone), BUFFER)
+                for row in _best_fit(np.arange(begin, min(begin + BUFFER, len(alone))), alone,
+                                     only_tokens)]
         filled = np.quantile([alone[row].sum(axis=0) for row in rows], 0.95, axis=0)
         need = Sizes(*np.maximum(filled, table.max(axis=0)))
         targets = min(tokens, _round_up(need.targets, token_multiple))
@@ -131,7 +137,7 @@ def _too_large(tree: Tree, pairs: Sequence[Pair], budgets: Budgets, group: tuple
 
 
 def plan_rows(sizes: Sequence[Sizes], budgets: Budgets, *, seed: int, epoch: int,
-              buffer: int = 256) -> list[list[int]]:
+              buffer: int = BUFFER) -> list[list[int]]:
     """Rows as lists of indices into `sizes`; every index exactly once. A pure function.
 
     Best-fit decreasing by tokens inside shuffled buffers of `buffer` trees, rows shuffled again

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import masks
+from masks import segment_mask, tree_mask
 from srpo_jax.attention import branch_attention, segment_attention, tree_attention, xla
 
 # Two trees in one row and one padding token. Tree one: 0-1-2, branch {3,4}, branch {5}, then 6;
@@ -12,15 +14,8 @@ from srpo_jax.attention import branch_attention, segment_attention, tree_attenti
 SUBTREE_END = np.array([7, 7, 7, 5, 5, 6, 7, 11, 11, 10, 11, 12], np.int32)
 
 
-def visible_pairs(subtree_end):
-    i, j = np.indices((len(subtree_end),) * 2)
-    return (j <= i) & (i < subtree_end[None, :])
-
-
-def random_qkv(rows, length, heads, kv_heads, size, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = [(rows, length, n, size) for n in (heads, kv_heads, kv_heads)]
-    return [jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes]
+def random_qkv(*shape, seed=0):
+    return masks.random_qkv(*shape, seed=seed)[:3]
 
 
 def brute_force(q, k, v, mask):
@@ -30,6 +25,8 @@ def brute_force(q, k, v, mask):
     group = q.shape[2] // k.shape[2]
     for b, i, h in np.ndindex(*q.shape[:3]):
         see = np.flatnonzero(mask[b, i])
+        if not len(see):
+            continue
         scores = k[b, see, h // group] @ q[b, i, h] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
         out[b, i, h] = weights @ v[b, see, h // group] / weights.sum()
@@ -40,16 +37,16 @@ def test_tree_attention_is_the_stated_formula():
     """One int per key is the whole mask: causality, branches, the border between packed trees."""
     q, k, v = random_qkv(2, 12, 4, 2, 8)
     ends = np.stack([SUBTREE_END, np.full(12, 12, np.int32)])  # row two is plain causal
-    expected = brute_force(q, k, v, np.stack([visible_pairs(e) for e in ends]))
-    assert np.array_equal(visible_pairs(ends[1]), np.tri(12, dtype=bool))
+    expected = brute_force(q, k, v, np.stack([tree_mask(e) for e in ends]))
+    assert np.array_equal(tree_mask(ends[1]), np.tri(12, dtype=bool))
     np.testing.assert_allclose(tree_attention(q, k, v, jnp.asarray(ends)), expected, atol=1e-5)
 
 
 def test_segment_attention_is_the_stated_formula():
-    """A patch sees exactly the patches of its own segment, wherever they stand in the row."""
+    """A patch sees exactly the patches of its own segment; padding sees nothing and gives 0."""
     q, k, v = random_qkv(2, 9, 2, 2, 8)
-    seg = np.array([[0, 0, 1, 1, 1, 2, 0, -1, -1], [3] * 9], np.int32)
-    expected = brute_force(q, k, v, seg[:, :, None] == seg[:, None, :])
+    seg = np.array([[0, 0, 1, 1, 1, 2, 5, -1, -1], [3] * 9], np.int32)
+    expected = brute_force(q, k, v, segment_mask(seg))
     np.testing.assert_allclose(segment_attention(q, k, v, jnp.asarray(seg)), expected, atol=1e-5)
 
 
@@ -62,7 +59,7 @@ def test_gradient_is_zero_exactly_where_the_mask_says_invisible():
         out = tree_attention(q, k, v, ends)
         return jnp.einsum("thd,thd->t", out[0], random_qkv(1, 12, 4, 1, 8, seed=1)[0][0])
 
-    expected = visible_pairs(SUBTREE_END)
+    expected = tree_mask(SUBTREE_END)
     jacobians = jax.jit(jax.jacrev(projected, (0, 1)))(k, v)
     grad_k, grad_v = (np.abs(np.asarray(g)).sum((1, 3, 4)) for g in jacobians)
     assert np.array_equal(grad_v != 0, expected)

@@ -1,0 +1,120 @@
+"""The TPU chips that `srpo plan` knows: what they can do, what they cost, which slices there are.
+
+A table to edit. Peaks, memory and bandwidths are those of Google's pages
+docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x}; hbm_gib is what the compiler of libtpu 0.0.42
+lets a program use (its own words when a program does not fit), which is less than the page says.
+
+ici_gbs is one link in one direction: the page's "bidirectional ICI bandwidth per chip" / (2 x
+links). The scaling book (jax-ml.github.io/scaling-book) gives 45 and 90 where this gives 50 and
+100: nothing here was measured.
+
+price: US dollars per chip-hour, on demand, in the cheapest US region, as remembered of Google's
+price list of 2025. Not verified, and your contract differs: edit it or give --price.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from srpo_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of chip. devices: jax devices per chip; hbm_gib, peak_tflops, hbm_gbs: per chip.
+
+    links: ICI links of a chip, two per dimension of its torus. wrap: sides of a slice that are a
+    multiple of it are rings, the others are lines. shapes: the slices that can be had.
+    """
+
+    name: str
+    kind: str  # jax's device_kind
+    peak_tflops: float  # bfloat16
+    hbm_gib: float
+    hbm_gbs: float
+    ici_gbs: float
+    links: int
+    wrap: int
+    price: float
+    shapes: tuple[str, ...]
+    devices: int = 1
+
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16",
+         "8x16x16", "16x16x16")  # fmt: skip
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip("v5e", "TPU v5 lite", 197, 15.75, 819, ici_gbs=50, links=4, wrap=16, price=1.20, shapes=FLAT),
+        Chip("v5p", "TPU v5", 459, 95.74, 2765, ici_gbs=100, links=6, wrap=4, price=4.20,
+             shapes=(*CUBES, "16x16x24")),
+        Chip("v6e", "TPU v6 lite", 918, 31.25, 1638, ici_gbs=100, links=4, wrap=16, price=2.70, shapes=FLAT),
+        Chip("tpu7x", "TPU7x", 2307, 189.5, 7380, ici_gbs=100, links=6, wrap=4, price=12.00, shapes=CUBES,
+             devices=2),
+    )
+}  # fmt: skip
+# What people type, and what it is called here.
+OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x",
+               "ironwood": "tpu7x", "tpu7": "tpu7x", "v7": "tpu7x"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A slice that can be had. name: as libtpu takes it, "v5e:4x8"."""
+
+    chip: Chip
+    sides: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.sides)
+
+    @property
+    def devices(self) -> int:
+        """jax devices."""
+        return self.chips * self.chip.devices
+
+    @property
+    def host_bounds(self) -> tuple[int, ...] | None:
+        """What libtpu must be told of a slice that is smaller than its usual host of 2x2 chips."""
+        return (1, 1, 1) if self.chips == 1 else None
+
+    def link_gbs(self, extent: tuple[int, ...]) -> float:
+        """GB/s that one jax device can send to the others of its group, one direction.
+
+        extent: how many places the group takes along each side. A side that it takes whole and that
+        is a ring gives two links, another one gives one link (to go round a line, data comes back
+        over the same links). All sides are used at once. Devices of one chip share its links; a
+        group inside a chip is taken to have 6 links' speed (the page of tpu7x says that of its die
+        to die connection).
+        """
+        links = 0
+        for taken, side in zip(extent, self.sides):
+            if taken > 1:
+                links += 2 if taken == side and side % self.chip.wrap == 0 else 1
+        return (links / self.chip.devices or 6) * self.chip.ici_gbs
+
+
+def parse_slice(name: str) -> Slice:
+    """ "v5e:4x8" -> Slice. Errors: UserError naming the legal ones."""
+    kind, _, shape = name.strip().lower().partition(":")
+    if kind not in CHIPS:
+        meant = OTHER_NAMES.get(kind)
+        hint = f"did you mean {meant}:{shape or '4x4'}?" if meant else f"there is {', '.join(CHIPS)}"
+        raise UserError(f"--topology={name}: no such TPU; {hint}")
+    chip = CHIPS[kind]
+    if shape not in chip.shapes:
+        turned = "x".join(sorted(shape.split("x"), key=lambda n: (len(n), n)))
+        hint = f"did you mean {kind}:{turned}? " if turned in chip.shapes else ""
+        raise UserError(
+            f"--topology={name}: no {kind} slice of this shape can be had; {hint}"
+            f"{kind} has {', '.join(chip.shapes)}"
+        )
+    return Slice(chip, tuple(int(n) for n in shape.split("x")))
