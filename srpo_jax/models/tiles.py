@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from srpo_jax.models.config import PatchField
-from srpo_jax.models.decoder import Constrain, LayerNorm, Linear
+from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -225,7 +225,7 @@ class TileTower(nn.Module):
             x = LayerNorm(width, c.eps, self.param_dtype, name="pre_norm")(x)
         block = nn.remat(TileBlock, prevent_cse=False) if self.remat else TileBlock
         x, _ = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.depth
+            block, variable_axes=STACKED, split_rngs={"params": True}, length=c.depth
         )(c, *kinds, name="blocks")(x, None)  # fmt: skip
         if c.post_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="post_norm")(x)
