@@ -66,7 +66,11 @@ VERBS: dict[str, Verb] = {
         "srpo export --workdir=runs/mini",
         "The config is the one that WORKDIR was trained with.",
         config=None,
-        options={"out": ("", "where to; default WORKDIR/export")},
+        options={
+            "out": ("", "where to; default WORKDIR/export, for peft WORKDIR/adapter"),
+            "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
+            "verify": (False, "read it back and compare logits, by transformers if torch is there"),
+        },
     ),
     "eval": Verb(
         "answer the test questions and score the answers",
@@ -169,7 +173,9 @@ def parse(verb: str, args: list[str]) -> Command:
     if spec.workdir:
         flags.DEFINE_string("workdir", None, "", flag_values=values)
     for name, (default, _) in spec.options.items():
-        define = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string
+        define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}.get(
+            type(default), flags.DEFINE_string
+        )
         define(name, default, "", flag_values=values)
     try:
         left = values(["srpo", *rest])[1:]
@@ -264,7 +270,8 @@ def verb_help(name: str) -> str:
         default = "" if verb.workdir == "required" else f"; default {verb.workdir}"
         options["workdir=DIR"] = f"folder of the run{default}"
     for option, (default, text) in verb.options.items():
-        options[f"{option}={option.upper()}"] = text + (f"; default {default}" if default else "")
+        key = option if isinstance(default, bool) else f"{option}={option.upper()}"
+        options[key] = text + (f"; default {default}" if default else "")
     usage = "srpo report WORKDIR [options]" if name == "report" else f"srpo {name} [options]"
     lines = [f"usage: {usage}", "", f"{name}: {verb.summary}."] + verb.about.splitlines()
     lines += [""] * bool(options) + [f"  --{key:<24}{text}" for key, text in options.items()]
