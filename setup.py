@@ -54,8 +54,12 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
-        # `make test-all` asks `transformers serve` for an answer; it needs torch too.
-        "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "openai>=1.98,<4"],
+        # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
+        # SmolVLM num2words.
+        "serve": [
+            "accelerate>=1.1,<2", "fastapi>=0.115,<1", "num2words>=0.5,<1", "openai>=1.98,<4",
+            "uvicorn>=0.30,<1",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "report": ["tensorboardX>=2.6,<3"],

@@ -35,8 +35,15 @@ class Trees(list):
         self.processor = loaded.processor
 
 
-@pytest.mark.parametrize("way", ["full", "lora"])
-@pytest.mark.parametrize("name", CASES)
+# The other families' adapters have the same code path, and are trained in test-all.
+WITH_LORA = ("qwen2_5_vl", "qwen3_vl", "llava_next")
+WAYS = [(name, "full") for name in CASES] + [
+    pytest.param(name, "lora", marks=[] if name in WITH_LORA else pytest.mark.slow)
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_what_was_trained_is_what_transformers_loads(tmp_path, name, way):
     """5 steps; every logit of the export in transformers equals ours to 1e-4."""
     case = CASES[name]
