@@ -24,13 +24,17 @@ $(VENV)/.test: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report]'
 	touch $(VENV)/.core $@
 
+$(VENV)/.all: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve]'
+	touch $(VENV)/.core $(VENV)/.test $@
+
 demo: $(VENV)/.core
 	$(BIN)/srpo demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu' tests $(PYTEST_ARGS)
 
-test-all: $(VENV)/.test
+test-all: $(VENV)/.all
 	$(BIN)/python -m pytest -q -m 'not gpu' tests $(PYTEST_ARGS)
 
 # Trains the demo's base policy again from nothing (about a quarter of an hour on 2 cores).

@@ -33,6 +33,8 @@ TEST = [
     # The oracle: transformers' own models on CPU. For 3.12 the registry has only CUDA builds of
     # several GB, so there the oracle's tests are skipped.
     'torch==2.13.0; python_version < "3.12"',
+    # Loads the adapters that we export. It brings accelerate and psutil.
+    'peft>=0.18,<0.22; python_version < "3.12"',
     # libtpu compiles for a TPU topology without a TPU. It must be the one that jax names for its
     # release: a newer one compiles, but its HLO cannot be printed.
     'libtpu>=0.0.42,<0.0.43; python_version < "3.12"',
@@ -52,6 +54,12 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
+        # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
+        # SmolVLM num2words.
+        "serve": [
+            "accelerate>=1.1,<2", "fastapi>=0.115,<1", "num2words>=0.5,<1", "openai>=1.98,<4",
+            "uvicorn>=0.30,<1",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "report": ["tensorboardX>=2.6,<3"],

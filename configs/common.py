@@ -73,6 +73,14 @@ def get_config() -> ConfigDict:
     config.train.log_every = 1  # steps between lines of metrics.jsonl
     config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
 
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # train adapters of this rank on the frozen policy; 0: train the policy
+    config.lora.alpha = 16.0  # adapters count alpha / rank times
+    config.lora.use_rslora = False  # alpha / sqrt(rank) instead (rank stabilisation)
+    config.lora.dropout = 0.0  # of their inputs; above 0 a run cannot change train.accumulate
+    config.lora.targets = ("layers/.*/kernel",)  # regexes over the parameter paths of kernels
+    config.lora.base_dtype = "float32"  # of the frozen weights; bfloat16 takes half the memory
+
     config.mesh = ConfigDict()
     config.mesh.data = 1  # replicas
     config.mesh.fsdp = -1  # parts of parameters and optimizer state; -1: all other devices

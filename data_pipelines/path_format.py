@@ -44,6 +44,7 @@ def tokenize_reference(record: Record, processor: Any) -> list[np.ndarray]:
 
     `processor` is srpo_jax.hf.processing.Processor or anything with its encode and eos_ids.
     """
-    pieces = [list(processor.encode(p)) for p in render_pieces(record.steps, record.reply)]
+    texts = render_pieces(record.steps, record.reply)
+    pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]
     pieces[-1].append(processor.eos_ids[0])
     return [np.asarray(piece, np.int32) for piece in pieces]

@@ -62,7 +62,7 @@ def describe(tree: Any) -> dict[str, list]:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """What of a state is stored, as plain dicts. The reference policy is not: it never changes."""
+    """What of a state is stored, as plain dicts. `base` is not: it never changes."""
     return {
         "params": state.params,
         "optimizer": {"step": state.step, **by_path(state.opt_state)},
@@ -176,7 +176,7 @@ class Checkpoints:
         there is no checkpoint. Says which steps were skipped and why, and moves those aside once
         an older one verifies, because their step will be saved again.
 
-        target: ShapeDtypeStructs with shardings; its `reference` is passed through.
+        target: ShapeDtypeStructs with shardings; its `base` is passed through.
         check_run: given the stored `run`, raises when this is another one.
         Errors: UserError when there are checkpoints but none verifies, or shapes or dtypes differ.
         """
@@ -201,7 +201,7 @@ class Checkpoints:
         )
         if int(count) != step:
             raise UserError(f"checkpoint {self.directory}/{step} holds step {int(count)}")
-        return TrainState(count, items["params"], opt_state, target.reference), notes
+        return TrainState(count, items["params"], opt_state, target.base), notes
 
     def verify(self, step: int, target: TrainState) -> None:
         """Reads a saved step back and compares every checksum. Errors: UserError."""

@@ -68,7 +68,11 @@ VERBS: dict[str, Verb] = {
         "srpo export --workdir=runs/mini",
         "The config is the one that WORKDIR was trained with.",
         config=None,
-        options={"out": ("", "where to; default WORKDIR/export")},
+        options={
+            "out": ("", "where to; default WORKDIR/export, for peft WORKDIR/adapter"),
+            "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
+            "verify": (False, "read it back and compare logits, by transformers if torch is there"),
+        },
     ),
     "eval": Verb(
         "answer the test questions and score the answers",

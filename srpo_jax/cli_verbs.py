@@ -53,13 +53,22 @@ def train(command: Command) -> None:
     print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
 
-def export(command: Command) -> None:
+def export(command: Command) -> int:
     workdir = _workdir(command, must_exist=True)
-    out = command.options["out"] or str(pathlib.Path(workdir, "export"))
+    form = command.options["format"]
+    name = "adapter" if form == "peft" else "export"
+    out = command.options["out"] or str(pathlib.Path(workdir, name))
     _settle()
     from srpo_jax.export import export as run
+    from srpo_jax.hf.verify import Mismatch
 
-    print(f"exported to {run(workdir, out)}")
+    try:
+        print(f"exported to {run(workdir, out, form=form, verify=command.options['verify'])}")
+    except Mismatch as error:
+        print(f"srpo export: error: not exported, it is not what was trained: {error}",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    return 0
 
 
 def eval(command: Command) -> None:  # noqa: A001  the verb's name

@@ -141,6 +141,12 @@ RULES: dict[str, Rule] = {
     "train.keep": _int(1),
     "train.log_every": _int(1),
     "train.report_to": _word("none", "tensorboard"),
+    "lora.rank": _int(0),
+    "lora.alpha": _POSITIVE,
+    "lora.use_rslora": _FLAG,
+    "lora.dropout": Rule(float, low=0, high=0.9),
+    "lora.targets": Rule(tuple, regexes=True),
+    "lora.base_dtype": _word("float32", "bfloat16"),
     "mesh.data": _int(1),
     "mesh.fsdp": _int(1, -1),
     "mesh.tensor": _int(1),
@@ -232,6 +238,13 @@ def _check_together(config: ConfigDict) -> None:
             "config.objective.branch_points is 'all' but config.explore.branch_points is 'first': "
             "there are no other branches to train on; set both to the same"
         )
+    if config.lora.rank and config.train.freeze:
+        raise UserError(
+            "config.train.freeze and config.lora.rank exclude each other: adapters leave every "
+            "weight of the policy as it is; say with config.lora.targets where they are"
+        )
+    if config.lora.rank and not config.lora.targets:
+        raise UserError("config.lora.targets is empty, so config.lora.rank adapts nothing")
     if config.pack.rows % config.train.accumulate:
         raise UserError(
             f"config.pack.rows is {config.pack.rows}, which config.train.accumulate "

@@ -1,7 +1,9 @@
 """`srpo export`: the newest verified checkpoint of a workdir as a Hugging Face directory.
 
-hf/export.py writes the weights in the source checkpoint's own form; here the run is read back and
-the model card is written, from what the run recorded and nothing else.
+hf/export.py writes the weights in the source checkpoint's own form, hf/adapter.py writes adapters
+alone in peft's; here the run is read back and the model card is written, from what the run recorded
+and nothing else. A run with LoRA recorded adapters: their policy's weights are read again from its
+folder, which must hold what it held then.
 """
 
 from __future__ import annotations
@@ -9,41 +11,105 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from srpo_jax import __version__
 from srpo_jax.checkpoint import load_params
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate.scores import RATES
+from srpo_jax.hf import load
+from srpo_jax.hf.adapter import export_adapters
 from srpo_jax.hf.export import export_checkpoint
+from srpo_jax.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
-from srpo_jax.sharding import param_shardings
+from srpo_jax.sharding import by_path, param_shardings, replicated
 from srpo_jax.workdir import method, read_config, read_evaluations, read_json, read_lines
+
+FORMS = ("merged", "peft")
 
 
 def newest_params(config: ConfigDict, workdir: str | os.PathLike) -> tuple[int, Any]:
     """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
 
+    Adapters are merged into the weights of config.model.path.
     Errors: UserError when there is none, or the model of `config` is another one.
     """
-    abstract = abstract_params(load_model_config(config.model.path), jnp.float32)
-    shardings = param_shardings(abstract, make_mesh(**config.mesh))
+    workdir, path = pathlib.Path(workdir), config.model.path
+    model_config, mesh = load_model_config(path), make_mesh(**config.mesh)
+    abstract = abstract_params(model_config, jnp.float32)
+    shardings = param_shardings(abstract, mesh)
+    lora = lora_of_run(workdir, model_config)
+    if lora is None:
+        target = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            shardings,
+        )
+        return load_params(workdir / "checkpoints", target)
+    step, adapters = newest_adapters(lora, workdir, path, mesh)
+    base = load.load_params(path, model_config, dtype=jnp.float32, shardings=shardings)
+    return step, merged_params(lora, base, adapters)
+
+
+def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
+    """The adapters that the run of a workdir trained: by its own config, whatever one is used now,
+    because a checkpoint does not say how much its adapters count."""
+    stored = read_config(workdir)
+    section = stored.get("lora") or {}
+    return make_lora(ConfigDict(stored), model_config) if section.get("rank") else None
+
+
+def newest_adapters(lora: Lora, workdir: pathlib.Path, base: str, mesh: Any) -> tuple[int, Any]:
+    """(step, adapters, whole on every device) of the newest verified checkpoint.
+
+    Errors: UserError when there is none, or the weights in the folder `base` are not those that
+    the adapters were trained on.
+    """
+    check_base(workdir, base)
     target = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        abstract,
-        shardings,
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda: init_adapters(lora)),
     )
-    return load_params(pathlib.Path(workdir) / "checkpoints", target)
+    return load_params(workdir / "checkpoints", target)
 
 
-def export(workdir: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
-    """Writes the folder `out` (complete or not at all) and returns it. Errors: UserError."""
+def check_base(workdir: pathlib.Path, base: str) -> None:
+    """UserError if config.json or the weights in the folder `base` are not those that the run of
+    the workdir began with: they are what the export is cut after."""
+    was = (read_json(workdir / "config.json").get("run") or {}).get("model weights")
+    now = load.policy_digest(base)
+    if was != now:
+        raise UserError(
+            f"{base} holds other weights ({now}) than those that {workdir} was trained from "
+            f"({was}); put them back, or give that policy with --config.model.path"
+        )
+
+
+def export(
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    form: str = "merged",
+    verify: bool = False,
+) -> pathlib.Path:
+    """Writes the folder `out` (complete or not at all) and returns it.
+
+    form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
+    it back, compare what it computes (hf/verify.py), and print the result.
+    Errors: UserError; hf.verify.Mismatch, and then there is no folder.
+    """
+    if form not in FORMS:
+        raise UserError(f"--format={form}: there is {', '.join(FORMS)}")
+    if verify and (form == "peft" or jax.process_count() > 1):
+        raise UserError("--verify needs --format=merged and a single process")
     workdir, out = pathlib.Path(workdir), pathlib.Path(out)
     stored = read_config(workdir)
     if not stored:
@@ -51,21 +117,51 @@ def export(workdir: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
     config = ConfigDict(stored)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
-    step, params = newest_params(config, workdir)
     source = config.model.path
-    card = model_card(workdir, stored, step)
-    export_checkpoint(params, source, out, load_model_config(source), model_card=card)
+    model_config = load_model_config(source)
+    lora = lora_of_run(workdir, model_config)
+    if lora is None:
+        if form == "peft":
+            raise UserError(
+                f"{workdir} was trained without LoRA: there are no adapters to write, export it "
+                "with --format=merged"
+            )
+        check_base(workdir, source)
+        step, params = newest_params(config, workdir)
+        card = model_card(workdir, stored, step)
+        check = verifying(params, source, model_config) if verify else None
+        export_checkpoint(params, source, out, model_config, model_card=card, check=check)
+        return out
+    step, adapters = newest_adapters(lora, workdir, source, make_mesh(**config.mesh))
+    adapters = {path: np.asarray(leaf) for path, leaf in by_path(adapters).items()}
+    card = model_card(workdir, stored, step, form)
+    if form == "peft":
+        settings = lora.peft_settings()
+        export_adapters(adapters, source, out, model_config, settings=settings, model_card=card)
+    else:
+        values = merging(lora, adapters)
+        check = verifying(values, source, model_config) if verify else None
+        export_checkpoint(values, source, out, model_config, model_card=card, check=check)
     return out
 
 
-def model_card(workdir: pathlib.Path, config: Mapping[str, Any], step: int) -> str:
+def verifying(params: Any, source: str, model_config: Any) -> Callable[[pathlib.Path], None]:
+    """The check of an export of `params`: says what was compared, or raises hf.verify.Mismatch."""
+    from srpo_jax.hf.verify import verify  # and with it transformers, and torch where it is
+
+    return lambda folder: print(f"verified: {verify(folder, source, params, model_config)}")
+
+
+def model_card(
+    workdir: pathlib.Path, config: Mapping[str, Any], step: int, form: str = "merged"
+) -> str:
     """README.md of the export: what was trained on what, how, and with what result."""
     base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
     run = read_json(workdir / "config.json").get("run") or {}
     data = str(run.get("trees", "unknown"))[:16]
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
         "tags: [srpo, safety, reasoning]",
         "---",
@@ -76,7 +172,7 @@ def model_card(workdir: pathlib.Path, config: Mapping[str, Any], step: int) -> s
         "",
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
         f"* reasoning trees: fingerprint `{data}`, judged by `{config['arbiter']['kind']}`",
-        "* same architecture, tokenizer and processor as the base model; only the weights differ",
+        *_weights_lines(config.get("lora") or {}, base, form),
         "",
     ]
     lines += _results(read_evaluations(workdir))
@@ -94,6 +190,19 @@ def model_card(workdir: pathlib.Path, config: Mapping[str, Any], step: int) -> s
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:
+    """What the exported weights are."""
+    lines = []
+    if lora.get("rank"):
+        kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
+        where = ", ".join(f"`{target}`" for target in lora["targets"])
+        lines = [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
+    if form == "peft":
+        return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
+    same = "same architecture, tokenizer and processor as the base model; only the weights differ"
+    return [*lines, f"* {same}"]
 
 
 def _results(evaluations: Mapping[str, Mapping]) -> list[str]:

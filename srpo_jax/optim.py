@@ -17,6 +17,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.sharding import by_path
 
 SCHEDULES = ("cosine", "linear", "constant")
+DECAYED = ("kernel", "embedding", "lora_a", "lora_b")
 
 
 class Optimizer(NamedTuple):
@@ -78,14 +79,14 @@ def trainable_paths(params: Any, freeze: tuple[str, ...]) -> tuple[str, ...]:
 def make_optimizer(train: Any, params: Any) -> Optimizer:
     """From the `train` section of the config and the (abstract) parameter tree.
 
-    clip_norm 0 means no clipping. Weight decay acts on kernels and the embedding, not on norm
-    scales and biases.
+    clip_norm 0 means no clipping. Weight decay acts on kernels, their adapters and embeddings, not
+    on norm scales and biases.
     """
     trainable = trainable_paths(params, tuple(train.freeze))
     schedule = make_schedule(
         train.schedule, train.learning_rate, steps=train.steps, warmup_steps=train.warmup_steps
     )
-    decayed = {path: path.endswith(("kernel", "embedding")) for path in trainable}
+    decayed = {path: path.endswith(DECAYED) for path in trainable}
     adamw = optax.adamw(
         schedule,
         b1=train.b1,

@@ -25,6 +25,7 @@ DECIDING = {
         "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
         "clip_norm", "freeze",
     ),
+    "lora": None,
 }  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.
 
     With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
-    can be made longer.
+    can be made longer. Without adapters their settings decide nothing; with dropout on them the
+    slices of a batch do, because each draws its own masks.
     """
     found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
     for section, fields in DECIDING.items():
@@ -40,6 +42,10 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
             found[f"{section}.{field}"] = cfg[section][field]
     if cfg.train.schedule == "constant":
         del found["train.steps"]
+    if not cfg.lora.rank:
+        found = {name: value for name, value in found.items() if not name.startswith("lora.")}
+    elif cfg.lora.dropout:
+        found["train.accumulate"] = cfg.train.accumulate
     return json.loads(json.dumps(found))
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
+from srpo_jax.lora import Lora, dropout_key, variables
 from srpo_jax.mesh import ROW_AXES
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.objective import (
@@ -38,9 +39,10 @@ OWN_NAMES = {"loss_ref": "srpo/loss_ref", "loss_exp": "srpo/loss_exp"}  # not TR
 
 def make_target_logp(
     model: PolicyModel, mesh: Mesh, *, head_spec: P
-) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> log p of every target token given its path, float32 [B, N].
+) -> Callable[..., jax.Array]:
+    """(params, batch, adapters=None) -> log p of every target token given its path, float32 [B, N].
 
+    adapters: as `lora.variables` gives them.
     head_spec: how the stored head [D, V] lies. The loss runs under shard_map: each device gathers
     its columns of the head over fsdp once, before the loop over chunks, and its gradient is summed
     once, after it. Left to the compiler, both would happen in every chunk.
@@ -60,8 +62,9 @@ def make_target_logp(
         axis = "tensor" if split_vocab else None
         return target_logps(hidden, head, batch, valid_vocab=valid, vocab_axis=axis)
 
-    def target_logp(params: Any, batch: Batch) -> jax.Array:
-        hidden = model.apply({"params": params}, {name: batch[name] for name in names})
+    def target_logp(params: Any, batch: Batch, adapters: Any = None) -> jax.Array:
+        weights = {"params": params} if adapters is None else {"params": params, "lora": adapters}
+        hidden = model.apply(weights, {name: batch[name] for name in names})
         head = head_matrix(params, model.config).astype(hidden.dtype)
         targets = {name: batch[name] for name in ("tokens", "target_pos", "target_parent")}
         return jax.shard_map(
@@ -79,42 +82,53 @@ def make_train_step(
     shardings: TrainState,
     *,
     accumulate: int = 1,
+    lora: Lora | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step: (state, batch) -> (state, metrics). The state given is donated.
 
     shardings: of the state, from state.state_shardings; the batch's rows go over data and fsdp.
     accumulate: how many slices of rows are computed one after the other; it must divide the rows,
     and what it leaves must divide over the mesh's row axes.
+    lora: state.params are these adapters, on state.base.
     metrics: float32 scalars under TRL's names, see `objective.srpo_loss`, and grad_norm (before
     clipping, trainable parameters only) and learning_rate.
     """
-    target_logp = make_target_logp(model, mesh, head_spec=_head_spec(shardings.params))
+    policy = shardings.params if lora is None else shardings.base
+    target_logp = make_target_logp(model, mesh, head_spec=_head_spec(policy))
     by_reference = needs_reference_policy(objective)
     places = select(shardings.params, optimizer.trainable)
 
-    def loss_of(trainable: dict[str, Any], params: Any, reference: Any, batch: Batch):
-        frozen_logp = jax.lax.stop_gradient(target_logp(reference, batch)) if by_reference else None
-        logp = target_logp(merge(params, trainable), batch)
+    def loss_of(trainable: dict[str, Any], state: TrainState, batch: Batch, part: Any):
+        base = state.base
+        frozen_logp = jax.lax.stop_gradient(target_logp(base, batch)) if by_reference else None
+        params = merge(state.params, trainable)
+        if lora is None:
+            logp = target_logp(params, batch)
+        else:
+            adapters = variables(lora, params, dropout_key(lora, state.step, part))
+            logp = target_logp(base, batch, adapters)
         return srpo_loss(logp, batch, objective, frozen_logp)
 
-    def gradients(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
+    def gradients(
+        state: TrainState, batch: Batch, part: Any = 0
+    ) -> tuple[Metrics, dict[str, jax.Array]]:
         trainable = select(state.params, optimizer.trainable)
-        grad_of = jax.grad(loss_of, has_aux=True)
-        grads, sums = grad_of(trainable, state.params, state.reference, batch)
+        grads, sums = jax.grad(loss_of, has_aux=True)(trainable, state, batch, part)
         # Asks for reduce-scatter to where the parameter lies, not for whole gradients.
         return sums, jax.lax.with_sharding_constraint(grads, places)
 
     def add_slices(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
         slices = jax.tree.map(lambda x: _slices(x, accumulate, mesh), batch)
 
-        def add(total: Any, rows: Batch):
-            return jax.tree.map(jnp.add, total, gradients(state, rows)), None
+        def add(total: Any, numbered: tuple[jax.Array, Batch]):
+            part, rows = numbered
+            return jax.tree.map(jnp.add, total, gradients(state, rows, part)), None
 
         first = jax.tree.map(lambda x: x[0], slices)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, state, first)
         )
-        return jax.lax.scan(add, zeros, slices)[0]
+        return jax.lax.scan(add, zeros, (jnp.arange(accumulate), slices))[0]
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
@@ -126,7 +140,7 @@ def make_train_step(
             "grad_norm": optax.global_norm(grads),
             "learning_rate": optimizer.schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state, state.reference), metrics
+        return TrainState(state.step + 1, params, opt_state, state.base), metrics
 
     return jax.jit(
         train_step,

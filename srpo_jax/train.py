@@ -32,6 +32,7 @@ from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.errors import UserError
 from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
+from srpo_jax.lora import Lora, init_adapters, make_lora
 from srpo_jax.mesh import make_mesh, row_shards
 from srpo_jax.metrics import Metrics
 from srpo_jax.models.config import ModelConfig
@@ -68,12 +69,14 @@ def train(
         constrain=sharding.make_constrain(mesh),
         attend=Attend(cfg.model.attention, mesh),
     )
-    abstract = abstract_params(config, jnp.float32)
-    optimizer = make_optimizer(cfg.train, abstract)
+    lora = make_lora(cfg, config)
+    abstract = abstract_params(config, _weights_dtype(cfg, lora))
+    trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
+    optimizer = make_optimizer(cfg.train, trained)
     objective = make_objective(cfg.objective)
     by_reference = needs_reference_policy(objective)
-    shape = abstract_state(abstract, optimizer, with_reference=by_reference)
-    places = state_shardings(shape, mesh)
+    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora)
+    places = state_shardings(shape, mesh, lora)
 
     # The data: batch k of this process, for every k.
     model_digest = policy_digest(cfg.model.path)
@@ -87,14 +90,14 @@ def train(
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, places
         )
-        state, notes = first_state(cfg, config, checkpoints, target, optimizer, run)
+        state, notes = first_state(cfg, config, checkpoints, target, optimizer, run, lora)
         start = saved = int(state.step)
         if first:
             write_config(cfg, run, workdir)
-            print(_headline(cfg, abstract, optimizer, mesh, batches, start), flush=True)
+            print(_headline(cfg, shape, optimizer, mesh, batches, start, lora), flush=True)
 
         step = make_train_step(
-            model, objective, optimizer, mesh, places, accumulate=cfg.train.accumulate
+            model, objective, optimizer, mesh, places, accumulate=cfg.train.accumulate, lora=lora
         )
         tally = Tally(cfg, batches, notes)
         log = Metrics(
@@ -157,6 +160,7 @@ def first_state(
     target: TrainState,
     optimizer: Optimizer,
     run: dict[str, Any],
+    lora: Lora | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """(state, notes): of the newest checkpoint that verifies, else from the policy's weights.
 
@@ -166,14 +170,24 @@ def first_state(
     state, notes = checkpoints.restore(target, lambda stored: check_same(stored, run, place))
     if state is not None and int(state.step) > cfg.train.steps:
         raise UserError(f"{place} is at step {int(state.step)}, past train.steps={cfg.train.steps}")
-    with_reference = target.reference is not None
-    if state is not None and not with_reference:
+    with_base = target.base is not None
+    if state is not None and not with_base:
         return state, notes
     places = jax.tree.map(lambda x: x.sharding, target)
-    params = load_params(cfg.model.path, config, dtype=jnp.float32, shardings=places.params)
+    params = load_params(
+        cfg.model.path,
+        config,
+        dtype=_weights_dtype(cfg, lora),
+        shardings=places.base if with_base else places.params,
+    )
     if state is not None:
-        return state._replace(reference=params), notes
-    return init_state(params, optimizer, places, with_reference=with_reference), notes
+        return state._replace(base=params), notes
+    return init_state(params, optimizer, places, with_reference=with_base, lora=lora), notes
+
+
+def _weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
+    """Of the policy's weights in memory: what is trained is float32, a frozen base may be less."""
+    return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
 
 
 def make_objective(section: Any) -> Objective:
@@ -326,12 +340,17 @@ def _check_rows(cfg: Any, shards: int) -> None:
         )
 
 
-def _headline(cfg, abstract, optimizer, mesh, batches, start: int) -> str:
-    sizes = {path: math.prod(x.shape) for path, x in sharding.by_path(abstract).items()}
-    trained = sum(sizes[path] for path in optimizer.trainable)
+def _headline(cfg, state: TrainState, optimizer, mesh, batches, start: int, lora) -> str:
+    sizes = {path: math.prod(x.shape) for path, x in sharding.by_path(state.params).items()}
+    trained, total = sum(sizes[path] for path in optimizer.trainable), sum(sizes.values())
+    kind = ""
+    if lora is not None:
+        total += sum(math.prod(x.shape) for x in jax.tree.leaves(state.base))
+        kind = f" (LoRA of rank {lora.rank} on {len(lora.sites)} kinds of kernel)"
+    few = f"{trained / 1e6:.2f}M" if trained > 9999 else f"{trained}"
     shape = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     return (
-        f"train: {trained / 1e6:.2f}M of {sum(sizes.values()) / 1e6:.2f}M parameters, {shape}, "
+        f"train: {few} of {total / 1e6:.2f}M parameters{kind}, {shape}, "
         f"{len(batches.used)} questions, {cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
         + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
     )

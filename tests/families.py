@@ -15,6 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 import tiny
+import tiny_internvl
+import tiny_llava
+import tiny_llava_next
+import tiny_qwen3_vl
+import tiny_smolvlm
 
 from srpo_jax.hf.load import load_params
 from srpo_jax.hf.processing import Processor
@@ -48,6 +53,13 @@ CASES = {
     case.name: case
     for case in (
         Case("qwen2_5_vl", tiny),
+        Case("qwen3_vl", tiny_qwen3_vl),
+        Case("internvl3", tiny_internvl),
+        Case("internvl3_5", tiny_internvl, (("text", "qwen3"),)),
+        Case("llava", tiny_llava),
+        Case("llava_next", tiny_llava_next),
+        Case("smolvlm", tiny_smolvlm),
+        Case("idefics3", tiny_smolvlm, (("model_type", "idefics3"),)),
     )
 }  # fmt: skip
 QUESTIONS = (

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.attention import Attend
 from srpo_jax.checkpoint import Checkpoints
+from srpo_jax.lora import Lora, init_adapters, make_lora
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.config import ModelConfig, TextConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
@@ -113,18 +114,36 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
 
 
-def start(config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None):
+def start(
+    config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None,
+    lora=None,
+):  # fmt: skip
     """(state, step) of a run from random parameters that depend on the config alone."""
     hooks = {"constrain": make_constrain(mesh), "attend": Attend(mesh=mesh)}
     model = PolicyModel(config, **hooks, **(model_options or {}))
     abstract = abstract_params(config)
-    optimizer = make_optimizer(settings or train_settings(), abstract)
-    with_reference = needs_reference_policy(objective)
-    shape = abstract_state(abstract, optimizer, with_reference=with_reference)
-    places = state_shardings(shape, mesh)
-    state = init_state(random_params(config), optimizer, places, with_reference=with_reference)
-    step = make_train_step(model, objective, optimizer, mesh, places, accumulate=accumulate)
+    trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
+    optimizer = make_optimizer(settings or train_settings(), trained)
+    kind = dict(with_reference=needs_reference_policy(objective), lora=lora)
+    places = state_shardings(abstract_state(abstract, optimizer, **kind), mesh, lora)
+    params = random_params(config)
+    if lora is not None:
+        params = jax.device_put(params, places.base)
+    state = init_state(params, optimizer, places, **kind)
+    step = make_train_step(
+        model, objective, optimizer, mesh, places, accumulate=accumulate, lora=lora
+    )
     return state, step
+
+
+def tiny_lora(config: ModelConfig, **changes) -> Lora:
+    """Adapters on every kernel that takes them."""
+    values = dict(
+        rank=4, alpha=8.0, use_rslora=False, dropout=0.0, base_dtype="float32",
+        targets=("layers/.*/kernel", "vision/.*/kernel"),
+    )  # fmt: skip
+    seed = changes.pop("seed", 0)
+    return make_lora(ConfigDict({"seed": seed, "lora": {**values, **changes}}), config)
 
 
 def train(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options):
@@ -153,6 +172,9 @@ def main() -> int:
         objective=Objective(contrast="dpo", normalise="sum"),
         model_options={"remat": "full"},
     )[0]
+    for name in ("1", "4x2", "2x2x2"):
+        lora = tiny_lora(config, dropout=0.3)
+        losses[f"{name} lora"] = train(config, MESHES[name], 3, lora=lora)[0]
 
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         checkpoints.save(states["4x2"], {})

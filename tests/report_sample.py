@@ -24,7 +24,9 @@ from srpo_jax.config_load import REPOSITORY, load_config
 from srpo_jax.evaluate.scores import scores
 from srpo_jax.explore.summary import summarise
 
-PROCESSOR = SimpleNamespace(encode=lambda text: list(text.encode()), eos_ids=(256,))
+PROCESSOR = SimpleNamespace(
+    encode=lambda text, after_text: list(text.encode()), eos_ids=(256,)
+)
 
 
 def make_workdir(folder: pathlib.Path, *, trees: int = 12, steps: int = 120, branches: int = 4):

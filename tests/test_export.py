@@ -1,6 +1,7 @@
 """`srpo export`: from a workdir's checkpoint to a folder with its model card."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from tiny import tiny_qwen2_5_vl
 from srpo_jax import cli
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.config_load import REPOSITORY, load_config
-from srpo_jax.hf.load import load_params
+from srpo_jax.hf import verify
+from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.models.families import load_model_config
 from srpo_jax.state import TrainState
 
@@ -28,7 +30,8 @@ def run(tmp_path_factory):
         after = jax.tree.map(lambda x: x + 1, params)
         checkpoints.save(TrainState(jnp.int32(3), after, {"count": jnp.int32(3)}), {"seed": 0})
     config = load_config(f"{REPOSITORY}/configs/ssui_mini.py", [f"--config.model.path={source}"])
-    stored = {"config": json.loads(config.to_json_best_effort()), "run": {"trees": "abc123"}}
+    recorded = {"trees": "abc123", "model weights": policy_digest(source)}
+    stored = {"config": json.loads(config.to_json_best_effort()), "run": recorded}
     (workdir / "config.json").write_text(json.dumps(stored))
     (workdir / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": 0.1}\n')
     return source, workdir
@@ -67,3 +70,43 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys):
         assert cli.main(["export", *argv]) == 2
         out, err = capsys.readouterr()
         assert out == "" and said in err and err.count("\n") == 1, err
+
+
+def test_verify_compares_and_says_with_what(run, tmp_path, capsys):
+    """One line of what was compared; on a mismatch exit code 1, one line, and no folder."""
+    _, workdir = run
+    command = ["export", f"--workdir={workdir}", f"--out={tmp_path}/good", "--verify"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("verified: 68 tensors read back; logits of a question")
+    assert said[1] == f"exported to {tmp_path}/good"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "TOLERANCE", -1.0)
+        assert cli.main([*command[:2], f"--out={tmp_path}/bad", "--verify"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("srpo export: error: not exported") and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_base_that_changed_since_training_is_refused(run, tmp_path, capsys):
+    """Its files are what the export is cut after: other weights or another config are told."""
+    source, workdir = run
+    config = (source / "config.json").read_bytes()
+    (source / "config.json").write_bytes(config + b" ")
+    try:
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 2
+    finally:
+        (source / "config.json").write_bytes(config)
+    err = capsys.readouterr().err
+    assert "holds other weights" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_before_anything_is_written(run, tmp_path, capsys, monkeypatch):
+    """Exit code 1, one line, and nothing left behind."""
+    _, workdir = run
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000))
+    assert cli.main(["export", f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 1
+    err = capsys.readouterr().err
+    assert "no space left on the disk" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -42,6 +42,15 @@ def test_losses_do_not_depend_on_the_mesh(said):
 
 
 @pytest.mark.multi_device
+def test_adapters_do_not_depend_on_the_mesh(said):
+    """Three steps with dropout: the same masks, so the same losses, on 1 device, 4x2 and 2x2x2."""
+    losses = said[0]["losses"]
+    assert len(set(losses["1 lora"])) == 3
+    for name in ("4x2 lora", "2x2x2 lora"):
+        np.testing.assert_allclose(losses[name], losses["1 lora"], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.multi_device
 def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
     """No "Involuntary full rematerialization" on any mesh, tied or not, with remat and DPO."""
     assert "nvoluntary" not in said[1], said[1][-3000:]

@@ -65,7 +65,7 @@ def test_dpo_compares_with_the_policy_at_the_start(mesh):
             expected = np.log(2) * batch["pair_weight"].sum()
             np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
     assert abs(margins[0]) < 1e-5 and margins[-1] > 1e-3
-    jax.tree.map(np.testing.assert_array_equal, state.reference, first)
+    jax.tree.map(np.testing.assert_array_equal, state.base, first)
     jax.tree.map(np.testing.assert_array_equal, state.params["vision"], first["vision"])
     jax.tree.map(np.testing.assert_array_equal, state.params["embed"], first["embed"])
     assert (state.params["lm_head"]["kernel"] != first["lm_head"]["kernel"]).any()

@@ -8,14 +8,17 @@ config and drop files (preprocessor_config.json among them).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf import load, names
@@ -26,58 +29,97 @@ WEIGHTS = tuple(".safetensors .bin .pt .pth .gguf .msgpack .h5 .onnx .index.json
 # Folders that tools leave in a checkpoint; they are not part of it.
 TOOL_FOLDERS = (".git", ".cache")
 
+# (parameter path, layer or None, the source's values in the parameter's shape) -> new values
+Edit = Callable[[str, int | None, np.ndarray], np.ndarray]
+
 
 def export_checkpoint(
-    params: Mapping,
+    params: Mapping | Edit,
     source_dir: str | pathlib.Path,
     out_dir: str | pathlib.Path,
     config: ModelConfig,
     *,
     model_card: str | None = None,
+    check: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
     """Write `params` to `out_dir` in the form of the checkpoint in `source_dir`.
 
-    params: as `load_params` returns them, in any float dtype, on any number of devices; values are
-    rounded to the source tensor's dtype. model_card: text of README.md instead of the source's.
+    params: as `load_params` returns them, in any float dtype, on any number of devices; or a
+    function that edits the source's values, one tensor at a time. Values are rounded to the source
+    tensor's dtype. model_card: text of README.md instead of the source's. check: is given the
+    complete folder before it gets its name, by process 0; what it raises undoes the export.
     `out_dir` appears complete or not at all: everything is written to a sibling folder, flushed
     to disk and renamed. With several processes all must call this; process 0 writes.
     Raises UserError if out_dir exists and is not empty or lies in source_dir, if the source does
     not fit `config`, or if params are not those of `config`.
     """
-    source, out = pathlib.Path(source_dir), pathlib.Path(os.path.abspath(out_dir))
-    _check_out(source, out)
+    source = pathlib.Path(source_dir)
     placed = load.placed_tensors(source, config)
-    _check_params(params, placed, config)
-
-    writes = jax.process_index() == 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.partial"
-    if writes:
-        if partial.exists():
-            shutil.rmtree(partial)  # an export that was killed
-        partial.mkdir()
-    try:
-        if writes:
-            _copy_other_files(source, partial, model_card)
+    if not callable(params):
+        _check_params(params, placed, config)
+    with new_folder(out_dir, source) as folder:
+        if folder is not None:
+            _check_space(source, folder)
+            _copy_other_files(source, folder, model_card)
         for file in load.weight_files(source):
-            _write_weights(params, file, partial / file.name if writes else None, placed)
-        if writes:
-            if not (source / load.SINGLE).is_file():
-                _copy(source / load.INDEX, partial / load.INDEX)
-            _sync_folders(partial)
-            os.rename(partial, out)  # replaces an empty folder
-            _sync(out.parent)
-    except BaseException:
-        if writes:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+            _write_weights(params, file, folder and folder / file.name, placed)
+        if folder is not None and not (source / load.SINGLE).is_file():
+            _copy(source / load.INDEX, folder / load.INDEX)
+        if folder is not None and check is not None:
+            check(folder)
 
 
-def _check_out(source: pathlib.Path, out: pathlib.Path) -> None:
+@contextlib.contextmanager
+def new_folder(
+    out_dir: str | pathlib.Path, source: pathlib.Path
+) -> Iterator[pathlib.Path | None]:
+    """A folder to write to that becomes `out_dir` at the end, complete or not at all. None in all
+    processes but the first, which writes.
+
+    Raises UserError if out_dir exists and is not empty or lies in `source`.
+    """
+    out = pathlib.Path(os.path.abspath(out_dir))
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out}: lies in the source checkpoint {source}; choose another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not an empty folder; nothing is overwritten")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("export")  # all have looked before one writes
+    if jax.process_index() != 0:
+        yield None
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.partial"
+    if partial.exists():
+        shutil.rmtree(partial)  # an export that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        _sync_folders(partial)
+        os.rename(partial, out)  # replaces an empty folder
+        sync(out.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_space(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """OSError ENOSPC if a copy of the source does not fit beside it: told before hours of work."""
+    need = sum(file.stat().st_size for file in _other_files(source))
+    need += sum(file.stat().st_size for file in load.weight_files(source))
+    if shutil.disk_usage(folder).free < need:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _other_files(source: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files that are copied: all but weights, and none of tools. Folders come with them."""
+    for folder, subfolders, files in os.walk(source):
+        here = pathlib.Path(folder)
+        subfolders[:] = sorted(s for s in subfolders if s not in TOOL_FOLDERS)
+        for name in subfolders:
+            if (here / name).is_symlink():
+                raise UserError(f"{here / name}: a link to a folder is not copied; remove it")
+        yield from (here / name for name in sorted(files) if not name.endswith(WEIGHTS))
 
 
 def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
@@ -98,35 +140,44 @@ def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
         )
 
 
-def _write_weights(params: Mapping, source: pathlib.Path, target: pathlib.Path | None, placed):
+def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, placed):
     """One weight file: the source's header, then every tensor in the header's order."""
     header, tensors = load.read_header(source)
     if target is None:  # take part in the gathers only
         for name in tensors:
-            _tensor(params, *placed[name])
+            values_on_disk(params, *placed[name])
         return
     with open(target, "wb") as f:
         f.write(header)
-        for name, tensor in tensors.items():
-            value = _tensor(params, *placed[name]).astype(load.DTYPES[tensor.dtype], copy=False)
-            # tobytes writes in C order whatever the strides: a transposed view comes out right.
-            f.write(value.tobytes())
+        for name in tensors:
+            # In C order whatever the strides: a transposed view must come out right.
+            value = np.ascontiguousarray(values_on_disk(params, *placed[name]))
+            f.write(value.reshape(-1).view(np.uint8).data)
         f.flush()
         os.fsync(f.fileno())
 
 
-def _tensor(params: Mapping, source: load.Tensor, place: names.Place) -> np.ndarray:
+def values_on_disk(
+    params: Mapping | Edit, source: load.Tensor, place: names.Place
+) -> np.ndarray:
+    """What an export of `params` holds in the place of the tensor `source`: an array of its shape
+    and dtype on the host, of any strides."""
+    return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
+
+
+def _tensor(params: Mapping | Edit, source: load.Tensor, place: names.Place) -> np.ndarray:
     """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
     if place.entry.param is None:
         return source.view()  # not a parameter: as it was
+    if callable(params):
+        value = params(place.entry.param, place.layer, place.entry.to_param(source.view()))
+        return place.entry.to_disk(value)
     leaf: Any = params
     for part in place.entry.param.split("/"):
         leaf = leaf[part]
     if place.layer is not None:
         leaf = leaf[place.layer] if isinstance(leaf, np.ndarray) else _layer(leaf, place.layer)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return place.entry.to_disk(np.asarray(leaf))
 
@@ -137,34 +188,29 @@ def _layer(stacked: jax.Array, layer: int) -> jax.Array:
 
 
 def _copy_other_files(source: pathlib.Path, target: pathlib.Path, model_card: str | None) -> None:
-    for folder, subfolders, files in os.walk(source):
-        here = pathlib.Path(folder)
-        subfolders[:] = sorted(s for s in subfolders if s not in TOOL_FOLDERS)
-        for name in subfolders:
-            if (here / name).is_symlink():
-                raise UserError(f"{here / name}: a link to a folder is not copied; remove it")
-            (target / (here / name).relative_to(source)).mkdir()
-        for name in sorted(files):
-            if not name.endswith(WEIGHTS):
-                _copy(here / name, target / (here / name).relative_to(source))
+    for file in _other_files(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, copy)
     if model_card is not None:
         card = target / "README.md"
         card.write_text(model_card, encoding="utf-8")
-        _sync(card)
+        sync(card)
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     """Contents only; links (the Hub cache is made of them) become files."""
     shutil.copyfile(source, target)
-    _sync(target)
+    sync(target)
 
 
 def _sync_folders(root: pathlib.Path) -> None:
     for folder, _, _ in os.walk(root):
-        _sync(pathlib.Path(folder))
+        sync(pathlib.Path(folder))
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

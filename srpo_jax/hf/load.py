@@ -1,44 +1,27 @@
 """Read a Hugging Face checkpoint folder into parameters. safetensors only, and nothing is trusted.
 
-Files are mapped into memory and every parameter is assembled from views of its tensors, so that a
-device reads just its own slice: a 72B model needs no host that can hold it.
+What is in the folder and what it means is decided here, from the files' headers alone; hf/stream.py
+then reads the numbers, so that a 72B model needs no host that can hold it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf import names
 from srpo_jax.hf.entries import EMBEDDING, Entry
+from srpo_jax.hf.stream import DTYPES, Stream, Tensor
 from srpo_jax.models.config import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a checkpoint, as its file's header describes it. `start`: byte in the file."""
-
-    file: pathlib.Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    def view(self) -> np.ndarray:
-        """The tensor as a read-only view of the file; bytes are read when they are used."""
-        return np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape)
 
 
 def weight_files(folder: str | pathlib.Path) -> list[pathlib.Path]:
@@ -143,13 +126,20 @@ def placed_tensors(
         embedding = next(
             n for n, p in places.items() if n != head and p.entry.param == EMBEDDING
         )
-        pair = [np.asarray(tensors[n].view()).view(np.uint8) for n in (head, embedding)]
-        if not np.array_equal(*pair):
+        if not _equal(tensors[head], tensors[embedding]):
             raise UserError(
                 f"{folder}: {head} differs from {embedding} although config.json ties them; "
                 "set tie_word_embeddings to false in config.json to keep both"
             )
     return {name: (tensors[name], place) for name, place in places.items()}
+
+
+def _equal(a: Tensor, b: Tensor, rows: int = 1 << 12) -> bool:
+    """Whether two tensors of one shape have the same bytes. Few of them are mapped at a time."""
+    return a.dtype == b.dtype and all(
+        a.view()[start : start + rows].tobytes() == b.view()[start : start + rows].tobytes()
+        for start in range(0, a.shape[0], rows)
+    )
 
 
 def _tied_head(places: Mapping[str, names.Place], config: ModelConfig) -> str | None:
@@ -174,7 +164,7 @@ def load_params(
     only its own slice, so this also works when no single host or device can hold the model.
     Raises UserError as `placed_tensors` does; nothing is read into memory before all names fit.
     """
-    layers: dict[str, list[tuple[int, np.ndarray]]] = {}
+    tensors: dict[str, list[tuple[int, Tensor]]] = {}
     entries: dict[str, Entry] = {}
     placed = placed_tensors(folder, config)
     copy = _tied_head({name: place for name, (_, place) in placed.items()}, config)
@@ -182,52 +172,20 @@ def load_params(
         if name == copy or place.entry.param is None:
             continue
         entries[place.entry.param] = place.entry
-        piece = (place.layer or 0, place.entry.to_param(tensor.view()))
-        layers.setdefault(place.entry.param, []).append(piece)
+        tensors.setdefault(place.entry.param, []).append((place.layer or 0, tensor))
 
     params: dict = {}
-    for path, entry in entries.items():
-        views = [view for _, view in sorted(layers.pop(path), key=lambda piece: piece[0])]
-        kind = np.dtype(dtype) if dtype is not None else np.result_type(*views)
-        sharding = shardings
-        if isinstance(shardings, Mapping):
-            sharding = _get(shardings, path)
-        leaf = _assemble(entry, views, kind, sharding)
-        *parents, last = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
+    with Stream() as stream:
+        for path, entry in entries.items():
+            layers = [tensor for _, tensor in sorted(tensors[path], key=lambda item: item[0])]
+            kinds = [dtype] if dtype is not None else [DTYPES[t.dtype] for t in layers]
+            sharding = _get(shardings, path) if isinstance(shardings, Mapping) else shardings
+            *parents, last = path.split("/")
+            node = params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = stream.array(entry, layers, np.result_type(*kinds), sharding)
     return params
-
-
-def _assemble(entry: Entry, views: list[np.ndarray], dtype, sharding) -> jax.Array:
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        if entry.pad is not None:
-            return _padded(views[0], index, entry.full_shape, dtype)
-        if entry.layers is None:
-            return np.array(views[0][index], dtype, order="C")
-        chosen = views[index[0]]
-        inner = index[1:]
-        first = chosen[0][inner]
-        out = np.empty((len(chosen), *first.shape), dtype)
-        for i, view in enumerate(chosen):
-            out[i] = view[inner]
-        return out
-
-    if sharding is None:
-        return jax.device_put(read((slice(None),) * len(entry.full_shape)))
-    return jax.make_array_from_callback(entry.full_shape, sharding, read)
-
-
-def _padded(view: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], dtype):
-    """A slice of `view` enlarged to `shape` by zeros at the end of its axes."""
-    bounds = [part.indices(size)[:2] for part, size in zip(index, shape)]
-    out = np.zeros([stop - start for start, stop in bounds], dtype)
-    inside = tuple(slice(start, min(stop, n)) for (start, stop), n in zip(bounds, view.shape))
-    found = view[inside]
-    out[tuple(slice(n) for n in found.shape)] = found
-    return out
 
 
 def _get(tree: Mapping, path: str) -> Any:

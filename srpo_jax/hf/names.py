@@ -14,13 +14,19 @@ from types import ModuleType
 
 from srpo_jax.errors import UserError
 from srpo_jax.hf.entries import EMBEDDING, Entry
-from srpo_jax.hf.tables import qwen2_5_vl
+from srpo_jax.hf.tables import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
 from srpo_jax.models.config import ModelConfig
 
 # model_type -> module with table(config), SPELLINGS and HEAD. A spelling rewrites the start of a
 # name to the canonical one, which is the Hub's; the first that fits counts.
 TABLES: dict[str, ModuleType] = {
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "smolvlm": smolvlm,
+    "idefics3": smolvlm,
+    "internvl": internvl,
+    "llava": llava,
+    "llava_next": llava,
 }
 
 

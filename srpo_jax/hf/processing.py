@@ -24,6 +24,8 @@ from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.layout import Grid
 
 IMAGE_MARKER = "<image>"
+# A private-use character, which SentencePiece writes in bytes that never merge with what follows.
+ANCHOR = "\ue000"
 
 
 class Processor:
@@ -42,13 +44,16 @@ class Processor:
         self._template = template
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
+        # Llama's also puts a space there, which a text cut into pieces must not get at every cut.
+        self._adds_space = self._tokenizer.tokenize("a")[0].startswith("\u2581")
 
         added = tokenizer.added_tokens_decoder
         pads = {config.image_token_id, *pictures.suppress}
         if tokenizer.pad_token_id is not None:
             pads.add(tokenizer.pad_token_id)
-        unused = set(range(config.text.vocab_size)) - set(tokenizer.get_vocab().values())
-        self.suppress_ids: tuple[int, ...] = tuple(sorted((pads | unused) - set(self.eos_ids)))
+        rows = set(range(config.text.vocab_size))
+        never = (pads & rows) | (rows - set(tokenizer.get_vocab().values()))
+        self.suppress_ids: tuple[int, ...] = tuple(sorted(never - set(self.eos_ids)))
 
         control = {i for i, token in added.items() if token.special} | pads | set(self.eos_ids)
         control |= {config.vision_start_token_id, config.vision_end_token_id} - {None}
@@ -73,7 +78,7 @@ class Processor:
         )
         pictures = make_pictures(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
-        _check(folder, config, tokenizer, eos_ids)
+        _check(folder, config, tokenizer, eos_ids, pictures.suppress)
         return cls(config, tokenizer, pictures, chat_template(folder), eos_ids)
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
@@ -116,10 +121,13 @@ class Processor:
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text. Control tokens spelled out in it become ordinary ids."""
+    def encode(self, text: str, after_text: bool = False) -> list[int]:
+        """Ids of plain text. Control tokens spelled out in it become ordinary ids.
+
+        after_text: the ids that it has right behind other text, not at the start of an answer.
+        """
         mark = _unused_character(text)
-        ids = self._encode_pieces(self._cut(text, mark).split(mark))
+        ids = self._encode_pieces(self._cut(text, mark).split(mark), after_text)
         if not self._control_ids.isdisjoint(ids):
             raise UserError(f"text that cannot be told from a control token: {text[:80]!r}")
         return ids
@@ -145,11 +153,17 @@ class Processor:
         """
         return self._control.sub(lambda first: first.group() + mark, text)
 
-    def _encode_pieces(self, pieces: Iterable[str]) -> list[int]:
+    def _encode_pieces(self, pieces: Iterable[str], after_text: bool = False) -> list[int]:
         ids: list[int] = []
-        for piece in pieces:
-            ids += self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+        for number, piece in enumerate(pieces):
+            if self._adds_space and (number or after_text):
+                ids += self._ids(ANCHOR + piece)[len(self._ids(ANCHOR)) :]
+            else:
+                ids += self._ids(piece)
         return ids
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _render(self, messages: list[dict]) -> str:
         try:
@@ -190,7 +204,7 @@ def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _check(folder, config: ModelConfig, tokenizer, eos_ids) -> None:
+def _check(folder, config: ModelConfig, tokenizer, eos_ids, unreachable) -> None:
     """config.json and the tokenizer must describe the same model."""
     for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
         value = getattr(config, key)
@@ -199,7 +213,7 @@ def _check(folder, config: ModelConfig, tokenizer, eos_ids) -> None:
                 f"{folder}: {key} {value} of config.json is no control token of the "
                 "tokenizer; the files belong to different models"
             )
-    largest = max([*tokenizer.get_vocab().values(), *eos_ids])
+    largest = max({*tokenizer.get_vocab().values()} - unreachable | {*eos_ids})
     if largest >= config.text.vocab_size:
         raise UserError(
             f"{folder}: token id {largest} is outside the model's vocabulary of "

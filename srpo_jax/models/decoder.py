@@ -7,6 +7,7 @@ Dimension letters: see README.md of this folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from srpo_jax.models.config import TextConfig
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]
 Deep = tuple[jax.Array, jax.Array] | None
+STACKED = {"params": 0, "lora": 0}  # axis of the layers in each collection of variables
 
 
 def no_constraint(x: jax.Array, kind: str) -> jax.Array:
@@ -30,7 +32,11 @@ def no_constraint(x: jax.Array, kind: str) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """`einsum(equation, x, kernel) [+ bias]`. `bias` is the bias shape, or None for no bias."""
+    """`einsum(equation, x, kernel) [+ bias]`. `bias` is the bias shape, or None for no bias.
+
+    The kernel's letters in the equation: those that input and output share, then the input's, then
+    the output's. The collection "lora" may hold adapters of the kernel (srpo_jax/lora.py).
+    """
 
     equation: str
     shape: tuple[int, ...]
@@ -46,7 +52,40 @@ class Linear(nn.Module):
         if self.bias is not None:
             bias = self.param("bias", nn.initializers.zeros, self.bias, self.param_dtype)
             y = y + bias.astype(self.dtype)
+        if self.is_initializing() and self.is_mutable_collection("lora"):
+            self._declare_adapters()
+        elif self.has_variable("lora", "lora_a"):
+            y = y + self._adapters(x)
         return y
+
+    def _letters(self) -> tuple[str, str, str, str, str]:
+        """Letters of x and of y; of the kernel's, those of both, of x alone and of y alone."""
+        x, kernel, y = re.split(",|->", self.equation)
+        shared = "".join(k for k in kernel if k in x and k in y)
+        inner = "".join(k for k in kernel if k not in y)
+        outer = "".join(k for k in kernel if k not in x)
+        return x, y, shared, inner, outer
+
+    def _declare_adapters(self) -> None:
+        """Adapters of rank 0: their shapes say which ones fit here, stacked over the layers."""
+        _, _, shared, inner, outer = self._letters()
+        size = dict(zip(shared + inner + outer, self.shape, strict=True))
+        for name, letters in (("lora_a", shared + inner + "r"), ("lora_b", shared + "r" + outer)):
+            shape = [size.get(letter, 0) for letter in letters]
+            self.variable("lora", name, jnp.zeros, shape, jnp.float32)
+        self.variable("lora", "keep", jnp.ones, ())
+
+    def _adapters(self, x: jax.Array) -> jax.Array:
+        """dropout(x) A B, never A B: two thin products. All factors are in B already."""
+        rows, out, shared, inner, outer = self._letters()
+        if self.has_variable("lora", "dropout"):
+            keep = self.get_variable("lora", "keep")
+            kept = jax.random.bernoulli(self.get_variable("lora", "dropout"), keep, x.shape)
+            x = jnp.where(kept, x, 0)
+        a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("lora_a", "lora_b"))
+        thin = "".join(letter for letter in rows if letter not in inner) + "r"
+        x = jnp.einsum(f"{rows},{shared}{inner}r->{thin}", x, a)
+        return jnp.einsum(f"{thin},{shared}r{outer}->{out}", x, b)
 
 
 class RMSNorm(nn.Module):
@@ -243,7 +282,7 @@ def stacked_layers(config: TextConfig, remat: bool) -> type[nn.Module]:
         # The scan already keeps the compiler from merging the two computations.
         layer = nn.remat(layer, prevent_cse=False)
     common = dict(
-        variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers
+        variable_axes=STACKED, split_rngs={"params": True}, length=config.num_layers
     )
     over_rows = dict(common, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast))
     over_branches = dict(common, in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast))

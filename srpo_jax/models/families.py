@@ -10,14 +10,26 @@ import pathlib
 from types import ModuleType
 
 from srpo_jax.errors import UserError
-from srpo_jax.models import qwen2_5_vl
+from srpo_jax.models import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
 from srpo_jax.models.config import ModelConfig, read_json
 
 FAMILIES: dict[str, ModuleType] = {
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "smolvlm": smolvlm,
+    "idefics3": smolvlm,
+    "internvl": internvl,
+    "llava": llava,
+    "llava_next": llava,
 }
 # What people try that looks like a supported family and is not.
-HINTS = {}
+HINTS = {
+    "llava_llama": "take the converted repository (llava-hf/llava-1.5-7b-hf, ...)",
+    "llava_mistral": "take the converted repository (llava-hf/llava-v1.6-mistral-7b-hf, ...)",
+    "internvl_chat": "take the model's -hf repository (OpenGVLab/InternVL3-8B-hf, "
+    "OpenGVLab/InternVL3_5-8B-HF, ...), this one runs code of its own",
+    "qwen3_vl_moe": "mixtures of experts are not computed, only the dense Qwen3-VL sizes",
+}
 
 
 def family(config: ModelConfig) -> ModuleType:

@@ -150,17 +150,28 @@ def head_matrix(params: Mapping, config: ModelConfig) -> jax.Array:
 
 def init_params(model: PolicyModel, key: jax.Array, dtype: Any = jnp.float32) -> dict:
     """Random parameters: kernels and embeddings normal(0.02), norm scales 1, biases 0."""
-    vision = model.config.vision
+    return jax.jit(model.clone(param_dtype=dtype).init)(key, _no_inputs(model.config))["params"]
+
+
+def _no_inputs(config: ModelConfig) -> Inputs:
+    """The smallest inputs there are."""
+    vision = config.vision
     ints = {"tokens": (1, 1), "positions": (1, 3, 1), "subtree_end": (1, 1), "image_index": (1, 1)}
     inputs = {name: jnp.zeros(shape, jnp.int32) for name, shape in ints.items()}
     unit = (1, vision.patch_unit)
     inputs["patches"] = jnp.zeros((*unit, vision.patch_dim), jnp.float32)
     for field in vision.fields:
         inputs[field.name] = jnp.zeros((*unit, *field.shape), field.dtype)
-    return jax.jit(model.clone(param_dtype=dtype).init)(key, inputs)["params"]
+    return inputs
 
 
 def abstract_params(config: ModelConfig, dtype: Any = jnp.float32) -> dict:
     """Shapes and dtypes of all parameters without computing any (seconds at 72B)."""
     model = PolicyModel(config)
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0), dtype))
+
+
+def abstract_adapters(config: ModelConfig) -> dict:
+    """What `Linear` declares of adapters: shapes of rank 0, for every kernel that takes them."""
+    init = PolicyModel(config).init
+    return jax.eval_shape(lambda: init(jax.random.key(0), _no_inputs(config)))["lora"]

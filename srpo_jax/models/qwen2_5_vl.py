@@ -18,7 +18,7 @@ import numpy as np
 from srpo_jax.attention import Attend
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig, PatchField, Reader, read_text
-from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, Rope, SwiGLU
+from srpo_jax.models.decoder import STACKED, Constrain, Linear, RMSNorm, Rope, SwiGLU
 from srpo_jax.models.layout import (
     Grid,
     PictureLayout,
@@ -207,7 +207,7 @@ class Tower(nn.Module):
         block = nn.remat(VisionBlock, prevent_cse=False) if self.remat else VisionBlock
         blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes=STACKED,
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.depth,

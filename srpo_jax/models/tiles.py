@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from srpo_jax.attention import Attend
 from srpo_jax.models.config import PatchField
-from srpo_jax.models.decoder import Constrain, LayerNorm, Linear
+from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -203,6 +204,7 @@ class TileTower(nn.Module):
     param_dtype: Any
     remat: bool
     constrain: Constrain
+    attend: Attend  # not used: a tile is short and needs no mask
 
     @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, None]:
@@ -225,7 +227,7 @@ class TileTower(nn.Module):
             x = LayerNorm(width, c.eps, self.param_dtype, name="pre_norm")(x)
         block = nn.remat(TileBlock, prevent_cse=False) if self.remat else TileBlock
         x, _ = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.depth
+            block, variable_axes=STACKED, split_rngs={"params": True}, length=c.depth
         )(c, *kinds, name="blocks")(x, None)  # fmt: skip
         if c.post_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="post_norm")(x)

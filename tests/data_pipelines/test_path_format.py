@@ -33,7 +33,7 @@ class Bytes:
 
     eos_ids = (257, 258)
 
-    def encode(self, text):
+    def encode(self, text, after_text):
         return list(text.encode())
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,6 +174,36 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial/junk").write_text("killed")
+    export_checkpoint(params, source, tmp_path / "out", config)
+    assert files(tmp_path / "out") == files(source)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path):
+    """SIGKILL between two weight files: no folder of that name, and the next export is whole."""
+    source = tiny_qwen2_5_vl(tmp_path / "in", max_shard_size=SHARD)
+    script = f"""
+        import os, signal
+        from srpo_jax.hf import export
+        from srpo_jax.hf.load import load_params
+        from srpo_jax.models.families import load_model_config
+
+        config = load_model_config({str(source)!r})
+        write, left = export._write_weights, [2]
+
+        def write_and_die(*args):
+            left[0] -= 1
+            write(*args) if left[0] else os.kill(os.getpid(), signal.SIGKILL)
+
+        export._write_weights = write_and_die
+        params = load_params({str(source)!r}, config)
+        export.export_checkpoint(params, {str(source)!r}, {str(tmp_path / "out")!r}, config)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.partial", "in"]
+    assert not (tmp_path / ".out.partial/model.safetensors.index.json").exists()
+    params, config = loaded(source)
     export_checkpoint(params, source, tmp_path / "out", config)
     assert files(tmp_path / "out") == files(source)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]

@@ -13,6 +13,12 @@ from srpo_jax.models.config import ModelConfig
 # model_type -> module of this folder. Imported when needed: transformers takes seconds.
 MODULES = {
     "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen2_vl",
+    "smolvlm": "smolvlm",
+    "idefics3": "smolvlm",
+    "internvl": "internvl",
+    "llava": "llava",
+    "llava_next": "llava",
 }
 
 
