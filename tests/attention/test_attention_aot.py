@@ -2,7 +2,7 @@
 
 Rows of 8192 tokens, the 28 query and 4 kv heads of 128 of Qwen2.5-VL-7B, bfloat16. Run as a script
 this file compiles one case and prints one JSON line (sizes in MiB); libtpu wants its own process.
-`python tests/attention/test_aot.py all` prints the table of docs/performance.md.
+`python tests/attention/test_attention_aot.py all` prints the table of docs/performance.md.
 """
 
 from __future__ import annotations
