@@ -88,10 +88,12 @@ class Program:
         return float(loss) / passes, flat / np.float32(passes)
 
     def seconds(self, clock: str) -> float:
-        """Of a whole step: the sum over pieces of the median over its calls."""
+        """Of a whole step: the sum over pieces of the median over its calls (if not all pieces
+        are there, what they would take at the same speed)."""
         count = len(self.pieces)
         each = [getattr(call, clock) for call in self.calls]
-        return sum(statistics.median(each[i::count]) for i in range(count))
+        done = sum(call.share for call in self.calls[:count])
+        return sum(statistics.median(each[i::count]) for i in range(count)) / done
 
 
 def take_turns(programs: Sequence[Program], baseline: Program, params: dict, repeat: int,

@@ -82,24 +82,30 @@ def program(name: str, variant: Variant, loss) -> measure.Program:
 
 
 def compare(shape: Shape, width: Width, names: tuple[str, ...], *, repeat: int, remat: str,
-            quick: bool = False, say=lambda _: None) -> dict:
-    """Everything that is measured in this process, as the JSON object of the last line."""
+            quick: bool = False, at_most: int = 0, say=lambda _: None) -> dict:
+    """Everything that is measured in this process, as the JSON object of the last line.
+
+    at_most: run only so many micro-batches of a variant; it then has times but no loss.
+    """
     made, config, pairs = build(shape, width, names, remat=remat)
     params = workload.random_params(config)
     programs = [program(name, *made[name]) for name in names]
+    whole = [p.name for p in programs if not 0 < at_most < len(p.pieces)]
     for one in programs:
+        one.pieces = one.pieces[: at_most or None]
         say(f"compiling {one.name}")
         one.compile(params, quick)
     baseline = next((p for p in programs if p.name == "tree"), programs[0])
     times = measure.take_turns(programs, baseline, params, repeat, say)
-    results = {p.name: p.result() for p in programs}
+    results = {p.name: p.result() for p in programs if p.name in whole}
     figures = {}
     for one in programs:
         variant: Variant = made[one.name][0]
         figures[one.name] = {
             "rows": variant.rows, "real_tokens": variant.real_tokens,
-            "padded_tokens": variant.padded_tokens, "loss": results[one.name][0],
-            **times[one.name], **one.memory}  # fmt: skip
+            "padded_tokens": variant.padded_tokens, **times[one.name], **one.memory}  # fmt: skip
+        if one.name in results:
+            figures[one.name]["loss"] = results[one.name][0]
     for group in SAME_LOSS:
         present = [name for name in group if name in results]
         for name in present[1:]:
@@ -149,7 +155,7 @@ def report(result: dict) -> str:
                       for key in ("loss_difference", "gradient_difference")]  # fmt: skip
         rows.append([name, f["rows"], f["real_tokens"], f["padded_tokens"], f["wall_s"], f["cpu_s"],
                      ratio(f.get("wall_ratio")), ratio(f.get("cpu_ratio")), f["temp_mib"],
-                     f"{f['loss']:.6f}", *difference])  # fmt: skip
+                     f"{f['loss']:.6f}" if "loss" in f else "-", *difference])  # fmt: skip
         if len(head) > 12:
             rows[-1].append(round(f.get("peak_rss_mib", 0)))
     return (f"{result['pairs']} pairs. x: of the baseline {result['baseline']!r}, median (least-"
@@ -163,6 +169,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny question and model")
     parser.add_argument("--only", default=",".join(ALL), help="variants, default %(default)s")
     parser.add_argument("--repeat", type=int, default=3, help="whole steps each (%(default)s)")
+    parser.add_argument("--at-most", type=int, default=0, metavar="N", help="time only N micro-"
+                        "batches of a variant, without its loss; 0, the default: all")  # fmt: skip
     parser.add_argument("--remat", choices=("none", "full"), help="default full; quick: none")
     parser.add_argument("--tower", default="small", choices=("small", "scaled"), help="%(default)s")
     parser.add_argument("--rss", action="store_true", help="peak RSS too, a process per variant")
@@ -200,7 +208,7 @@ def main(argv: list[str]) -> None:
 
     names = tuple(name for name in args.only.split(",") if name)
     result = compare(shape, width, names, repeat=args.repeat, remat=args.remat,
-                     quick=args.quick, say=say)
+                     quick=args.quick, at_most=args.at_most, say=say)
     if args.rss:
         add_rss(result, argv)
     print(report(result))

@@ -65,7 +65,7 @@ def estimate(
     """compiled: what plan_compile said; None: guessed, to order the candidates before compiling."""
     chip, devices = where.chip, where.devices
     if compiled is None:
-        executed = _guessed_flops(model, candidate, chip)
+        executed = product_flops(model, candidate) + _kernel_flops(model, candidate, chip)
         network = _guessed_network(model, candidate, where)
     else:
         executed = compiled["flops"]
@@ -134,24 +134,17 @@ def _sizes(model: Model) -> dict[str, int]:
     return {path: math.prod(leaf.shape) for path, leaf in by_path(model.params).items()}
 
 
-def _padded(model: Model, candidate: Candidate) -> Work:
-    """What the rows cost with their padding, of the whole batch."""
-    budgets, work = model.rows.budgets, model.rows.work
-    full = Work(budgets.tokens, work.pairs, budgets.targets, budgets.patches, work.patch_pairs)
-    return full.times(candidate.rows)
-
-
-def _guessed_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
-    """Per device: model FLOPs of the padded rows, a third more where layers are recomputed."""
+def product_flops(model: Model, candidate: Candidate) -> float:
+    """FLOPs per device of all matrix products but those of attention: the rows with their padding,
+    layers a third more where they are computed again, the head always (its chunks are).
+    """
+    budgets, config = model.rows.budgets, model.config
+    work = Work(budgets.tokens, 0, budgets.targets, budgets.patches, 0).times(candidate.rows)
     flops = model_flops(
-        model.config, model.params, _padded(model, candidate), trainable=model.trainable,
-        reference=model.reference,
-    )  # fmt: skip
-    linear = flops.decoder + flops.vision
-    head = flops.head * 4 / 3  # its chunks are always computed again
-    devices = math.prod(candidate.mesh)
-    scale = 4 / 3 if recomputes(candidate) else 1.0
-    return (linear * scale + head) / devices + _kernel_flops(model, candidate, chip)
+        config, model.params, work, trainable=model.trainable, reference=model.reference
+    )
+    layers = (flops.decoder + flops.vision) * (4 / 3 if recomputes(candidate) else 1)
+    return (layers + flops.head * 4 / 3) / math.prod(candidate.mesh)
 
 
 def _kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:

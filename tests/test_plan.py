@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -23,7 +24,8 @@ from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.plan import parse_options, plan
 from srpo_jax.plan_compile import out_of_memory
-from srpo_jax.plan_estimate import Model, estimate
+from srpo_jax.plan_estimate import Model, estimate, product_flops
+from srpo_jax.sharding import by_path
 
 TESTS = pathlib.Path(__file__).parent
 OPTIONS = {name: default for name, (default, _) in cli.VERBS["plan"].options.items()}
@@ -391,8 +393,6 @@ def test_the_guess_before_compiling_prefers_what_it_should(seven):
     config = load_model_config(seven.model.path)
     params = abstract_params(config)
     rows = plan_candidates.rows_of(seven, config, plan_candidates.Question(), 8192)
-    from srpo_jax.sharding import by_path
-
     model = Model(seven, config, params, tuple(by_path(params)), False, rows)
     where = parse_slice("v5p:4x4x4")
 
@@ -426,11 +426,10 @@ def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):
     assert 0 < entry["argument_gib"] < entry["peak_gib"] < entry["hbm_gib"]
     state = 12 * found["parameters"] / 4  # float32 parameters and moments over 4 devices
     assert state < entry["argument_gib"] * 2**30 < 2 * state + 8e6
-    # Padding makes the compiled program larger than the model's FLOPs, recomputation by a third.
-    executed = entry["executed_flops_per_device"] * 4
-    assert 1.0 < executed / entry["model_flops"]["total"] < 2.5
-    linear = sum(entry["model_flops"][name] for name in ("decoder", "head")) / 4
-    assert 1.0 < entry["compiled_flops_per_device"] / linear < 2.0
+    # The formula knows neither the split of odd sizes over devices nor what XLA leaves out.
+    formula = product_flops(*model_of(small, found))
+    assert 0.8 < entry["compiled_flops_per_device"] / formula < 1.25
+    assert entry["executed_flops_per_device"] > entry["compiled_flops_per_device"]
     assert set(entry["kernels"]) == {"tree_attention_forward", "tree_attention_backward"}
     assert {"fsdp"} < {axis for each in entry["collectives"] for axis in each["axes"]}
     assert entry["seconds"]["network"] > 0 and not entry["unknown_loops"]
@@ -438,3 +437,17 @@ def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == found and "start:" not in err and "known:" in err
+
+
+def model_of(cfg, found: dict):
+    """(what the plan was made of, its best candidate)."""
+    config = load_model_config(cfg.model.path)
+    params = abstract_params(config)
+    names = {field.name for field in dataclasses.fields(plan_candidates.Question)}
+    question = {name: value for name, value in found["question"].items() if name in names}
+    rows = plan_candidates.rows_of(
+        cfg, config, plan_candidates.Question(**question), found["row"]["tokens"]
+    )
+    best = {name: found["candidates"][0][name] for name in plan_candidates.Candidate._fields}
+    model = Model(cfg, config, params, tuple(by_path(params)), False, rows)
+    return model, plan_candidates.Candidate(**best)

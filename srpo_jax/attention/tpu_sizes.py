@@ -21,9 +21,9 @@ class Sizes(NamedTuple):
 
 
 # By device_kind. VMEM is the core's own (jax's tpu_info) less a few MiB. The blocks are reasoned,
-# not tuned: small ones skip more (a tree of six steps and eight branches computes 2.2x the scores it
-# needs with 256, 3.3x with 512), and a step must outweigh its fixed cost: 7 heads of 256 x 256 are
-# 0.23 GFLOP forward, 1 us where a core does 230 TFLOP/s and too little where it does 900.
+# not tuned: small ones skip more (a tree of six steps and eight branches computes 2.2x the scores
+# it needs with 256, 3.3x with 512), and a step must outweigh its fixed cost: 7 heads of 256 x 256
+# are 0.23 GFLOP forward, 1 us where a core does 230 TFLOP/s and too little where it does 900.
 SIZES = {
     "TPU v4": Sizes(256, 256, 15 << 20),
     "TPU v5 lite": Sizes(256, 256, 124 << 20),

@@ -74,8 +74,8 @@ def compile_case(case: str) -> list[dict]:
 
     from srpo_jax.attention import Attend, tpu_sizes
 
-    # The kernels hardly differ, the program around them compiles sooner. jax 0.12's libtpu no longer
-    # takes the option.
+    # The kernels hardly differ, the program around them compiles sooner. jax 0.12's libtpu no
+    # longer takes the option.
     fast = jax.__version_info__ < (0, 11)
     options = {"exec_time_optimization_effort": -1.0} if fast else None
     from srpo_jax.mesh import ROW_AXES, make_mesh
