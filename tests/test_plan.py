@@ -284,7 +284,7 @@ def test_the_key_is_what_changes_the_program(fake):
     frozen = json.loads(json.dumps(base))
     frozen["config"]["train"]["freeze"] = ["vision/.*"]
     others = [(job(8), "model", ["jax 1"]), (base, "other", ["jax 1"]), (base, "model", ["jax 2"]),
-              (frozen, "model", ["jax 1"]), (base | {"effort": 0.0}, "model", ["jax 1"])]  # fmt: skip
+              (frozen, "model", ["jax 1"]), (base | {"effort": 0}, "model", ["jax 1"])]  # fmt: skip
     assert len({key, *(plan_run.key_of(*other) for other in others)}) == 6
 
 
