@@ -29,8 +29,8 @@ class Collective:
 
     bytes: of the whole array that is gathered, reduced or sent. wire_bytes: what a device sends
     with n devices in a group, by the bandwidth-optimal algorithms (a ring): gather and scatter
-    (n-1)/n of bytes, all-reduce twice that, a permutation all of it. largest: the operation of the
-    model that most of the bytes are for, and its share of them.
+    (n-1)/n of bytes, all-reduce twice that, a permutation all of it. largest: the (at most 5)
+    operations of the model that most of the bytes are for, and their shares of them.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Collective:
     count: int
     bytes: float
     wire_bytes: float
-    largest: tuple[str, float]
+    largest: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
 def _sum(kind: str, axes: tuple[str, ...], group: int, by_source: dict) -> Collective:
     count = sum(times for times, _ in by_source.values())
     total = sum(nbytes for _, nbytes in by_source.values())
-    source = max(by_source, key=lambda name: by_source[name][1])
-    largest = (source, by_source[source][1] / total if total else 0.0)
+    order = sorted(by_source, key=lambda name: -by_source[name][1])
+    largest = tuple((name, by_source[name][1] / (total or 1)) for name in order[:5])
     return Collective(kind, axes, group, count, total, total * _wire_share(kind, group), largest)
 
 

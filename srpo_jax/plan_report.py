@@ -221,7 +221,7 @@ def _details(entry: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  {each['kind']:<18} over {'*'.join(each['axes']):<12} {each['count']:>6} times, "
                 f"{each['bytes'] / 1e9:8.2f} GB, {each['wire_bytes'] / 1e9:8.2f} GB sent; "
-                f"{each['largest'][1]:.0%} for {_short(each['largest'][0])}"
+                f"{each['largest'][0][1]:.0%} for {_short(each['largest'][0][0])}"
             )
     if entry["unknown_loops"]:
         lines.append(f"counted once: {len(entry['unknown_loops'])} loops whose length is data, "
