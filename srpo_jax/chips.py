@@ -41,24 +41,35 @@ class Chip:
     devices: int = 1
 
 
+# The slices that Google's pages list; larger ones of whole 4x4x4 cubes are had on request.
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16",
-         "8x16x16", "16x16x16")  # fmt: skip
+         "8x16x16")  # fmt: skip
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "TPU v5 lite", 197, 15.75, 819, ici_gbs=50, links=4, wrap=16, price=1.20, shapes=FLAT),
+        Chip("v5e", "TPU v5 lite", 197, 15.75, 819, ici_gbs=50, links=4, wrap=16, price=1.20,
+             shapes=FLAT),
         Chip("v5p", "TPU v5", 459, 95.74, 2765, ici_gbs=100, links=6, wrap=4, price=4.20,
-             shapes=(*CUBES, "16x16x24")),
-        Chip("v6e", "TPU v6 lite", 918, 31.25, 1638, ici_gbs=100, links=4, wrap=16, price=2.70, shapes=FLAT),
-        Chip("tpu7x", "TPU7x", 2307, 189.5, 7380, ici_gbs=100, links=6, wrap=4, price=12.00, shapes=CUBES,
-             devices=2),
+             shapes=(*CUBES, "16x16x16", "16x16x24")),
+        Chip("v6e", "TPU v6 lite", 918, 31.25, 1638, ici_gbs=100, links=4, wrap=16, price=2.70,
+             shapes=FLAT),
+        Chip("tpu7x", "TPU7x", 2307, 189.5, 7380, ici_gbs=100, links=6, wrap=4, price=12.00,
+             shapes=CUBES, devices=2),
     )
 }  # fmt: skip
 # What people type, and what it is called here.
 OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x",
                "ironwood": "tpu7x", "tpu7": "tpu7x", "v7": "tpu7x"}  # fmt: skip
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if not known."""
+    for chip in CHIPS.values():
+        if chip.kind == device_kind:
+            return chip.peak_tflops * 1e12 / chip.devices
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +118,8 @@ def parse_slice(name: str) -> Slice:
     kind, _, shape = name.strip().lower().partition(":")
     if kind not in CHIPS:
         meant = OTHER_NAMES.get(kind)
-        hint = f"did you mean {meant}:{shape or '4x4'}?" if meant else f"there is {', '.join(CHIPS)}"
+        near = f"did you mean {meant}:{shape or '4x4'}?"
+        hint = near if meant else f"there is {', '.join(CHIPS)}"
         raise UserError(f"--topology={name}: no such TPU; {hint}")
     chip = CHIPS[kind]
     if shape not in chip.shapes:

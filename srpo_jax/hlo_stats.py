@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from srpo_jax.hlo_text import Computation, Instruction, Module
+from srpo_jax.hlo_text import Computation, Instruction, Module, label
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
                "collective-permute", "collective-broadcast")  # fmt: skip
@@ -29,7 +29,8 @@ class Collective:
 
     bytes: of the whole array that is gathered, reduced or sent. wire_bytes: what a device sends
     with n devices in a group, by the bandwidth-optimal algorithms (a ring): gather and scatter
-    (n-1)/n of bytes, all-reduce twice that, a permutation all of it.
+    (n-1)/n of bytes, all-reduce twice that, a permutation all of it. largest: the (at most 5)
+    operations of the model that most of the bytes are for, and their shares of them.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Collective:
     count: int
     bytes: float
     wire_bytes: float
+    largest: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
     module = Module(text)
     flops = kernel_flops = 0.0
     kernels: dict[str, int] = {}
-    found: dict[tuple, list[float]] = {}
+    found: dict[tuple, dict[str, list[float]]] = {}
     for computation, instruction, runs in module:
         opcode = instruction.opcode
         if opcode == "dot":
@@ -76,14 +78,20 @@ def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
         elif opcode.removesuffix("-start") in COLLECTIVES:
             kind, axes, group, nbytes = _collective(computation, instruction, mesh or {})
             if group > 1:
-                entry = found.setdefault((kind, axes, group), [0, 0.0])
-                entry[0] += runs
-                entry[1] += runs * nbytes
-    collectives = tuple(
-        Collective(kind, axes, group, int(count), total, total * _wire_share(kind, group))
-        for (kind, axes, group), (count, total) in sorted(found.items())
-    )
+                entry = found.setdefault((kind, axes, group), {})
+                counted = entry.setdefault(label(instruction), [0, 0.0])
+                counted[0] += runs
+                counted[1] += runs * nbytes
+    collectives = tuple(_sum(*key, entry) for key, entry in sorted(found.items()))
     return Stats(flops, kernel_flops, kernels, collectives, tuple(module.unknown_loops))
+
+
+def _sum(kind: str, axes: tuple[str, ...], group: int, by_source: dict) -> Collective:
+    count = sum(times for times, _ in by_source.values())
+    total = sum(nbytes for _, nbytes in by_source.values())
+    order = sorted(by_source, key=lambda name: -by_source[name][1])
+    largest = tuple((name, by_source[name][1] / (total or 1)) for name in order[:5])
+    return Collective(kind, axes, group, count, total, total * _wire_share(kind, group), largest)
 
 
 def dot_flops(computation: Computation, dot: Instruction) -> float:

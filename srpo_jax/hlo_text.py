@@ -128,7 +128,7 @@ class Module:
                 if instruction.opcode == "while":
                     trips = self._trips(computation, instruction)
                     if trips is None:
-                        self.unknown_loops.append(_label(instruction))
+                        self.unknown_loops.append(label(instruction))
                     times *= 1 if trips is None else trips
                 for called in instruction.called:
                     runs[called] = runs.get(called, 0) + times
@@ -256,6 +256,7 @@ def _constant(computation: Computation, name: str) -> int | None:
     return int(made.inside) if re.fullmatch(r"-?\d+", made.inside) else None
 
 
-def _label(instruction: Instruction) -> str:
+def label(instruction: Instruction) -> str:
+    """What it was in the program that was compiled: its op_name, else its own name."""
     found = re.search(r'op_name="([^"]*)"', instruction.rest)
     return found[1] if found else instruction.name

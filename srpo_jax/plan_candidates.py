@@ -171,29 +171,27 @@ def candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """(legal candidates, why others are not). Empty arguments: what is worth trying.
 
-    meshes: by default one replica, tensor 1, 2, 4, ... up to MAX_TENSOR. rows: by default
+    meshes: by default tensor 1, 2, 4, ... up to MAX_TENSOR, each with the fewest replicas (data) that
+    the parameters can be split into the rest of the devices for. rows: by default
     pack.rows, and one and two rows per device. remats: by default every policy there is.
     Errors: UserError when what was asked for is not legal, or nothing is.
     """
     devices = where.devices
     asked = bool(meshes)
-    meshes = meshes or [
-        (1, devices // tensor, tensor)
-        for tensor in (2**k for k in range(MAX_TENSOR.bit_length()))
+    by_tensor = [[mesh] for mesh in meshes] or [
+        [(data, devices // tensor // data, tensor) for data in _powers(devices // tensor)]
+        for tensor in _powers(MAX_TENSOR)
         if devices % tensor == 0
     ]
     counts = rows or sorted({cfg.pack.rows, devices, 2 * devices})
     found, refused = [], []
-    for mesh in meshes:
-        try:
-            if math.prod(mesh) != devices:
-                raise UserError(f"{'*'.join(map(str, mesh))} is not {devices} devices")
-            placed = abstract_mesh(mesh)
-            param_shardings(params, placed)
-        except UserError as error:
-            refused.append(str(error))
+    for choices in by_tensor:
+        why = [_refusal(params, mesh, devices) for mesh in choices]
+        if all(why):
+            refused.append(why[0])
             continue
-        unit = row_shards(placed) * cfg.train.accumulate
+        mesh = choices[why.index("")]
+        unit = row_shards(abstract_mesh(mesh)) * cfg.train.accumulate
         fitting = [count for count in counts if count % unit == 0]
         if not fitting:
             refused.append(
@@ -208,6 +206,22 @@ def candidates(
     if not found or (asked and refused):
         raise UserError(f"no legal plan for {where.name}: {refused[0]}")
     return found, refused
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`, which they divide."""
+    return [2**k for k in range(most.bit_length()) if most % 2**k == 0]
+
+
+def _refusal(params: Any, mesh: tuple[int, int, int], devices: int) -> str:
+    """Why the parameters cannot lie on such a mesh; "" if they can."""
+    if math.prod(mesh) != devices:
+        return f"mesh {'*'.join(map(str, mesh))} is not {devices} devices"
+    try:
+        param_shardings(params, abstract_mesh(mesh))
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:

@@ -6,8 +6,7 @@
     step     between max(compute, memory, network), if everything overlaps, and
              max(compute, memory) + network, if no transfer does
 
-None of it was ever compared with a TPU. MFU is model FLOPs (flops.py) / (time x peak). The bounds
-bracket what MaxText publishes for v6e (45 % for an 8B at 8192 tokens; here 43 to 57 %).
+None of it was ever compared with a TPU. MFU is model FLOPs (flops.py) / (time x peak).
 """
 
 from __future__ import annotations
@@ -96,8 +95,8 @@ def hbm_bytes(model: Model, candidate: Candidate) -> float:
 
     optimizer    32 per trained parameter here: parameter and two moments read and written, gradient
                  written and read, all float32
-    weights      each matrix product reads its kernel, as large as `tensor` leaves it, in the compute
-                 dtype: forward, backward (dx), and once more where layers are recomputed
+    weights      each matrix product reads its kernel, as large as `tensor` leaves it, in the
+                 compute dtype: forward, backward (dx), and once more where layers are recomputed
     activations  per layer, token and pass, 4 D + (2 H + 2 K) d + 3 F in the compute dtype: inputs
                  and results of the products; passes: forward, 2 backward, recomputation
     head         [D, V] once per chunk of HEAD_CHUNK targets, forward, again, and backward

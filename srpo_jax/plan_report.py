@@ -153,11 +153,17 @@ def assumptions(plan: dict[str, Any], chip: dict[str, Any] | None = None) -> lis
     """What the figures rest on, in two lines."""
     cost = f"${chip['price']:.2f} per chip-hour" if chip else "prices as in srpo_jax/chips.py"
     return [
-        f"memory, FLOPs and traffic: the compiler's, per device. Times: {plan['efficiency']:.0%} of "
-        f"peak, no TPU was measured; MFU from no overlap to full overlap, rates without; {cost}.",
+        "memory, FLOPs and traffic: the compiler's, per device. Times: "
+        f"{plan['efficiency']:.0%} of peak, no TPU was measured; MFU from no overlap to full "
+        f"overlap, rates without; {cost}.",
         "the questions are invented (--question=...); more rows a step also change what is learnt; "
         "peaks, links and prices: srpo_jax/chips.py, to edit.",
     ]
+
+
+def _short(source: str, parts: int = 3) -> str:
+    """The last parts of an operation's path in the model."""
+    return "/".join(source.split("/")[-parts:])
 
 
 def _few(x: float) -> str:
@@ -214,9 +220,10 @@ def _details(entry: dict[str, Any]) -> list[str]:
         if each["wire_bytes"] >= 1e6:
             lines.append(
                 f"  {each['kind']:<18} over {'*'.join(each['axes']):<12} {each['count']:>6} times, "
-                f"{each['bytes'] / 1e9:8.2f} GB, {each['wire_bytes'] / 1e9:8.2f} GB sent"
+                f"{each['bytes'] / 1e9:8.2f} GB, {each['wire_bytes'] / 1e9:8.2f} GB sent; "
+                f"{each['largest'][0][1]:.0%} for {_short(each['largest'][0][0])}"
             )
     if entry["unknown_loops"]:
         lines.append(f"counted once: {len(entry['unknown_loops'])} loops whose length is data, "
-                     f"as {entry['unknown_loops'][0].split('/')[-2:]}")  # fmt: skip
+                     f"as {_short(entry['unknown_loops'][0])}")  # fmt: skip
     return lines

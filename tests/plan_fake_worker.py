@@ -30,7 +30,8 @@ def main() -> None:
         "temp_bytes": 2**29, "trace_seconds": 0.1, "seconds": 0.2, "flops": 1e12,
         "kernel_flops": 0.0, "kernels": {}, "unknown_loops": [],
         "collectives": [{"kind": "all-gather", "axes": ["fsdp"], "group": 4, "count": 2,
-                         "bytes": 8e9, "wire_bytes": 6e9, "extent": [2, 2]}],
+                         "bytes": 8e9, "wire_bytes": 6e9, "extent": [2, 2],
+                         "largest": [["jit(train_step)/layers/mlp/up/dot_general", 0.5]]}],
     }  # fmt: skip
     if rows == 8:
         result = {"status": "oom", "message": "Ran out of memory", "needed_gib": 18.75}

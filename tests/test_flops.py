@@ -64,7 +64,7 @@ def xla_flops(config: ModelConfig, trained: str) -> float:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("trained", ["", "layers/", "vision/"])
 def test_equals_xlas_count_of_a_flat_model(tied, trained):
-    """Full training, a frozen tower, a frozen decoder: within what is not a matrix product (6 %)."""
+    """Full training, a frozen tower, a frozen decoder: within what is no matrix product (6 %)."""
     config = flat_model(tied)
     params = abstract_params(config)
     work = Work(TOKENS, TOKENS**2, TOKENS, PATCHES, PATCHES**2)
@@ -112,8 +112,8 @@ def test_what_is_frozen_costs_less():
     assert no_tower.vision == pytest.approx(full.vision / 3, rel=1e-2)  # the pixels have no dx
     assert no_tower[:3] == full[:3]
     rank = 8
-    adapters = {"layers": {"attn": {"q": {
-        "lora_a": np.zeros((36, 2048, rank)), "lora_b": np.zeros((36, rank, 16, 128))}}}}  # fmt: skip
+    pair = {"lora_a": np.zeros((36, 2048, rank)), "lora_b": np.zeros((36, rank, 16, 128))}
+    adapters = {"layers": {"attn": {"q": pair}}}
     lora = model_flops(config, params, work, trainable=list(by_path(adapters)), adapters=adapters)
     own = 6 * 36 * rank * (2048 + 16 * 128) * work.tokens
     assert lora.decoder - own == pytest.approx(full.decoder * 2 / 3)

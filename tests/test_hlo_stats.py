@@ -220,7 +220,7 @@ def known(where: str) -> dict:
     ],
 )  # fmt: skip
 def test_collectives_over_a_mesh(where):
-    """Kind, axis, group, count and bytes, also in a loop; on TPU with whatever XLA makes of them."""
+    """Kind, axis, group, count and bytes, also in a loop; on TPU whatever XLA makes of them."""
     found = known(where)
     rows, width, rounds = hlo_programs.ROWS, hlo_programs.WIDTH, hlo_programs.ROUNDS
     x, w = 4 * rows * width, 4 * width * width

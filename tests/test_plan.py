@@ -85,6 +85,13 @@ def test_only_legal_candidates(seven):
     assert len(refused) == 2 and all("tensor=" in why and "\n" not in why for why in refused)
 
 
+def test_replicas_where_a_parameter_does_not_divide(seven):
+    """The vision tower's 1280 does not divide by 512: two replicas over 256 parts each."""
+    params = abstract_params(load_model_config(seven.model.path))
+    found, _ = plan_candidates.candidates(seven, params, parse_slice("v5p:8x8x8"))
+    assert {c.mesh for c in found} == {(2, 256, 1), (1, 256, 2), (1, 128, 4)}
+
+
 @pytest.mark.parametrize(
     "asked, said",
     [
@@ -284,7 +291,7 @@ def test_the_key_is_what_changes_the_program(fake):
     frozen = json.loads(json.dumps(base))
     frozen["config"]["train"]["freeze"] = ["vision/.*"]
     others = [(job(8), "model", ["jax 1"]), (base, "other", ["jax 1"]), (base, "model", ["jax 2"]),
-              (frozen, "model", ["jax 1"]), (base | {"effort": 0.0}, "model", ["jax 1"])]  # fmt: skip
+              (frozen, "model", ["jax 1"]), (base | {"effort": 0}, "model", ["jax 1"])]  # fmt: skip
     assert len({key, *(plan_run.key_of(*other) for other in others)}) == 6
 
 
