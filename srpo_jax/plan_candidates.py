@@ -119,7 +119,8 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     full = full._replace(tokens=row_tokens)
     budgets = Budgets.fit([full], row_tokens=row_tokens, patch_multiple=unit)
     per_picture = total.patches / len(parts)
-    seen = per_picture if config.vision.fields else unit  # a whole picture, or one tile
+    # A patch sees its tile, or the whole picture where there are none.
+    seen = unit if hasattr(config.vision, "tile_features") else per_picture
     work = Work(
         tokens=total.tokens,
         pairs=sum(visible_pairs(part.subtree_end) for part in parts),
