@@ -45,7 +45,7 @@ class Embedding(nn.Module):
 class PolicyModel(nn.Module):
     """dtype: of the computation; param_dtype: of initialised parameters.
 
-    remat: "none" or "full" (keep only each layer's input for the backward pass).
+    remat: what a layer keeps for the backward pass, one of remat.POLICIES.
     constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
     "ffn" [B,T,F] and "vision" [B,P,E].
     attend: how, and over which mesh, trees and picture segments are attended to.
@@ -59,16 +59,13 @@ class PolicyModel(nn.Module):
     attend: Attend = Attend()
 
     def setup(self) -> None:
-        if self.remat not in ("none", "full"):
-            raise ValueError(f'remat must be "none" or "full", not {self.remat!r}')
         text, kinds = self.config.text, (self.dtype, self.param_dtype)
-        remat = self.remat == "full"
         vocab, width = text.padded_vocab, text.hidden_size
         self.embed = Embedding(vocab, width, *kinds)
         self.vision = family(self.config).Tower(
-            self.config.vision, width, *kinds, remat, self.constrain, self.attend
+            self.config.vision, width, *kinds, self.remat, self.constrain, self.attend
         )
-        self.layers = stacked_layers(text, remat)(
+        self.layers = stacked_layers(text, self.remat)(
             text, *kinds, self.constrain, self.attend
         )
         self.norm = RMSNorm(width, text.rms_norm_eps, self.param_dtype)

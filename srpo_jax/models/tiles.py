@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from srpo_jax.attention import Attend
 from srpo_jax.models.config import PatchField
 from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear
+from srpo_jax.models.remat import layer_input, with_remat
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -131,6 +132,7 @@ class TileBlock(nn.Module):
         c = self.config
         kinds = (self.dtype, self.param_dtype)
         width, ffn = c.hidden_size, c.intermediate_size
+        x = layer_input(x)
         y = LayerNorm(width, c.eps, self.param_dtype, name="norm1")(x)
         y = TileAttention(c, *kinds, name="attn")(y)
         x = x + (Scale(width, self.param_dtype, name="scale1")(y) if c.layer_scale else y)
@@ -202,7 +204,7 @@ class TileTower(nn.Module):
     out: int
     dtype: Any
     param_dtype: Any
-    remat: bool
+    remat: str
     constrain: Constrain
     attend: Attend  # not used: a tile is short and needs no mask
 
@@ -225,7 +227,7 @@ class TileTower(nn.Module):
         x = self.constrain(x, "vision")
         if c.pre_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="pre_norm")(x)
-        block = nn.remat(TileBlock, prevent_cse=False) if self.remat else TileBlock
+        block = with_remat(TileBlock, self.remat)
         x, _ = nn.scan(
             block, variable_axes=STACKED, split_rngs={"params": True}, length=c.depth
         )(c, *kinds, name="blocks")(x, None)  # fmt: skip
