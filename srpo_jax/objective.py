@@ -29,6 +29,7 @@ ref_coef    1.0          weight of L_ref. 0 with contrast=dpo is plain DPO.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -229,11 +230,10 @@ def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int 
     states = jnp.take_along_axis(
         hidden, jnp.pad(batch["target_parent"], pad)[..., None], axis=1)
     head = head.astype(hidden.dtype)
-    first = 0 if vocab_axis is None else jax.lax.axis_index(vocab_axis) * head.shape[1]
-    vocab = first + jnp.arange(head.shape[1])
 
-    @jax.checkpoint
     def one_chunk(head, states, labels):
+        first = 0 if vocab_axis is None else jax.lax.axis_index(vocab_axis) * head.shape[1]
+        vocab = first + jnp.arange(head.shape[1])
         logits = jnp.einsum("bnd,dv->bnv", states, head, preferred_element_type=jnp.float32)
         if valid_vocab is not None:
             logits = jnp.where(vocab < valid_vocab, logits, -jnp.inf)
@@ -250,6 +250,36 @@ def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int 
         return jnp.moveaxis(x.reshape(b, chunks, chunk, *x.shape[2:]), 1, 0)
 
     with jax.named_scope("target_logps"):
-        _, logps = jax.lax.scan(lambda carry, xs: (carry, one_chunk(head, *xs)), None,
-                                (split(states), split(labels)))
+        logps = _by_chunks(one_chunk, head, split(states), split(labels))
         return jnp.moveaxis(logps, 0, 1).reshape(b, chunks * chunk)[:, :n]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _by_chunks(one_chunk, head, states, labels):
+    """[one_chunk(head, states[c], labels[c]) for c]. In the backward pass each chunk is computed
+    again, and the gradient of the head is summed over chunks in float32, whatever its dtype."""
+    return jax.lax.map(lambda xs: one_chunk(head, *xs), (states, labels))
+
+
+def _by_chunks_forward(one_chunk, head, states, labels):
+    return _by_chunks(one_chunk, head, states, labels), (head, states, labels)
+
+
+def _by_chunks_backward(one_chunk, kept, grads):
+    head, states, labels = kept
+
+    def step(total, xs):
+        states, labels, grad = xs
+        _, pull = jax.vjp(lambda head, states: one_chunk(head, states, labels), head, states)
+        for_head, for_states = pull(grad)
+        return total + for_head.astype(jnp.float32), for_states
+
+    zeros = jnp.zeros(head.shape, jnp.float32)
+    # Under shard_map a carry must say over which axes it differs.
+    if axes := tuple(jax.typeof(head).vma):
+        zeros = jax.lax.pcast(zeros, axes, to="varying")
+    total, for_states = jax.lax.scan(step, zeros, (states, labels, grads), reverse=True)
+    return total.astype(head.dtype), for_states, None
+
+
+_by_chunks.defvjp(_by_chunks_forward, _by_chunks_backward)

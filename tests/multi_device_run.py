@@ -61,7 +61,7 @@ def tiny_config(*, tied: bool = True) -> ModelConfig:
 def train_settings(**changes) -> ConfigDict:
     values = dict(
         steps=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine", weight_decay=0.01, b1=0.9,
-        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(), optimizer="adamw",
     )  # fmt: skip
     return ConfigDict({**values, **changes})
 

@@ -22,7 +22,7 @@ PARAMS = {
 def settings(**changes):
     values = dict(
         steps=10, learning_rate=0.1, warmup_steps=2, schedule="cosine", weight_decay=0.0, b1=0.9,
-        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(), optimizer="adamw",
     )  # fmt: skip
     return ConfigDict({**values, **changes})
 

@@ -10,7 +10,7 @@ Each family is checked against its model in transformers to 1e-4 in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,10 +25,19 @@ from srpo_jax.models.layout import NEWLINE, TEXT
 
 Cache = tuple[jax.Array, jax.Array]
 Inputs = Mapping[str, jax.Array]
+Lookup = Callable[[jax.Array, jax.Array, Any], jax.Array]
+
+
+def plain_lookup(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """The default `lookup` hook: rows of the table [V, D], where it lies is left to the compiler.
+
+    Ids outside the table are clamped by the gather, never NaN.
+    """
+    return jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
 
 
 class Embedding(nn.Module):
-    """The token table [V, D]. Ids outside it are clamped by the gather, never NaN."""
+    """The token table [V, D]."""
 
     vocab: int
     width: int
@@ -36,10 +45,10 @@ class Embedding(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, lookup: Lookup = plain_lookup) -> jax.Array:
         shape = (self.vocab, self.width)
         table = self.param("embedding", nn.initializers.normal(0.02), shape, self.param_dtype)
-        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)
+        return lookup(table, tokens, self.dtype)
 
 
 class PolicyModel(nn.Module):
@@ -49,6 +58,8 @@ class PolicyModel(nn.Module):
     constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
     "ffn" [B,T,F] and "vision" [B,P,E].
     attend: how, and over which mesh, trees and picture segments are attended to.
+    lookup(table [V, D], tokens [B, T], dtype): hook for the embeddings of rows; decoding, with its
+    few tokens, does without.
     """
 
     config: ModelConfig
@@ -57,6 +68,7 @@ class PolicyModel(nn.Module):
     remat: str = "none"
     constrain: Constrain = no_constraint
     attend: Attend = Attend()
+    lookup: Lookup = plain_lookup
 
     def setup(self) -> None:
         text, kinds = self.config.text, (self.dtype, self.param_dtype)
@@ -118,7 +130,7 @@ class PolicyModel(nn.Module):
     def _embed(self, inputs: Inputs) -> tuple[jax.Array, Any]:
         """Token embeddings with the pictures' features in their places, and those for DeepStack:
         None, or (features [N, B, F, D] for the first N layers, image_index [B, T])."""
-        x = self.embed(inputs["tokens"])
+        x = self.embed(inputs["tokens"], self.lookup)
         index = inputs["image_index"]
         with jax.named_scope("vision"):
             features, deep = self.vision(inputs)
