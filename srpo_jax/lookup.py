@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,12 +32,7 @@ def make_lookup(mesh: Mesh, spec: P) -> Callable[[jax.Array, jax.Array, Any], ja
     rows = P(ROW_AXES)
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
-        # Each replica has its own, so that the gradient is summed over replicas after it has been
-        # scattered over fsdp.
-        table = varying(table, ("data",))
-        if "fsdp" in axes:
-            table = jax.lax.all_gather(table, "fsdp", axis=0, tiled=True)
-        table = varying(table, ROW_AXES)
+        table = gather(table, {"fsdp": 0} if "fsdp" in axes else {})
         if "tensor" not in axes:
             return take_rows(table, tokens)
         own = tokens - jax.lax.axis_index("tensor") * table.shape[0]
@@ -56,11 +51,17 @@ def make_lookup(mesh: Mesh, spec: P) -> Callable[[jax.Array, jax.Array, Any], ja
     return lookup
 
 
-def varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """x inside shard_map, as if it differed along `axes` too. Its gradient is summed over them
-    here, and not wherever x is used."""
-    missing = tuple(axis for axis in axes if axis not in jax.typeof(x).vma)
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
+def gather(weight: jax.Array, split: Mapping[str, int]) -> jax.Array:
+    """A weight inside shard_map, whole over the axes of the rows. split: {mesh axis: its axis}.
+
+    What comes out counts as another one on every device: its gradient is scattered over fsdp and
+    summed over replicas here, once, and not wherever it is used.
+    """
+    whole = tuple(axis for axis in ROW_AXES if axis not in split)
+    weight = jax.lax.pcast(weight, whole, to="varying")
+    for axis, dimension in split.items():
+        weight = jax.lax.all_gather(weight, axis, axis=dimension, tiled=True)
+    return weight
 
 
 def take_rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -71,7 +72,7 @@ def take_rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     return _take_narrow(table.shape[0], table, tokens)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _take_narrow(rows: int, table: jax.Array, tokens: jax.Array) -> jax.Array:
     return jnp.take(table, tokens, axis=0, mode="clip")
 

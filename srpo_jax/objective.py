@@ -254,7 +254,7 @@ def target_logps(hidden: jax.Array, head: jax.Array, batch: dict, *, chunk: int 
         return jnp.moveaxis(logps, 0, 1).reshape(b, chunks * chunk)[:, :n]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _by_chunks(one_chunk, head, states, labels):
     """[one_chunk(head, states[c], labels[c]) for c]. In the backward pass each chunk is computed
     again, and the gradient of the head is summed over chunks in float32, whatever its dtype."""
@@ -274,10 +274,7 @@ def _by_chunks_backward(one_chunk, kept, grads):
         for_head, for_states = pull(grad)
         return total + for_head.astype(jnp.float32), for_states
 
-    zeros = jnp.zeros(head.shape, jnp.float32)
-    # Under shard_map a carry must say over which axes it differs.
-    if axes := tuple(jax.typeof(head).vma):
-        zeros = jax.lax.pcast(zeros, axes, to="varying")
+    zeros = jnp.zeros_like(head, jnp.float32)
     total, for_states = jax.lax.scan(step, zeros, (states, labels, grads), reverse=True)
     return total.astype(head.dtype), for_states, None
 

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
 from srpo_jax.lora import Lora, dropout_key, variables
-from srpo_jax.lookup import make_lookup, varying
+from srpo_jax.lookup import gather, make_lookup
 from srpo_jax.mesh import ROW_AXES
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.models.remat import check_host_memory
@@ -44,14 +44,14 @@ def make_target_logp(
 ) -> Callable[..., jax.Array]:
     """(params, batch, adapters=None) -> log p of every target token given its path, float32 [B, N].
 
-    shardings: of the params. adapters: as `lora.variables` gives them.
-    The loss runs under shard_map: each device gathers
-    its columns of the head over fsdp once, before the loop over chunks, and its gradient is summed
-    once, after it. Left to the compiler, both would happen in every chunk.
+    shardings: of the params. adapters: as `lora.variables` gives them. The loss runs under
+    shard_map: each device gathers its columns of the head over fsdp once, before the loop over
+    chunks, and its gradient is summed once, after it. Left to the compiler, both would happen in every chunk.
     """
     head_spec = _head_spec(shardings)
     model = model.clone(lookup=make_lookup(mesh, shardings["embed"]["embedding"].spec))
     width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
+    split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}
     split_vocab = "tensor" in vocab_axes
     rows = P(ROW_AXES)
     names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))
@@ -59,14 +59,8 @@ def make_target_logp(
     valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
     def local(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
-        # As if each replica had its own, so that gradients are summed over replicas after the loop
-        # over chunks, and only what this device stores of them.
-        head = varying(head, ("data",))
         with jax.named_scope("gather_head"):
-            for dimension, axes in ((0, width_axes), (1, vocab_axes)):
-                if "fsdp" in axes:
-                    head = jax.lax.all_gather(head, "fsdp", axis=dimension, tiled=True)
-        head = varying(head, ROW_AXES)
+            head = gather(head, split)
         axis = "tensor" if split_vocab else None
         return target_logps(hidden, head, batch, valid_vocab=valid, vocab_axis=axis)
 
