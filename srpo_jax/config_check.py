@@ -245,6 +245,11 @@ def _check_together(config: ConfigDict) -> None:
             "config.train.freeze and config.lora.rank exclude each other: adapters leave every "
             "weight of the policy as it is; say with config.lora.targets where they are"
         )
+    if config.lora.rank and config.train.param_dtype != "float32":
+        raise UserError(
+            "config.train.param_dtype is for training the policy itself: adapters are float32; "
+            "the dtype of the weights under them is config.lora.base_dtype"
+        )
     if config.lora.rank and not config.lora.targets:
         raise UserError("config.lora.targets is empty, so config.lora.rank adapts nothing")
     if config.pack.rows % config.train.accumulate:

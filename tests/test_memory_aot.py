@@ -57,11 +57,11 @@ def test_remat_policies_take_less_memory_one_after_the_other():
 
 
 def test_traffic_does_not_grow_with_the_batch():
-    """Over data and fsdp a device sends the same for 16 and 32 rows: tables and gradients, never
-    embeddings. The head's gradient is summed over replicas once, not once per chunk."""
+    """Over data and fsdp a device sends no more for 32 rows than for 16: tables and gradients.
+    The head's gradient is summed over replicas once, not once per chunk."""
     found = said("traffic")
     few, many, plain = (found[name] for name in ("16 rows", "32 rows", "16 rows, plain lookup"))
-    assert many["rows"] == pytest.approx(few["rows"], rel=0.02)
+    assert many["rows"] <= 1.02 * few["rows"]
     assert few["rows"] < plain["rows"]
     assert few["data_bytes"] <= 1.1 * 4 * few["parameters"] / 8 + few["whole"]
 
