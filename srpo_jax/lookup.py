@@ -1,4 +1,4 @@
-"""Token embeddings from a table that is split over the mesh: the model's `lookup` hook.
+"""Token embeddings from a table that is split over the mesh: the model's `lookup` and `by_rows` hooks.
 
 Left to the compiler, rows of a table split over its vocabulary can become an all-reduce of the
 embeddings of the whole global batch on every device (seen on v5e:4x4: 1.07 GB for 16 rows of a 3B).
@@ -49,6 +49,21 @@ def make_lookup(mesh: Mesh, spec: P) -> Callable[[jax.Array, jax.Array, Any], ja
             return split(table.astype(dtype), jnp.clip(tokens, 0, table.shape[0] - 1))
 
     return lookup
+
+
+def make_by_rows(mesh: Mesh) -> Callable[..., jax.Array]:
+    """The model's `by_rows` hook: function(*arrays), all of whose first axes are rows, on each
+    device with its own rows. The compiler gathers the global batch for a take_along_axis.
+    """
+
+    def by_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+        shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
+        if mesh.size == 1 or arrays[0].shape[0] % shards:
+            return function(*arrays)
+        rows = P(ROW_AXES)
+        return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)(*arrays)
+
+    return by_rows
 
 
 def gather(weight: jax.Array, split: Mapping[str, int]) -> jax.Array:

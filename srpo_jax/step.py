@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
 from srpo_jax.lora import Lora, dropout_key, variables
-from srpo_jax.lookup import gather, make_lookup
+from srpo_jax.lookup import gather, make_by_rows, make_lookup
 from srpo_jax.mesh import ROW_AXES
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.models.remat import check_host_memory
@@ -49,7 +49,8 @@ def make_target_logp(
     chunks, and its gradient is summed once, after it. Left to the compiler, both would happen in every chunk.
     """
     head_spec = _head_spec(shardings)
-    model = model.clone(lookup=make_lookup(mesh, shardings["embed"]["embedding"].spec))
+    lookup = make_lookup(mesh, shardings["embed"]["embedding"].spec)
+    model = model.clone(lookup=lookup, by_rows=make_by_rows(mesh))
     width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
     split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}
     split_vocab = "tensor" in vocab_axes

@@ -36,6 +36,16 @@ def plain_lookup(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     return jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
 
 
+def run_whole(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The default `by_rows` hook: how rows are split is left to the compiler."""
+    return function(*arrays)
+
+
+def _take_features(features: jax.Array, row: jax.Array) -> jax.Array:
+    """[B, F, D], int32 [B, T] -> features[b, row[b, t]], [B, T, D]."""
+    return jnp.take_along_axis(features, row[..., None], axis=1)
+
+
 class Embedding(nn.Module):
     """The token table [V, D]."""
 
@@ -59,7 +69,7 @@ class PolicyModel(nn.Module):
     "ffn" [B,T,F] and "vision" [B,P,E].
     attend: how, and over which mesh, trees and picture segments are attended to.
     lookup(table [V, D], tokens [B, T], dtype): hook for the embeddings of rows; decoding, with its
-    few tokens, does without.
+    few tokens, does without. by_rows(function, *arrays): hook for what is done row by row.
     """
 
     config: ModelConfig
@@ -69,6 +79,7 @@ class PolicyModel(nn.Module):
     constrain: Constrain = no_constraint
     attend: Attend = Attend()
     lookup: Lookup = plain_lookup
+    by_rows: Callable[..., jax.Array] = run_whole
 
     def setup(self) -> None:
         text, kinds = self.config.text, (self.dtype, self.param_dtype)
@@ -135,7 +146,7 @@ class PolicyModel(nn.Module):
         with jax.named_scope("vision"):
             features, deep = self.vision(inputs)
             row = jnp.where(index == NEWLINE, features.shape[1] - 1, jnp.maximum(index, 0))
-            shown = jnp.take_along_axis(features, row[..., None], axis=1)
+            shown = self.by_rows(_take_features, features, row)
             x = jnp.where((index == TEXT)[..., None], x, shown)
         x = self.constrain(x, "activation")
         return x, None if deep is None else (deep, index)
