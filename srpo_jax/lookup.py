@@ -1,4 +1,4 @@
-"""Token embeddings from a table that is split over the mesh: the model's `lookup` and `by_rows` hooks.
+"""Token embeddings from a table split over the mesh: the hooks `lookup` and `by_rows` of models.
 
 Left to the compiler, rows of a table split over its vocabulary can become an all-reduce of the
 embeddings of the whole global batch on every device (seen on v5e:4x4: 1.07 GB for 16 rows of a 3B).

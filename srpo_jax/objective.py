@@ -242,7 +242,9 @@ class _Vocabulary(NamedTuple):
         size = head.shape[1]
         ids = start + jnp.arange(size)
         logits = jnp.einsum("bnd,dv->bnv", states, head, preferred_element_type=jnp.float32)
-        return (logits if self.valid is None else jnp.where(ids < self.valid, logits, -jnp.inf)), ids
+        if self.valid is not None:
+            logits = jnp.where(ids < self.valid, logits, -jnp.inf)
+        return logits, ids
 
     def first(self, head):
         """The id of the first column of this device's head."""
