@@ -63,10 +63,11 @@ def describe(tree: Any) -> dict[str, list]:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """What of a state is stored, as plain dicts. `base` is not: it never changes."""
-    return {
+    items = {
         "params": state.params,
         "optimizer": {"step": state.step, **by_path(state.opt_state)},
     }
+    return items if state.master is None else {**items, "master": state.master}
 
 
 def _digest(meta: dict[str, Any]) -> str:
@@ -201,7 +202,8 @@ class Checkpoints:
         )
         if int(count) != step:
             raise UserError(f"checkpoint {self.directory}/{step} holds step {int(count)}")
-        return TrainState(count, items["params"], opt_state, target.base), notes
+        master = items.get("master")
+        return TrainState(count, items["params"], opt_state, target.base, master), notes
 
     def verify(self, step: int, target: TrainState) -> None:
         """Reads a saved step back and compares every checksum. Errors: UserError."""
@@ -228,10 +230,14 @@ class Checkpoints:
         self._manager.reload()
 
 
-def load_params(directory: str | os.PathLike, target: Any) -> tuple[int, Any]:
+def load_params(
+    directory: str | os.PathLike, target: Any, item: str = "params"
+) -> tuple[int, Any]:
     """(step, parameters) of the newest verified checkpoint; changes nothing on disk.
 
-    target: tree of ShapeDtypeStruct with shardings. Errors: UserError when there is none.
+    target: tree of ShapeDtypeStruct with shardings. item: "params", or "master" for the float32
+    values of the trained ones, {path: array}, where there are any. Errors: UserError when there is
+    no checkpoint.
     """
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
@@ -240,12 +246,12 @@ def load_params(directory: str | os.PathLike, target: Any) -> tuple[int, Any]:
     with ocp.CheckpointManager(directory, options=options) as manager:
 
         def read(step: int) -> dict[str, Any]:
-            return _read_items(manager, step, _read_meta(manager, step), {"params": target})
+            return _read_items(manager, step, _read_meta(manager, step), {item: target})
 
         step, items, _ = _newest(manager, read, directory)
     if items is None:
         raise UserError(f"no checkpoints in {directory}: run `srpo train` first")
-    return step, items["params"]
+    return step, items[item]
 
 
 def _newest(

@@ -30,6 +30,7 @@ from srpo_jax.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
+from srpo_jax.optim import merge, select, trainable_paths
 from srpo_jax.sharding import by_path, param_shardings, replicated
 from srpo_jax.workdir import method, read_config, read_evaluations, read_json, read_lines
 
@@ -39,7 +40,8 @@ FORMS = ("merged", "peft")
 def newest_params(config: ConfigDict, workdir: str | os.PathLike) -> tuple[int, Any]:
     """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
 
-    Adapters are merged into the weights of config.model.path.
+    Of parameters that were trained in bfloat16 these are the float32 values that they were rounded
+    from, and frozen ones come from config.model.path. Adapters are merged into its weights.
     Errors: UserError when there is none, or the model of `config` is another one.
     """
     workdir, path = pathlib.Path(workdir), config.model.path
@@ -53,7 +55,15 @@ def newest_params(config: ConfigDict, workdir: str | os.PathLike) -> tuple[int, 
             abstract,
             shardings,
         )
-        return load_params(workdir / "checkpoints", target)
+        train = read_config(workdir).get("train") or {}
+        if train.get("param_dtype", "float32") == "float32":
+            return load_params(workdir / "checkpoints", target)
+        trained = select(target, trainable_paths(target, tuple(train["freeze"])))
+        step, master = load_params(workdir / "checkpoints", trained, "master")
+        if len(trained) < len(by_path(target)):
+            check_base(workdir, path)
+            target = load.load_params(path, model_config, dtype=jnp.float32, shardings=shardings)
+        return step, merge(target, master)
     step, adapters = newest_adapters(lora, workdir, path, mesh)
     base = load.load_params(path, model_config, dtype=jnp.float32, shardings=shardings)
     return step, merged_params(lora, base, adapters)

@@ -247,18 +247,18 @@ def least_memory(
     gathered head [D, V] in the compute dtype and one chunk of float32 logits. Kept per layer: its
     input with "full"; with "none" also the inputs of its matrix products, (3 + 3 H d / D + 2 K d /
     D) D + 3 F per token, heads and F split over `tensor`. Other policies keep at least as much as
-    "full". A frozen tower keeps nothing.
+    "full", but "offload" in the host's memory. A frozen tower keeps nothing.
     """
     text, vision = config.text, config.vision
     width = jnp.dtype(cfg.model.dtype).itemsize
     rows = candidate.rows // (candidate.data * candidate.fsdp * cfg.train.accumulate)
     split = candidate.tensor
-    kept = text.hidden_size
+    kept = text.hidden_size if candidate.remat != "offload" else 0
     if candidate.remat == "none":
         heads = (3 * text.num_heads + 2 * text.num_kv_heads) * text.head_dim
         kept = 3 * text.hidden_size + (heads + 3 * text.intermediate_size) // split
     kept *= text.num_layers * budgets.tokens
-    if not any(pattern == "vision/.*" for pattern in cfg.train.freeze):
+    if candidate.remat != "offload" and "vision/.*" not in cfg.train.freeze:
         kept += vision.depth * vision.hidden_size * budgets.patches
     vocab = text.padded_vocab // split
     head = text.hidden_size * vocab * width + rows * min(512, budgets.targets) * vocab * 4
@@ -266,6 +266,9 @@ def least_memory(
 
 
 def trained_bytes(params: Any, places: Any, trainable: Sequence[str]) -> int:
-    """Bytes of the float32 gradients on one device."""
+    """Bytes of the gradients, which have the parameters' dtype, on one device."""
     leaves, shards = by_path(params), by_path(places)
-    return sum(4 * math.prod(shards[p].shard_shape(leaves[p].shape)) for p in trainable)
+    return sum(
+        leaves[p].dtype.itemsize * math.prod(shards[p].shard_shape(leaves[p].shape))
+        for p in trainable
+    )

@@ -52,7 +52,9 @@ def describe_state(cfg: Any, config: ModelConfig) -> tuple[Optimizer, Objective,
     optimizer = make_optimizer(cfg.train, abstract)
     objective = Objective(**{name: cfg.objective[name] for name in OBJECTIVE})
     by_reference = needs_reference_policy(objective)
-    return optimizer, objective, abstract_state(abstract, optimizer, with_reference=by_reference)
+    dtype = jnp.dtype(cfg.train.param_dtype)
+    state = abstract_state(abstract, optimizer, with_reference=by_reference, dtype=dtype)
+    return optimizer, objective, state
 
 
 def lower_step(cfg: Any, config: ModelConfig, mesh: Mesh, budgets: Budgets) -> jax.stages.Lowered:

@@ -23,10 +23,11 @@ DECIDING = {
     "arbiter": ("scope", "require_effective"),
     "train": (
         "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
-        "clip_norm", "freeze",
+        "clip_norm", "freeze", "optimizer", "param_dtype",
     ),
     "lora": None,
 }  # fmt: skip
+USUAL = {"train.optimizer": "adamw", "train.param_dtype": "float32"}
 
 
 def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
 
     With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
     can be made longer. Without adapters their settings decide nothing; with dropout on them the
-    slices of a batch do, because each draws its own masks.
+    slices of a batch do, because each draws its own masks. The optimizer and the dtype of
+    parameters are named where they are not AdamW and float32, as runs were before there was a
+    choice.
     """
     found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
     for section, fields in DECIDING.items():
@@ -42,10 +45,15 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
             found[f"{section}.{field}"] = cfg[section][field]
     if cfg.train.schedule == "constant":
         del found["train.steps"]
+    for name, usual in USUAL.items():
+        if found[name] == usual:
+            del found[name]
     if not cfg.lora.rank:
         found = {name: value for name, value in found.items() if not name.startswith("lora.")}
-    elif cfg.lora.dropout:
-        found["train.accumulate"] = cfg.train.accumulate
+    else:
+        found.pop("train.param_dtype", None)  # adapters are float32
+        if cfg.lora.dropout:
+            found["train.accumulate"] = cfg.train.accumulate
     return json.loads(json.dumps(found))
 
 

@@ -75,7 +75,10 @@ def train(
     optimizer = make_optimizer(cfg.train, trained)
     objective = make_objective(cfg.objective)
     by_reference = needs_reference_policy(objective)
-    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora)
+    dtype = jnp.dtype(cfg.train.param_dtype)
+    shape = abstract_state(
+        abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype
+    )
     places = state_shardings(shape, mesh, lora)
 
     # The data: batch k of this process, for every k.
@@ -174,19 +177,22 @@ def first_state(
     if state is not None and not with_base:
         return state, notes
     places = jax.tree.map(lambda x: x.sharding, target)
+    kept = jax.tree.leaves(target.base if with_base else target.params)[0].dtype
     params = load_params(
         cfg.model.path,
         config,
-        dtype=_weights_dtype(cfg, lora),
+        dtype=_weights_dtype(cfg, lora) if state is None else kept,
         shardings=places.base if with_base else places.params,
     )
     if state is not None:
         return state._replace(base=params), notes
-    return init_state(params, optimizer, places, with_reference=with_base, lora=lora), notes
+    made = dict(with_reference=with_base, lora=lora, dtype=kept)
+    return init_state(params, optimizer, places, **made), notes
 
 
 def _weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
-    """Of the policy's weights in memory: what is trained is float32, a frozen base may be less."""
+    """That the policy's weights are read in: what is trained in float32, which a master copy keeps
+    if parameters do not; a frozen base in less."""
     return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
 
 

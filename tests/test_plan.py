@@ -160,7 +160,7 @@ def test_the_least_memory_grows_with_what_needs_memory(seven):
         ([], "--topology=NAME is missing"),
         (["--topology=v5e:4x4", "--meshes=5"], "write fsdp*tensor"),
         (["--topology=v5e:4x4", "--rows=many"], "--rows: 'many'"),
-        (["--topology=v5e:4x4", "--remat=some"], "allowed is none | full"),
+        (["--topology=v5e:4x4", "--remat=some"], "allowed is none | full | dots"),
         (["--topology=v5e:4x4", "--question=size=3"], "no 'size'; there is image_tokens"),
         (["--topology=v5e:4x4", "--question=fill=1.5"], "fill in (0, 1]"),
         (["--topology=v5e:4x4", "--top=0"], "--top=0: at least 1"),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from srpo_jax.attention import blocks
 from srpo_jax.attention.blocks import BlockList, Bounds
+from srpo_jax.attention.names import named
 
 # Both finite: exp(HIDDEN - LEAST) is exactly 0, so a query that has seen nothing yet (its maximum
 # is LEAST) gets weight 0 from hidden keys, and one that never sees any gets the output 0, not NaN.
@@ -70,7 +71,7 @@ def _forward(q, k, v, bounds, block, causal):
         jnp.zeros(state, jnp.float32),
         jnp.zeros((*state, q.shape[-1]), jnp.float32),
     )
-    out, lse = jax.lax.fori_loop(0, listed.count, step, start)[:2]
+    out, lse = (named(x) for x in jax.lax.fori_loop(0, listed.count, step, start)[:2])
     return out, (q, k, v, bounds, listed, out, lse)
 
 

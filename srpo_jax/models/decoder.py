@@ -18,6 +18,7 @@ import numpy as np
 
 from srpo_jax.attention import Attend, branch_attention
 from srpo_jax.models.config import TextConfig
+from srpo_jax.models.remat import layer_input, with_remat
 
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]
@@ -231,7 +232,7 @@ class DecoderLayer(nn.Module):
 
     def __call__(self, x: jax.Array, layer, deep: Deep, rope: Rope, subtree_end: jax.Array):
         """x -> x, nothing kept: training and scoring."""
-        return self.prefill(x, layer, deep, rope, subtree_end)[0], None
+        return self.prefill(layer_input(x), layer, deep, rope, subtree_end)[0], None
 
     def prefill(self, x: jax.Array, layer, deep: Deep, rope: Rope, subtree_end: jax.Array):
         """x -> x, and this layer's (k, v) [B, T, K, d] after RoPE."""
@@ -275,12 +276,9 @@ def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Ar
     return jax.lax.cond(layer < features.shape[0], add, lambda x: x, x)
 
 
-def stacked_layers(config: TextConfig, remat: bool) -> type[nn.Module]:
-    """DecoderLayer over all layers. remat: keep only each layer's input for the backward pass."""
-    layer = DecoderLayer
-    if remat:
-        # The scan already keeps the compiler from merging the two computations.
-        layer = nn.remat(layer, prevent_cse=False)
+def stacked_layers(config: TextConfig, remat: str) -> type[nn.Module]:
+    """DecoderLayer over all layers. remat: what each keeps for the backward pass, see remat.py."""
+    layer = with_remat(DecoderLayer, remat)
     common = dict(
         variable_axes=STACKED, split_rngs={"params": True}, length=config.num_layers
     )

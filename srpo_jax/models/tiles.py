@@ -20,6 +20,7 @@ from srpo_jax.attention import Attend
 from srpo_jax.models.config import PatchField
 from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear
 from srpo_jax.models.layout import PictureLayout
+from srpo_jax.models.remat import layer_input, with_remat
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -143,6 +144,7 @@ class TileBlock(nn.Module):
         c = self.config
         kinds = (self.dtype, self.param_dtype)
         width, ffn = c.hidden_size, c.intermediate_size
+        x = layer_input(x)
         y = LayerNorm(width, c.eps, self.param_dtype, name="norm1")(x)
         y = TileAttention(c, *kinds, self.attend, name="attn")(y, shown)
         x = x + (Scale(width, self.param_dtype, name="scale1")(y) if c.layer_scale else y)
@@ -215,7 +217,7 @@ class TileTower(nn.Module):
     out: int
     dtype: Any
     param_dtype: Any
-    remat: bool
+    remat: str
     constrain: Constrain
     attend: Attend
 
@@ -239,7 +241,7 @@ class TileTower(nn.Module):
         x = self.constrain(x, "vision")
         if c.pre_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="pre_norm")(x)
-        block = nn.remat(TileBlock, prevent_cse=False) if self.remat else TileBlock
+        block = with_remat(TileBlock, self.remat)
         x, _ = nn.scan(
             block,
             variable_axes=STACKED,
