@@ -125,6 +125,22 @@ class Examples:
             raise RecordError(f"{what}: {e}") from None
 
 
+class ReadyTrees:
+    """Trees that are encoded already, as Examples: a list of Tree that knows its processor."""
+
+    def __init__(self, trees: Sequence[Tree]):
+        self._trees, self.processor = trees, trees.processor
+
+    def __len__(self) -> int:
+        return len(self._trees)
+
+    def outline(self, index: int) -> Tree:
+        return self._trees[index]
+
+    def prompt(self, index: int) -> EncodedPrompt:
+        return self._trees[index].prompt
+
+
 @contextlib.contextmanager
 def _named(tree_id: str) -> Iterator[str]:
     """Errors of the processor, which does not know the tree, get its name."""

@@ -23,7 +23,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from data_pipelines.examples import CACHE_BYTES, ByteCache, Examples
+from data_pipelines.examples import CACHE_BYTES, ByteCache, Examples, ReadyTrees
 from srpo_jax.errors import UserError
 from srpo_jax.flops import Work, visible_pairs
 from srpo_jax.models.inputs import no_patches
@@ -70,6 +70,7 @@ class EpochPlan:
 class Batches:
     """[k] -> batch k as srpo_jax.tree.rows describes it, with this process's rows only.
 
+    examples: Examples, or a list of encoded trees with a `processor`.
     budgets:  sizes of a row; None: fitted to the trees (`row_tokens` 0: as long as the largest).
               Fitted to all pairs of every tree, so they hold whatever an epoch draws.
     pairing, max_pairs, branch_points: which pairs, see srpo_jax.tree.pairs.choose_pairs.
@@ -92,7 +93,8 @@ class Batches:
                             f"the number of processes, {process_count}")
         if ref_reduction not in REF_REDUCTIONS:
             raise ValueError(f"ref_reduction {ref_reduction!r} not in {REF_REDUCTIONS}")
-        self.examples, self.seed, self.rows_per_batch = examples, seed, rows_per_batch
+        self.examples = examples if isinstance(examples, Examples) else ReadyTrees(examples)
+        self.seed, self.rows_per_batch = seed, rows_per_batch
         local = rows_per_batch // process_count
         self._local = slice(process_index * local, (process_index + 1) * local)
         self._pairs = {"pairing": pairing, "max_pairs": max_pairs, "branch_points": branch_points,

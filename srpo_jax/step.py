@@ -54,6 +54,7 @@ def make_target_logp(
     text = model.config.text
     valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
+    @jax.named_scope("head")
     def local(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
         with jax.named_scope("gather_head"):
             for dimension, axes in ((0, width_axes), (1, vocab_axes)):
@@ -133,8 +134,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
         trainable = select(state.params, optimizer.trainable)
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, trainable)
-        params = merge(state.params, optax.apply_updates(trainable, updates))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.transform.update(grads, state.opt_state, trainable)
+            params = merge(state.params, optax.apply_updates(trainable, updates))
         metrics = {
             **{OWN_NAMES.get(name, name): value for name, value in finish_metrics(sums).items()},
             "grad_norm": optax.global_norm(grads),

@@ -48,7 +48,7 @@ class EncodedPrompt:
     image_index int32 [n]: -1 for text, else the feature (of the prompt) that the token shows, or
     -2 for a learned newline. features: how many there are.
     vision: "patches" float32 [p, patch_dim] and the family's per-patch arrays [p, ...]; segment
-    ids (`*_seg`) are unique within the prompt.
+    ids (`*_seg`) are unique within the prompt. patch_pairs: as in the outline; 0 if not counted.
     """
 
     tokens: np.ndarray
@@ -57,6 +57,7 @@ class EncodedPrompt:
     image_index: np.ndarray
     features: int
     vision: dict[str, np.ndarray]
+    patch_pairs: int = 0
 
     @property
     def patches(self) -> np.ndarray:
@@ -161,6 +162,7 @@ def add_pixels(
             name: np.concatenate([part[name] for part in parts]).astype(empty.dtype)
             for name, empty in parts[0].items()
         },
+        patch_pairs=outline.patch_pairs,
     )
 
 
