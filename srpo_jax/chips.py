@@ -64,11 +64,27 @@ OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "t
                "ironwood": "tpu7x", "tpu7": "tpu7x", "v7": "tpu7x"}  # fmt: skip
 
 
+# Dense bfloat16 TFLOP/s of GPUs, by a part of jax's device_kind (the driver's name of the card, as
+# "NVIDIA H100 80GB HBM3"), the first that fits. NVIDIA's data sheets print twice as much, "with
+# sparsity": 1979, 1671 (NVL) and 1513 (PCIe); that of the A100 prints both.
+GPU_PEAKS = (
+    ("H200 NVL", 835.5), ("H200", 989.5), ("H100 NVL", 835.5), ("H100 PCIe", 756.5),
+    ("H100", 989.5), ("A100", 312.0),
+)  # fmt: skip
+
+
 def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if not known."""
+    """Dense bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if unknown.
+
+    A slice (MIG) of a GPU is unknown.
+    """
     for chip in CHIPS.values():
         if chip.kind == device_kind:
             return chip.peak_tflops * 1e12 / chip.devices
+    if device_kind.startswith("NVIDIA") and "MIG" not in device_kind:
+        for part, peak in GPU_PEAKS:
+            if part in device_kind:
+                return peak * 1e12
     return None
 
 

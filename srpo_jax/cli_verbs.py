@@ -47,9 +47,11 @@ def explore(command: Command) -> None:
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
+    from srpo_jax.profiling import parse_window
     from srpo_jax.train import train as run
 
-    summary = run(config, workdir)
+    text = command.options["profile"]
+    summary = run(config, workdir, profile=parse_window(text) if text else None)
     print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
 

@@ -143,6 +143,7 @@ def sequence_logps(token_logp: jax.Array, batch: dict) -> jax.Array:
                       precision=jax.lax.Precision.HIGHEST)
 
 
+@jax.named_scope("loss")
 def srpo_loss(token_logp: jax.Array, batch: dict, objective: Objective,
               reference_token_logp: jax.Array | None = None,
               ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -60,6 +60,7 @@ def make_target_logp(
     text = model.config.text
     valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
+    @jax.named_scope("head")
     def local(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
         with jax.named_scope("gather_head"):
             head = gather(head, split)
@@ -141,11 +142,12 @@ def make_train_step(
         sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         trainable = select(state.params, optimizer.trainable)
-        weights = trainable if state.master is None else state.master
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, weights)
-        weights = optax.apply_updates(weights, updates)
-        rounded = jax.tree.map(lambda w, p: w.astype(p.dtype), weights, trainable)
-        params = merge(state.params, rounded)
+        with jax.named_scope("optimizer"):
+            weights = trainable if state.master is None else state.master
+            updates, opt_state = optimizer.transform.update(grads, state.opt_state, weights)
+            weights = optax.apply_updates(weights, updates)
+            rounded = jax.tree.map(lambda w, p: w.astype(p.dtype), weights, trainable)
+            params = merge(state.params, rounded)
         metrics = {
             **{OWN_NAMES.get(name, name): value for name, value in finish_metrics(sums).items()},
             "grad_norm": optax.global_norm(grads),

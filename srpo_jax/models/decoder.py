@@ -197,12 +197,14 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps, self.param_dtype)
             self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps, self.param_dtype)
 
+    @jax.named_scope("attention")
     def qkv(self, x: jax.Array, rope: Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         return self.constrain(rotate(q, rope), "heads"), rotate(k, rope), v
 
+    @jax.named_scope("attention")
     def out(self, heads: jax.Array) -> jax.Array:
         return self.o(self.constrain(heads, "heads"))
 
@@ -262,7 +264,8 @@ class DecoderLayer(nn.Module):
 
     def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:
         x = self.constrain(x + self.attn.out(heads), "activation")
-        return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
+        with jax.named_scope("ffn"):
+            return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
 
 
 def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Array) -> jax.Array:
