@@ -128,14 +128,14 @@ def plan(
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(cfg, config, options.question,
                    options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS)  # fmt: skip
-    model = Model(cfg, config, state.params, optimizer.trainable,
+    model = Model(cfg, config, state, optimizer.trainable,
                   needs_reference_policy(objective), rows)  # fmt: skip
     found, illegal = candidates(
         cfg, state.params, where, meshes=options.meshes, rows=options.rows, remats=options.remats
     )
     fitting, dropped = [], []
     for candidate in found:
-        least = _least_memory(model, state, candidate)
+        least = _least_memory(model, candidate)
         limit = where.chip.hbm_gib * GIB / where.chip.devices
         if least > limit:
             dropped.append({
@@ -167,11 +167,11 @@ def progress() -> Callable[[str], None]:
     return say
 
 
-def _least_memory(model: Model, state: Any, candidate: Candidate) -> int:
-    places = state_shardings(state, abstract_mesh(candidate.mesh))
-    gradients = trained_bytes(state.params, places.params, model.trainable)
+def _least_memory(model: Model, candidate: Candidate) -> int:
+    places = state_shardings(model.state, abstract_mesh(candidate.mesh))
+    gradients = trained_bytes(model.params, places.params, model.trainable)
     return least_memory(model.cfg, model.config, candidate, model.rows.budgets,
-                        local_bytes(state, places), gradients)  # fmt: skip
+                        local_bytes(model.state, places), gradients)  # fmt: skip
 
 
 def _compile(

@@ -93,6 +93,7 @@ def _entry(
             "compute": time_of.compute,
             "memory": time_of.memory,
             "network": time_of.network,
+            "host": time_of.host,
             "overlapped": time_of.overlapped,
             "serial": time_of.serial,
         },
@@ -214,7 +215,7 @@ def _details(entry: dict[str, Any]) -> list[str]:
         f"{entry['executed_flops_per_device']:.3g} with the kernels' share; HBM traffic: at least "
         f"{_few(entry['hbm_gb_per_device'])} GB",
         f"seconds: compute {_few(seconds['compute'])}, HBM {_few(seconds['memory'])}, network "
-        f"{_few(seconds['network'])}",
+        f"{_few(seconds['network'])}, host {_few(seconds['host'])}",
     ]
     for each in sorted(entry["collectives"], key=lambda c: -c["wire_bytes"]):
         if each["wire_bytes"] >= 1e6:

@@ -196,7 +196,6 @@ class Compiler:
             found = []
             for process in ended:
                 index, began, out, err = self._running[process]
-                self._took.append(time.monotonic() - began)
                 out.seek(0)
                 err.seek(0)
                 lines = out.read().decode().splitlines()
@@ -204,6 +203,8 @@ class Compiler:
                 self._end(process)
                 if process.returncode == 0 and lines:
                     found.append((index, json.loads(lines[-1])))
+                    if found[-1][1]["status"] == "ok":  # a refusal takes seconds
+                        self._took.append(time.monotonic() - began)
                 else:
                     why = said[-1][:300] if said else f"exit code {process.returncode}"
                     found.append((index, {"status": "failed", "message": why}))
