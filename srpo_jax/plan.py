@@ -157,12 +157,13 @@ def plan(
     )  # fmt: skip
 
 
-def progress() -> Callable[[str], None]:
-    """Prints lines to stderr, each with the time since now."""
+def progress(what: str = "") -> Callable[[str], None]:
+    """Prints lines to stderr, each with the time since now, and begun with `what`."""
     began = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{duration(time.monotonic() - began):>6}] {line}", file=sys.stderr, flush=True)
+        passed = duration(time.monotonic() - began)
+        print(f"[{passed:>6}] {what}{line}", file=sys.stderr, flush=True)
 
     return say
 

@@ -217,6 +217,8 @@ def _details(entry: dict[str, Any]) -> list[str]:
         f"seconds: compute {_few(seconds['compute'])}, HBM {_few(seconds['memory'])}, network "
         f"{_few(seconds['network'])}, host {_few(seconds['host'])}",
     ]
+    kernels = ", ".join(f"{name} {runs} times" for name, runs in entry["kernels"].items())
+    lines.append(f"kernels: {kernels or 'none'}")
     for each in sorted(entry["collectives"], key=lambda c: -c["wire_bytes"]):
         if each["wire_bytes"] >= 1e6:
             lines.append(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 import tiny
+from benchmarks import plan_table
 from srpo_jax import cli, plan_candidates, plan_report, plan_run
 from srpo_jax.chips import CHIPS, parse_slice
 from srpo_jax.config_load import REPOSITORY, load_config
@@ -389,7 +390,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 
 @needs_libtpu
-def test_figures_of_a_plan(fake, small, tmp_path):
+def test_figures_of_a_plan(fake, small, tmp_path, monkeypatch):
     """The roofline is the sum that the docstring says; text, Markdown and JSON hold the figures."""
     chosen = options(rows="4", top=2, cache=str(tmp_path), row_tokens=2048, meshes="4*1,2*2",
                      question="image_tokens=16,branch_tokens=30")  # fmt: skip
@@ -413,6 +414,12 @@ def test_figures_of_a_plan(fake, small, tmp_path):
     assert "--config.mesh.fsdp=" in text and "no TPU was measured" in text
     table = plan_report.markdown([found]).splitlines()
     assert len({line.count("|") for line in table[:4]}) == 1
+    page = tmp_path / "page.md"
+    page.write_text(plan_table.PAGE.read_text())
+    monkeypatch.setattr(plan_table, "PAGE", page)
+    for _ in range(2):  # the second time the table is replaced
+        plan_table.write_page([found])
+        assert page.read_text().count(table[2]) == 1
 
 
 def test_the_guess_before_compiling_prefers_what_it_should(seven):
