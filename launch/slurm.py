@@ -37,14 +37,16 @@ def render(spec: Spec) -> str:
 
 {exports}
 
-step=
-trap '[ -z "$step" ] || kill -TERM "$step" 2> /dev/null' TERM
+step= signals=0
+trap 'signals=$((signals + 1)); [ -z "$step" ] || kill -TERM "$step"' TERM
 srun --kill-on-bad-exit=1 --label {shlex.join(spec.argv())} &
 step=$!
+[ "$signals" -eq 0 ] || kill -TERM "$step"
 
-wait "$step" && code=0 || code=$?
-while kill -0 "$step" 2> /dev/null; do # the signal ended the wait, not the step
-  wait "$step" && code=0 || code=$?
+seen=
+while [ "$seen" != "$signals" ]; do # a signal ends the wait, not the step
+  seen=$signals code=0
+  wait "$step" || code=$?
 done
 echo "srun ended with $code after restart ${{SLURM_RESTART_COUNT:-0}}"
 
