@@ -60,10 +60,10 @@ def make_mesh(
 
 
 def _by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """The devices of each TPU slice; what is no TPU is one slice, whatever its slice_index says."""
+    """The devices of each TPU slice. A slice alone has no slice_index; elsewhere it means hosts."""
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
-        index = device.slice_index if device.platform == "tpu" else 0
+        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
         slices.setdefault(index, []).append(device)
     return [slices[index] for index in sorted(slices)]
 
