@@ -8,9 +8,9 @@ others are ended, and all are started again while --restarts lasts.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +25,6 @@ from srpo_jax.errors import UserError
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05
-PR_SET_PDEATHSIG = 1
 
 
 def argv(spec: Spec) -> list[str]:
@@ -129,22 +128,19 @@ class _Job:
             self.children = []
 
     def _start(self, start: int) -> None:
-        several = self.spec.processes > 1
+        several, words = self.spec.processes > 1, _ending_with_parent(argv(self.spec))
         pipe = subprocess.PIPE if several else None
         port, children = _free_port(), []
         try:
             for process in range(self.spec.processes):
                 child = subprocess.Popen(
-                    argv(self.spec),
+                    words,
                     env={**os.environ, **environment(self.spec, process, port)},
                     stdout=pipe,
                     stderr=pipe,
                     start_new_session=True,  # Ctrl-C reaches it once, through us
-                    preexec_fn=_end_with_parent,
                 )
                 children.append(child)
-        except OSError as error:
-            raise UserError(f"cannot start {argv(self.spec)[0]}: {error.strerror}") from None
         finally:
             self.children = children
         if several:
@@ -200,13 +196,20 @@ def _end_group(child: subprocess.Popen) -> None:
     child.wait()
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
+# Runs before the program, in its process: SIGTERM when the launcher is killed and can pass nothing
+# on any more. Not a preexec_fn, which needs a fork: jax's threads do not survive one.
+_END_WITH_PARENT = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(143); os.execvp(sys.argv[2], sys.argv[2:])"
+)
 
 
-def _end_with_parent() -> None:
-    """In the child: SIGTERM when the launcher is killed and can pass nothing on any more."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _ending_with_parent(words: list[str]) -> list[str]:
+    if shutil.which(words[0]) is None:
+        raise UserError(f"cannot start {words[0]}: there is no such program")
+    if sys.platform != "linux":
+        return words
+    return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *words]
 
 
 def _free_port() -> int:

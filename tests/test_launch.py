@@ -39,7 +39,8 @@ CASES = {
     "tpu_vm.sh": ["--target=tpu_vm", *JOB, *CLOUD, "--topology=v5p-128", "--bucket=my-bucket",
                   "--spot", "--secret=JUDGE_API_KEY=judge-key", *TRAIN],
     "xpk.sh": ["--target=xpk", *JOB, *CLOUD, "--cluster=my-cluster", "--topology=v5litepod-64",
-               "--slices=2", "--storage=my-storage", *TWO_SLICES],
+               "--slices=2", "--storage=my-storage",
+               *(word.replace("/bucket/", "/my-storage/") for word in TWO_SLICES)],
     "slurm.sh": ["--target=slurm", "--name=mine", "--nodes=8", "--gpus_per_node=8",
                  "--partition=gpu", "--time=24:00:00", *TRAIN],
 }  # fmt: skip
@@ -230,7 +231,7 @@ def test_only_submit_starts_something(case, tool, capsys, monkeypatch, tmp_path)
     if tool in ("kubectl", "sbatch"):
         assert text == out
     else:
-        assert text is None and "--workdir=/bucket/runs/mine" in argv[-1]
+        assert text is None and "runs/mine" in argv[-1]
 
 
 def stub(folder: pathlib.Path, name: str, body: str) -> None:
@@ -300,8 +301,10 @@ def test_the_dockerfile_starts_the_program_without_a_shell():
 
 def with_example(page: str, case: str) -> str:
     """The page with its example, behind the marker, as launch prints it today."""
-    command = "python -m launch " + shlex.join(CASES[case])
-    command = command.replace(" -- ", " \\\n  -- ").replace(" --config", " \\\n     --config", 1)
+    command = "python -m launch"
+    for word in map(shlex.quote, CASES[case]):
+        fits = word != "--" and len(command.rpartition("\n")[2]) + len(word) < 95
+        command += (" " if fits else " \\\n    ") + word
     kind = "yaml" if case.endswith(".yaml") else "bash"
     block = f"```bash\n{command}\n```\n\nprints\n\n```{kind}\n{text_of(CASES[case])}```\n"
     marker = f"<!-- example: {case} -->\n"
