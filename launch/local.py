@@ -166,7 +166,7 @@ class _Job:
                 sink.flush()
 
     def _wait(self) -> int:
-        """Waits for all. After a first failure the others get SIGTERM, and after --grace SIGKILL."""
+        """Waits for all. After a first failure the others get SIGTERM, after --grace SIGKILL."""
         failed, deadline = 0, float("inf")
         while True:
             codes = [child.poll() for child in self.children]

@@ -149,7 +149,8 @@ class Spec:
     def _check_workdir(self, workdir: str) -> None:
         inside = self.bucket and not workdir.startswith(f"{BUCKET_MOUNT}/")
         if workdir and (inside or not workdir.startswith("/")):
-            where = f"below {BUCKET_MOUNT}, where --bucket is" if self.bucket else "an absolute path"
+            mount = f"below {BUCKET_MOUNT}, where --bucket is"
+            where = mount if self.bucket else "an absolute path"
             raise UserError(
                 f"--workdir={workdir}: must be {where}, on storage that every host sees, or a "
                 "restart finds nothing to go on from"

@@ -180,7 +180,7 @@ def machine_type(slice_: Slice) -> str:
 
 
 def cloud_slice(name: str) -> Slice:
-    """ "v5e:4x4" or "v5litepod-16" -> Slice. Errors: UserError when Google Cloud has no such one."""
+    """ "v5e:4x4" or "v5litepod-16" -> Slice. Errors: UserError when Google Cloud has none such."""
     slices = [parse_slice(f"{kind}:{shape}") for kind in CLOUD for shape in CHIPS[kind].shapes]
     by_accelerator = {accelerator_type(slice_): slice_ for slice_ in slices}
     found = by_accelerator.get(name.strip().lower()) or parse_slice(name)

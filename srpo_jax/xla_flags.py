@@ -62,7 +62,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def libtpu_init_args(names: str) -> str:
-    """ "collectives,slices" -> the value of LIBTPU_INIT_ARGS; "" -> "". UserError names them all."""
+    """ "collectives,slices" -> the value of LIBTPU_INIT_ARGS. Errors: UserError naming the sets."""
     flags: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name not in PRESETS:

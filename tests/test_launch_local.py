@@ -51,8 +51,9 @@ def test_it_prints_what_it_would_run_and_starts_nothing(capsys, monkeypatch):
     for process, line in enumerate(out.splitlines()[:2]):
         words = shlex.split(line.removesuffix(" &"))
         assert words[0] == "env" and words[-2:] == ["train", "--workdir=a b"]
-        assert {f"SRPO_PROCESS_ID={process}", "SRPO_NUM_PROCESSES=2",
-                "SRPO_COORDINATOR=127.0.0.1:PORT", "JAX_NUM_CPU_DEVICES=4"} <= set(words)  # fmt: skip
+        variables = {f"SRPO_PROCESS_ID={process}", "SRPO_NUM_PROCESSES=2",
+                     "SRPO_COORDINATOR=127.0.0.1:PORT", "JAX_NUM_CPU_DEVICES=4"}  # fmt: skip
+        assert variables <= set(words)
     assert "hunter2" not in out
 
 
@@ -96,7 +97,7 @@ def test_processes_join_over_loopback(capfd):
 
 
 def test_one_failure_ends_all(tmp_path, capfd):
-    """The others get SIGTERM, then SIGKILL; what they started goes too; the first code comes back."""
+    """The others get SIGTERM, then SIGKILL, and what they started too; the first code is ours."""
     code = f"""
 import os, pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))  # and goes on
@@ -116,7 +117,7 @@ while True:
 
 
 def test_all_are_started_again_after_a_failure(tmp_path, capfd):
-    """Up to --restarts times, all of them, with a port of their own; a mistake is not tried again."""
+    """Up to --restarts times, each time with another port; a mistake is not tried again."""
     code = f"""
 import os, pathlib, signal
 log = pathlib.Path({str(tmp_path)!r}) / os.environ["SRPO_PROCESS_ID"]
@@ -160,8 +161,8 @@ def test_nothing_is_left_when_the_launcher_is_killed(tmp_path):
     """SIGKILL to the launcher: it can pass nothing on, and its processes end all the same."""
     code = (
         "import os, pathlib, time; "
-        f"pathlib.Path({str(tmp_path)!r}, os.environ['SRPO_PROCESS_ID']).write_text(str(os.getpid()));"
-        " time.sleep(600)"
+        f"place = pathlib.Path({str(tmp_path)!r}, os.environ['SRPO_PROCESS_ID']); "
+        "place.write_text(str(os.getpid())); time.sleep(600)"
     )
     launcher = subprocess.Popen(
         [sys.executable, "-m", "launch", "--processes=2", "--submit",
