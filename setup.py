@@ -25,6 +25,7 @@ CORE = [
     "numpy>=2.0,<3",
     "pillow>=11,<14",
     "jinja2>=3.1,<4",
+    "pyyaml>=6,<7",
 ]
 TEST = [
     "pytest>=8,<10",

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from srpo_jax.errors import UserError
@@ -25,8 +26,9 @@ def make_mesh(
 ) -> Mesh:
     """Mesh over all `devices` (default: every device of all processes), in the order of AXES.
 
-    At most one size may be -1: it takes what the others leave. Errors: UserError when the sizes do
-    not multiply to the number of devices.
+    At most one size may be -1: it takes what the others leave. On several TPU slices `data` is over
+    them, fsdp and tensor stay inside a slice. Errors: UserError when the sizes do not multiply to
+    the number of devices, or data is no multiple of the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -42,9 +44,28 @@ def make_mesh(
             f"mesh {asked} does not cover {len(devices)} device(s) exactly; "
             "set mesh.data, mesh.fsdp and mesh.tensor so that their product is that number"
         )
-    return jax.make_mesh(
-        tuple(sizes[axis] for axis in AXES), AXES, (AxisType.Auto,) * len(AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    slices = _by_slice(devices)
+    if sizes["data"] % len(slices):
+        raise UserError(
+            f"mesh.data={sizes['data']} is no multiple of the {len(slices)} TPU slices: fsdp and "
+            "tensor stay inside a slice"
+        )
+    sizes["data"] //= len(slices)
+    shape = tuple(sizes[axis] for axis in AXES)
+    parts = [jax.make_mesh(shape, AXES, types, devices=part) for part in slices]
+    if len(parts) == 1:
+        return parts[0]
+    return Mesh(np.concatenate([part.devices for part in parts]), AXES, axis_types=types)
+
+
+def _by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """The devices of each TPU slice. A slice alone has no slice_index; elsewhere it means hosts."""
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        slices.setdefault(index, []).append(device)
+    return [slices[index] for index in sorted(slices)]
 
 
 def row_shards(mesh: Mesh) -> int:

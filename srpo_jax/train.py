@@ -286,7 +286,9 @@ def _leave(number: int, step: int, steps: int) -> None:
             "run the same command again to go on",
             flush=True,
         )
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
+    # A cluster takes 0 for "finished": launch/ asks for another code there, and starts it again.
+    code = int(os.environ.get("SRPO_STOPPED_EXIT_CODE", 0))
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(code)
 
 
 def _timed(loader: Iterator) -> Iterator[tuple[int, dict, float]]:
