@@ -213,7 +213,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny question and model")
     parser.add_argument("--only", default=",".join(ALL), help="variants, default %(default)s; "
                         "the first is the one that ratios refer to")  # fmt: skip
-    parser.add_argument("--repeat", type=int, default=3, help="whole steps each (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=2, help="whole steps each (%(default)s)")
     parser.add_argument("--remat", choices=("none", "full"),
                         help="full, the default: gradient checkpointing on both sides")  # fmt: skip
     parser.add_argument("--torch-attention", default="sdpa", choices=("sdpa", "eager"),
