@@ -31,9 +31,9 @@ __all__ = [
 
 IMPLEMENTATIONS = ("auto", "xla", "block", "pallas_tpu", "pallas_tpu_interpret")
 PLATFORM_OF = {"pallas_tpu": "tpu", "pallas_tpu_interpret": "cpu"}
-# Up to here a row is one or two blocks: nothing to skip. Measured on 2 CPU cores, forward and
-# backward, plain over blocks (benchmarks/attention.py): 1.0 at 231 tokens, 1.6 at 525, 3.3 at 989,
-# 5.2 at 1785, 14 at 6383; 4.3 for 2048 tokens without any branch. Not measured on TPU or GPU.
+# Up to here it hardly matters. Measured on 2 CPU cores, forward and backward, plain over blocks
+# (benchmarks/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383; 4.9
+# for 2048 tokens without any branch. Not measured on TPU or GPU.
 SHORT = 256
 
 
