@@ -37,6 +37,7 @@ from srpo_jax.sharding import by_path
 from srpo_jax.state import TrainState
 
 FORMAT = 2
+UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
 SPARE = 1 << 20  # bytes that a step may take besides its arrays
 
 
@@ -101,14 +102,15 @@ class Checkpoints:
         self.config = config
         self.skipped: list[tuple[int, str]] = []  # (step, why) that the last restore passed over
         self._keep = keep_of(self.directory, keep, keep_best, best_metric)
+        if jax.process_index() == 0:  # what a killed run was writing: it may fill the disk
+            for left in self.directory.glob(f"*{UNFINISHED}"):
+                shutil.rmtree(left)
         # Process 0's view, or the others might count other steps among those that were deleted.
         self._keep.scores = dict(from_first(list(self._keep.scores.items())))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep,
-                cleanup_tmp_directories=True,
-                temporary_path_class=_SealedPath,
+                preservation_policy=self._keep, temporary_path_class=_SealedPath
             ),
         )
 
@@ -202,6 +204,7 @@ class Checkpoints:
         check_run: given the stored `run`, raises when this is another one.
         Errors: UserError when there are checkpoints but none verifies, or shapes or dtypes differ.
         """
+        self.wait()
         wanted = _items(target)
 
         def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:

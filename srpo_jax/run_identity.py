@@ -28,6 +28,21 @@ DECIDING = {
     "lora": None,
 }  # fmt: skip
 
+# What may change between two starts of a run. Every field is here or above (a test sees to it).
+HARMLESS = {
+    "": ("name", "seed"),  # the seed decides, and is added by `identity`
+    "model": ("path", "remat", "attention"),  # of the path its weights' digest decides
+    "data": None,  # of the trees their fingerprint decides
+    "explore": None,
+    "arbiter": ("kind",),
+    "train": (
+        "accumulate",  # but see `identity`
+        "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
+    ),
+    "mesh": None,
+    "eval": None,
+}  # fmt: skip
+
 
 def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.

@@ -86,7 +86,8 @@ def train(
 
     first = jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", keep=cfg.train.keep) as checkpoints:
+    kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
+    with Checkpoints(workdir / "checkpoints", **kept, config=cfg.to_dict()) as checkpoints:
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, places
         )
@@ -115,7 +116,7 @@ def train(
                 if leaving or (k + 1) % cfg.train.save_every == 0 or k + 1 == cfg.train.steps:
                     tally.report(*pending, saved, writer)  # what is no number is never saved
                     pending = None
-                    saved = checkpoints.save(state, run, tally.notes)
+                    saved = checkpoints.save(state, run, tally.notes, tally.means())
                 if leaving:
                     break
         del state  # makes room: the checkpoint is read back into the same places
@@ -226,6 +227,7 @@ class Tally:
     def __init__(self, cfg: Any, batches: Batches, notes: dict[str, Any]):
         self.cfg, self.batches, self.loss = cfg, batches, None
         self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
+        self._since_save: dict[str, list[float]] = {}
         self._begin = time.monotonic()
         # (time, tokens, questions, seconds waited for data) at the end of the last steps
         self._recent = deque([(self._begin, 0, 0.0, 0.0)], maxlen=21)
@@ -252,7 +254,8 @@ class Tally:
         self.notes["num_questions"] += questions
         if not any(item.sizes.pairs for item in items):
             values = {name: v for name, v in values.items() if name not in PAIR_METRICS}
-
+        for name, value in values.items():
+            self._since_save.setdefault(name, []).append(value)
         values |= {
             "num_tokens": self.notes["num_tokens"],
             "epoch": self.notes["num_questions"] / len(self.batches.used),
@@ -260,6 +263,12 @@ class Tally:
         }
         if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
             writer.write(step, values)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric over the steps since the call before: one batch says little."""
+        found = {name: math.fsum(seen) / len(seen) for name, seen in self._since_save.items()}
+        self._since_save = {}
+        return found
 
     def _speed(self, step: int, tokens: int, questions: float, waited: float) -> dict[str, float]:
         """Rates over the last 20 steps: one step alone says little, as its report may come late."""
