@@ -21,6 +21,7 @@ from typing import Any
 
 SEAL = "SEAL"
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
+LARGE = 1 << 20  # bytes from which on a file is read in a thread of its own
 THREADS = 8  # files that are read at once; hashing lets go of Python's lock
 
 
@@ -31,11 +32,7 @@ class Damaged(Exception):
 def write_seal(folder: str | os.PathLike) -> None:
     """Writes STEP/SEAL for the files that are in the folder now. Reads each of them once."""
     folder = pathlib.Path(folder)
-    names = _names(folder)
-    with ThreadPoolExecutor(THREADS) as threads:
-        facts = threads.map(lambda name: _facts(folder / name), names)
-        sealed = dict(zip(names, facts, strict=True))
-    payload = json.dumps({"files": sealed}, sort_keys=True)
+    payload = json.dumps({"files": _facts_of(folder, _names(folder))}, sort_keys=True)
     with open(folder / SEAL, "w", encoding="utf-8") as file:
         file.write(_signed(payload))
         file.flush()
@@ -71,12 +68,10 @@ def check_files(
         size = None if fact is None else (folder / name).stat().st_size
         if fact is not None and size != fact[0]:
             raise Damaged(f"{name} has {size} bytes, it had {fact[0]}")
-    with ThreadPoolExecutor(THREADS) as threads:
-        mine = sorted(sealed, key=lambda name: (-(sealed[name] or [0])[0], name))[part::parts]
-        now = threads.map(lambda name: _facts(folder / name), mine)
-        changed = [name for name, fact in zip(mine, now, strict=True) if fact != sealed[name]]
-    if changed:
-        raise Damaged(f"{_first(sorted(changed))} is not what was saved")
+    mine = sorted(sealed, key=lambda name: (-(sealed[name] or [0])[0], name))[part::parts]
+    now = _facts_of(folder, mine)
+    if changed := sorted(name for name in mine if now[name] != sealed[name]):
+        raise Damaged(f"{_first(changed)} is not what was saved")
 
 
 def read_meta(folder: str | os.PathLike, step: int) -> dict[str, Any]:
@@ -117,6 +112,14 @@ def _names(folder: pathlib.Path) -> list[str]:
         base = "" if base == "./" else base
         found += [base + name for name in files] + [f"{base}{name}/" for name in folders]
     return sorted(name for name in found if name != SEAL)
+
+
+def _facts_of(folder: pathlib.Path, names: list[str]) -> dict[str, list | None]:
+    """_facts of each of the names. Small files are not worth a thread."""
+    large = [name for name in names if (folder / name).stat().st_size >= LARGE]
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = dict(zip(large, threads.map(lambda name: _facts(folder / name), large)))
+    return {name: found[name] if name in found else _facts(folder / name) for name in names}
 
 
 def _facts(path: pathlib.Path) -> list | None:
