@@ -268,8 +268,8 @@ def load_params(
     """(step, parameters) of the newest verified checkpoint; changes nothing on disk.
 
     target: tree of ShapeDtypeStruct with shardings. item: which part of the checkpoint it is.
-    step: this one and no other. best: the one with the best value of this metric, see checkpoint_keep.
-    Errors: UserError when there is none.
+    step: this one and no other. best: the one with the best value of this metric, one of
+    checkpoint_keep.BEST_METRICS. Errors: UserError when there is none.
     """
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():

@@ -1,4 +1,4 @@
-"""`srpo export`: the newest verified checkpoint (or a given one) of a workdir as a Hugging Face directory.
+"""`srpo export`: a verified checkpoint of a workdir, the newest or another, as a HF directory.
 
 hf/export.py writes the weights in the source checkpoint's own form, hf/adapter.py writes adapters
 alone in peft's; here the run is read back and the model card is written, from what the run recorded

@@ -60,7 +60,9 @@ def place(mesh, state: TrainState) -> TrainState:
 
 
 def target_of(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def spoil(step: pathlib.Path) -> None:
