@@ -276,6 +276,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+# What tensorstore tells event loops that orbax has closed by then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_during_a_save(small_disk, monkeypatch):
     """The check beforehand is deceived, the write fails: OSError ENOSPC, the older steps stay good
     and the next start makes room.
