@@ -72,6 +72,8 @@ def get_config() -> ConfigDict:
     config.train.accumulate = 1  # slices that a batch is computed in; the result is the same
     config.train.save_every = 50  # steps between checkpoints; the last step is always saved
     config.train.keep = 2  # newest checkpoints that are kept
+    config.train.keep_best = 0  # besides: so many with the best mean metric since the save before
+    config.train.best_metric = "loss"  # what best means: losses low, rewards high
     config.train.log_every = 1  # steps between lines of metrics.jsonl
     config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
 

@@ -69,13 +69,14 @@ VERBS: dict[str, Verb] = {
         bare={"profile": "10:13"},
     ),
     "export": Verb(
-        "write the newest checkpoint as a Hugging Face directory",
+        "write the newest checkpoint, or another, as a Hugging Face directory",
         "srpo export --workdir=runs/mini",
         "The config is the one that WORKDIR was trained with.",
         config=None,
         options={
             "out": ("", "where to; default WORKDIR/export, for peft WORKDIR/adapter"),
             "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
+            "step": ("", "a number, or best by the run's train.best_metric; default the newest"),
             "verify": (False, "read it back and compare logits, by transformers if torch is there"),
         },
     ),

@@ -65,7 +65,8 @@ def export(command: Command) -> int:
     from srpo_jax.hf.verify import Mismatch
 
     try:
-        print(f"exported to {run(workdir, out, form=form, verify=command.options['verify'])}")
+        chosen = {name: command.options[name] for name in ("verify", "step")}
+        print(f"exported to {run(workdir, out, form=form, **chosen)}")
     except Mismatch as error:
         print(f"srpo export: error: not exported, it is not what was trained: {error}",
               file=sys.stderr)  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, Container, Iterable
 
 from ml_collections import ConfigDict
 
+from srpo_jax.checkpoint_keep import BEST_METRICS
 from srpo_jax.errors import UserError
 
 
@@ -141,6 +142,8 @@ RULES: dict[str, Rule] = {
     "train.accumulate": _int(1),
     "train.save_every": _int(1),
     "train.keep": _int(1),
+    "train.keep_best": _int(0),
+    "train.best_metric": _word(*BEST_METRICS),
     "train.log_every": _int(1),
     "train.report_to": _word("none", "tensorboard"),
     "lora.rank": _int(0),

@@ -27,7 +27,21 @@ DECIDING = {
     ),
     "lora": None,
 }  # fmt: skip
-USUAL = {"train.optimizer": "adamw", "train.param_dtype": "float32"}
+
+# What may change between two starts of a run. Every field is here or above (a test sees to it).
+HARMLESS = {
+    "": ("name", "seed"),  # the seed decides, and is added by `identity`
+    "model": ("path", "remat", "attention"),  # of the path its weights' digest decides
+    "data": None,  # of the trees their fingerprint decides
+    "explore": None,
+    "arbiter": ("kind",),
+    "train": (
+        "accumulate",  # but see `identity`
+        "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
+    ),
+    "mesh": None,
+    "eval": None,
+}  # fmt: skip
 
 
 def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
@@ -35,9 +49,7 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
 
     With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
     can be made longer. Without adapters their settings decide nothing; with dropout on them the
-    slices of a batch do, because each draws its own masks. The optimizer and the dtype of
-    parameters are named where they are not AdamW and float32, as runs were before there was a
-    choice.
+    slices of a batch do, because each draws its own masks.
     """
     found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
     for section, fields in DECIDING.items():
@@ -45,9 +57,6 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
             found[f"{section}.{field}"] = cfg[section][field]
     if cfg.train.schedule == "constant":
         del found["train.steps"]
-    for name, usual in USUAL.items():
-        if found[name] == usual:
-            del found[name]
     if not cfg.lora.rank:
         found = {name: value for name, value in found.items() if not name.startswith("lora.")}
     else:

@@ -86,6 +86,7 @@ class Tally:
         self.cfg, self.batches, self.loss = cfg, batches, None
         self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
         self._flops, self._rates = flops, Rates(devices)
+        self._since_save: dict[str, list[float]] = {}
         self._begin = time.monotonic()
 
     def seconds(self) -> float:
@@ -108,6 +109,8 @@ class Tally:
         self.notes["num_questions"] += done.questions
         if not done.pairs:
             values = {name: v for name, v in values.items() if name not in PAIR_METRICS}
+        for name, value in values.items():
+            self._since_save.setdefault(name, []).append(value)
         values |= {
             "num_tokens": self.notes["num_tokens"],
             "epoch": self.notes["num_questions"] / len(self.batches.used),
@@ -115,6 +118,12 @@ class Tally:
         }
         if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
             writer.write(step, values)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric over the steps since the call before: one batch says little."""
+        found = {name: math.fsum(seen) / len(seen) for name, seen in self._since_save.items()}
+        self._since_save = {}
+        return found
 
     def _done(self, step: int, waited: float) -> Done:
         items = [plan.items[i] for plan, row in self.batches.rows(step - 1) for i in row]

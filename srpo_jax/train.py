@@ -96,7 +96,8 @@ def train(
 
     first = jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", keep=cfg.train.keep) as checkpoints:
+    kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
+    with Checkpoints(workdir / "checkpoints", **kept, config=cfg.to_dict()) as checkpoints:
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, places
         )
@@ -136,7 +137,7 @@ def train(
                 if leaving or (k + 1) % cfg.train.save_every == 0 or k + 1 == cfg.train.steps:
                     tally.report(*pending, saved, writer)  # what is no number is never saved
                     pending = None
-                    saved = checkpoints.save(state, run, tally.notes)
+                    saved = checkpoints.save(state, run, tally.notes, tally.means())
                 if leaving:
                     break
         del state  # makes room: the checkpoint is read back into the same places
