@@ -57,12 +57,13 @@ def test_remat_policies_take_less_memory_one_after_the_other():
 
 
 def test_traffic_does_not_grow_with_the_batch():
-    """Over data and fsdp a device sends no more for 32 rows than for 16: tables and gradients.
+    """Over data and fsdp a device sends no more for 64 rows than for 16: tables and gradients.
+    Left to the compiler, the lookup sends more with every row.
     The head's gradient is summed over replicas once, not once per chunk."""
     found = said("traffic")
-    few, many, plain = (found[name] for name in ("16 rows", "32 rows", "16 rows, plain lookup"))
+    few, many, plain = (found[name] for name in ("16 rows", "64 rows", "64 rows, plain lookup"))
     assert many["rows"] <= 1.02 * few["rows"]
-    assert few["rows"] < plain["rows"]
+    assert many["rows"] < plain["rows"]
     assert few["data_bytes"] <= 1.1 * 4 * few["parameters"] / 8 + few["whole"]
 
 
@@ -153,8 +154,8 @@ def traffic() -> dict:
     mesh, found = mesh_of("v5e:4x4", 2, 4, 2), {}
     config = base(vocab_size=8192, num_layers=1)
     ours = step.make_lookup
-    for name, rows, lookup in (("16 rows", 16, ours), ("32 rows", 32, ours),
-                               ("16 rows, plain lookup", 16, lambda *_: plain_lookup)):  # fmt: skip
+    for name, rows, lookup in (("16 rows", 16, ours), ("64 rows", 64, ours),
+                               ("64 rows, plain lookup", 64, lambda *_: plain_lookup)):  # fmt: skip
         step.make_lookup = lookup
         model, params, places, batch = prepare(config, mesh, rows=rows, tokens=256, targets=1536)
         compiled = compile_gradient(model, mesh, params, places, batch)
