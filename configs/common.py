@@ -71,6 +71,8 @@ def get_config() -> ConfigDict:
     config.train.save_every = 50  # steps between checkpoints; the last step is always saved
     config.train.keep = 2  # newest checkpoints that are kept
     config.train.log_every = 1  # steps between lines of metrics.jsonl
+    config.train.watchdog_minutes = 30.0  # without a step: stacks are written, then it ends; 0: off
+    config.train.compilation_cache = "auto"  # folder; auto: the user's, not for CPU; off: none
     config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
 
     config.lora = ConfigDict()
@@ -85,6 +87,12 @@ def get_config() -> ConfigDict:
     config.mesh.data = 1  # replicas
     config.mesh.fsdp = -1  # parts of parameters and optimizer state; -1: all other devices
     config.mesh.tensor = 1  # parts of each matrix multiplication
+
+    config.processes = ConfigDict()
+    config.processes.coordinator = ""  # HOST:PORT of process 0; empty: SRPO_COORDINATOR, or found
+    config.processes.index = -1  # of this process, from 0; -1: SRPO_PROCESS_ID, or found
+    config.processes.count = 0  # of all processes; 0: SRPO_NUM_PROCESSES, or found
+    config.processes.heartbeat_seconds = 0  # silent so long is dead; 0: 30 on one host, else 100
 
     config.eval = ConfigDict()
     config.eval.batch = 8  # questions that are answered together

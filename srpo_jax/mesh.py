@@ -12,7 +12,9 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from srpo_jax.errors import UserError
 
@@ -25,8 +27,11 @@ def make_mesh(
 ) -> Mesh:
     """Mesh over all `devices` (default: every device of all processes), in the order of AXES.
 
-    At most one size may be -1: it takes what the others leave. Errors: UserError when the sizes do
-    not multiply to the number of devices.
+    At most one size may be -1: it takes what the others leave. With several slices `data` goes
+    over them: a slice holds data / slices whole replicas, so that only the gradients' sum, once a
+    step, crosses the network between slices.
+    Errors: UserError when the sizes do not multiply to the number of devices, and when data is not
+    a multiple of the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -42,11 +47,45 @@ def make_mesh(
             f"mesh {asked} does not cover {len(devices)} device(s) exactly; "
             "set mesh.data, mesh.fsdp and mesh.tensor so that their product is that number"
         )
-    return jax.make_mesh(
-        tuple(sizes[axis] for axis in AXES), AXES, (AxisType.Auto,) * len(AXES), devices=devices
-    )
+    shape = tuple(sizes[axis] for axis in AXES)
+    slices = number_of_slices(devices)
+    if shape[0] % slices:
+        raise UserError(
+            f"mesh {asked} over {slices} slices: mesh.data must be a multiple of {slices}, as the "
+            "network between slices is too slow for fsdp and tensor"
+        )
+    # As jax.make_mesh has it: a v5e torus may be cut across its axes.
+    options = {"allow_split_physical_axes": devices[0].device_kind in ("TPU v5 lite", "TPU v5e")}
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, devices, **options)
+    else:
+        inside = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **options)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def number_of_slices(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices the devices are of. On GPUs jax counts hosts as slices, but fsdp over
+    hosts is what their network is made for: there it is 1.
+    """
+    if devices[0].platform == "gpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
+def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which rows of a global batch of `rows` lie on this process's devices, in ascending order.
+
+    Not always a p-th part: where `tensor` goes over processes they hold the same rows, and on a
+    TPU a host's chips are neighbours in the torus, not in the order of the mesh.
+    """
+    place = NamedSharding(mesh, P(ROW_AXES))
+    held: set[int] = set()
+    for (part,) in place.addressable_devices_indices_map((rows,)).values():
+        held.update(range(*part.indices(rows)))
+    return tuple(sorted(held))
