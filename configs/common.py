@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     config.train.log_every = 1  # steps between lines of metrics.jsonl
     config.train.watchdog_minutes = 30.0  # without a step: stacks are written, then it ends; 0: off
     config.train.compilation_cache = "auto"  # folder; auto: the user's, not for CPU; off: none
-    config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
+    config.train.report_to = "none"  # besides metrics.jsonl: tensorboard,wandb,trackio (extras)
 
     config.lora = ConfigDict()
     config.lora.rank = 0  # train adapters of this rank on the frozen policy; 0: train the policy

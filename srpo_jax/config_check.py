@@ -20,7 +20,8 @@ from srpo_jax.errors import UserError
 @dataclass(frozen=True)
 class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
-    adds single values to the range, `required` refuses "".
+    adds single values to the range, `required` refuses "". `names`: one or more of these, with
+    commas.
     """
 
     kind: type
@@ -31,6 +32,7 @@ class Rule:
     also: tuple[float, ...] = ()
     required: bool = False
     regexes: bool = False
+    names: tuple[str, ...] = ()
 
     def allowed(self) -> str:
         """The rule in words, for error messages and docs/configuration.md."""
@@ -38,6 +40,8 @@ class Rule:
             return " | ".join(self.words)
         if self.regexes:
             return "a tuple of regular expressions"
+        if self.names:
+            return f"{self.names[0]}, or any of {','.join(self.names[1:])} with commas between"
         names = {int: "a whole number", float: "a number", str: "text", bool: "True | False"}
         name = names[self.kind]
         if self.required:
@@ -61,6 +65,11 @@ class Rule:
             return False
         if self.words:
             return value in self.words
+        if self.names:
+            parts = value.split(",")
+            return value == self.names[0] or (
+                set(parts) <= set(self.names[1:]) and len(set(parts)) == len(parts)
+            )
         if self.kind in (int, float):
             if not math.isfinite(value):
                 return False
@@ -142,7 +151,7 @@ RULES: dict[str, Rule] = {
     "train.log_every": _int(1),
     "train.watchdog_minutes": _NOT_NEGATIVE,
     "train.compilation_cache": _REQUIRED,
-    "train.report_to": _word("none", "tensorboard"),
+    "train.report_to": Rule(str, names=("none", "tensorboard", "wandb", "trackio")),
     "lora.rank": _int(0),
     "lora.alpha": _POSITIVE,
     "lora.use_rslora": _FLAG,
