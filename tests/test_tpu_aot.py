@@ -33,7 +33,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", ["tiny", "slices", "wide", pytest.param("3B", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    ["tiny", "wide", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slices", "3B"))],
+)
 def test_train_step_compiles_for_v5e(case):
     """With fsdp and tensor: the compiler takes it, it fits, and no large array is left whole."""
     env = dict(
