@@ -51,8 +51,8 @@ def make_mesh(
     slices = number_of_slices(devices)
     if shape[0] % slices:
         raise UserError(
-            f"mesh {asked} over {slices} slices: mesh.data must be a multiple of {slices}, as the "
-            "network between slices is too slow for fsdp and tensor"
+            f"mesh {asked}: mesh.data={shape[0]} is no multiple of the {slices} TPU slices; fsdp "
+            "and tensor stay inside a slice, as the network between slices is too slow for them"
         )
     # As jax.make_mesh has it: a v5e torus may be cut across its axes.
     options = {"allow_split_physical_axes": devices[0].device_kind in ("TPU v5 lite", "TPU v5e")}

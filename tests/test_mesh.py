@@ -47,7 +47,7 @@ def test_only_data_goes_over_slices():
             assert len({chip.slice_index for chip in replica.flat}) == 1
         assert len({chip.id for chip in mesh.devices.flat}) == 16
     for sizes in ((1, -1, 1), (2, 8, 1), (2, -1, 2)):
-        with pytest.raises(UserError, match="must be a multiple of 4") as error:
+        with pytest.raises(UserError, match="no multiple of the 4 TPU slices") as error:
             make_mesh(*sizes, devices=shuffled)
         assert "\n" not in str(error.value)
 
