@@ -6,6 +6,8 @@ VENV ?= .venv$(TAG)
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 PYTEST_ARGS ?=
+# Test processes. Two halve the time on two cores; each needs about 3 GB.
+WORKERS ?= 2
 
 .PHONY: demo test test-all install install-test base-policy clean
 
@@ -32,10 +34,10 @@ demo: $(VENV)/.core
 	$(BIN)/srpo demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'not slow and not gpu' tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not gpu' tests $(PYTEST_ARGS)
 
 test-all: $(VENV)/.all
-	$(BIN)/python -m pytest -q -m 'not gpu' tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not gpu' tests $(PYTEST_ARGS)
 
 # Trains the demo's base policy again from nothing (about a quarter of an hour on 2 cores).
 base-policy: $(VENV)/.core

@@ -25,9 +25,11 @@ CORE = [
     "numpy>=2.0,<3",
     "pillow>=11,<14",
     "jinja2>=3.1,<4",
+    "pyyaml>=6,<7",
 ]
 TEST = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "scikit-image>=0.24,<1",  # real photographs for the road test
     # The oracle: transformers' own models on CPU. For 3.12 the registry has only CUDA builds of

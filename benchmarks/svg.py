@@ -48,7 +48,9 @@ def figure(panels: Sequence[Panel], names: Sequence[str], *, about: str, mark: s
     """The SVG. names: of the series (at most three); about: the axis; mark: what a dot is."""
     values = [v for p in panels for line in p.lines for v in line] + [
         v for p in panels for _, _, v in p.marks]  # fmt: skip
-    low, high = 10 ** math.floor(math.log10(min(values))), max(values) * 1.15
+    decade = 10 ** math.floor(math.log10(min(values)))
+    low = max(tick for tick in (decade, 2 * decade, 5 * decade) if tick <= min(values))
+    high = max(values) * 1.15
     rows = -(-len(panels) // columns)
     width, height = columns * WIDTH, rows * HEIGHT + KEY
     parts = [
@@ -80,10 +82,10 @@ def _panel(panel: Panel, names: Sequence[str], low: float, high: float, about: s
         return HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<text class="soft" x="{LEFT}" y="{TOP - 14}">{escape(about)}</text>']
-    value = low
+    value = 10 ** math.floor(math.log10(low))
     while value <= high:
         for tick in (value, 2 * value, 5 * value):
-            if tick <= high:
+            if low <= tick <= high:
                 kind = "one" if tick == 1 else "grid"
                 parts.append(
                     f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" '

@@ -35,9 +35,9 @@ AXES = {
         ("8", dict(steps=8), False), ("12", dict(steps=12), False)]),
     "image": ("image tokens", [
         ("0", dict(image_tokens=0), True), ("64", dict(image_tokens=64), False), ("256", {}, True),
-        ("1024", dict(image_tokens=1024), True), ("2560", dict(image_tokens=2560), False)]),
+        ("1024", dict(image_tokens=1024), False), ("2560", dict(image_tokens=2560), False)]),
     "length": ("branch tokens, first to last prefix", [
-        ("50-20", dict(first=50, last=20), True), ("100-30", dict(first=100, last=30), False),
+        ("50-20", dict(first=50, last=20), False), ("100-30", dict(first=100, last=30), False),
         ("200-40", {}, False), ("400-80", dict(first=400, last=80), False),
         ("800-160", dict(first=800, last=160), False)]),
 }  # fmt: skip

@@ -10,7 +10,7 @@ same pairs of the same question, in float32 on the same cores:
   torch-8      8 random pairs, one micro-batch: the step of RPO's trainer
   tree         srpo_jax: all pairs in one packed row; tree-8: the same 8 pairs
 Every variant lives in a process of its own, so that peak memory can be told apart; their calls take
-turns. Losses must agree to 1e-4 and gradient norms to 1e-3, or the run fails. Torch runs eagerly,
+turns. Losses and gradient norms must agree to 1e-4, or the run fails. Torch runs eagerly,
 without torch.compile. No optimizer step is in the times.
 """
 
@@ -137,7 +137,8 @@ def _jax_program(folder, config, tree, shape, pairs, args):
 
         def result(self):
             value, grads = super().result()
-            return value, float(np.linalg.norm(grads))
+            # In float64: numpy's float32 sum of 28 million squares is wrong by 1e-3.
+            return value, float(np.linalg.norm(grads.astype(np.float64)))
 
     program = Tree("tree", lambda p, piece: loss({**p, **piece["frozen"]}, piece["batch"]), pieces,
                    [1.0])  # fmt: skip
@@ -154,7 +155,7 @@ def check(figures: dict[str, dict]) -> None:
         a, b = figures[ours], figures[theirs]
         a["loss_difference"] = abs(a["loss"] - b["loss"])
         a["gradient_norm_difference"] = abs(a["gradient_norm"] / b["gradient_norm"] - 1)
-        if a["loss_difference"] > 1e-4 or a["gradient_norm_difference"] > 1e-3:
+        if a["loss_difference"] > 1e-4 or a["gradient_norm_difference"] > 1e-4:
             raise UserError(f"{ours} and {theirs} disagree: losses {a['loss']} and {b['loss']}, "
                             f"gradient norms {a['gradient_norm']} and {b['gradient_norm']}")
 
@@ -213,7 +214,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny question and model")
     parser.add_argument("--only", default=",".join(ALL), help="variants, default %(default)s; "
                         "the first is the one that ratios refer to")  # fmt: skip
-    parser.add_argument("--repeat", type=int, default=3, help="whole steps each (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=2, help="whole steps each (%(default)s)")
     parser.add_argument("--remat", choices=("none", "full"),
                         help="full, the default: gradient checkpointing on both sides")  # fmt: skip
     parser.add_argument("--torch-attention", default="sdpa", choices=("sdpa", "eager"),

@@ -110,7 +110,8 @@ def random_question(shape: Shape, config: ModelConfig, seed: int = 0, pixels: bo
         length = max(1, round(mean * rng.uniform(1 - jitter, 1 + jitter)))
         return rng.integers(0, words, length).astype(np.int32)
 
-    prompt = _prompt(shape, config, text, rng if pixels else None)
+    # Pixels have a generator of their own: with or without them, the question is the same.
+    prompt = _prompt(shape, config, text, np.random.default_rng([seed, 1]) if pixels else None)
     pieces = tuple(text(*around) for _ in range(shape.steps))
     branches: list[Branch] = []
     for at in range(shape.steps):

@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.path = ""  # HF directory of the base policy, with its processor
-    config.model.dtype = "float32"  # of the computation; parameters and optimizer are float32
-    config.model.remat = "none"  # full: recompute every layer in the backward pass, less memory
+    config.model.dtype = "float32"  # of the computation; parameters: see train.param_dtype
+    config.model.remat = "none"  # what layers keep for the backward pass: docs/performance.md
     config.model.attention = "auto"  # fastest for the platform and length; xla: the plain reference
 
     config.data = ConfigDict()
@@ -58,6 +58,8 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.steps = 100  # optimizer steps
+    config.train.optimizer = "adamw"  # adafactor: factored second moments, no first ones
+    config.train.param_dtype = "float32"  # bfloat16: weights in it, their master copy in float32
     config.train.learning_rate = 1e-5  # peak, after the warm-up
     config.train.warmup_steps = 10  # linear, up to the peak
     config.train.schedule = "cosine"  # after the warm-up, down to 0 unless constant
@@ -70,6 +72,8 @@ def get_config() -> ConfigDict:
     config.train.accumulate = 1  # slices that a batch is computed in; the result is the same
     config.train.save_every = 50  # steps between checkpoints; the last step is always saved
     config.train.keep = 2  # newest checkpoints that are kept
+    config.train.keep_best = 0  # besides: so many with the best mean metric since the save before
+    config.train.best_metric = "loss"  # what best means: losses low, rewards high
     config.train.log_every = 1  # steps between lines of metrics.jsonl
     config.train.watchdog_minutes = 30.0  # without a step: stacks are written, then it ends; 0: off
     config.train.compilation_cache = "auto"  # folder; auto: the user's, not for CPU; off: none

@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import struct
 import threading
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from data_pipelines.records import Record, RecordError
 
@@ -21,6 +24,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64_000_000  # a 410 KiB PNG can hold 144 million pixels
 MAX_SIDE = 16_384
+# The names of a PNG's text chunks that Pillow looks for an orientation in.
+ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 # warnings.catch_warnings swaps filters of the whole process, so two decoding threads must not
 # overlap in it. Decoding a photo takes milliseconds; resizing happens outside the lock.
@@ -49,6 +54,20 @@ def load_image(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> Image.
     JPEG, PNG or WEBP, for an image above the limits (checked on the header, before decoding),
     for a truncated or corrupt one, and for anything that Pillow only warns about.
     """
+    return _read(path_or_bytes, what, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+
+
+def image_size(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> tuple[int, int]:
+    """(width, height) that `load_image` will give, from the header: no pixel is decoded.
+
+    Raises RecordError as load_image does, but for damaged pixels. (A PNG that has its orientation
+    behind its pixels, which hardly any writer does, is decoded.)
+    """
+    return _read(path_or_bytes, what, _upright_size)
+
+
+def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> Any:
+    """take(the opened, not yet decoded image), with the limits and the errors of load_image."""
     if isinstance(path_or_bytes, (bytes, bytearray)):
         data = bytes(path_or_bytes)
         if len(data) > MAX_BYTES:
@@ -66,8 +85,9 @@ def load_image(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> Image.
                 raise RecordError(
                     f"{what}: image is {width}x{height}, "
                     f"the limits are {MAX_SIDE} a side and {MAX_PIXELS} pixels")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if image.format == "PNG" and _orientation_comes_late(data):
+                image.load()
+            return take(image)
     except RecordError:
         raise
     except Image.UnidentifiedImageError:
@@ -75,6 +95,25 @@ def load_image(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> Image.
     except Exception as e:  # a decoder can raise anything on hostile bytes
         why = " ".join(str(e).split())[:120]
         raise RecordError(f"{what}: cannot decode the image: {type(e).__name__}: {why}") from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Not image.getexif(): that of a PNG decodes the pixels, to see what stands behind them.
+    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    width, height = image.size
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation_comes_late(png: bytes) -> bool:
+    """Whether a PNG may say behind its pixels how it is turned (EXIF or XMP)."""
+    at, pixels = 8, False
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        pixels = pixels or kind == b"IDAT"
+        if pixels and (kind == b"eXIf" or png.startswith(ORIENTED, at + 8)):
+            return True
+        at += length + 12
+    return False
 
 
 def load_record_images(record: Record) -> list[Image.Image]:

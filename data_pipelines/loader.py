@@ -23,8 +23,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from data_pipelines.examples import CACHE_BYTES, ByteCache, Examples
+from data_pipelines.examples import CACHE_BYTES, ByteCache, Examples, ReadyTrees
 from srpo_jax.errors import UserError
+from srpo_jax.flops import Work, visible_pairs
 from srpo_jax.models.inputs import no_patches
 from srpo_jax.tree.layout import Sizes, TreeLayout, layout_tree
 from srpo_jax.tree.packing import Budgets, lay_out_within, plan_rows
@@ -34,7 +35,7 @@ from srpo_jax.tree.rows import REF_REDUCTIONS, fill_row, stack_rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """What a row holds: a whole tree, or one part of a tree that is larger than a row."""
 
@@ -43,6 +44,18 @@ class Item:
     sizes: Sizes
     question_share: float
     ref_tokens: float
+    visible: int  # pairs of tokens of which one sees the other
+    patch_pairs: int  # pairs of patches of the same picture or tile
+
+    @classmethod
+    def of(cls, tree: int, part: int, layout: TreeLayout) -> Item:
+        return cls(tree, part, layout.sizes, layout.question_share, layout.ref_tokens,
+                   visible_pairs(layout.subtree_end), layout.prompt.patch_pairs)
+
+    @property
+    def work(self) -> Work:
+        return Work(self.sizes.tokens, self.visible, self.sizes.targets, self.sizes.patches,
+                    self.patch_pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,7 @@ class EpochPlan:
 class Batches:
     """[k] -> batch k as srpo_jax.tree.rows describes it, with this process's rows only.
 
+    examples: Examples, or a list of encoded trees with a `processor`.
     budgets:  sizes of a row; None: fitted to the trees (`row_tokens` 0: as long as the largest).
               Fitted to all pairs of every tree, so they hold whatever an epoch draws.
     pairing, max_pairs, branch_points: which pairs, see srpo_jax.tree.pairs.choose_pairs.
@@ -79,7 +93,8 @@ class Batches:
                             f"the number of processes, {process_count}")
         if ref_reduction not in REF_REDUCTIONS:
             raise ValueError(f"ref_reduction {ref_reduction!r} not in {REF_REDUCTIONS}")
-        self.examples, self.seed, self.rows_per_batch = examples, seed, rows_per_batch
+        self.examples = examples if isinstance(examples, Examples) else ReadyTrees(examples)
+        self.seed, self.rows_per_batch = seed, rows_per_batch
         local = rows_per_batch // process_count
         self._local = slice(process_index * local, (process_index + 1) * local)
         self._pairs = {"pairing": pairing, "max_pairs": max_pairs, "branch_points": branch_points,
@@ -93,14 +108,16 @@ class Batches:
         self._first_row = [0]  # of epochs 0, 1, ...: known for every epoch planned so far
         self._items: tuple[Item, ...] | None = None  # when the pairs never change
 
-        sizes = self._sizes_of_all_pairs()
-        self.used = [i for i, size in enumerate(sizes) if size.sequences]
-        self._report_left_out(len(sizes))
+        whole = self._whole_trees()
+        self.used = [item.tree for item in whole if item.sizes.sequences]
+        self._report_left_out(len(whole))
         if budgets is None:
             # A picture is cut nowhere, so a row takes whole units (merged patches, or tiles).
-            budgets = Budgets.fit([sizes[i] for i in self.used], row_tokens=row_tokens,
+            budgets = Budgets.fit([whole[i].sizes for i in self.used], row_tokens=row_tokens,
                                   patch_multiple=examples.processor.config.vision.patch_unit)
         self.budgets = budgets
+        if not self._redraws:
+            self._items = tuple(item for i in self.used for item in self._parts(whole[i]))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of this process's rows of batch `step`, first axis R / process_count."""
@@ -112,7 +129,7 @@ class Batches:
         filled = []
         for plan, row in rows[self._local]:
             items = [plan.items[i] for i in row]
-            layouts = [self._layouts(item.tree, plan.epoch)[item.part] for item in items]
+            layouts = [self._with_pixels(item, plan.epoch) for item in items]
             filled.append(fill_row(layouts, self.budgets, questions=questions,
                                    ref_tokens=ref_tokens if self._per_token else None,
                                    no_patches=blank))
@@ -133,7 +150,7 @@ class Batches:
 
     def question_ids(self, step: int) -> list[list[str]]:
         """The tree ids of every row of the whole batch `step`, for messages and reports."""
-        return [[self.examples[plan.items[i].tree].id for i in row]
+        return [[self.examples.outline(plan.items[i].tree).id for i in row]
                 for plan, row in self.rows(step)]
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -158,32 +175,43 @@ class Batches:
     def _items_of(self, epoch: int) -> tuple[Item, ...]:
         if self._items is not None:
             return self._items
-        items = tuple(
-            Item(tree, part, layout.sizes, layout.question_share, layout.ref_tokens)
-            for tree in self.used
-            for part, layout in enumerate(self._layouts(tree, epoch)))
-        if not self._redraws:
-            self._items = items
-        return items
+        return tuple(
+            Item.of(tree, part, layout)
+            for tree in self.used for part, layout in enumerate(self._layouts(tree, epoch)))
+
+    def _parts(self, whole: Item) -> list[Item]:
+        """The tree itself where it fits a row, else its parts."""
+        if self.budgets.holds(whole.sizes):
+            return [whole]
+        layouts = self._layouts(whole.tree, 0)
+        return [Item.of(whole.tree, part, layout) for part, layout in enumerate(layouts)]
 
     def _layouts(self, tree: int, epoch: int) -> list[TreeLayout]:
-        """The layouts of a tree in an epoch: one, or one a part. A pure function, cached."""
+        """The layouts of a tree in an epoch: one, or one a part. A pure function, cached.
+
+        Their prompts are outlines: pictures are decoded for the rows of this process alone.
+        """
         epoch = epoch if self._redraws else 0
 
         def make():
-            whole = self.examples[tree]
+            whole = self.examples.outline(tree)
             pairs = choose_pairs(whole, epoch=epoch, **self._pairs)
             return lay_out_within(whole, pairs, self.budgets, **self._layout)
 
         return self._cache.get((tree, epoch), make, _bytes)
 
-    def _sizes_of_all_pairs(self) -> list[Sizes]:
+    def _with_pixels(self, item: Item, epoch: int) -> TreeLayout:
+        layout = self._layouts(item.tree, epoch)[item.part]
+        return dataclasses.replace(layout, prompt=self.examples.prompt(item.tree))
+
+    def _whole_trees(self) -> list[Item]:
         """Per tree, the most that any epoch can need: leaving pairs out only makes it smaller."""
-        sizes = []
-        for tree in self.examples:
+        found = []
+        for i in range(len(self.examples)):
+            tree = self.examples.outline(i)
             pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"})
-            sizes.append(layout_tree(tree, pairs, **self._layout).sizes)
-        return sizes
+            found.append(Item.of(i, 0, layout_tree(tree, pairs, **self._layout)))
+        return found
 
     def _report_left_out(self, total: int) -> None:
         left_out = sorted(set(range(total)) - set(self.used))
@@ -192,14 +220,14 @@ class Batches:
         why = "no pair of a safe and an unsafe branch, and no reference path to learn"
         if not self.used:
             raise UserError(f"none of {total} trees can be trained on: {why}")
-        names = ", ".join(repr(self.examples[i].id) for i in left_out[:5])
+        names = ", ".join(repr(self.examples.outline(i).id) for i in left_out[:5])
         more = ", ..." if len(left_out) > 5 else ""
         print(f"left out {len(left_out)} of {total} trees: {why} ({names}{more})",
               file=sys.stderr)
 
 
 def _bytes(layouts: list[TreeLayout]) -> int:
-    return layouts[0].prompt.patches.nbytes + 64 * sum(len(each.tokens) for each in layouts) + 4096
+    return 64 * sum(len(each.tokens) for each in layouts) + 4096
 
 
 def make_loader(examples: Examples | Batches, *, start_step: int = 0, num_steps: int,

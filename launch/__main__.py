@@ -1,17 +1,33 @@
-"""`python -m launch [--target=local] [--devices=8] [--submit] -- train --config=... --workdir=...`
+"""`python -m launch --target=T [options] [--submit] -- train --config=... --workdir=...`
 
-Prints the command that it would run; with --submit it runs it and returns its exit code.
+Prints what it would run; with --submit it runs it and returns its exit code.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import shlex
+import subprocess
 import sys
 
-from launch.local import Local, render, run
+from launch import jobset, local, slurm, tpu_vm, xpk
+from launch.spec import TARGETS, Spec, options
 from srpo_jax.errors import UserError
 
-TARGETS = ("local",)
+# target: (its module, the program that --submit needs, whether that reads the text from stdin)
+CLUSTERS = {
+    "jobset": (jobset, "kubectl", True),
+    "tpu_vm": (tpu_vm, "gcloud", False),
+    "xpk": (xpk, "xpk", False),
+    "slurm": (slurm, "sbatch", True),
+}
+EPILOG = """examples:
+  python -m launch --processes=2 --devices=4 --submit -- train --config=configs/ssui_mini.py \\
+    --workdir=runs/mini
+  python -m launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
+    -- train --config=configs/pod.py --config.model.path=/bucket/model --workdir=/bucket/runs/mine
+docs/launch.md has a page per target."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,38 +37,82 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        spec, submitted = parse(argv)
+        return submit(spec) if submitted else _print(spec)
+    except UserError as error:
+        print(f"launch: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: list[str]) -> tuple[Spec, bool]:
+    """(the spec, whether to submit it). Errors: UserError."""
     own, dashes, command = argv, [], []
     if "--" in argv:
         at = argv.index("--")
         own, dashes, command = argv[:at], argv[at : at + 1], argv[at + 1 :]
-    parser = _Parser(
-        prog="python -m launch",
-        usage="python -m launch [--target=local] [--devices=N] [--submit] -- VERB [options]",
-        description="Prints the command it would run; --submit runs it.",
-        epilog="example: python -m launch --devices=8 -- train --config=configs/ssui_mini.py "
-        "--config.mesh.tensor=2 --workdir=runs/mini",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--target", default="local", help="where to run: local (the default)")
-    parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices; default 1")
-    parser.add_argument("--processes", type=int, default=1, help="only 1 is supported")
-    parser.add_argument("--submit", action="store_true", help="run it instead of printing it")
-    try:
-        options, left = parser.parse_known_args(own)
-        if left:
-            hint = "" if dashes else "; the command of srpo stands behind --"
-            raise UserError(f"unknown argument {left[0]!r}{hint}")
-        if options.target not in TARGETS:
-            raise UserError(f"--target={options.target}: there is {', '.join(TARGETS)}")
-        spec = Local(tuple(command), devices=options.devices, processes=options.processes)
-    except UserError as error:
-        print(f"launch: error: {error}", file=sys.stderr)
-        return 2
-    if options.submit:
-        return run(spec)
-    print(render(spec))
+    given, left = _parser().parse_known_args(own)
+    if left:
+        hint = "" if dashes else "; the command of srpo stands behind --"
+        raise UserError(f"unknown argument {left[0]!r}{hint}")
+    values = {field.name: getattr(given, field.name) for field in options()}
+    values["program"] = tuple(shlex.split(values["program"] or ""))
+    values |= {name: tuple(values[name]) for name in ("env", "secret")}
+    return Spec(given.target, tuple(command), **values), given.submit
+
+
+def submit(spec: Spec) -> int:
+    """Runs it. Errors: UserError when the target's own program is not there."""
+    if spec.target == "local":
+        return local.run(spec)
+    module, tool, by_stdin = CLUSTERS[spec.target]
+    text, argv = module.render(spec), module.submit_argv(spec)
+    if shutil.which(tool) is None:
+        raise UserError(f"--submit: {tool} is not on PATH, and --target={spec.target} needs it")
+    return subprocess.run(argv, input=text if by_stdin else None, text=True).returncode
+
+
+def render(spec: Spec) -> str:
+    """What would be run."""
+    module = local if spec.target == "local" else CLUSTERS[spec.target][0]
+    return module.render(spec)
+
+
+def _print(spec: Spec) -> int:
+    text = render(spec)
+    print(text.rstrip("\n"))
+    if spec.target in CLUSTERS and CLUSTERS[spec.target][2]:
+        command = shlex.join(CLUSTERS[spec.target][0].submit_argv(spec))
+        print(f"# --submit hands this to: {command}", file=sys.stderr)
     print("# nothing was started; --submit runs it", file=sys.stderr)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m launch",
+        usage="python -m launch [--target=T] [options] [--submit] -- VERB [options of srpo]",
+        description="Prints what it would run; --submit runs it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--target", default="local", help=f"{', '.join(TARGETS)}; default local")
+    parser.add_argument("--submit", action="store_true", help="run it instead of printing it")
+    for field in options():
+        default, meta = field.default, field.metadata
+        only = "" if meta["targets"] == TARGETS else f" [{', '.join(meta['targets'])}]"
+        how = {"default": default, "help": meta["help"] + only}
+        if default is False:
+            how["action"] = "store_true"
+        elif field.name in ("env", "secret"):
+            how |= {"action": "append", "default": [], "metavar": "A=B"}
+        elif field.name != "program" and not isinstance(default, str):
+            how |= {"type": int, "metavar": "N"}
+        else:
+            how |= {"default": default or "", "metavar": field.name.upper()}
+        parser.add_argument(f"--{field.name}", **how)
+    return parser
 
 
 if __name__ == "__main__":

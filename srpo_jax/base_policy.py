@@ -230,6 +230,7 @@ def train(folder: pathlib.Path, *, steps: int, rows: int, learning_rate: float, 
     options = SimpleNamespace(
         learning_rate=learning_rate, schedule="cosine", warmup_steps=50, steps=steps,
         weight_decay=0.1, b1=0.9, b2=0.98, eps=1e-8, clip_norm=1.0, freeze=(),
+        optimizer="adamw",
     )
     optimizer = make_optimizer(options, abstract)
     places = state_shardings(abstract_state(abstract, optimizer, with_reference=False), mesh)

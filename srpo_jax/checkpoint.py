@@ -1,77 +1,76 @@
 """Checkpoints that are checked before they are trusted: orbax files plus our own checksums.
 
-WORKDIR/checkpoints/STEP/{params,optimizer,meta}. `meta` is JSON: what run this is, and shape, dtype
-and checksum of every array. orbax 0.12 restores a file with a flipped bit without a word, and casts
-to another dtype without a word, so both are compared here. The checksum is a sum of integers
-modulo 2^32, computed where the arrays live: any mesh gives the same number.
+WORKDIR/checkpoints/STEP/{params,optimizer,meta,SEAL}. `meta` is JSON: what run this is, its config,
+and shape, dtype and checksum of every array. SEAL is over the files, see checkpoint_files.py.
+orbax 0.12 restores a file with a flipped bit without a word, and casts to another dtype without a
+word, so both are compared here. docs/checkpoints.md says what is promised.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from srpo_jax.checkpoint_files import (
+    Damaged,
+    check_files,
+    digest_of_meta,
+    read_meta,
+    write_seal,
+)
+from srpo_jax.checkpoint_keep import keep_of, ranked
+from srpo_jax.checksum import describe
 from srpo_jax.errors import UserError
+from srpo_jax.jointly import from_first, in_short, jointly
 from srpo_jax.sharding import by_path
 from srpo_jax.state import TrainState
 
-FORMAT = 1
-_BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+FORMAT = 2
+UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
+SPARE = 1 << 20  # bytes that a step may take besides its arrays
 
 
-class Damaged(Exception):
-    """A checkpoint that does not hold what it says."""
-
-
-@jax.jit
-def _checksum(x: jax.Array) -> jax.Array:
-    """uint32 sum of the array's words times odd weights that differ by position.
-
-    An odd weight times a change of one bit is never 0 modulo 2^32, so every flipped bit shows; the
-    positions make exchanged values show. No reshape, so no array is gathered to compute it.
+class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """orbax's folder of a step that is being written, which gets its name by a rename: here it is
+    sealed just before. Called by process 0, in the background, when all have written theirs.
     """
-    words = jax.lax.bitcast_convert_type(x, _BITS[x.dtype.itemsize]).astype(jnp.uint32)
-    index, stride = jnp.uint32(0), 1
-    for axis in reversed(range(words.ndim)):
-        position = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        index = index + position * jnp.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    weight = index * jnp.uint32(0x9E3779B1) | jnp.uint32(1)
-    return jnp.sum(words * weight, dtype=jnp.uint32)
 
-
-def describe(tree: Any) -> dict[str, list]:
-    """{path: [shape, dtype, checksum]} of the arrays of a tree."""
-    # One small program per shape (moments share their parameter's), and each is read before the
-    # next starts: XLA:CPU can deadlock with the collectives of several programs under way.
-    return {
-        path: [list(x.shape), x.dtype.name, int(_checksum(x))] for path, x in by_path(tree).items()
-    }
+    async def finalize(self) -> None:
+        if not self.get_final().name.isdecimal():  # an item of the step: only the step is sealed
+            await super().finalize()
+            return
+        # What AtomicRenameTemporaryPath does (orbax 0.12), with the seal before the rename.
+        folder = pathlib.Path(self.get())
+        store = self._checkpoint_metadata_store
+        store.wait_until_finished()
+        store.update(
+            file_path=self.get() / "_CHECKPOINT_METADATA", commit_timestamp_nsecs=time.time_ns()
+        )
+        store.wait_until_finished()
+        name = ocp.path.atomicity.COMMIT_SUCCESS_FILE
+        (folder / name).write_text(f"Checkpoint commit was successful to {self.get_final()}")
+        await asyncio.to_thread(write_seal, folder)
+        folder.rename(self.get_final())
 
 
 def _items(state: TrainState) -> dict[str, Any]:
     """What of a state is stored, as plain dicts. `base` is not: it never changes."""
-    return {
+    items = {
         "params": state.params,
         "optimizer": {"step": state.step, **by_path(state.opt_state)},
     }
-
-
-def _digest(meta: dict[str, Any]) -> str:
-    rest = {key: value for key, value in meta.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return items if state.master is None else {**items, "master": state.master}
 
 
 def _say(text: str) -> None:
@@ -84,13 +83,35 @@ class Checkpoints:
     which orbax alone does not do (a process that just ends exits 0 and has lost it).
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        best_metric: str = "loss",
+        config: dict[str, Any] | None = None,
+    ):
+        """keep: newest steps that stay. keep_best: so many stay besides for the best value of
+        `best_metric` (one of checkpoint_keep.BEST_METRICS) among the metrics that they were saved
+        with. config: JSON that is stored in every step and read by nobody but people.
+
+        With several processes the directory is one that all of them see, and all methods are
+        called by all of them in the same order.
+        """
         self.directory = pathlib.Path(directory).absolute()
-        policies = ocp.checkpoint_managers
+        self.config = config
+        self.skipped: list[tuple[int, str]] = []  # (step, why) that the last restore passed over
+        self._keep = keep_of(self.directory, keep, keep_best, best_metric)
+        if jax.process_index() == 0:  # what a killed run was writing: it may fill the disk
+            for left in self.directory.glob(f"*{UNFINISHED}"):
+                shutil.rmtree(left)
+        # Process 0's view, or the others might count other steps among those that were deleted.
+        self._keep.scores = dict(from_first(list(self._keep.scores.items())))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
+                preservation_policy=self._keep, temporary_path_class=_SealedPath
             ),
         )
 
@@ -126,29 +147,37 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
 
     def save(
-        self, state: TrainState, run: dict[str, Any], notes: dict[str, Any] | None = None
+        self,
+        state: TrainState,
+        run: dict[str, Any],
+        notes: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
     ) -> int:
         """Starts writing the state as step `state.step` and returns that step.
 
-        `run` is JSON that says which run this is; `notes` is JSON that comes back with the state.
-        Returns when the arrays have left the device, so the state may be donated. A failure of
-        the save before comes out here.
+        `run` is JSON that says which run this is; `notes` is JSON that comes back with the state;
+        `metrics` is what the best steps are chosen by. Returns when the arrays have left the
+        device, so the state may be donated. A failure of the save before comes out here.
+        Errors: OSError ENOSPC, before anything is written, when the disk has no room for it.
         """
         step = int(state.step)
         items = _items(state)
+        self._check_space(items)
         meta = {
             "format": FORMAT,
             "step": step,
             "run": run,
+            "config": self.config,
             "notes": notes or {},
+            "metrics": metrics or {},
             "arrays": {name: describe(item) for name, item in items.items()},
         }
-        meta["digest"] = _digest(meta)
+        meta["digest"] = digest_of_meta(meta)
+        self._keep.note(step, meta["metrics"])
         args = ocp.args.Composite(
             meta=ocp.args.JsonSave(meta),
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
-        self._check_space(items)
         with self._full_disk_said_plainly():
             saved = self._manager.save(step, args=args, force=True)
         if not saved:
@@ -156,17 +185,12 @@ class Checkpoints:
         return step
 
     def _check_space(self, items: dict[str, Any]) -> None:
-        """OSError ENOSPC if what this process writes does not fit on the disk: told before a byte
-        is written, because a save that fails halfway comes out one save later, as noise.
+        """OSError ENOSPC if a step does not fit on the disk: told before a byte is written and by
+        all processes, because a save that fails halfway comes out one save later, as noise.
         """
         self.wait()
-        need = sum(
-            shard.data.nbytes
-            for leaf in jax.tree.leaves(items)
-            for shard in leaf.addressable_shards
-            if shard.replica_id == 0
-        )
-        if shutil.disk_usage(self.directory).free < need:
+        need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
+        if from_first(shutil.disk_usage(self.directory).free) < need + need // 50 + SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(
@@ -176,20 +200,22 @@ class Checkpoints:
         there is no checkpoint. Says which steps were skipped and why, and moves those aside once
         an older one verifies, because their step will be saved again.
 
-        target: ShapeDtypeStructs with shardings; its `base` is passed through.
+        target: ShapeDtypeStructs with shardings, of any mesh and any number of processes; its
+        `base` is passed through.
         check_run: given the stored `run`, raises when this is another one.
         Errors: UserError when there are checkpoints but none verifies, or shapes or dtypes differ.
         """
+        self.wait()
         wanted = _items(target)
 
         def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-            meta = _read_meta(self._manager, step)
+            meta = _read_meta(self.directory, step)
             check_run(meta["run"])
-            return _read_items(self._manager, step, meta, wanted), meta["notes"]
+            return _read_items(self._manager, self.directory, meta, wanted), meta["notes"]
 
-        step, found, skipped = _newest(self._manager, read, self.directory)
-        if skipped:
-            self._move_aside(skipped)
+        step, found, self.skipped = _walk(_newest_first(self._manager), read, self.directory)
+        if self.skipped:
+            self._move_aside([step for step, _ in self.skipped])
         if found is None:
             return None, {}
         items, notes = found
@@ -201,18 +227,23 @@ class Checkpoints:
         )
         if int(count) != step:
             raise UserError(f"checkpoint {self.directory}/{step} holds step {int(count)}")
-        return TrainState(count, items["params"], opt_state, target.base), notes
+        master = items.get("master")
+        return TrainState(count, items["params"], opt_state, target.base, master), notes
 
     def verify(self, step: int, target: TrainState) -> None:
         """Reads a saved step back and compares every checksum. Errors: UserError."""
         self.wait()
         try:
-            meta = _read_meta(self._manager, step)
-            _read_items(self._manager, step, meta, _items(target))
+            meta = _read_meta(self.directory, step)
+            _read_items(self._manager, self.directory, meta, _items(target))
         except Exception as error:
             raise UserError(
-                f"the last checkpoint {self.directory}/{step} does not verify: {_short(error)}"
+                f"the last checkpoint {self.directory}/{step} does not verify: {in_short(error)}"
             ) from error
+
+    def best(self) -> int | None:
+        """The step with the best metric among those that there are; None if none has one."""
+        return next(iter(ranked(_newest_first(self._manager), self._keep.scores)), None)
 
     def _move_aside(self, steps: list[int]) -> None:
         aside = self.directory.with_name(self.directory.name + "-damaged")
@@ -228,10 +259,20 @@ class Checkpoints:
         self._manager.reload()
 
 
-def load_params(directory: str | os.PathLike, target: Any) -> tuple[int, Any]:
+def load_params(
+    directory: str | os.PathLike,
+    target: Any,
+    item: str = "params",
+    *,
+    step: int | None = None,
+    best: str = "",
+) -> tuple[int, Any]:
     """(step, parameters) of the newest verified checkpoint; changes nothing on disk.
 
-    target: tree of ShapeDtypeStruct with shardings. Errors: UserError when there is none.
+    target: tree of ShapeDtypeStruct with shardings. item: "params", or "master" for the
+    float32 values of the trained ones, {path: array}, where there are any.
+    step: this one and no other. best: the one with the best value of this metric, one of
+    checkpoint_keep.BEST_METRICS. Errors: UserError when there is none.
     """
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
@@ -239,57 +280,78 @@ def load_params(directory: str | os.PathLike, target: Any) -> tuple[int, Any]:
     options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
     with ocp.CheckpointManager(directory, options=options) as manager:
 
-        def read(step: int) -> dict[str, Any]:
-            return _read_items(manager, step, _read_meta(manager, step), {"params": target})
+        def read(number: int) -> dict[str, Any]:
+            meta = _read_meta(directory, number)
+            return _read_items(manager, directory, meta, {item: target})
 
-        step, items, _ = _newest(manager, read, directory)
+        steps = _newest_first(manager)
+        if step is not None and step not in steps:
+            listed = ", ".join(map(str, reversed(steps)))
+            raise UserError(f"no checkpoint of step {step} in {directory}; there are {listed}")
+        if best:
+            steps = from_first(ranked(steps, keep_of(directory, 0, 0, best).scores))
+            if not steps:
+                raise UserError(f"no checkpoint in {directory} was saved with the metric {best}")
+        found, items, _ = _walk(steps if step is None else [step], read, directory)
     if items is None:
         raise UserError(f"no checkpoints in {directory}: run `srpo train` first")
-    return step, items["params"]
+    return found, items[item]
 
 
-def _newest(
-    manager: ocp.CheckpointManager, read: Callable[[int], Any], directory: pathlib.Path
-) -> tuple[int, Any, list[int]]:
-    """(step, what `read` gives, steps skipped) of the newest step that can be read."""
+def _newest_first(manager: ocp.CheckpointManager) -> list[int]:
+    """The steps that process 0 sees, newest first."""
+    return from_first(sorted(map(int, manager.all_steps()), reverse=True))
+
+
+def _walk(
+    steps: Sequence[int], read: Callable[[int], Any], directory: pathlib.Path
+) -> tuple[int, Any, list[tuple[int, str]]]:
+    """(step, what `read` gives, [(step, why) skipped]) of the first step that can be read."""
     skipped, some_content = [], False
-    for step in sorted(manager.all_steps(), reverse=True):
+    for step in steps:
         try:
             found = read(step)
-        except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # orbax raises many kinds, bare Exception among them
-            where = directory / str(step)
-            empty = where.is_dir() and not any(where.iterdir())
-            some_content |= not empty
-            reason = "an empty folder" if empty else _short(error)
-            _say(f"checkpoint {where} skipped: {reason}")
-            skipped.append(step)
+            reason = in_short(error)
+            some_content |= reason != "an empty folder"
+            _say(f"checkpoint {directory / str(step)} skipped: {reason}")
+            skipped.append((step, reason))
         else:
             return step, found, skipped
     if some_content:
+        tried = [step for step, _ in skipped]
         raise UserError(
-            f"none of the checkpoints in {directory} verifies (steps {skipped}); "
+            f"none of the checkpoints in {directory} verifies (steps {tried}); "
             "move the folder away to start again"
         )
     return -1, None, skipped
 
 
-def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    if not isinstance(meta, dict) or meta.get("digest") != _digest(meta):
-        raise Damaged("its meta does not match its own digest")
+def _read_meta(directory: pathlib.Path, step: int) -> dict[str, Any]:
+    """The meta of a step. Damaged on all processes when it is not what was saved for any of them;
+    UserError for one of another version."""
+    meta = jointly(lambda: read_meta(directory / str(step), step), Damaged)
     if meta["format"] != FORMAT:
-        raise UserError(f"checkpoint {step} has format {meta['format']}; this is {FORMAT}")
+        raise UserError(
+            f"checkpoint {directory / str(step)} has format {meta['format']}, this version reads "
+            f"{FORMAT}: go on with the version that wrote it, or use another --workdir"
+        )
     return meta
 
 
 def _read_items(
-    manager: ocp.CheckpointManager, step: int, meta: dict[str, Any], wanted: dict[str, Any]
+    manager: ocp.CheckpointManager,
+    directory: pathlib.Path,
+    meta: dict[str, Any],
+    wanted: dict[str, Any],
 ) -> dict[str, Any]:
-    """The items named in `wanted`, shapes and dtypes compared before and checksums after."""
+    """The items named in `wanted`. Shapes, dtypes and files are compared before they are read,
+    checksums after."""
+    step, whole = meta["step"], wanted.keys() == meta["arrays"].keys()
     for name, target in wanted.items():
-        stored = {path: tuple(facts[:2]) for path, facts in meta["arrays"][name].items()}
+        stored = {path: tuple(facts[:2]) for path, facts in meta["arrays"].get(name, {}).items()}
         asked = {path: (list(x.shape), x.dtype.name) for path, x in by_path(target).items()}
         for path in sorted(stored.keys() | asked.keys()):
             if stored.get(path) != asked.get(path):
@@ -297,6 +359,10 @@ def _read_items(
                     f"checkpoint {step}: {name} {path} is {stored.get(path, 'absent')} there "
                     f"but {asked.get(path, 'absent')} in this run"
                 )
+    # Before orbax reads them: one process that fails there would leave the others waiting.
+    share = dict(part=jax.process_index(), parts=jax.process_count())
+    items = () if whole else ("meta", *wanted)
+    jointly(lambda: check_files(directory / str(step), items, **share), Damaged)
     found = manager.restore(
         step,
         args=ocp.args.Composite(
@@ -309,8 +375,3 @@ def _read_items(
         if bad:
             raise Damaged(f"checksum of {len(bad)} arrays differs, {name} {bad[0]} first")
     return {name: found[name] for name in wanted}
-
-
-def _short(error: BaseException) -> str:
-    """One line of an exception's first words; orbax writes pages."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

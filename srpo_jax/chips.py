@@ -64,11 +64,27 @@ OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "t
                "ironwood": "tpu7x", "tpu7": "tpu7x", "v7": "tpu7x"}  # fmt: skip
 
 
+# Dense bfloat16 TFLOP/s of GPUs, by a part of jax's device_kind (the driver's name of the card, as
+# "NVIDIA H100 80GB HBM3"), the first that fits. NVIDIA's data sheets print twice as much, "with
+# sparsity": 1979, 1671 (NVL) and 1513 (PCIe); that of the A100 prints both.
+GPU_PEAKS = (
+    ("H200 NVL", 835.5), ("H200", 989.5), ("H100 NVL", 835.5), ("H100 PCIe", 756.5),
+    ("H100", 989.5), ("A100", 312.0),
+)  # fmt: skip
+
+
 def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if not known."""
+    """Dense bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if unknown.
+
+    A slice (MIG) of a GPU is unknown.
+    """
     for chip in CHIPS.values():
         if chip.kind == device_kind:
             return chip.peak_tflops * 1e12 / chip.devices
+    if device_kind.startswith("NVIDIA") and "MIG" not in device_kind:
+        for part, peak in GPU_PEAKS:
+            if part in device_kind:
+                return peak * 1e12
     return None
 
 
@@ -91,6 +107,17 @@ class Slice:
     def devices(self) -> int:
         """jax devices."""
         return self.chips * self.chip.devices
+
+    @property
+    def host_chips(self) -> int:
+        """Chips of one host (one VM, one process): a flat slice of up to 8 chips is one host, any
+        other is made of hosts with 4."""
+        alone = len(self.sides) == 2 and self.chips <= 8
+        return self.chips if alone else 4
+
+    @property
+    def hosts(self) -> int:
+        return self.chips // self.host_chips
 
     @property
     def host_bounds(self) -> tuple[int, ...] | None:
@@ -130,3 +157,49 @@ def parse_slice(name: str) -> Slice:
             f"{kind} has {', '.join(chip.shapes)}"
         )
     return Slice(chip, tuple(int(n) for n in shape.split("x")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud:
+    """What Google Cloud calls a kind of chip.
+
+    accelerator, cores: v5p-8 is `accelerator` v5p and 8 / `cores` chips; gke: the node label
+    cloud.google.com/gke-tpu-accelerator; machine: of ct5p-hightpu-4t the part before the number
+    of chips; runtime: the TPU VM image.
+    """
+
+    accelerator: str
+    cores: int
+    gke: str
+    machine: str
+    runtime: str
+
+
+# From xpk's system_characteristics.py (367c838) and Google's pages on TPUs in GKE; tpu7x is left
+# out, as it needs placement policies that nobody here could try.
+CLOUD: dict[str, Cloud] = {
+    "v5e": Cloud("v5litepod", 1, "tpu-v5-lite-podslice", "ct5lp-hightpu", "v2-alpha-tpuv5-lite"),
+    "v5p": Cloud("v5p", 2, "tpu-v5p-slice", "ct5p-hightpu", "v2-alpha-tpuv5"),
+    "v6e": Cloud("v6e", 1, "tpu-v6e-slice", "ct6e-standard", "v2-alpha-tpuv6e"),
+}
+
+
+def accelerator_type(slice_: Slice) -> str:
+    """Google's name of a slice: "v5litepod-16" for v5e:4x4, "v5p-8" for v5p:2x2x1."""
+    cloud = CLOUD[slice_.chip.name]
+    return f"{cloud.accelerator}-{slice_.chips * cloud.cores}"
+
+
+def machine_type(slice_: Slice) -> str:
+    """Google's name of a slice's hosts: "ct5lp-hightpu-4t"."""
+    return f"{CLOUD[slice_.chip.name].machine}-{slice_.host_chips}t"
+
+
+def cloud_slice(name: str) -> Slice:
+    """ "v5e:4x4" or "v5litepod-16" -> Slice. Errors: UserError when Google Cloud has none such."""
+    slices = [parse_slice(f"{kind}:{shape}") for kind in CLOUD for shape in CHIPS[kind].shapes]
+    by_accelerator = {accelerator_type(slice_): slice_ for slice_ in slices}
+    found = by_accelerator.get(name.strip().lower()) or parse_slice(name)
+    if found.chip.name not in CLOUD:
+        raise UserError(f"--topology={name}: launch knows {', '.join(CLOUD)} only")
+    return found

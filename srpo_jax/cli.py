@@ -35,6 +35,7 @@ class Verb:
     config: str | None = "required"
     workdir: str | None = "required"
     options: dict[str, tuple[Any, str]] = field(default_factory=dict)  # name: (default, help)
+    bare: dict[str, str] = field(default_factory=dict)  # what an option means without a value
 
 
 DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
@@ -62,15 +63,20 @@ VERBS: dict[str, Verb] = {
         "srpo train --config=configs/ssui_mini.py --config.train.steps=50 --workdir=runs/mini",
         "Writes checkpoints and metrics.jsonl. Run the same command again to go on after an\n"
         "interruption, at the step where it stopped.",
+        options={
+            "profile": ("", "trace these steps of this command into WORKDIR/profile")
+        },
+        bare={"profile": "10:13"},
     ),
     "export": Verb(
-        "write the newest checkpoint as a Hugging Face directory",
+        "write the newest checkpoint, or another, as a Hugging Face directory",
         "srpo export --workdir=runs/mini",
         "The config is the one that WORKDIR was trained with.",
         config=None,
         options={
             "out": ("", "where to; default WORKDIR/export, for peft WORKDIR/adapter"),
             "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
+            "step": ("", "a number, or best by the run's train.best_metric; default the newest"),
             "verify": (False, "read it back and compare logits, by transformers if torch is there"),
         },
     ),
@@ -192,6 +198,7 @@ def parse(verb: str, args: list[str]) -> Command:
     """Splits a verb's arguments; UserError for anything that no option takes."""
     spec = VERBS[verb]
     overrides, rest = _split_overrides(args)
+    rest = _fill_bare(rest, spec.bare)
     values = flags.FlagValues()
     if spec.config:
         flags.DEFINE_multi_string("config", [], "", flag_values=values)
@@ -241,6 +248,16 @@ def _split_overrides(args: list[str]) -> tuple[list[str], list[str]]:
             rest.append(arg)
         i += 1
     return overrides, rest
+
+
+def _fill_bare(args: list[str], bare: dict[str, str]) -> list[str]:
+    """`--profile`, with no value behind it, becomes --profile=10:13."""
+    found = []
+    for arg, behind in zip(args, [*args[1:], "-"]):
+        name = arg.lstrip("-")
+        alone = arg.startswith("-") and name in bare and behind.startswith("-")
+        found.append(f"{arg}={bare[name]}" if alone else arg)
+    return found
 
 
 def _demo_config() -> str:
@@ -293,6 +310,8 @@ def verb_help(name: str) -> str:
         options["workdir=DIR"] = f"folder of the run{default}"
     for option, (default, text) in verb.options.items():
         shown = option if isinstance(default, bool) else f"{option}={option.upper()}"
+        if option in verb.bare:
+            shown = f"{option}[={verb.bare[option]}]"
         options[shown] = text + (f"; default {default}" if default else "")
     usage = "srpo report WORKDIR [options]" if name == "report" else f"srpo {name} [options]"
     lines = [f"usage: {usage}", "", f"{name}: {verb.summary}."] + verb.about.splitlines()

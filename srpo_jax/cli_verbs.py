@@ -47,9 +47,11 @@ def explore(command: Command) -> None:
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
+    from srpo_jax.profiling import parse_window
     from srpo_jax.train import train as run
 
-    summary = run(config, workdir)
+    text = command.options["profile"]
+    summary = run(config, workdir, profile=parse_window(text) if text else None)
     print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
 
@@ -63,7 +65,8 @@ def export(command: Command) -> int:
     from srpo_jax.hf.verify import Mismatch
 
     try:
-        print(f"exported to {run(workdir, out, form=form, verify=command.options['verify'])}")
+        chosen = {name: command.options[name] for name in ("verify", "step")}
+        print(f"exported to {run(workdir, out, form=form, **chosen)}")
     except Mismatch as error:
         print(f"srpo export: error: not exported, it is not what was trained: {error}",
               file=sys.stderr)  # fmt: skip

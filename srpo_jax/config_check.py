@@ -14,6 +14,7 @@ from typing import Any, Container, Iterable
 
 from ml_collections import ConfigDict
 
+from srpo_jax.checkpoint_keep import BEST_METRICS
 from srpo_jax.errors import UserError
 
 
@@ -105,7 +106,7 @@ RULES: dict[str, Rule] = {
     "seed": Rule(int, low=0, high=2**31 - 1),
     "model.path": _REQUIRED,
     "model.dtype": _word("float32", "bfloat16"),
-    "model.remat": _word("none", "full"),
+    "model.remat": _word("none", "full", "dots", "attention", "offload"),
     "model.attention": _word("auto", "xla", "block", "pallas_tpu"),
     "data.train_records": _REQUIRED,
     "data.test_records": _REQUIRED,
@@ -136,6 +137,8 @@ RULES: dict[str, Rule] = {
     "pack.row_tokens": _int(0),
     "pack.rows": _int(1),
     "train.steps": _int(1),
+    "train.optimizer": _word("adamw", "adafactor"),
+    "train.param_dtype": _word("float32", "bfloat16"),
     "train.learning_rate": _POSITIVE,
     "train.warmup_steps": _int(0),
     "train.schedule": _word("cosine", "linear", "constant"),
@@ -148,6 +151,8 @@ RULES: dict[str, Rule] = {
     "train.accumulate": _int(1),
     "train.save_every": _int(1),
     "train.keep": _int(1),
+    "train.keep_best": _int(0),
+    "train.best_metric": _word(*BEST_METRICS),
     "train.log_every": _int(1),
     "train.watchdog_minutes": _NOT_NEGATIVE,
     "train.compilation_cache": _REQUIRED,
@@ -257,6 +262,11 @@ def _check_together(config: ConfigDict) -> None:
         raise UserError(
             "config.train.freeze and config.lora.rank exclude each other: adapters leave every "
             "weight of the policy as it is; say with config.lora.targets where they are"
+        )
+    if config.lora.rank and config.train.param_dtype != "float32":
+        raise UserError(
+            "config.train.param_dtype is for training the policy itself: adapters are float32; "
+            "the dtype of the weights under them is config.lora.base_dtype"
         )
     if config.lora.rank and not config.lora.targets:
         raise UserError("config.lora.targets is empty, so config.lora.rank adapts nothing")

@@ -1,4 +1,4 @@
-"""`srpo export`: the newest verified checkpoint of a workdir as a Hugging Face directory.
+"""`srpo export`: a verified checkpoint of a workdir, the newest or another, as a HF directory.
 
 hf/export.py writes the weights in the source checkpoint's own form, hf/adapter.py writes adapters
 alone in peft's; here the run is read back and the model card is written, from what the run recorded
@@ -30,16 +30,22 @@ from srpo_jax.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
+from srpo_jax.optim import merge, select, trainable_paths
 from srpo_jax.sharding import by_path, param_shardings, replicated
 from srpo_jax.workdir import method, read_config, read_evaluations, read_json, read_lines
 
 FORMS = ("merged", "peft")
+NEWEST: dict[str, Any] = {}
 
 
-def newest_params(config: ConfigDict, workdir: str | os.PathLike) -> tuple[int, Any]:
+def newest_params(
+    config: ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
+) -> tuple[int, Any]:
     """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
 
-    Adapters are merged into the weights of config.model.path.
+    Of parameters that were trained in bfloat16 these are the float32 values that they were rounded
+    from, and frozen ones come from config.model.path. Adapters are merged into its weights.
+    which: load_params' `step` or `best`, for another checkpoint.
     Errors: UserError when there is none, or the model of `config` is another one.
     """
     workdir, path = pathlib.Path(workdir), config.model.path
@@ -53,8 +59,16 @@ def newest_params(config: ConfigDict, workdir: str | os.PathLike) -> tuple[int, 
             abstract,
             shardings,
         )
-        return load_params(workdir / "checkpoints", target)
-    step, adapters = newest_adapters(lora, workdir, path, mesh)
+        train = read_config(workdir).get("train") or {}
+        if train.get("param_dtype", "float32") == "float32":
+            return load_params(workdir / "checkpoints", target, **which)
+        trained = select(target, trainable_paths(target, tuple(train["freeze"])))
+        step, master = load_params(workdir / "checkpoints", trained, "master", **which)
+        if len(trained) < len(by_path(target)):
+            check_base(workdir, path)
+            target = load.load_params(path, model_config, dtype=jnp.float32, shardings=shardings)
+        return step, merge(target, master)
+    step, adapters = newest_adapters(lora, workdir, path, mesh, which)
     base = load.load_params(path, model_config, dtype=jnp.float32, shardings=shardings)
     return step, merged_params(lora, base, adapters)
 
@@ -67,8 +81,10 @@ def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
     return make_lora(ConfigDict(stored), model_config) if section.get("rank") else None
 
 
-def newest_adapters(lora: Lora, workdir: pathlib.Path, base: str, mesh: Any) -> tuple[int, Any]:
-    """(step, adapters, whole on every device) of the newest verified checkpoint.
+def newest_adapters(
+    lora: Lora, workdir: pathlib.Path, base: str, mesh: Any, which: Mapping[str, Any] = NEWEST
+) -> tuple[int, Any]:
+    """(step, adapters, whole on every device) of the newest verified checkpoint, or of `which`.
 
     Errors: UserError when there is none, or the weights in the folder `base` are not those that
     the adapters were trained on.
@@ -78,7 +94,7 @@ def newest_adapters(lora: Lora, workdir: pathlib.Path, base: str, mesh: Any) -> 
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
         jax.eval_shape(lambda: init_adapters(lora)),
     )
-    return load_params(workdir / "checkpoints", target)
+    return load_params(workdir / "checkpoints", target, **which)
 
 
 def check_base(workdir: pathlib.Path, base: str) -> None:
@@ -99,11 +115,13 @@ def export(
     *,
     form: str = "merged",
     verify: bool = False,
+    step: str = "",
 ) -> pathlib.Path:
     """Writes the folder `out` (complete or not at all) and returns it.
 
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
-    it back, compare what it computes (hf/verify.py), and print the result.
+    it back, compare what it computes (hf/verify.py), and print the result. step: a number, "best"
+    by the run's train.best_metric, or "" for the newest.
     Errors: UserError; hf.verify.Mismatch, and then there is no folder.
     """
     if form not in FORMS:
@@ -115,6 +133,7 @@ def export(
     if not stored:
         raise UserError(f"{workdir} has no config.json: run `srpo train` first")
     config = ConfigDict(stored)
+    which = _which(step, stored)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
@@ -127,14 +146,14 @@ def export(
                 "with --format=merged"
             )
         check_base(workdir, source)
-        step, params = newest_params(config, workdir)
-        card = model_card(workdir, stored, step)
+        found, params = newest_params(config, workdir, which)
+        card = model_card(workdir, stored, found)
         check = verifying(params, source, model_config) if verify else None
         export_checkpoint(params, source, out, model_config, model_card=card, check=check)
         return out
-    step, adapters = newest_adapters(lora, workdir, source, make_mesh(**config.mesh))
+    found, adapters = newest_adapters(lora, workdir, source, make_mesh(**config.mesh), which)
     adapters = {path: np.asarray(leaf) for path, leaf in by_path(adapters).items()}
-    card = model_card(workdir, stored, step, form)
+    card = model_card(workdir, stored, found, form)
     if form == "peft":
         settings = lora.peft_settings()
         export_adapters(adapters, source, out, model_config, settings=settings, model_card=card)
@@ -143,6 +162,15 @@ def export(
         check = verifying(values, source, model_config) if verify else None
         export_checkpoint(values, source, out, model_config, model_card=card, check=check)
     return out
+
+
+def _which(step: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """load_params' choice for --step."""
+    if step == "best":
+        return {"best": stored["train"].get("best_metric", "loss")}
+    if step and not step.isdecimal():
+        raise UserError(f"--step={step}: must be a step's number, or best")
+    return {"step": int(step)} if step else {}
 
 
 def verifying(params: Any, source: str, model_config: Any) -> Callable[[pathlib.Path], None]:

@@ -148,13 +148,10 @@ def batch_work(batch: Mapping[str, np.ndarray], config: ModelConfig) -> Work:
     targets = np.count_nonzero(batch["target_segment"] < batch["seq_segments"].shape[-1])
     features = batch["image_index"].max(axis=1) + 1
     patches = float(patches_of(config.vision, float(features.sum())))
-    segments = [f.name for f in config.vision.fields if f.is_segment and f.name != "window_seg"]
-    if segments:
-        rows = batch[segments[0]]
-        runs = [np.unique(row[row >= 0], return_counts=True)[1] for row in rows]
-        patch_pairs = float(sum(np.square(run.astype(np.int64)).sum() for run in runs))
-    else:
-        patch_pairs = patches * config.vision.patch_unit  # every tile sees itself
+    fields = config.vision.fields
+    (segment,) = (f.name for f in fields if f.is_segment and f.name != "window_seg")
+    runs = [np.unique(row[row >= 0], return_counts=True)[1] for row in batch[segment]]
+    patch_pairs = float(sum(np.square(run.astype(np.int64)).sum() for run in runs))
     return Work(float(tokens.sum()), float(pairs), float(targets), patches, patch_pairs)
 
 

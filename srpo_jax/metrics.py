@@ -2,6 +2,7 @@
 
 Names are TRL's (loss, rewards/margins, logps/chosen, num_tokens, ...), so that dashboards people
 have go on working; ours stand under srpo/ and perf/. `step` is the number of updates done.
+docs/training.md says what each of them is.
 """
 
 from __future__ import annotations
@@ -55,16 +56,25 @@ def line(step: int, steps: int, values: dict[str, float]) -> str:
         ("lr", "learning_rate", ".1e"),
     )
     parts = [f"{name} {values[key]:{form}}" for name, key, form in shown if key in values]
-    if "perf/questions_per_second" in values:
-        parts.append(f"{values['perf/questions_per_second']:.1f} q/s")
-    if "perf/tokens_per_second" in values:
-        rate = values["perf/tokens_per_second"]
-        parts.append(f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s")
-    if "perf/data_share" in values:
-        parts.append(f"data {values['perf/data_share']:.0%}")
+    rates = (
+        ("perf/questions_per_second", "{:.1f} q/s"),
+        ("perf/pairs_per_second", "{:.1f} pairs/s"),
+        ("perf/tokens_per_second", "{} tok/s"),
+        ("perf/model_tflops_per_second", "{:.3g} TFLOP/s/device"),
+        ("perf/mfu", "MFU {:.1%}"),
+        ("perf/data_share", "data {:.0%}"),
+    )
+    for key, form in rates:
+        if key in values:
+            rate = values[key]
+            parts.append(form.format(_thousands(rate) if key.endswith("tokens_per_second") else rate))
     if "perf/eta_seconds" in values:
         parts.append(f"ETA {duration(values['perf/eta_seconds'])}")
     return f"step {step}/{steps} " + " ".join(parts)
+
+
+def _thousands(number: float) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
 
 
 class Metrics:

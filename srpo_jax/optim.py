@@ -1,4 +1,4 @@
-"""AdamW with a learning-rate schedule, clipping by global norm, and freezing by regex.
+"""AdamW or Adafactor, learning-rate schedules, clipping by global norm, and freezing by regex.
 
 The optimizer sees only the trainable parameters, as a flat dict {path: array}. So a frozen one has
 no optimizer state, no gradient and no part in the norm, by construction and not by a mask.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from srpo_jax.errors import UserError
@@ -18,6 +19,9 @@ from srpo_jax.sharding import by_path
 
 SCHEDULES = ("cosine", "linear", "constant")
 DECAYED = ("kernel", "embedding", "lora_a", "lora_b")
+# Parameters whose axis 0 is that of the layers that nn.scan and nn.vmap stack (models/).
+STACKED = r"layers/.*|vision/(blocks|deepstack)/.*"
+FACTORED_FROM = 128  # optax's limit: both axes of a factored second moment are at least so long
 
 
 class Optimizer(NamedTuple):
@@ -80,23 +84,74 @@ def make_optimizer(train: Any, params: Any) -> Optimizer:
     """From the `train` section of the config and the (abstract) parameter tree.
 
     clip_norm 0 means no clipping. Weight decay acts on kernels, their adapters and embeddings, not
-    on norm scales and biases.
+    on norm scales and biases. Adafactor (arXiv 1804.04235) keeps no first moment and, of a matrix'
+    second moments, their means over rows and over columns, each layer for itself; updates are
+    clipped to a root mean square of 1 (as in optax.adafactor) but not scaled by that of the
+    parameter: learning rates mean what they mean in AdamW. b1, b2 and eps are AdamW's alone.
     """
     trainable = trainable_paths(params, tuple(train.freeze))
     schedule = make_schedule(
         train.schedule, train.learning_rate, steps=train.steps, warmup_steps=train.warmup_steps
     )
     decayed = {path: path.endswith(DECAYED) for path in trainable}
-    adamw = optax.adamw(
-        schedule,
-        b1=train.b1,
-        b2=train.b2,
-        eps=train.eps,
-        weight_decay=train.weight_decay,
-        mask=decayed,
-    )
+    if train.optimizer == "adafactor":
+        factored = optax.scale_by_factored_rms(min_dim_size_to_factor=FACTORED_FROM)
+        rule = optax.chain(
+            per_layer(optax.chain(factored, optax.clip_by_block_rms(1.0))),
+            optax.add_decayed_weights(train.weight_decay, decayed),
+            optax.scale_by_learning_rate(schedule),
+        )
+    else:
+        rule = optax.adamw(
+            schedule,
+            b1=train.b1,
+            b2=train.b2,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+            mask=decayed,
+        )
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
-    return Optimizer(optax.chain(clip, adamw), schedule, trainable)
+    return Optimizer(optax.chain(clip, rule), schedule, trainable)
+
+
+def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`transform` applied to each array of {path: array} alone, and there to each layer alone. Its
+    state is {path: state of transform}, stacked like the parameter."""
+
+    def each(function: Any, path: str) -> Any:
+        return jax.vmap(function) if re.fullmatch(STACKED, path) else function
+
+    def init(params: dict[str, Any]) -> dict[str, Any]:
+        return {path: each(transform.init, path)(x) for path, x in params.items()}
+
+    def update(grads: dict[str, Any], state: dict[str, Any], params: dict[str, Any]) -> Any:
+        done = {
+            path: each(transform.update, path)(grad, state[path], params[path])
+            for path, grad in grads.items()
+        }
+        return {path: new[0] for path, new in done.items()}, {p: new[1] for p, new in done.items()}
+
+    return optax.GradientTransformation(init, update)
+
+
+def kept_axes(kind: str, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of a parameter that a piece of its optimizer state has; () if the piece is no more
+    than a number per layer.
+
+    kind: its name in optax's state: mu, nu (AdamW); v_row, v_col, v, count (factored). Second
+    moments are factored over the two longest axes of a layer where both are FACTORED_FROM or more:
+    v_row is their mean over the longest axis, v_col over the other; v holds what is not factored.
+    """
+    every = tuple(range(len(shape)))
+    if kind not in ("v_row", "v_col", "v", "count"):
+        return every
+    first = 1 if re.fullmatch(STACKED, path) else 0
+    order = [first + int(axis) for axis in np.argsort(shape[first:])]
+    factored = len(order) > 1 and shape[order[-2]] >= FACTORED_FROM
+    if kind == "count" or factored == (kind == "v"):
+        return ()
+    mean_over = {"v_row": order[-1], "v_col": order[-2]}.get(kind) if factored else None
+    return tuple(axis for axis in every if axis != mean_over)
 
 
 def select(params: Any, paths: tuple[str, ...]) -> dict[str, Any]:

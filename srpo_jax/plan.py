@@ -128,50 +128,49 @@ def plan(
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(cfg, config, options.question,
                    options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS)  # fmt: skip
-    model = Model(cfg, config, state.params, optimizer.trainable,
+    model = Model(cfg, config, state, optimizer.trainable,
                   needs_reference_policy(objective), rows)  # fmt: skip
     found, illegal = candidates(
         cfg, state.params, where, meshes=options.meshes, rows=options.rows, remats=options.remats
     )
-    fitting, dropped = [], []
-    for candidate in found:
-        least = _least_memory(model, state, candidate)
-        limit = where.chip.hbm_gib * GIB / where.chip.devices
-        if least > limit:
-            dropped.append({
-                "candidate": candidate._asdict(),
-                "why": f"needs at least {least / GIB:.1f} GiB of {limit / GIB:.2f}",
-            })  # fmt: skip
-        else:
-            fitting.append(candidate)
+    limit = where.chip.hbm_gib / where.chip.devices
+    least = {candidate: _least_memory(model, candidate) / GIB for candidate in found}
+    fitting = [candidate for candidate in found if least[candidate] <= limit]
     if not fitting:
-        raise UserError(f"nothing fits {where.name}: {found[0].name} {dropped[0]['why']}; "
-                        "take a larger slice, shorter rows or remat=full")  # fmt: skip
+        smallest = min(found, key=least.__getitem__)
+        raise UserError(f"nothing fits {where.name}: even {smallest.name} needs at least "
+                        f"{least[smallest]:.1f} GiB of {limit:.2f}; take a larger slice or "
+                        "shorter rows")  # fmt: skip
+    dropped = [
+        {"candidate": c._asdict(), "why": f"needs at least {least[c]:.1f} GiB of {limit:.2f}"}
+        for c in found if least[c] > limit
+    ]  # fmt: skip
     fitting.sort(key=lambda c: estimate(model, c, where, None).serial / c.rows)
     say(f"{where.name}: {len(found)} legal candidates, {len(dropped)} cannot fit; compiling until "
         f"{min(options.top, len(fitting))} fit")  # fmt: skip
     compiled = _compile(cfg, model, where, fitting, options, say)
     return summary(
         model, where, compiled, question=dataclasses.asdict(options.question), price=options.price,
-        dropped=dropped, illegal=illegal,
+        dropped=dropped, untried=len(fitting) - len(compiled), illegal=illegal,
     )  # fmt: skip
 
 
-def progress() -> Callable[[str], None]:
-    """Prints lines to stderr, each with the time since now."""
+def progress(what: str = "") -> Callable[[str], None]:
+    """Prints lines to stderr, each with the time since now, and begun with `what`."""
     began = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{duration(time.monotonic() - began):>6}] {line}", file=sys.stderr, flush=True)
+        passed = duration(time.monotonic() - began)
+        print(f"[{passed:>6}] {what}{line}", file=sys.stderr, flush=True)
 
     return say
 
 
-def _least_memory(model: Model, state: Any, candidate: Candidate) -> int:
-    places = state_shardings(state, abstract_mesh(candidate.mesh))
-    gradients = trained_bytes(state.params, places.params, model.trainable)
+def _least_memory(model: Model, candidate: Candidate) -> int:
+    places = state_shardings(model.state, abstract_mesh(candidate.mesh))
+    gradients = trained_bytes(model.params, places.params, model.trainable)
     return least_memory(model.cfg, model.config, candidate, model.rows.budgets,
-                        local_bytes(state, places), gradients)  # fmt: skip
+                        local_bytes(model.state, places), gradients)  # fmt: skip
 
 
 def _compile(

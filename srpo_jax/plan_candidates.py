@@ -119,7 +119,8 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     full = full._replace(tokens=row_tokens)
     budgets = Budgets.fit([full], row_tokens=row_tokens, patch_multiple=unit)
     per_picture = total.patches / len(parts)
-    seen = per_picture if config.vision.fields else unit  # a whole picture, or one tile
+    # A patch sees its tile, or the whole picture where there are none.
+    seen = unit if hasattr(config.vision, "tile_features") else per_picture
     work = Work(
         tokens=total.tokens,
         pairs=sum(visible_pairs(part.subtree_end) for part in parts),
@@ -171,9 +172,9 @@ def candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """(legal candidates, why others are not). Empty arguments: what is worth trying.
 
-    meshes: by default tensor 1, 2, 4, ... up to MAX_TENSOR, each with the fewest replicas (data) that
-    the parameters can be split into the rest of the devices for. rows: by default
-    pack.rows, and one and two rows per device. remats: by default every policy there is.
+    meshes: by default tensor 1, 2, 4, ... up to MAX_TENSOR, each with the fewest replicas (data)
+    that leave parts which the parameters divide into. rows: by default pack.rows, and one and two
+    rows per device. remats: by default every policy there is.
     Errors: UserError when what was asked for is not legal, or nothing is.
     """
     devices = where.devices
@@ -243,28 +244,48 @@ def least_memory(
     """Bytes that a device needs at the very least; what does not fit by this is not compiled.
 
     state + the larger of (gradients) and (activations kept for the backward pass + head): the
-    gathered head [D, V] in the compute dtype and one chunk of float32 logits. Kept per layer: its
-    input with "full"; with "none" also the inputs of its matrix products, (3 + 3 H d / D + 2 K d /
-    D) D + 3 F per token, heads and F split over `tensor`. Other policies keep at least as much as
-    "full". A frozen tower keeps nothing.
+    gathered head [D, V] in the compute dtype and one chunk of float32 logits.
     """
-    text, vision = config.text, config.vision
+    text = config.text
     width = jnp.dtype(cfg.model.dtype).itemsize
     rows = candidate.rows // (candidate.data * candidate.fsdp * cfg.train.accumulate)
-    split = candidate.tensor
-    kept = text.hidden_size
-    if candidate.remat == "none":
-        heads = (3 * text.num_heads + 2 * text.num_kv_heads) * text.head_dim
-        kept = 3 * text.hidden_size + (heads + 3 * text.intermediate_size) // split
-    kept *= text.num_layers * budgets.tokens
-    if not any(pattern == "vision/.*" for pattern in cfg.train.freeze):
-        kept += vision.depth * vision.hidden_size * budgets.patches
-    vocab = text.padded_vocab // split
+    kept = kept_elements(cfg, config, candidate, budgets)
+    vocab = text.padded_vocab // candidate.tensor
     head = text.hidden_size * vocab * width + rows * min(512, budgets.targets) * vocab * 4
     return state + max(grads, rows * kept * width + head)
 
 
+def kept_elements(
+    cfg: Any, config: ModelConfig, candidate: Candidate, budgets: Budgets
+) -> int:
+    """Numbers that the layers keep of a row for the backward pass, in the device's memory.
+
+    Per layer and token, heads and F split over `tensor`:
+        none       what the products and attention read and make: 3 D + (2 H + 2 K) d + 3 F
+        dots       its input, and what the products make:         2 D + (H + 2 K) d + 2 F
+        attention  its input, and the result of attention:        D + H d
+        full       its input:                                     D
+        others     nothing, as far as this knows (offload keeps its input in the host's memory)
+    Of the vision tower: the input of each block, and nothing where it is frozen.
+    """
+    text, vision, split = config.text, config.vision, candidate.tensor
+    width = text.hidden_size
+    heads = text.num_heads * text.head_dim // split
+    keys = 2 * text.num_kv_heads * text.head_dim // split
+    ffn = text.intermediate_size // split
+    kept = {
+        "none": 3 * width + 2 * heads + keys + 3 * ffn,
+        "dots": 2 * width + heads + keys + 2 * ffn,
+        "attention": width + heads,
+        "full": width,
+    }
+    if candidate.remat not in kept:
+        return 0
+    tower = 0 if "vision/.*" in cfg.train.freeze else vision.depth * vision.hidden_size
+    return text.num_layers * budgets.tokens * kept[candidate.remat] + tower * budgets.patches
+
+
 def trained_bytes(params: Any, places: Any, trainable: Sequence[str]) -> int:
-    """Bytes of the float32 gradients on one device."""
+    """Bytes of the gradients, which have the parameters' dtype, on one device."""
     leaves, shards = by_path(params), by_path(places)
-    return sum(4 * math.prod(shards[p].shard_shape(leaves[p].shape)) for p in trainable)
+    return local_bytes(*({path: tree[path] for path in trainable} for tree in (leaves, shards)))

@@ -3,8 +3,9 @@
     compute  executed FLOPs / (EFFICIENCY x peak)
     memory   HBM bytes that cannot be avoided / bandwidth
     network  sum over collectives of bytes sent / bandwidth of the links they can use
-    step     between max(compute, memory, network), if everything overlaps, and
-             max(compute, memory) + network, if no transfer does
+    host     what remat=offload sends to the host's memory and fetches again / PCIE
+    step     between the largest of them, if everything overlaps, and
+             max(compute, memory) + network + host, if no transfer does
 
 None of it was ever compared with a TPU. MFU is model FLOPs (flops.py) / (time x peak).
 """
@@ -15,17 +16,33 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from srpo_jax.attention import choose
 from srpo_jax.attention.tpu_sizes import sizes_for
 from srpo_jax.chips import Chip, Slice
 from srpo_jax.flops import Flops, Work, attention_flops, model_flops, vision_attention_flops
 from srpo_jax.models.config import ModelConfig
-from srpo_jax.plan_candidates import Candidate, Rows
+from srpo_jax.plan_candidates import Candidate, Rows, kept_elements
 from srpo_jax.sharding import by_path
+from srpo_jax.state import TrainState
 
 EFFICIENCY = 0.7  # of peak that matrix products reach: an assumption, unvalidated
 HEAD_CHUNK = 512  # targets whose logits exist at once (objective.target_logps)
+PCIE = 15e9  # bytes/s between a chip and its host: the scaling book's for v6e, taken for all
+
+
+class Again(NamedTuple):
+    """What a rematerialisation policy computes again in the backward pass."""
+
+    products: bool  # of a layer's weights, but for the last one, whose result nothing reads
+    attention: bool
+
+
+AGAIN = {"none": Again(False, False), "dots": Again(False, True), "attention": Again(True, False)}
+ALL_AGAIN = Again(True, True)  # of every other policy
+LAST = ("mlp/down/kernel", "mlp/fc2/kernel")  # of a layer
 
 
 class Model(NamedTuple):
@@ -33,10 +50,14 @@ class Model(NamedTuple):
 
     cfg: Any
     config: ModelConfig
-    params: Any  # abstract
+    state: TrainState  # abstract
     trainable: tuple[str, ...]
     reference: bool
     rows: Rows
+
+    @property
+    def params(self) -> Any:
+        return self.state.params
 
 
 class Estimate(NamedTuple):
@@ -48,14 +69,15 @@ class Estimate(NamedTuple):
     compute: float
     memory: float
     network: float
+    host: float
 
     @property
     def overlapped(self) -> float:
-        return max(self.compute, self.memory, self.network)
+        return max(self.compute, self.memory, self.network, self.host)
 
     @property
     def serial(self) -> float:
-        return max(self.compute, self.memory) + self.network
+        return max(self.compute, self.memory) + self.network + self.host
 
 
 def estimate(
@@ -64,16 +86,15 @@ def estimate(
     """compiled: what plan_compile said; None: guessed, to order the candidates before compiling."""
     chip, devices = where.chip, where.devices
     if compiled is None:
-        executed = product_flops(model, candidate) + _kernel_flops(model, candidate, chip)
+        products = product_flops(model, candidate)
         network = _guessed_network(model, candidate, where)
     else:
-        executed = compiled["flops"]
-        if compiled["kernels"]:
-            executed += _kernel_flops(model, candidate, chip)
+        products = compiled["flops"]
         network = sum(
             entry["wire_bytes"] / (where.link_gbs(entry["extent"]) * 1e9)
             for entry in compiled["collectives"]
         )
+    executed = products + kernel_flops(model, candidate, chip)
     moved = hbm_bytes(model, candidate)
     peak = chip.peak_tflops * 1e12 / chip.devices
     useful = model_flops(
@@ -87,14 +108,15 @@ def estimate(
         compute=executed / (EFFICIENCY * peak),
         memory=moved / (chip.hbm_gbs * 1e9 / chip.devices),
         network=network,
+        host=_host_bytes(model, candidate) / (PCIE / chip.devices),
     )
 
 
 def hbm_bytes(model: Model, candidate: Candidate) -> float:
     """Least HBM traffic of a device and step, in bytes.
 
-    optimizer    32 per trained parameter here: parameter and two moments read and written, gradient
-                 written and read, all float32
+    optimizer    trained parameters and optimizer state read and written, gradients written and
+                 read: 32 per parameter with AdamW and float32
     weights      each matrix product reads its kernel, as large as `tensor` leaves it, in the
                  compute dtype: forward, backward (dx), and once more where layers are recomputed
     activations  per layer, token and pass, 4 D + (2 H + 2 K) d + 3 F in the compute dtype: inputs
@@ -104,10 +126,12 @@ def hbm_bytes(model: Model, candidate: Candidate) -> float:
     config, text = model.config, model.config.text
     width = jnp.dtype(model.cfg.model.dtype).itemsize
     local_rows = candidate.rows // (candidate.data * candidate.fsdp)
-    split, again = candidate.tensor, recomputes(candidate)
+    split, again = candidate.tensor, _again(candidate).products
     sizes = _sizes(model)
-    trained = sum(size for path, size in sizes.items() if path in model.trainable)
-    optimizer = 32 * trained / (candidate.fsdp * split)
+    leaves = by_path(model.params)
+    trained = sum(_nbytes(leaves[path]) for path in model.trainable)  # gradients have as much
+    moments = sum(map(_nbytes, jax.tree.leaves(model.state._replace(params=None, base=None))))
+    optimizer = 2 * (moments + 2 * trained) / (candidate.fsdp * split)
     kernels = sum(size for path, size in sizes.items() if path.startswith(("layers/", "vision/")))
     weights = width * kernels / split * (2 + again) * model.cfg.train.accumulate
     heads = (2 * text.num_heads + 2 * text.num_kv_heads) * text.head_dim
@@ -124,9 +148,22 @@ def hbm_bytes(model: Model, candidate: Candidate) -> float:
     return optimizer + weights + activations + head
 
 
-def recomputes(candidate: Candidate) -> bool:
-    """Whether layers are computed again in the backward pass (partly counts as yes)."""
-    return candidate.remat != "none"
+def _again(candidate: Candidate) -> Again:
+    return AGAIN.get(candidate.remat, ALL_AGAIN)
+
+
+def _host_bytes(model: Model, candidate: Candidate) -> float:
+    """Sent to the host and fetched again by a device: the inputs of the layers."""
+    if candidate.remat != "offload":
+        return 0.0
+    kept = kept_elements(model.cfg, model.config, candidate._replace(remat="full"),
+                         model.rows.budgets)  # fmt: skip
+    width = jnp.dtype(model.cfg.model.dtype).itemsize
+    return 2 * width * kept * candidate.rows / (candidate.data * candidate.fsdp)
+
+
+def _nbytes(leaf: Any) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _sizes(model: Model) -> dict[str, int]:
@@ -134,35 +171,51 @@ def _sizes(model: Model) -> dict[str, int]:
 
 
 def product_flops(model: Model, candidate: Candidate) -> float:
-    """FLOPs per device of all matrix products but those of attention: the rows with their padding,
-    layers a third more where they are computed again, the head always (its chunks are).
+    """FLOPs per device of all matrix products but those of attention: what the compiled program is
+    expected to hold. Rows with their padding, targets in whole chunks, the head once more (its
+    chunks are always computed again), layers as their policy says.
     """
     budgets, config = model.rows.budgets, model.config
-    work = Work(budgets.tokens, 0, budgets.targets, budgets.patches, 0).times(candidate.rows)
-    flops = model_flops(
+    targets = math.ceil(budgets.targets / HEAD_CHUNK) * HEAD_CHUNK
+    work = Work(budgets.tokens, 0, targets, budgets.patches, 0)
+    total = model_flops(
         config, model.params, work, trainable=model.trainable, reference=model.reference
-    )
-    layers = (flops.decoder + flops.vision) * (4 / 3 if recomputes(candidate) else 1)
-    return (layers + flops.head * 4 / 3) / math.prod(candidate.mesh)
+    ).total
+    total += 2 * config.text.hidden_size * config.text.vocab_size * targets
+    if _again(candidate).products:
+        for path, size in _sizes(model).items():
+            if path.endswith("/kernel") and not path.endswith(LAST):
+                if path.startswith("layers/"):
+                    total += 2 * size * budgets.tokens
+                elif path.startswith("vision/blocks/") and _tower_trained(model):
+                    total += 2 * size * budgets.patches
+    return total * candidate.rows / math.prod(candidate.mesh)
 
 
-def _kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
+def kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
     """What the attention kernels compute, per device: the blocks that hold a visible pair, counted
     on the question's own tree. Their declaration is an upper bound that takes every block, as which
-    are visible is data.
+    are visible is data. Attention without a kernel is among the compiled program's products.
 
     A forward pass is 2 products per pair, the backward kernel 5: 1 + 2.5 forward passes, and one
-    more where layers are recomputed.
+    more where attention is computed again.
     """
-    rows, budgets = model.rows, model.rows.budgets
-    passes = 3.5 + recomputes(candidate)
-    pairs = rows.blocked_pairs(sizes_for(chip.kind, budgets.tokens).q)
-    decoder = attention_flops(model.config, pairs) * passes
-    block = sizes_for(chip.kind, budgets.patches).q
-    vision = vision_attention_flops(model.config.vision, rows.work, block=block)
-    tower_trained = any(path.startswith("vision/") for path in model.trainable)
-    vision *= passes if tower_trained else 1.0
-    return (decoder + vision) * candidate.rows / math.prod(candidate.mesh)
+    rows, config, asked = model.rows, model.config, model.cfg.model.attention
+    tokens, patches = rows.budgets.tokens, rows.budgets.patches
+    passes = 3.5 + _again(candidate).attention
+    total = 0.0
+    if choose(asked, "tpu", tokens) != "xla":
+        pairs = rows.blocked_pairs(sizes_for(chip.kind, tokens).q)
+        total += attention_flops(config, pairs) * passes
+    if config.vision.fields and choose(asked, "tpu", patches) != "xla":  # tiles have no fields
+        block = sizes_for(chip.kind, patches).q
+        vision = vision_attention_flops(config.vision, rows.work, block=block)
+        total += vision * (passes if _tower_trained(model) else 1.0)
+    return total * candidate.rows / math.prod(candidate.mesh)
+
+
+def _tower_trained(model: Model) -> bool:
+    return any(path.startswith("vision/") for path in model.trainable)
 
 
 def _guessed_network(model: Model, candidate: Candidate, where: Slice) -> float:
@@ -178,7 +231,7 @@ def _guessed_network(model: Model, candidate: Candidate, where: Slice) -> float:
     seconds += 2 * parameters / candidate.fsdp * _share(candidate.data) / (sides * link)
     stream = width * model.rows.budgets.tokens * text.hidden_size * text.num_layers
     rows = candidate.rows / (candidate.data * candidate.fsdp)
-    passes = 2 + recomputes(candidate)
+    passes = 2 + _again(candidate).products
     return seconds + 2 * passes * 2 * stream * rows * _share(candidate.tensor) / link
 
 

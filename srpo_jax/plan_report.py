@@ -27,9 +27,12 @@ def summary(
     question: dict[str, Any],
     price: float,
     dropped: list[dict[str, Any]],
+    untried: int,
     illegal: list[str],
 ) -> dict[str, Any]:
-    """The JSON object of a plan. compiled: the best first; price: per chip-hour, 0: the table's."""
+    """The JSON object of a plan. compiled: the best first; price: per chip-hour, 0: the table's;
+    dropped: what cannot fit; untried: how many more could, and are slower as guessed.
+    """
     cfg, chip, rows = model.cfg, where.chip, model.rows
     price = price or chip.price
     entries = [_entry(model, where, price, *pair) for pair in compiled]
@@ -51,6 +54,7 @@ def summary(
         "row": dataclasses.asdict(rows.budgets) | {"questions": rows.questions},
         "candidates": entries,
         "dropped": dropped,
+        "untried": untried,
         "illegal": illegal,
         "config": best and _config_lines(best, rows.budgets.tokens),
         "efficiency": EFFICIENCY,
@@ -93,6 +97,7 @@ def _entry(
             "compute": time_of.compute,
             "memory": time_of.memory,
             "network": time_of.network,
+            "host": time_of.host,
             "overlapped": time_of.overlapped,
             "serial": time_of.serial,
         },
@@ -125,12 +130,16 @@ def text(plan: dict[str, Any]) -> str:
         few = ", ".join(f"{_mesh(d['candidate'])} rows {d['candidate']['rows']} "
                         f"{d['candidate']['remat']} {d['why']}" for d in plan["dropped"][:3])
         more = len(plan["dropped"]) - 3
-        lines.append(f"not compiled: {few}" + (f", and {more} more" if more > 0 else ""))
+        lines.append(f"cannot fit: {few}" + (f", and {more} more" if more > 0 else ""))
+    if plan["untried"]:
+        lines.append(f"not compiled: {plan['untried']} more, slower as guessed (--top=N)")
     lines += [f"not legal: {why}" for why in plan["illegal"]]
     best = plan["candidates"][0]
     if best["status"] == "ok":
         lines += ["", *_details(best), ""]
         lines.append("use: " + " ".join(f"--config.{k}={v}" for k, v in plan["config"].items()))
+    else:
+        lines += ["", "nothing fits: take a larger slice or shorter rows"]
     lines += ["", *assumptions(plan, chip)]
     return "\n".join(lines)
 
@@ -214,8 +223,10 @@ def _details(entry: dict[str, Any]) -> list[str]:
         f"{entry['executed_flops_per_device']:.3g} with the kernels' share; HBM traffic: at least "
         f"{_few(entry['hbm_gb_per_device'])} GB",
         f"seconds: compute {_few(seconds['compute'])}, HBM {_few(seconds['memory'])}, network "
-        f"{_few(seconds['network'])}",
+        f"{_few(seconds['network'])}, host {_few(seconds['host'])}",
     ]
+    kernels = ", ".join(f"{name} {runs} times" for name, runs in entry["kernels"].items())
+    lines.append(f"kernels: {kernels or 'none'}")
     for each in sorted(entry["collectives"], key=lambda c: -c["wire_bytes"]):
         if each["wire_bytes"] >= 1e6:
             lines.append(

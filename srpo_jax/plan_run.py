@@ -153,7 +153,8 @@ class Compiler:
                 index = todo.pop(0)
                 results[index] = self._cached(jobs[index])
                 if results[index] is None:
-                    self._start(index, jobs[index], names[index], wanted - fit)
+                    left = min(wanted - fit, 1 + len(todo) + len(self._running))
+                    self._start(index, jobs[index], names[index], left)
                 else:
                     self.report(f"known: {names[index]}: {_outcome(results[index])}")
                     fit += results[index]["status"] == "ok"
@@ -186,7 +187,7 @@ class Compiler:
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()  # and left open: its end is the worker's end
         each = statistics.median(self._took) if self._took else GUESS
-        rounds = -(-max(1, left) // self.workers)
+        rounds = -(-left // self.workers)
         self.report(f"start: {name} (about {duration(rounds * each)} for what is left)")
 
     def _finished(self) -> list[tuple[int, Result]]:
@@ -196,7 +197,6 @@ class Compiler:
             found = []
             for process in ended:
                 index, began, out, err = self._running[process]
-                self._took.append(time.monotonic() - began)
                 out.seek(0)
                 err.seek(0)
                 lines = out.read().decode().splitlines()
@@ -204,6 +204,8 @@ class Compiler:
                 self._end(process)
                 if process.returncode == 0 and lines:
                     found.append((index, json.loads(lines[-1])))
+                    if found[-1][1]["status"] == "ok":  # a refusal takes seconds
+                        self._took.append(time.monotonic() - began)
                 else:
                     why = said[-1][:300] if said else f"exit code {process.returncode}"
                     found.append((index, {"status": "failed", "message": why}))

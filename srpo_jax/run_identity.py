@@ -23,9 +23,24 @@ DECIDING = {
     "arbiter": ("scope", "require_effective"),
     "train": (
         "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
-        "clip_norm", "freeze",
+        "clip_norm", "freeze", "optimizer", "param_dtype",
     ),
     "lora": None,
+}  # fmt: skip
+
+# What may change between two starts of a run. Every field is here or above (a test sees to it).
+HARMLESS = {
+    "": ("name", "seed"),  # the seed decides, and is added by `identity`
+    "model": ("path", "remat", "attention"),  # of the path its weights' digest decides
+    "data": None,  # of the trees their fingerprint decides
+    "explore": None,
+    "arbiter": ("kind",),
+    "train": (
+        "accumulate",  # but see `identity`
+        "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
+    ),
+    "mesh": None,
+    "eval": None,
 }  # fmt: skip
 
 
@@ -44,8 +59,10 @@ def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str,
         del found["train.steps"]
     if not cfg.lora.rank:
         found = {name: value for name, value in found.items() if not name.startswith("lora.")}
-    elif cfg.lora.dropout:
-        found["train.accumulate"] = cfg.train.accumulate
+    else:
+        found.pop("train.param_dtype", None)  # adapters are float32
+        if cfg.lora.dropout:
+            found["train.accumulate"] = cfg.train.accumulate
     return json.loads(json.dumps(found))
 
 

@@ -6,22 +6,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
 from srpo_jax.lora import Lora, adapter_shardings, init_adapters
-from srpo_jax.optim import Optimizer, select
+from srpo_jax.optim import Optimizer, kept_axes, select
 
 
 class TrainState(NamedTuple):
     """Arrays only. `base` is the policy before training: what DPO and IPO compare with and what
-    adapters are added to. None where nothing needs it.
+    adapters are added to. `master`: with parameters in bfloat16, the float32 values of the trained
+    ones, which the optimizer moves and `params` are rounded from. None where nothing needs them.
     """
 
     step: jax.Array  # int32 [], number of updates done
     params: Any  # nested dict: the policy, see models/, or the adapters on `base`, see lora.py
-    opt_state: Any  # optax state over {path: array}
+    opt_state: Any  # optax state over {path: array}, float32
     base: Any = None  # nested dict, see models/
+    master: Any = None  # {path: float32 array}
 
 
 def _initial(params: Any, optimizer: Optimizer, base: Any) -> TrainState:
@@ -29,35 +32,66 @@ def _initial(params: Any, optimizer: Optimizer, base: Any) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, base)
 
 
-def abstract_state(
-    params: Any, optimizer: Optimizer, *, with_reference: bool, lora: Lora | None = None
+def _initial_policy(
+    params: Any, optimizer: Optimizer, with_reference: bool, dtype: Any
 ) -> TrainState:
-    """The state as shapes and dtypes, from the policy's parameters or their shapes."""
+    """All weights of the policy in `dtype`; nothing of `params` is used as it is."""
+
+    def copy() -> Any:
+        return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
+
+    state = _initial(params, optimizer, copy() if with_reference else None)
+    narrow = jnp.dtype(dtype) != jnp.float32
+    master = jax.tree.map(jnp.copy, select(params, optimizer.trainable)) if narrow else None
+    return state._replace(params=copy(), master=master)
+
+
+def abstract_state(
+    params: Any,
+    optimizer: Optimizer,
+    *,
+    with_reference: bool,
+    lora: Lora | None = None,
+    dtype: Any = jnp.float32,
+) -> TrainState:
+    """The state as shapes and dtypes, from the policy's parameters or their shapes.
+
+    params: float32; with adapters in the dtype that they are kept in. dtype: of the policy's
+    parameters in the state, without adapters.
+    """
 
     def make(p: Any) -> TrainState:
         if lora is not None:
             return _initial(init_adapters(lora), optimizer, p)
-        return _initial(p, optimizer, p if with_reference else None)
+        return _initial_policy(p, optimizer, with_reference, dtype)
 
     return jax.eval_shape(make, params)
 
 
 def state_shardings(abstract: TrainState, mesh: Mesh, lora: Lora | None = None) -> TrainState:
-    """A NamedSharding for every array of the state: moments lie like their parameter."""
+    """A NamedSharding for every array of the state: moments lie like their parameter, factored ones
+    without the axis that they are a mean over."""
     params = base = sharding.param_shardings(
         abstract.params if lora is None else abstract.base, mesh
     )
     if lora is not None:
         params = adapter_shardings(lora, base)
-    placed = sharding.by_path(params)
+    placed, shapes = sharding.by_path(params), sharding.by_path(abstract.params)
     whole = sharding.replicated(mesh)
 
-    def place(path: tuple[Any, ...], _: Any) -> Any:
-        # optax keeps its moments in dicts with our keys, so the last key names the parameter.
-        return placed.get(getattr(path[-1], "key", None), whole)
+    def place(path: tuple[Any, ...], leaf: Any) -> Any:
+        # optax keeps its moments in dicts with our keys, so one of the keys names the parameter.
+        name = next((key.key for key in path if getattr(key, "key", None) in placed), None)
+        if name is None:
+            return whole
+        kind = [key.name for key in path if hasattr(key, "name")][-1]
+        spec = (*placed[name].spec, *[None] * (shapes[name].ndim - len(placed[name].spec)))
+        kept = kept_axes(kind, name, shapes[name].shape)
+        return NamedSharding(mesh, P(*(spec[axis] for axis in kept)))
 
     opt_state = jax.tree_util.tree_map_with_path(place, abstract.opt_state)
-    return TrainState(whole, params, opt_state, None if abstract.base is None else base)
+    master = None if abstract.master is None else {name: placed[name] for name in abstract.master}
+    return TrainState(whole, params, opt_state, None if abstract.base is None else base, master)
 
 
 def init_state(
@@ -67,9 +101,11 @@ def init_state(
     *,
     with_reference: bool,
     lora: Lora | None = None,
+    dtype: Any = jnp.float32,
 ) -> TrainState:
-    """The state at step 0. Copies `params` (twice with a reference), so a donated step never
-    invalidates the caller's arrays; the moments are made in their shards. With adapters the
+    """The state at step 0, see abstract_state. Copies `params` (twice with a reference), so a
+    donated step never invalidates the caller's arrays; the moments are made in their shards.
+    With adapters the
     policy's `params` are taken as they are, and a donated step uses them up.
     """
     if lora is not None:
@@ -80,7 +116,6 @@ def init_state(
         return fresh()._replace(base=params)
 
     def make(p: Any) -> TrainState:
-        copy = jax.tree.map(jnp.copy, p)
-        return _initial(copy, optimizer, jax.tree.map(jnp.copy, p) if with_reference else None)
+        return _initial_policy(p, optimizer, with_reference, dtype)
 
     return jax.jit(make, out_shardings=shardings)(params)

@@ -1,4 +1,4 @@
-"""One update of the policy: forward, loss, backward, AdamW, as one compiled, donated function.
+"""One update of the policy: forward, loss, backward, optimizer, as one compiled, donated function.
 
 The loss is a SUM over the rows of the batch (the batch already carries weights divided by the
 global batch's questions). So slices of rows can be computed one after the other and added up, and
@@ -18,8 +18,10 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax import sharding
 from srpo_jax.lora import Lora, dropout_key, variables
+from srpo_jax.lookup import gather, make_by_rows, make_lookup
 from srpo_jax.mesh import ROW_AXES
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
+from srpo_jax.models.remat import check_host_memory
 from srpo_jax.objective import (
     Objective,
     finish_metrics,
@@ -38,27 +40,30 @@ OWN_NAMES = {"loss_ref": "srpo/loss_ref", "loss_exp": "srpo/loss_exp"}  # not TR
 
 
 def make_target_logp(
-    model: PolicyModel, mesh: Mesh, *, head_spec: P
+    model: PolicyModel, mesh: Mesh, shardings: Any
 ) -> Callable[..., jax.Array]:
     """(params, batch, adapters=None) -> log p of every target token given its path, float32 [B, N].
 
-    adapters: as `lora.variables` gives them.
-    head_spec: how the stored head [D, V] lies. The loss runs under shard_map: each device gathers
-    its columns of the head over fsdp once, before the loop over chunks, and its gradient is summed
-    once, after it. Left to the compiler, both would happen in every chunk.
+    shardings: of the params. adapters: as `lora.variables` gives them. The loss runs under
+    shard_map: each device gathers its columns of the head over fsdp once, before the loop over
+    chunks, and its gradient is summed once, after it. Left to the
+    compiler, both would happen in every chunk.
     """
+    head_spec = _head_spec(shardings)
+    lookup = make_lookup(mesh, shardings["embed"]["embedding"].spec)
+    model = model.clone(lookup=lookup, by_rows=make_by_rows(mesh))
     width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
+    split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}
     split_vocab = "tensor" in vocab_axes
     rows = P(ROW_AXES)
     names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))
     text = model.config.text
     valid = text.vocab_size if text.padded_vocab > text.vocab_size else None
 
+    @jax.named_scope("head")
     def local(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
         with jax.named_scope("gather_head"):
-            for dimension, axes in ((0, width_axes), (1, vocab_axes)):
-                if "fsdp" in axes:
-                    head = jax.lax.all_gather(head, "fsdp", axis=dimension, tiled=True)
+            head = gather(head, split)
         axis = "tensor" if split_vocab else None
         return target_logps(hidden, head, batch, valid_vocab=valid, vocab_axis=axis)
 
@@ -92,9 +97,12 @@ def make_train_step(
     lora: state.params are these adapters, on state.base.
     metrics: float32 scalars under TRL's names, see `objective.srpo_loss`, and grad_norm (before
     clipping, trainable parameters only) and learning_rate.
+    Gradients have the dtype of the parameters; slices are added up in float32.
+    Errors: UserError for a remat policy that the devices cannot follow.
     """
+    check_host_memory(model.remat, mesh)
     policy = shardings.params if lora is None else shardings.base
-    target_logp = make_target_logp(model, mesh, head_spec=_head_spec(policy))
+    target_logp = make_target_logp(model, mesh, policy)
     by_reference = needs_reference_policy(objective)
     places = select(shardings.params, optimizer.trainable)
 
@@ -126,21 +134,27 @@ def make_train_step(
 
         first = jax.tree.map(lambda x: x[0], slices)
         zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, state, first)
+            lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(gradients, state, first)
         )
         return jax.lax.scan(add, zeros, (jnp.arange(accumulate), slices))[0]
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         trainable = select(state.params, optimizer.trainable)
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, trainable)
-        params = merge(state.params, optax.apply_updates(trainable, updates))
+        with jax.named_scope("optimizer"):
+            weights = trainable if state.master is None else state.master
+            updates, opt_state = optimizer.transform.update(grads, state.opt_state, weights)
+            weights = optax.apply_updates(weights, updates)
+            rounded = jax.tree.map(lambda w, p: w.astype(p.dtype), weights, trainable)
+            params = merge(state.params, rounded)
         metrics = {
             **{OWN_NAMES.get(name, name): value for name, value in finish_metrics(sums).items()},
             "grad_norm": optax.global_norm(grads),
             "learning_rate": optimizer.schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state, state.base), metrics
+        master = None if state.master is None else weights
+        return TrainState(state.step + 1, params, opt_state, state.base, master), metrics
 
     return jax.jit(
         train_step,

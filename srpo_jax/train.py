@@ -14,7 +14,6 @@ import pathlib
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from typing import Any
@@ -30,6 +29,7 @@ from srpo_jax import sharding
 from srpo_jax.attention import Attend
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.errors import UserError
+from srpo_jax.flops import Work, model_flops
 from srpo_jax.hf.load import load_params, policy_digest
 from srpo_jax.hf.processing import Processor
 from srpo_jax.lora import Lora, init_adapters, make_lora
@@ -38,21 +38,28 @@ from srpo_jax.metrics import Metrics
 from srpo_jax.models.config import ModelConfig
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
-from srpo_jax.objective import PAIR_METRICS, Objective, needs_reference_policy
+from srpo_jax.objective import Objective, needs_reference_policy
 from srpo_jax.optim import Optimizer, make_optimizer
+from srpo_jax.profiling import Profile
 from srpo_jax.run_identity import check_same, fingerprint_of_trees, identity, write_config
 from srpo_jax.state import TrainState, abstract_state, init_state, state_shardings
 from srpo_jax.step import make_train_step
+from srpo_jax.tally import Tally
 
 
 def train(
-    cfg: Any, workdir: str | os.PathLike, *, examples: Examples | None = None
+    cfg: Any,
+    workdir: str | os.PathLike,
+    *,
+    examples: Examples | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
 
     Trees come from cfg.data.trees (default WORKDIR/trees), or `examples`. Without branches, or with
     objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
-    is on disk and was read back.
+    is on disk and was read back. profile: these steps, counted from the start of this call, are
+    traced into WORKDIR/profile, see profiling.py.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit(0)
     or KeyboardInterrupt.
@@ -75,7 +82,10 @@ def train(
     optimizer = make_optimizer(cfg.train, trained)
     objective = make_objective(cfg.objective)
     by_reference = needs_reference_policy(objective)
-    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora)
+    dtype = jnp.dtype(cfg.train.param_dtype)
+    shape = abstract_state(
+        abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype
+    )
     places = state_shardings(shape, mesh, lora)
 
     # The data: batch k of this process, for every k.
@@ -86,7 +96,8 @@ def train(
 
     first = jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", keep=cfg.train.keep) as checkpoints:
+    kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
+    with Checkpoints(workdir / "checkpoints", **kept, config=cfg.to_dict()) as checkpoints:
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, places
         )
@@ -99,15 +110,26 @@ def train(
         step = make_train_step(
             model, objective, optimizer, mesh, places, accumulate=cfg.train.accumulate, lora=lora
         )
-        tally = Tally(cfg, batches, notes)
+
+        def flops(work: Work) -> float:
+            adapters = None if lora is None else trained
+            return model_flops(
+                config, abstract, work,
+                trainable=optimizer.trainable, adapters=adapters, reference=by_reference,
+            ).total  # fmt: skip
+
+        tally = Tally(cfg, batches, notes, flops=flops, devices=list(mesh.devices.flat))
         log = Metrics(
             workdir, steps=cfg.train.steps, start=start, report_to=cfg.train.report_to
         ) if first else nullcontext()  # fmt: skip
         loader = make_loader(batches, start_step=start, num_steps=cfg.train.steps)
+        tracer = Profile(profile, workdir / "profile", start, cfg.train.steps - start)
         pending = None  # metrics of the step before: read while the device works on this one
-        with log as writer, closing(loader), StopRequest() as stop:
+        with log as writer, closing(loader), StopRequest() as stop, tracer:
             for k, batch, waited in _timed(loader):
-                state, metrics = step(state, put_batch(batch, mesh))
+                with tracer.step(k - start, pending):
+                    state, metrics = step(state, put_batch(batch, mesh))
+                tracer.after(k - start, metrics)
                 if pending:
                     tally.report(*pending, saved, writer)
                 pending = (k + 1, metrics, waited)
@@ -115,7 +137,7 @@ def train(
                 if leaving or (k + 1) % cfg.train.save_every == 0 or k + 1 == cfg.train.steps:
                     tally.report(*pending, saved, writer)  # what is no number is never saved
                     pending = None
-                    saved = checkpoints.save(state, run, tally.notes)
+                    saved = checkpoints.save(state, run, tally.notes, tally.means())
                 if leaving:
                     break
         del state  # makes room: the checkpoint is read back into the same places
@@ -174,19 +196,22 @@ def first_state(
     if state is not None and not with_base:
         return state, notes
     places = jax.tree.map(lambda x: x.sharding, target)
+    kept = jax.tree.leaves(target.base if with_base else target.params)[0].dtype
     params = load_params(
         cfg.model.path,
         config,
-        dtype=_weights_dtype(cfg, lora),
+        dtype=_weights_dtype(cfg, lora) if state is None else kept,
         shardings=places.base if with_base else places.params,
     )
     if state is not None:
         return state._replace(base=params), notes
-    return init_state(params, optimizer, places, with_reference=with_base, lora=lora), notes
+    made = dict(with_reference=with_base, lora=lora, dtype=kept)
+    return init_state(params, optimizer, places, **made), notes
 
 
 def _weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
-    """Of the policy's weights in memory: what is trained is float32, a frozen base may be less."""
+    """That the policy's weights are read in: what is trained in float32, which a master copy keeps
+    if parameters do not; a frozen base in less."""
     return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
 
 
@@ -218,63 +243,6 @@ def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, jax.Array]:
     return {
         name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()
     }
-
-
-class Tally:
-    """Adds to each step's metrics what only the host knows, and hands them to the log."""
-
-    def __init__(self, cfg: Any, batches: Batches, notes: dict[str, Any]):
-        self.cfg, self.batches, self.loss = cfg, batches, None
-        self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
-        self._begin = time.monotonic()
-        # (time, tokens, questions, seconds waited for data) at the end of the last steps
-        self._recent = deque([(self._begin, 0, 0.0, 0.0)], maxlen=21)
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._begin
-
-    def report(
-        self, step: int, metrics: dict[str, jax.Array], waited: float, saved: int, writer: Any
-    ) -> None:
-        """Waits for the step's metrics; UserError if its loss or gradient norm is no number."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise UserError(
-                    f"step {step}: {name} is {values[name]}; stopped, the last checkpoint is that "
-                    f"of step {saved}: try a lower train.learning_rate or train.clip_norm"
-                )
-        self.loss = values["loss"]
-        items = [plan.items[i] for plan, row in self.batches.rows(step - 1) for i in row]
-        tokens = sum(item.sizes.tokens for item in items)
-        questions = math.fsum(item.question_share for item in items)
-        self.notes["num_tokens"] += tokens
-        self.notes["num_questions"] += questions
-        if not any(item.sizes.pairs for item in items):
-            values = {name: v for name, v in values.items() if name not in PAIR_METRICS}
-
-        values |= {
-            "num_tokens": self.notes["num_tokens"],
-            "epoch": self.notes["num_questions"] / len(self.batches.used),
-            **self._speed(step, tokens, questions, waited),
-        }
-        if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
-            writer.write(step, values)
-
-    def _speed(self, step: int, tokens: int, questions: float, waited: float) -> dict[str, float]:
-        """Rates over the last 20 steps: one step alone says little, as its report may come late."""
-        self._recent.append((time.monotonic(), tokens, questions, waited))
-        first, *rest = self._recent
-        spent = max(rest[-1][0] - first[0], 1e-9)
-        if len(rest) == 1 and first[1] == 0:
-            self._recent.popleft()  # the first step compiles: it says nothing of the next ones
-        return {
-            "perf/step_seconds": spent / len(rest),
-            "perf/tokens_per_second": sum(entry[1] for entry in rest) / spent,
-            "perf/questions_per_second": sum(entry[2] for entry in rest) / spent,
-            "perf/data_share": min(1.0, sum(entry[3] for entry in rest) / spent),
-            "perf/eta_seconds": spent / len(rest) * (self.cfg.train.steps - step),
-        }
 
 
 class StopRequest:
@@ -319,7 +287,9 @@ def _leave(number: int, step: int, steps: int) -> None:
             "run the same command again to go on",
             flush=True,
         )
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
+    # A cluster takes 0 for "finished": launch/ asks for another code there, and starts it again.
+    code = int(os.environ.get("SRPO_STOPPED_EXIT_CODE", 0))
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(code)
 
 
 def _timed(loader: Iterator) -> Iterator[tuple[int, dict, float]]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -61,7 +62,7 @@ def tiny_config(*, tied: bool = True) -> ModelConfig:
 def train_settings(**changes) -> ConfigDict:
     values = dict(
         steps=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine", weight_decay=0.01, b1=0.9,
-        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(), optimizer="adamw",
     )  # fmt: skip
     return ConfigDict({**values, **changes})
 
@@ -116,7 +117,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
 
 def start(
     config, mesh, *, objective=Objective(), accumulate=1, settings=None, model_options=None,
-    lora=None,
+    lora=None, dtype=np.float32,
 ):  # fmt: skip
     """(state, step) of a run from random parameters that depend on the config alone."""
     hooks = {"constrain": make_constrain(mesh), "attend": Attend(mesh=mesh)}
@@ -124,7 +125,7 @@ def start(
     abstract = abstract_params(config)
     trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
     optimizer = make_optimizer(settings or train_settings(), trained)
-    kind = dict(with_reference=needs_reference_policy(objective), lora=lora)
+    kind = dict(with_reference=needs_reference_policy(objective), lora=lora, dtype=dtype)
     places = state_shardings(abstract_state(abstract, optimizer, **kind), mesh, lora)
     params = random_params(config)
     if lora is not None:
@@ -172,6 +173,9 @@ def main() -> int:
         objective=Objective(contrast="dpo", normalise="sum"),
         model_options={"remat": "full"},
     )[0]
+    half = dict(dtype=jnp.bfloat16, settings=train_settings(optimizer="adafactor"))
+    for name in ("1", "2x2x2"):
+        losses[f"{name} bfloat16"] = train(config, MESHES[name], 3, **half)[0]
     for name in ("1", "4x2", "2x2x2"):
         lora = tiny_lora(config, dropout=0.3)
         losses[f"{name} lora"] = train(config, MESHES[name], 3, lora=lora)[0]

@@ -26,11 +26,11 @@ def _run(*argv: str) -> tuple[str, dict]:
 
 def test_tree_vs_pairs_quick():
     """All variants of one loss agree; the tree has the fewest tokens, padding only adds."""
-    only = ("--only", "tree,tree-dense,pairs,unique")
+    only = ("--only", "tree,pairs,unique")
     printed, result = _run("benchmarks.tree_vs_pairs", "--quick", "--repeat", "1", *only)
     found = result["variants"]
-    assert set(found) == {"tree", "tree-dense", "pairs", "unique"} and result["pairs"] > 8
-    for name in ("tree", "tree-dense", "unique"):
+    assert set(found) == {"tree", "pairs", "unique"} and result["pairs"] > 8
+    for name in ("tree", "unique"):
         assert found[name]["compared_with"] == "pairs"
         assert found[name]["loss"] == pytest.approx(found["pairs"]["loss"], rel=1e-5)
         assert found[name]["gradient_difference"] < 1e-5
@@ -49,7 +49,7 @@ def test_vs_torch_quick():
     ours, theirs = found["tree"], found["torch-pairs"]
     assert ours["pairs"] == theirs["pairs"] > 8  # more than one micro-batch
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-    assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
+    assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
     assert theirs["rows"] == 2 * theirs["pairs"]
     assert 0 < ours["real_tokens"] < theirs["real_tokens"] <= theirs["padded_tokens"]
     assert ours["peak_rss_mib"] > 0 < theirs["peak_rss_mib"]

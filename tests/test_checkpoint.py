@@ -5,6 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +19,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from srpo_jax.checkpoint import Checkpoints, describe, load_params
+from srpo_jax import checkpoint_files
+from srpo_jax.checkpoint import Checkpoints, load_params
+from srpo_jax.checkpoint_files import Damaged, check_files, read_meta
+from srpo_jax.checksum import describe
 from srpo_jax.errors import UserError
 from srpo_jax.mesh import make_mesh
 from srpo_jax.state import TrainState
@@ -21,9 +30,9 @@ from srpo_jax.state import TrainState
 RUN = {"seed": 0}
 
 
-def make_state(step: int) -> TrainState:
+def make_state(step: int, rows: int = 64) -> TrainState:
     rng = np.random.default_rng(step)
-    kernel = jnp.asarray(rng.normal(size=(64, 32)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(rows, 32)), jnp.float32)
     half = jnp.asarray(rng.normal(size=(48,)), jnp.bfloat16)
     moments = ({"a/kernel": kernel * 2}, jnp.int32(step))
     return TrainState(jnp.int32(step), {"a": {"kernel": kernel, "half": half}}, moments, None)
@@ -58,9 +67,16 @@ def flip_one_bit(folder: pathlib.Path, step: int) -> None:
     """In the middle of the largest data file of a step."""
     files = [f for f in (folder / str(step)).rglob("*") if f.is_file() and f.parent.name == "d"]
     file = max(files, key=os.path.getsize)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    file.write_bytes(data)
+    flip(file, file.stat().st_size // 2, 0x10)
+
+
+def flip(file: pathlib.Path, at: int, bit: int) -> None:
+    """In place: a file that is cut and written again is flushed to the disk each time."""
+    with open(file, "r+b", buffering=0) as place:
+        place.seek(at)
+        byte = place.read(1)[0]
+        place.seek(at)
+        place.write(bytes([byte ^ bit]))
 
 
 def test_newest_step_comes_back_bit_for_bit(folder):
@@ -87,22 +103,126 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(folder, capsys):
     assert same(restore(folder), make_state(3))
 
 
-def test_empty_and_truncated_steps_are_skipped(folder, capsys):
-    """A stray folder with a step's name and a cut file are both named."""
+def test_a_thousand_flipped_bits_are_all_found(folder):
+    """One random bit at a time, in any file of a step, also where it would change nothing that is
+    restored: none is accepted. Half of them hit a random file, half a random byte.
+    """
+    step = folder / "3"
+    files = sorted(file for file in step.rglob("*") if file.is_file())
+    sizes = [file.stat().st_size for file in files]
+    assert {"SEAL", "_CHECKPOINT_METADATA", "metadata", "manifest.ocdbt"} <= {f.name for f in files}
+    rng, hit = random.Random(0), set()
+    for trial in range(1000):
+        file = rng.choice(files) if trial % 2 else rng.choices(files, sizes)[0]
+        at, bit = rng.randrange(file.stat().st_size), 1 << rng.randrange(8)
+        flip(file, at, bit)
+        with pytest.raises(Damaged):  # what restore() asks before orbax reads a byte
+            read_meta(step, 3)
+            check_files(step)
+        flip(file, at, bit)
+        hit.add(file)
+    assert hit == set(files)
+    check_files(step)
+
+
+def _truncate(step: pathlib.Path) -> None:
+    file = step / "optimizer" / "manifest.ocdbt"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _copy_of_another(step: pathlib.Path) -> None:
+    shutil.rmtree(step)
+    shutil.copytree(step.with_name("1"), step)
+
+
+DAMAGE = {
+    "optimizer/manifest.ocdbt has 57 bytes, it had 114": _truncate,
+    "params/_METADATA is missing": lambda step: (step / "params" / "_METADATA").unlink(),
+    "commit_success.txt is missing": lambda step: (step / "commit_success.txt").unlink(),
+    "it has no SEAL": lambda step: (step / "SEAL").unlink(),
+    "it has no meta": lambda step: shutil.rmtree(step / "meta"),
+    "params/stray/ was not saved with it": lambda step: (step / "params" / "stray").mkdir(),
+    "meta/a\\nb was not saved with it": lambda step: (step / "meta" / "a\nb").touch(),
+    "it holds step 1": _copy_of_another,
+}
+
+
+def test_damage_is_named_by_step_and_file(folder, capsys):
+    """Cut, removed, stray and copied files: each is named, and the command that looks at all steps
+    says the same and exits 1.
+    """
+    step = folder / "3"
+    shutil.copytree(step, folder.parent / "good")
+    for reason, damage in DAMAGE.items():
+        damage(step)
+        assert checkpoint_files.main(str(folder)) == 1
+        said = capsys.readouterr().out
+        assert f"{step}: damaged: {reason}\n" in said and f"{folder / '2'}: good" in said
+        shutil.rmtree(step)
+        shutil.copytree(folder.parent / "good", step)
+    assert checkpoint_files.main(str(folder)) == 0
+
+
+def test_all_that_is_damaged_is_skipped_by_name(folder, capsys):
+    """Stray folders with a step's name and a cut file: restore names them all, uses the newest good
+    step, and moves them aside. Other folders and files are left alone.
+    """
     (folder / "9").mkdir()
-    for file in (folder / "3" / "params").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            os.truncate(file, file.stat().st_size // 2)
-    assert same(restore(folder), make_state(2))
+    (folder / "8" / "x").mkdir(parents=True)
+    (folder / "mine").mkdir()
+    (folder / "7").touch()
+    _truncate(folder / "3")
+    with Checkpoints(folder, keep=3) as checkpoints:
+        state, _ = checkpoints.restore(target_of(make_state(3)), lambda run: None)
+        assert [step for step, _ in checkpoints.skipped] == [9, 8, 3]
+    assert same(state, make_state(2))
     said = capsys.readouterr().out
-    assert "checkpoints/9 skipped: an empty folder" in said and "checkpoints/3 skipped" in said
+    assert "checkpoints/9 skipped: an empty folder" in said
+    assert "checkpoints/8 skipped: it has no meta" in said
+    assert "checkpoints/3 skipped: optimizer/manifest.ocdbt has 57 bytes" in said
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "7", "mine"]
+    aside = folder.parent / "checkpoints-damaged"
+    assert sorted(p.name for p in aside.iterdir()) == ["3.0", "8.0", "9.0"]
 
 
 def test_a_changed_meta_is_damage(folder):
-    """The JSON that holds the checksums has a digest of its own."""
+    """The JSON that holds the checksums has a digest of its own, and the arrays are compared with
+    them even when all files are sealed: here by a seal made after the damage.
+    """
     for file in (folder / "3" / "meta").iterdir():
         file.write_text(file.read_text().replace('"step": 3', '"step": 4'))
-    assert same(restore(folder), make_state(2))
+    with pytest.raises(Damaged, match="own digest"):
+        read_meta(folder / "3", 3)
+    for item in ("params", "optimizer"):
+        shutil.rmtree(folder / "2" / item)
+        shutil.copytree(folder / "1" / item, folder / "2" / item)
+    checkpoint_files.write_seal(folder / "2")
+    check_files(folder / "2")
+    assert same(restore(folder), make_state(1))
+
+
+def test_killed_in_the_middle_of_a_save(tmp_path):
+    """kill -9 while a step is written: every step that has a name is good, the last one among them,
+    and what was half written is gone after the next start.
+    """
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import test_checkpoint as t\n"
+        "with t.Checkpoints(sys.argv[1]) as checkpoints:\n"
+        "    for step in range(1, 99):\n"
+        "        checkpoints.save(t.make_state(step, 2048), t.RUN)\n"
+    )
+    folder, here = tmp_path / "c", str(pathlib.Path(__file__).parent)
+    child = subprocess.Popen([sys.executable, "-c", code, str(folder), here])
+    half = folder / "3.orbax-checkpoint-tmp"
+    while not half.exists() and child.poll() is None:
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert half.exists() and checkpoint_files.main(str(folder)) == 0
+    state = make_state(2, 2048)
+    assert same(restore(folder, target_of(state)), state)
+    assert not half.exists()
 
 
 def test_nothing_to_restore(tmp_path, folder):
@@ -140,6 +260,68 @@ def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "3"]
     assert same(restore(folder), make_state(3))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB; skips where this user may not make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+# What tensorstore tells event loops that orbax has closed by then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_during_a_save(small_disk, monkeypatch):
+    """The check beforehand is deceived, the write fails: OSError ENOSPC, the older steps stay good
+    and the next start makes room.
+    """
+    state = make_state(1, 4096)  # 1 MiB of arrays
+    folder = small_disk / "c"
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 40))
+        with Checkpoints(folder, keep=9) as checkpoints:
+            for step in range(1, 9):
+                checkpoints.save(state._replace(step=jnp.int32(step)), RUN)
+    assert caught.value.errno == errno.ENOSPC
+    assert checkpoint_files.main(str(folder)) == 0
+    newest = checkpoint_files.steps_in(folder)[-1]
+    with Checkpoints(folder, keep=1) as checkpoints:
+        found, _ = checkpoints.restore(target_of(state), lambda run: None)
+        assert int(found.step) == newest >= 2
+        with pytest.raises(OSError):
+            checkpoints.save(found._replace(step=jnp.int32(newest + 1)), RUN)
+    assert [p.name for p in folder.iterdir() if not p.name.isdigit()] == []
+
+
+def test_the_best_steps_stay_and_are_found_again(tmp_path):
+    """keep_best is besides keep, by a metric that is stored in each step: also after a restart."""
+    values = {1: 0.3, 2: 0.1, 3: 0.1, 4: None, 5: 0.2, 6: 0.9}
+    folder, target = tmp_path / "c", target_of(make_state(1)).params
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        with Checkpoints(folder, keep=1, keep_best=2) as checkpoints:
+            for step in steps:
+                metrics = {} if values[step] is None else {"loss": values[step]}
+                checkpoints.save(make_state(step), RUN, metrics=metrics)
+            checkpoints.wait()
+            assert checkpoints.best() == 3  # of equals the later one
+    assert checkpoint_files.steps_in(folder) == [2, 3, 6]
+    assert load_params(folder, target)[0] == 6
+    step, params = load_params(folder, target, best="loss")
+    assert step == 3 and same(params, make_state(3).params)
+    assert load_params(folder, target, step=2)[0] == 2
+    with pytest.raises(UserError, match="no checkpoint of step 5 .* there are 2, 3, 6"):
+        load_params(folder, target, step=5)
+    with pytest.raises(UserError, match="was saved with the metric rewards/margins"):
+        load_params(folder, target, best="rewards/margins")
+    flip_one_bit(folder, 3)
+    assert load_params(folder, target, best="loss")[0] == 2
 
 
 def test_saved_values_are_those_of_the_call(tmp_path):

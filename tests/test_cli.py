@@ -42,6 +42,7 @@ WRONG = [
     (["train", MINI, WORKDIR, "--config.train.learning_rate=-1"], "is -1.0; allowed is"),
     (["train", MINI, WORKDIR, "--config.train.freeze=1,2"], "is (1, 2); allowed is a tuple of"),
     (["train", MINI, WORKDIR, "--config.objective.contrast=dop"], "odds_ratio | dpo | simpo"),
+    (["train", MINI, WORKDIR, "--profile=5:5"], "--profile=5:5: must be START:STOP"),
     (["eval", MINI, WORKDIR, "--name=../x"], "must be a plain folder name"),
     (["eval", MINI, WORKDIR, "--model=nowhere"], "no such directory"),
     (["demo", "--methods=base,ppo"], "unknown method 'ppo'"),
@@ -102,6 +103,16 @@ def test_overrides_reach_the_config_in_both_spellings():
     assert config.train.steps == 9 and config.arbiter.require_effective is True
     assert config.train.freeze == ("vision/.*",)
     assert command.config("dpo").objective.contrast == "dpo"
+
+
+def test_profile_alone_means_a_few_steps():
+    """`--profile` needs no value; with one, in either spelling, that one counts."""
+    for given, meant in (
+        (["--profile", WORKDIR], "10:13"), ([WORKDIR, "--profile"], "10:13"), ([WORKDIR], ""),
+        (["--profile=2:4", WORKDIR], "2:4"), (["--profile", "2:4", WORKDIR], "2:4"),
+    ):  # fmt: skip
+        command = cli.parse("train", [MINI, *given])
+        assert (command.options["profile"], command.workdir) == (meant, "never_made")
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,18 @@ from srpo_jax.state import TrainState
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(source folder, workdir) of a run that added 1 to every parameter in 3 steps."""
+    """(source folder, workdir) of a run that added 2 to every parameter in 2 steps, which was best,
+    and took 1 away in the third.
+    """
     folder = tmp_path_factory.mktemp("export")
     source = tiny_qwen2_5_vl(folder / "tiny-base")
     params = load_params(source, load_model_config(source), dtype=np.float32)
     workdir = folder / "run"
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        after = jax.tree.map(lambda x: x + 1, params)
-        checkpoints.save(TrainState(jnp.int32(3), after, {"count": jnp.int32(3)}), {"seed": 0})
+        for step, added, loss in ((2, 2, 0.1), (3, 1, 0.5)):
+            after = jax.tree.map(lambda x: x + added, params)
+            state = TrainState(jnp.int32(step), after, {"count": jnp.int32(step)})
+            checkpoints.save(state, {"seed": 0}, metrics={"loss": loss})
     config = load_config(f"{REPOSITORY}/configs/ssui_mini.py", [f"--config.model.path={source}"])
     recorded = {"trees": "abc123", "model weights": policy_digest(source)}
     stored = {"config": json.loads(config.to_json_best_effort()), "run": recorded}
@@ -52,6 +56,22 @@ def test_the_newest_checkpoint_is_exported_with_a_card(run, capsys):
         "step 3 of" in card and "loss 0.5" in card and "`tiny-base`" in card and "`abc123`" in card
     )
     assert str(workdir.parent) not in card
+
+
+def test_another_step_is_exported_by_number_or_as_the_best(run, tmp_path, capsys):
+    """--step=best is the lowest loss that a kept step was saved with; what is not there is said."""
+    source, workdir = run
+    old = load_file(source / "model.safetensors")
+    for step in ("best", "2"):
+        out = tmp_path / step
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={out}", f"--step={step}"]) == 0
+        new = load_file(out / "model.safetensors")
+        for name, value in new.items():
+            assert (value == (old[name].astype(np.float32) + 2).astype(value.dtype)).all(), name
+        assert "step 2 of" in (out / "README.md").read_text()
+    for step, said in (("7", "no checkpoint of step 7"), ("last", "a step's number, or best")):
+        argv = ["export", f"--workdir={workdir}", f"--out={tmp_path}/no", f"--step={step}"]
+        assert cli.main(argv) == 2 and said in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys):

@@ -13,8 +13,9 @@ from srpo_jax.metrics import FILE, Metrics, duration, line
 VALUES = {
     "loss": 0.41234, "srpo/loss_ref": 0.3, "srpo/loss_exp": 0.11, "rewards/margins": 0.831,
     "rewards/accuracies": 0.91, "grad_norm": 1.2, "learning_rate": 5e-6,
-    "perf/questions_per_second": 3.14, "perf/tokens_per_second": 12300.0, "perf/data_share": 0.03,
-    "perf/eta_seconds": 72.0,
+    "perf/questions_per_second": 3.14, "perf/pairs_per_second": 75.4,
+    "perf/tokens_per_second": 12300.0, "perf/model_tflops_per_second": 412.77, "perf/mfu": 0.4171,
+    "perf/data_share": 0.03, "perf/eta_seconds": 72.0,
 }  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def test_line_is_readable():
     """The line people watch: fixed order, fixed digits, and no field that a run does not have."""
     assert line(120, 2000, VALUES) == (
         "step 120/2000 loss 0.4123 ref 0.3000 exp 0.1100 margin 0.83 acc 0.91 gnorm 1.20 "
-        "lr 5.0e-06 3.1 q/s 12.3k tok/s data 3% ETA 1m12s"
+        "lr 5.0e-06 3.1 q/s 75.4 pairs/s 12.3k tok/s 413 TFLOP/s/device MFU 41.7% data 3% ETA 1m12s"
     )
     assert line(1, 2, {"loss": 1.0}) == "step 1/2 loss 1.0000"
     assert [duration(s) for s in (7, 72, 11100)] == ["7s", "1m12s", "3h05m"]

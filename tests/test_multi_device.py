@@ -51,6 +51,14 @@ def test_adapters_do_not_depend_on_the_mesh(said):
 
 
 @pytest.mark.multi_device
+def test_bfloat16_parameters_and_adafactor_do_not_depend_on_the_mesh(said):
+    """Three steps in float32 on parameters in bfloat16, gradients in bfloat16: 1 device, 2x2x2."""
+    losses = said[0]["losses"]
+    assert len(set(losses["1 bfloat16"])) == 3
+    np.testing.assert_allclose(losses["2x2x2 bfloat16"], losses["1 bfloat16"], rtol=2e-3)
+
+
+@pytest.mark.multi_device
 def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
     """No "Involuntary full rematerialization" on any mesh, tied or not, with remat and DPO."""
     assert "nvoluntary" not in said[1], said[1][-3000:]

@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_sharding
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from srpo_jax.errors import UserError
+from srpo_jax.mesh import AXES
 from srpo_jax.optim import make_optimizer, make_schedule, merge, select, trainable_paths
+from srpo_jax.sharding import by_path
+from srpo_jax.state import abstract_state, state_shardings
 
 PARAMS = {
     "embed": {"embedding": jnp.full((4, 2), 1.0)},
@@ -22,7 +28,7 @@ PARAMS = {
 def settings(**changes):
     values = dict(
         steps=10, learning_rate=0.1, warmup_steps=2, schedule="cosine", weight_decay=0.0, b1=0.9,
-        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(), optimizer="adamw",
     )  # fmt: skip
     return ConfigDict({**values, **changes})
 
@@ -86,3 +92,70 @@ def test_clipping_is_by_the_norm_over_all_parameters():
     _, state = optimizer.transform.update(grads, optimizer.transform.init(chosen), chosen)
     mu = optax.tree_utils.tree_get(state, "mu")
     np.testing.assert_allclose(optax.global_norm(mu), 0.1 * 0.5, rtol=1e-5)
+
+
+def adafactor(**changes):
+    return settings(optimizer="adafactor", clip_norm=0.0, schedule="constant", warmup_steps=0,
+                    **changes)  # fmt: skip
+
+
+def test_adafactor_is_optax_applied_to_each_layer():
+    """Stacked layers are factored one by one, never over the layers, although 300 of them are more
+    than a side of the matrix: the same updates as optax' parts on each layer; three axes, short
+    axes and scales too. What is stored is a few hundredths of AdamW's.
+    """
+    rng = np.random.default_rng(0)
+    shapes = {"layers/mlp/up/kernel": (300, 128, 160), "layers/attn/q/kernel": (2, 128, 3, 128),
+              "layers/norm/scale": (2, 128), "vision/projector/fc1/kernel": (160, 128),
+              "vision/blocks/mlp/fc1/kernel": (2, 200, 16)}  # fmt: skip
+    params = {path: jnp.asarray(rng.normal(size=s), jnp.float32) for path, s in shapes.items()}
+    optimizer = make_optimizer(adafactor(weight_decay=0.01), params)
+    state = jax.jit(optimizer.transform.init)(params)
+    plain = optax.chain(
+        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(0.01), optax.scale_by_learning_rate(0.1),
+    )  # fmt: skip
+    bare = optax.chain(*[optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
+                         optax.scale_by_learning_rate(0.1)])  # fmt: skip
+
+    def layer(tree, path, i):
+        return tree[path] if path.startswith("vision/projector") else tree[path][i]
+
+    places = [(path, i) for path in shapes for i in (0, 1)]
+    rule = {p: plain if p[0].endswith("kernel") else bare for p in places}
+    states = {p: rule[p].init(layer(params, *p)) for p in places}
+    update = jax.jit(optimizer.transform.update)
+    for _ in range(2):
+        grads = {path: jnp.asarray(rng.normal(size=s), jnp.float32) for path, s in shapes.items()}
+        updates, state = update(grads, state, params)
+        for p in places:
+            want, states[p] = rule[p].update(layer(grads, *p), states[p], layer(params, *p))
+            np.testing.assert_allclose(layer(updates, *p), want, rtol=1e-5, atol=1e-7, err_msg=p)
+    stored = sum(x.size for x in jax.tree.leaves(state))
+    assert stored < 0.03 * 2 * sum(x.size for x in params.values())
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_factored_moments_lie_along_the_axis_that_they_keep(sizes):
+    """Every piece of Adafactor's state of the 3B: split as the parameter is on the axes it has, or
+    whole; a shape that does not fit its place would be refused here."""
+    abstract = test_sharding.abstract_params(test_sharding.model("3B"))
+    optimizer = make_optimizer(adafactor(), abstract)
+    shape = abstract_state(abstract, optimizer, with_reference=False, dtype=jnp.bfloat16)
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
+    places = state_shardings(shape, mesh)
+    jax.tree.map(lambda x, place: place.shard_shape(x.shape), shape, places)
+    found = {path: place.spec for path, place in by_path(places.opt_state).items()}
+
+    def spec(name, kind):
+        (hit,) = [s for path, s in found.items() if name in path and path.endswith("/" + kind)]
+        return hit
+
+    assert spec("layers/mlp/gate/kernel", "v_row") == P(None, "fsdp")  # [L, D]
+    assert spec("layers/mlp/gate/kernel", "v_col") == P(None, "tensor")  # [L, F]
+    assert spec("layers/attn/o/kernel", "v_row") == P(None, "tensor", None)  # [L, H, d]
+    assert spec("layers/attn/o/kernel", "v_col") == P(None, "tensor", "fsdp")  # [L, H, D]
+    assert spec("embed/embedding", "v_row") == P(None)  # [D]
+    assert spec("embed/embedding", "v_col") == P(("tensor", "fsdp"))  # [V]
+    assert spec("layers/mlp/gate/kernel", "v") == P()
+    assert places.master["layers/mlp/gate/kernel"].spec == P(None, "fsdp", "tensor")

@@ -13,9 +13,11 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import tiny
+from benchmarks import plan_table
 from srpo_jax import cli, plan_candidates, plan_report, plan_run
 from srpo_jax.chips import CHIPS, parse_slice
 from srpo_jax.config_load import REPOSITORY, load_config
@@ -23,9 +25,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.plan import parse_options, plan
-from srpo_jax.plan_compile import out_of_memory
-from srpo_jax.plan_estimate import Model, estimate, product_flops
-from srpo_jax.sharding import by_path
+from srpo_jax.plan_compile import describe_state, out_of_memory
+from srpo_jax.plan_estimate import Model, estimate, hbm_bytes, kernel_flops, product_flops
+from srpo_jax.sharding import by_path, param_shardings
 
 TESTS = pathlib.Path(__file__).parent
 OPTIONS = {name: default for name, (default, _) in cli.VERBS["plan"].options.items()}
@@ -128,8 +130,8 @@ def test_rows_hold_the_questions_they_are_full_of(seven):
 
 
 def test_the_least_memory_grows_with_what_needs_memory(seven):
-    """More rows, no rematerialisation and a smaller slice need more; 16 GB chips take the 7B with
-    full rematerialisation on 64 of them and not on 4."""
+    """More rows, less rematerialisation and a smaller slice need more; 16 GB chips take the 7B with
+    full rematerialisation on 64 of them and not on 4. A policy unknown here rules nothing out."""
     config = load_model_config(seven.model.path)
     rows = plan_candidates.rows_of(seven, config, plan_candidates.Question(), 8192)
 
@@ -144,6 +146,22 @@ def test_the_least_memory_grows_with_what_needs_memory(seven):
     assert gib(64, 64, "full") < gib(64, 128, "full") < gib(64, 64, "none")
     assert gib(64, 64, "full") < 15.75 < gib(64, 64, "none")
     assert gib(4, 4, "full") > 15.75
+    policies = ("none", "dots", "attention", "full", "offload")
+    needs = [gib(64, 64, policy) for policy in policies]
+    assert needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
+    assert gib(64, 64, "of next year") == gib(64, 64, "offload")
+
+
+def test_gradients_are_as_wide_as_their_parameters(seven):
+    """Half of the bytes in bfloat16, and none for what is frozen."""
+    config = load_model_config(seven.model.path)
+    params = abstract_params(config)
+    narrow = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
+    places = param_shardings(params, plan_candidates.abstract_mesh((1, 64, 1)))
+    paths = list(by_path(params))
+    wide, half = (plan_candidates.trained_bytes(p, places, paths) for p in (params, narrow))
+    assert wide == 2 * half > 4 * 8e9 / 64
+    assert plan_candidates.trained_bytes(params, places, paths[:1]) < wide / 10
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -160,7 +178,7 @@ def test_the_least_memory_grows_with_what_needs_memory(seven):
         ([], "--topology=NAME is missing"),
         (["--topology=v5e:4x4", "--meshes=5"], "write fsdp*tensor"),
         (["--topology=v5e:4x4", "--rows=many"], "--rows: 'many'"),
-        (["--topology=v5e:4x4", "--remat=some"], "allowed is none | full"),
+        (["--topology=v5e:4x4", "--remat=some"], "allowed is none | full | dots"),
         (["--topology=v5e:4x4", "--question=size=3"], "no 'size'; there is image_tokens"),
         (["--topology=v5e:4x4", "--question=fill=1.5"], "fill in (0, 1]"),
         (["--topology=v5e:4x4", "--top=0"], "--top=0: at least 1"),
@@ -333,15 +351,17 @@ def test_an_interruption_leaves_no_process_and_keeps_what_is_done(fake, tmp_path
 def test_a_killed_planner_takes_its_processes_along(fake, tmp_path):
     """SIGKILL cannot be caught: the worker sees its input end."""
     script = (
-        "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import test_plan; from srpo_jax import plan_run\n"
+        "import json, pathlib, sys; from srpo_jax import plan_run\n"
         "plan_run.WORKER = 'plan_fake_worker'\n"
-        "plan_run.ENVIRONMENT['PYTHONPATH'] = sys.argv[3]\n"
-        "test_plan.run(pathlib.Path(sys.argv[2]), [20], 1)\n"
+        "plan_run.ENVIRONMENT['PYTHONPATH'] = sys.argv[2]\n"
+        "with plan_run.Compiler(pathlib.Path(sys.argv[1]), 'model', print) as compiler:\n"
+        "    compiler.until([json.loads(sys.argv[3])], ['rows=20'], 1)\n"
     )
     path = plan_run.ENVIRONMENT["PYTHONPATH"]
     env = os.environ | {"PYTHONPATH": path}
-    planner = subprocess.Popen([sys.executable, "-c", script, TESTS, tmp_path, path], env=env)
+    planner = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path, path, json.dumps(job(20))], env=env
+    )
     try:
         wait_for(lambda: fake())
         planner.send_signal(signal.SIGKILL)
@@ -370,7 +390,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 
 @needs_libtpu
-def test_figures_of_a_plan(fake, small, tmp_path):
+def test_figures_of_a_plan(fake, small, tmp_path, monkeypatch):
     """The roofline is the sum that the docstring says; text, Markdown and JSON hold the figures."""
     chosen = options(rows="4", top=2, cache=str(tmp_path), row_tokens=2048, meshes="4*1,2*2",
                      question="image_tokens=16,branch_tokens=30")  # fmt: skip
@@ -379,7 +399,8 @@ def test_figures_of_a_plan(fake, small, tmp_path):
     best = found["candidates"][0]
     seconds = best["seconds"]
     chip = CHIPS["v5e"]
-    assert seconds["compute"] == pytest.approx(1e12 / (0.7 * 197e12))
+    executed = 1e12 + kernel_flops(*model_of(small, found), chip)  # products are the fake's
+    assert seconds["compute"] == pytest.approx(executed / (0.7 * 197e12))
     assert seconds["network"] == pytest.approx(6 / (2 * chip.ici_gbs))  # two sides of 2
     assert seconds["serial"] == pytest.approx(
         max(seconds["compute"], seconds["memory"]) + seconds["network"]
@@ -393,23 +414,33 @@ def test_figures_of_a_plan(fake, small, tmp_path):
     assert "--config.mesh.fsdp=" in text and "no TPU was measured" in text
     table = plan_report.markdown([found]).splitlines()
     assert len({line.count("|") for line in table[:4]}) == 1
+    page = tmp_path / "page.md"
+    page.write_text(plan_table.PAGE.read_text())
+    monkeypatch.setattr(plan_table, "PAGE", page)
+    for _ in range(2):  # the second time the table is replaced
+        plan_table.write_page([found])
+        assert page.read_text().count(table[2]) == 1
 
 
 def test_the_guess_before_compiling_prefers_what_it_should(seven):
-    """Recomputation costs time, a row more per chip shares the gathered weights."""
-    config = load_model_config(seven.model.path)
-    params = abstract_params(config)
-    rows = plan_candidates.rows_of(seven, config, plan_candidates.Question(), 8192)
-    model = Model(seven, config, params, tuple(by_path(params)), False, rows)
+    """Recomputation costs time, and so does the way to the host; a row more per chip shares the
+    gathered weights; a smaller optimizer state moves fewer bytes."""
+    model = model_with(seven, plan_candidates.Question(), 8192)
     where = parse_slice("v5p:4x4x4")
 
     def per_row(*candidate):
         candidate = plan_candidates.Candidate(*candidate)
         return estimate(model, candidate, where, None).serial / candidate.rows
 
-    assert per_row(1, 64, 1, 64, "none") < per_row(1, 64, 1, 64, "full")
+    times = [per_row(1, 64, 1, 64, policy)
+             for policy in ("none", "dots", "attention", "full", "offload")]  # fmt: skip
+    assert times == sorted(times) and len(set(times)) == len(times)
     assert per_row(1, 64, 1, 128, "full") < per_row(1, 64, 1, 64, "full")
-    assert jax.default_backend() == "cpu"
+    one = plan_candidates.Candidate(1, 64, 1, 64, "full")
+    light = model._replace(state=model.state._replace(opt_state=()))
+    moments = 8 * sum(x.size for x in jax.tree.leaves(model.params))
+    saved = hbm_bytes(model, one) - hbm_bytes(light, one)
+    assert saved == pytest.approx(2 * moments / 64)
 
 
 # -- the real compiler -----------------------------------------------------------------------------
@@ -418,12 +449,12 @@ def test_the_guess_before_compiling_prefers_what_it_should(seven):
 @needs_libtpu
 @pytest.mark.tpu_aot
 def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):
-    """Through the command line: memory, FLOPs within a quarter of the formula, traffic over fsdp;
-    the second time nothing is compiled."""
+    """Through the command line: memory, FLOPs as by formula, kernels, traffic; the second time
+    nothing is compiled."""
     argv = [
         "plan", f"--config={POD}", f"--config.model.path={small.model.path}", "--topology=v5e:2x2",
         "--rows=4", "--meshes=2*2", "--remat=full", "--row_tokens=1024", "--top=1", "--json",
-        "--question=image_tokens=64,branch_tokens=30", f"--cache={tmp_path}",
+        "--question=image_tokens=16,branch_tokens=30", f"--cache={tmp_path}",
     ]  # fmt: skip
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()
@@ -433,11 +464,13 @@ def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):
     assert 0 < entry["argument_gib"] < entry["peak_gib"] < entry["hbm_gib"]
     state = 12 * found["parameters"] / 4  # float32 parameters and moments over 4 devices
     assert state < entry["argument_gib"] * 2**30 < 2 * state + 8e6
-    # The formula knows neither the split of odd sizes over devices nor what XLA leaves out.
+    # The rest is 100 patches' attention, which needs no kernel, and the patch embedding, which
+    # `tensor` does not split: 3 % here.
     formula = product_flops(*model_of(small, found))
-    assert 0.8 < entry["compiled_flops_per_device"] / formula < 1.25
+    assert 1.0 < entry["compiled_flops_per_device"] / formula < 1.04
     assert entry["executed_flops_per_device"] > entry["compiled_flops_per_device"]
-    assert set(entry["kernels"]) == {"tree_attention_forward", "tree_attention_backward"}
+    # Two layers, forward and again.
+    assert entry["kernels"] == {"tree_attention_forward": 4, "tree_attention_backward": 2}
     assert {"fsdp"} < {axis for each in entry["collectives"] for axis in each["axes"]}
     assert entry["seconds"]["network"] > 0 and not entry["unknown_loops"]
     assert "start:" in err
@@ -446,15 +479,17 @@ def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):
     assert json.loads(out) == found and "start:" not in err and "known:" in err
 
 
+def model_with(cfg, question, row_tokens: int) -> Model:
+    config = load_model_config(cfg.model.path)
+    optimizer, _, state = describe_state(cfg, config)
+    rows = plan_candidates.rows_of(cfg, config, question, row_tokens)
+    return Model(cfg, config, state, optimizer.trainable, False, rows)
+
+
 def model_of(cfg, found: dict):
     """(what the plan was made of, its best candidate)."""
-    config = load_model_config(cfg.model.path)
-    params = abstract_params(config)
     names = {field.name for field in dataclasses.fields(plan_candidates.Question)}
     question = {name: value for name, value in found["question"].items() if name in names}
-    rows = plan_candidates.rows_of(
-        cfg, config, plan_candidates.Question(**question), found["row"]["tokens"]
-    )
+    model = model_with(cfg, plan_candidates.Question(**question), found["row"]["tokens"])
     best = {name: found["candidates"][0][name] for name in plan_candidates.Candidate._fields}
-    model = Model(cfg, config, params, tuple(by_path(params)), False, rows)
     return model, plan_candidates.Candidate(**best)

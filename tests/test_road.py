@@ -32,7 +32,7 @@ NEW_TOKENS = 112
 
 def greedy(folder, records) -> list[list[int]]:
     """Our greedy continuations of the records' questions by the policy in `folder`."""
-    model = SimpleNamespace(path=str(folder), dtype="float32")
+    model = SimpleNamespace(path=str(folder), dtype="float32", attention="auto")
     policy = load_policy(SimpleNamespace(model=model, mesh={}))
     prompts = [policy.encode(record) for record in records]
     tokens, patches = policy.budgets(records, [0] * len(records))

@@ -53,7 +53,7 @@ def test_nothing_large_is_left_whole(size, name):
     abstract = abstract_params(model(size))
     train = ConfigDict(dict(
         steps=1, learning_rate=1.0, warmup_steps=0, schedule="constant", weight_decay=0.0, b1=0.9,
-        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(),
+        b2=0.95, eps=1e-8, clip_norm=1.0, freeze=(), optimizer="adamw",
     ))  # fmt: skip
     shape = abstract_state(abstract, make_optimizer(train, abstract), with_reference=True)
     places = state_shardings(shape, mesh_of(sizes))

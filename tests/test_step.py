@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import multi_device_run as tiny
 import numpy as np
 import optax
 import pytest
 
+from srpo_jax.checkpoint import Checkpoints, load_params
 from srpo_jax.mesh import make_mesh
 from srpo_jax.objective import Objective
+from srpo_jax.optim import select
+from srpo_jax.sharding import by_path
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,53 @@ def test_dpo_compares_with_the_policy_at_the_start(mesh):
     jax.tree.map(np.testing.assert_array_equal, state.params["embed"], first["embed"])
     assert (state.params["lm_head"]["kernel"] != first["lm_head"]["kernel"]).any()
     assert metrics["learning_rate"] > 0 and metrics["grad_norm"] > 0
+
+
+@pytest.fixture(scope="module")
+def narrow(mesh):
+    """(state at the start, step) with parameters in bfloat16 and updates smaller than they hold."""
+    settings = tiny.train_settings(learning_rate=1e-5, schedule="constant", warmup_steps=0)
+    return tiny.start(tiny.tiny_config(), mesh, dtype=jnp.bfloat16, settings=settings)
+
+
+def test_bfloat16_parameters_have_a_float32_master(narrow, tmp_path):
+    """The update is float32 AdamW's on the master, whose rounding the parameters are; updates too
+    small for bfloat16 are not lost; a checkpoint holds both, bit for bit.
+    """
+    state, step = narrow
+    first, start = jax.device_get(state.master), jax.device_get(state.params)
+    batch = tiny.random_batch(tiny.tiny_config(), 0)
+    state, _ = step(state, batch)
+    adam = jax.device_get({name: optax.tree_utils.tree_get(state.opt_state, name)
+                           for name in ("mu", "nu")})  # fmt: skip
+    once = jax.device_get(state.master)
+    moved = by_path(jax.device_get(state.params))
+    stuck = total = 0
+    for path, before in first.items():
+        assert once[path].dtype == adam["nu"][path].dtype == np.float32
+        assert moved[path].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(moved[path], once[path].astype(jnp.bfloat16))
+        mean, square = adam["mu"][path] / 0.1, adam["nu"][path] / 0.05
+        change = mean / (np.sqrt(square) + 1e-8)
+        change += 0.01 * before if path.endswith(("kernel", "embedding")) else 0
+        want = before - 1e-5 * change
+        np.testing.assert_allclose(once[path] - before, want - before, rtol=1e-3, atol=2e-8)
+        stuck += np.sum(moved[path] == by_path(start)[path])
+        total += before.size
+    assert stuck > 0.8 * total  # in bfloat16 alone nearly nothing would ever move
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {})
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        restored, _ = checkpoints.restore(target, lambda run: None)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
+    _, master = load_params(tmp_path, target.master, "master")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(master), once)
+    for _ in range(10):
+        state, _ = step(state, batch)
+        restored, _ = step(restored, batch)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
+    end = select(jax.device_get(state.params), tuple(first))
+    assert sum(np.sum(end[path] == by_path(start)[path]) for path in first) < 0.7 * stuck

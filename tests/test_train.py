@@ -139,7 +139,8 @@ def test_metrics_have_trls_names(straight, capfd):
         "step", "loss", "srpo/loss_ref", "srpo/loss_exp", "rewards/chosen", "rewards/rejected",
         "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "grad_norm",
         "learning_rate", "num_tokens", "epoch", "perf/step_seconds", "perf/questions_per_second",
-        "perf/tokens_per_second", "perf/data_share", "perf/eta_seconds",
+        "perf/tokens_per_second", "perf/pairs_per_second", "perf/model_tflops_per_second",
+        "perf/data_share", "perf/eta_seconds",
     }  # fmt: skip
     assert found[-1]["loss"] < found[0]["loss"]
     stored = json.loads((straight / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Attention over reasoning trees, picture segments and decoding branches, and the one chooser.
+"""Attention over reasoning trees, picture segments, tiles and decoding branches; the one chooser.
 
 | impl | what it is | platforms |
 | --- | --- | --- |
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from srpo_jax.attention import xla
@@ -24,13 +25,15 @@ from srpo_jax.attention.split import by_blocks
 from srpo_jax.attention.xla import branch_attention
 from srpo_jax.errors import UserError
 
-__all__ = ["Attend", "branch_attention", "choose", "segment_attention", "tree_attention"]
+__all__ = [
+    "Attend", "branch_attention", "choose", "row_attention", "segment_attention", "tree_attention",
+]  # fmt: skip
 
 IMPLEMENTATIONS = ("auto", "xla", "block", "pallas_tpu", "pallas_tpu_interpret")
 PLATFORM_OF = {"pallas_tpu": "tpu", "pallas_tpu_interpret": "cpu"}
-# Up to here a row is one or two blocks: nothing to skip. Measured on 2 CPU cores, forward and
-# backward, plain over blocks (benchmarks/attention.py): 1.0 at 231 tokens, 1.6 at 525, 3.3 at 989,
-# 5.2 at 1785, 14 at 6383; 4.3 for 2048 tokens without any branch. Not measured on TPU or GPU.
+# Up to here it hardly matters. Measured on 2 CPU cores, forward and backward, plain over blocks
+# (benchmarks/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383; 4.9
+# for 2048 tokens without any branch. Not measured on TPU or GPU.
 SHORT = 256
 
 
@@ -107,6 +110,29 @@ def segment_attention(
     return by_blocks(q, k, v, seg, kind="segment", impl=impl, mesh=mesh, device=device)
 
 
+def row_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    shown: jax.Array,
+    *,
+    impl: str = "auto",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Full attention inside each row (a tile of a picture): segment_attention with one segment.
+
+    Args: q [N, n, H, d]; k, v [N, n, K, d]; impl, mesh: as tree_attention. shown: bool [N]; a row
+        that is not shown is padding: no scores are computed for it, and its result is 0.
+    Returns: [N, n, H, d] in v's dtype.
+    """
+    device = _device(mesh)
+    impl = choose(impl, device.platform, q.shape[1])
+    seg = jnp.broadcast_to(jnp.where(shown, 0, -1)[:, None], q.shape[:2]).astype(jnp.int32)
+    if impl == "xla":
+        return xla.segment_attention(q, k, v, seg)
+    return by_blocks(q, k, v, seg, kind="row", impl=impl, mesh=mesh, device=device)
+
+
 @dataclasses.dataclass(frozen=True)
 class Attend:
     """A model's attention hook: which implementation, and the mesh its arrays are split over."""
@@ -123,6 +149,10 @@ class Attend:
     def segments(self, q: jax.Array, k: jax.Array, v: jax.Array, seg: jax.Array) -> jax.Array:
         """See segment_attention."""
         return segment_attention(q, k, v, seg, impl=self.impl, mesh=self.mesh)
+
+    def rows(self, q: jax.Array, k: jax.Array, v: jax.Array, shown: jax.Array) -> jax.Array:
+        """See row_attention."""
+        return row_attention(q, k, v, shown, impl=self.impl, mesh=self.mesh)
 
 
 def _device(mesh: Mesh | None) -> jax.Device:

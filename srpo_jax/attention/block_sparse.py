@@ -1,8 +1,9 @@
 """Attention in plain XLA that computes only the blocks of the list (see blocks.py), one by one.
 
-The online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) as a loop over the list, whose
-length is data: work follows the mask, nothing is compiled again, and memory is O(T d), forward and
-backward. What CPUs use, and the readable twin of the TPU kernel.
+The online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) as a loop over query blocks, and
+inside it one over their entries of the list, whose number is data: work follows the mask, nothing
+is compiled again, and memory is O(T d), forward and backward. What CPUs use, and the readable twin
+of the TPU kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from srpo_jax.attention import blocks
 from srpo_jax.attention.blocks import BlockList, Bounds
+from srpo_jax.attention.names import named
 
 # Both finite: exp(HIDDEN - LEAST) is exactly 0, so a query that has seen nothing yet (its maximum
 # is LEAST) gets weight 0 from hidden keys, and one that never sees any gets the output 0, not NaN.
@@ -38,66 +40,75 @@ def attention(
 
 def _forward(q, k, v, bounds, block, causal):
     listed = blocks.block_list(bounds, block, block, causal=causal)
+    begins = _begins(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
     state = (*q.shape[1:3], block)
-
-    def step(n, carry):
-        out, lse, top, total, mixed = carry
-        entry = listed.entries[n]
-        fresh = blocks.has(entry, blocks.FIRST)
-        top = jnp.where(fresh, LEAST, top)
-        total = jnp.where(fresh, 0.0, total)
-        mixed = jnp.where(fresh, 0.0, mixed)
-        at = _Place(entry, block)
-        scores = _dot("kgqd,ktd->kgqt", at.q(q), at.kv(k)) * scale
-        scores = jnp.where(at.mask(bounds), scores, HIDDEN)
-        new_top = jnp.maximum(top, scores.max(-1))
-        weights = jnp.exp(scores - new_top[..., None])
-        shrink = jnp.exp(top - new_top)
-        total = total * shrink + weights.sum(-1)
-        mixed = mixed * shrink[..., None]
-        mixed += _dot("kgqt,ktd->kgqd", weights.astype(v.dtype), at.kv(v))
-        # Written at every entry; the one that stays is the query block's last.
-        safe = jnp.maximum(total, 1e-30)
-        out = at.set_q(out, (mixed / safe[..., None]).astype(out.dtype))
-        lse = at.set_q(lse, new_top + jnp.log(safe))
-        return out, lse, new_top, total, mixed
-
     start = (
-        jnp.zeros(q.shape, v.dtype),
-        jnp.zeros(q.shape[:-1], jnp.float32),
-        jnp.zeros(state, jnp.float32),
+        jnp.full(state, LEAST, jnp.float32),
         jnp.zeros(state, jnp.float32),
         jnp.zeros((*state, q.shape[-1]), jnp.float32),
     )
-    out, lse = jax.lax.fori_loop(0, listed.count, step, start)[:2]
+
+    def query_block(n, carry):
+        out, lse = carry
+        at = _Queries(listed.entries[begins[n]], block)
+        q_ = at.read(q)
+
+        def step(n, carry):
+            top, total, mixed = carry
+            keys = _Keys(listed.entries[n], block)
+            scores = _dot("kgqd,ktd->kgqt", q_, keys.read(k)) * scale
+            scores = jnp.where(keys.mask(bounds, at), scores, HIDDEN)
+            new_top = jnp.maximum(top, scores.max(-1))
+            weights = jnp.exp(scores - new_top[..., None])
+            shrink = jnp.exp(top - new_top)
+            total = total * shrink + weights.sum(-1)
+            mixed = mixed * shrink[..., None]
+            mixed += _dot("kgqt,ktd->kgqd", weights.astype(v.dtype), keys.read(v))
+            return new_top, total, mixed
+
+        top, total, mixed = jax.lax.fori_loop(begins[n], begins[n + 1], step, start)
+        safe = jnp.maximum(total, 1e-30)
+        out = at.write(out, (mixed / safe[..., None]).astype(out.dtype))
+        return out, at.write(lse, top + jnp.log(safe))
+
+    empty = (jnp.zeros(q.shape, v.dtype), jnp.zeros(q.shape[:-1], jnp.float32))
+    out, lse = (named(x) for x in jax.lax.fori_loop(0, len(begins) - 1, query_block, empty))
     return out, (q, k, v, bounds, listed, out, lse)
 
 
 def _backward(block, causal, kept, grad):
     del causal
     q, k, v, bounds, listed, out, lse = kept
+    begins = _begins(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
-    # d score = weight * (d weight - sum over keys of weight * d weight); the sum is grad . out.
-    mean = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
 
-    def step(n, carry):
+    def query_block(n, carry):
         dq, dk, dv = carry
-        at = _Place(listed.entries[n], block)
-        q_, k_, v_, grad_ = at.q(q), at.kv(k), at.kv(v), at.q(grad)
-        scores = _dot("kgqd,ktd->kgqt", q_, k_) * scale
-        scores = jnp.where(at.mask(bounds), scores, HIDDEN)
-        weights = jnp.exp(scores - at.q(lse)[..., None])
-        d_weights = _dot("kgqd,ktd->kgqt", grad_, v_)
-        d_scores = (weights * (d_weights - at.q(mean)[..., None]) * scale).astype(q.dtype)
-        dv = at.add_kv(dv, _dot("kgqt,kgqd->ktd", weights.astype(v.dtype), grad_))
-        dk = at.add_kv(dk, _dot("kgqt,kgqd->ktd", d_scores, q_))
-        dq = at.set_q(dq, at.q(dq) + _dot("kgqt,ktd->kgqd", d_scores, k_))
-        return dq, dk, dv
+        at = _Queries(listed.entries[begins[n]], block)
+        q_, grad_, lse_ = at.read(q), at.read(grad), at.read(lse)[..., None]
+        # d score = weight * (d weight - sum over keys of weight * d weight), which is grad . out.
+        mean = jnp.sum(grad_.astype(jnp.float32) * at.read(out).astype(jnp.float32), axis=-1)
 
-    start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-    grads = jax.lax.fori_loop(0, listed.count, step, start)
-    return *(g.astype(x.dtype) for g, x in zip(grads, (q, k, v))), None
+        def step(n, carry):
+            dq_, dk, dv = carry
+            keys = _Keys(listed.entries[n], block)
+            k_, v_ = keys.read(k), keys.read(v)
+            scores = _dot("kgqd,ktd->kgqt", q_, k_) * scale
+            weights = jnp.exp(jnp.where(keys.mask(bounds, at), scores, HIDDEN) - lse_)
+            d_weights = _dot("kgqd,ktd->kgqt", grad_, v_)
+            d_scores = (weights * (d_weights - mean[..., None]) * scale).astype(q.dtype)
+            dv = keys.add(dv, _dot("kgqt,kgqd->ktd", weights.astype(v.dtype), grad_))
+            dk = keys.add(dk, _dot("kgqt,kgqd->ktd", d_scores, q_))
+            return dq_ + _dot("kgqt,ktd->kgqd", d_scores, k_), dk, dv
+
+        own = jnp.zeros(q_.shape, jnp.float32)
+        own, dk, dv = jax.lax.fori_loop(begins[n], begins[n + 1], step, (own, dk, dv))
+        return at.write(dq, own.astype(dq.dtype)), dk, dv
+
+    start = (jnp.zeros_like(q), *(jnp.zeros(x.shape, jnp.float32) for x in (k, v)))
+    dq, dk, dv = jax.lax.fori_loop(0, len(begins) - 1, query_block, start)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 attention.defvjp(_forward, _backward)
@@ -107,37 +118,50 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
-class _Place:
-    """Reads and writes the blocks of one entry of the list."""
+def _begins(listed: BlockList, rows: int, q_blocks: int) -> jax.Array:
+    """int32 [rows * q_blocks + 1]: where in the list the entries of each query block begin."""
+    own = blocks.row_of(listed.entries) * q_blocks + blocks.q_block_of(listed.entries)
+    own = jnp.where(listed.entries == blocks.UNUSED, rows * q_blocks, own)
+    return jnp.searchsorted(own, jnp.arange(rows * q_blocks + 1)).astype(jnp.int32)
+
+
+class _Queries:
+    """The query block of an entry of the list."""
 
     def __init__(self, entry: jax.Array, block: int):
-        self.block = block
-        self.row = blocks.row_of(entry)
-        self.q_at = blocks.q_block_of(entry) * block
-        self.kv_at = blocks.kv_block_of(entry) * block
+        self.row, self.begin = blocks.row_of(entry), blocks.q_block_of(entry) * block
+        self.index = self.begin + jnp.arange(block)
 
-    def q(self, x: jax.Array) -> jax.Array:
-        """[B, K, G, T, ...] -> the query block [K, G, block, ...]."""
+    def read(self, x: jax.Array) -> jax.Array:
+        """[B, K, G, T, ...] -> [K, G, block, ...]."""
         row = jax.lax.dynamic_index_in_dim(x, self.row, keepdims=False)
-        return jax.lax.dynamic_slice_in_dim(row, self.q_at, self.block, axis=2)
+        return jax.lax.dynamic_slice_in_dim(row, self.begin, len(self.index), axis=2)
 
-    def kv(self, x: jax.Array) -> jax.Array:
-        """[B, K, T, d] -> the key block [K, block, d]."""
-        row = jax.lax.dynamic_index_in_dim(x, self.row, keepdims=False)
-        return jax.lax.dynamic_slice_in_dim(row, self.kv_at, self.block, axis=1)
-
-    def set_q(self, x: jax.Array, new: jax.Array) -> jax.Array:
-        start = (self.row, 0, 0, self.q_at) + (0,) * (x.ndim - 4)
+    def write(self, x: jax.Array, new: jax.Array) -> jax.Array:
+        start = (self.row, 0, 0, self.begin) + (0,) * (x.ndim - 4)
         return jax.lax.dynamic_update_slice(x, new[None], start)
 
-    def add_kv(self, x: jax.Array, more: jax.Array) -> jax.Array:
-        start = (self.row, 0, self.kv_at, 0)
-        return jax.lax.dynamic_update_slice(x, (self.kv(x) + more)[None], start)
 
-    def mask(self, bounds: Bounds) -> jax.Array:
-        """bool [block queries, block keys]."""
-        i = (self.q_at + jnp.arange(self.block))[:, None]
+class _Keys:
+    """The key block of an entry of the list."""
+
+    def __init__(self, entry: jax.Array, block: int):
+        self.row, self.begin = blocks.row_of(entry), blocks.kv_block_of(entry) * block
+        self.block = block
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """[B, K, T, d] -> [K, block, d]."""
+        row = jax.lax.dynamic_index_in_dim(x, self.row, keepdims=False)
+        return jax.lax.dynamic_slice_in_dim(row, self.begin, self.block, axis=1)
+
+    def add(self, x: jax.Array, more: jax.Array) -> jax.Array:
+        start = (self.row, 0, self.begin, 0)
+        return jax.lax.dynamic_update_slice(x, (self.read(x) + more)[None], start)
+
+    def mask(self, bounds: Bounds, queries: _Queries) -> jax.Array:
+        """bool [block queries, block keys]: which of them are visible."""
         start, end = (
-            jax.lax.dynamic_slice(x, (self.row, self.kv_at), (1, self.block)) for x in bounds
+            jax.lax.dynamic_slice(x, (self.row, self.begin), (1, self.block)) for x in bounds
         )
+        i = queries.index[:, None]
         return (start <= i) & (i < end)

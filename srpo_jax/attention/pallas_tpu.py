@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from srpo_jax.attention import blocks
 from srpo_jax.attention.blocks import Bounds
+from srpo_jax.attention.names import named
 from srpo_jax.attention.tpu_sizes import Sizes, compiler_params, cost
 
 # Both finite, see block_sparse.py.
@@ -79,6 +80,7 @@ def _forward(q, k, v, bounds, sizes, causal, interpret):
         interpret=interpret,
         name="tree_attention_forward",
     )(listed.entries, q, k, v, jnp.stack(bounds, axis=1))
+    out, lse = named(out), named(lse)
     return out, (q, k, v, bounds, listed, out, lse)
 
 

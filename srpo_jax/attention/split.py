@@ -14,9 +14,12 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax.attention import block_sparse, blocks, pallas_tpu, tpu_sizes
 
-# Scores of one step of the XLA loop, square. On CPU 64, 128 and 256 differ by less than 15 %; on
-# other platforms a step has a fixed cost of many kernel launches.
-CPU_BLOCK, OTHER_BLOCK = 128, 512
+# Scores of one step of the XLA loop, square. On CPU smaller ones compute fewer hidden scores and stay
+# in the core's cache; on other platforms a step has a fixed cost of many kernel launches.
+CPU_BLOCK, OTHER_BLOCK = 64, 512
+# In rows that are one segment no block can be skipped, so larger ones cost nothing there.
+CPU_ROW_BLOCK = 256
+MOST_ROWS = 1 << blocks.ROW_BITS  # of one block list
 
 
 def by_blocks(
@@ -30,10 +33,14 @@ def by_blocks(
     mesh: Mesh | None,
     device: jax.Device,
 ) -> jax.Array:
-    """tree_attention (ints: subtree_end) or segment_attention (ints: seg), by kind."""
+    """tree_attention (ints: subtree_end), segment_attention or row_attention (ints: seg), by
+    kind: "tree", "segment" or "row"."""
 
-    def local(q, k, v, ints):
-        return _local(q, k, v, ints, kind, impl, device)
+    def local(*arrays):
+        if len(arrays[0]) <= MOST_ROWS:
+            return _local(*arrays, kind, impl, device)
+        parts = [x[:MOST_ROWS] for x in arrays], [x[MOST_ROWS:] for x in arrays]
+        return jnp.concatenate([local(*part) for part in parts])
 
     if mesh is None:
         return local(q, k, v, ints)
@@ -68,11 +75,7 @@ def _local(q, k, v, ints, kind, impl, device):
     """On one device; [B, T, H, d] in and out."""
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
-    if impl == "block":
-        block = CPU_BLOCK if device.platform == "cpu" else OTHER_BLOCK
-        sizes = tpu_sizes.Sizes(block, block)
-    else:
-        sizes = tpu_sizes.sizes_for(device.device_kind, length)
+    sizes = _sizes(length, kind, impl, device)
     unit = math.lcm(sizes.q, sizes.kv)
     padded = -(-length // unit) * unit
 
@@ -90,3 +93,15 @@ def _local(q, k, v, ints, kind, impl, device):
         else:
             out = pallas_tpu.attention(*arrays, sizes, causal, impl == "pallas_tpu_interpret")
         return out.reshape(batch, heads, padded, size)[:, :, :length].swapaxes(1, 2)
+
+
+def _sizes(length: int, kind: str, impl: str, device: jax.Device) -> tpu_sizes.Sizes:
+    if impl != "block":
+        sizes_for = tpu_sizes.row_sizes_for if kind == "row" else tpu_sizes.sizes_for
+        return sizes_for(device.device_kind, length)
+    cpu = device.platform == "cpu"
+    block = CPU_BLOCK if cpu else OTHER_BLOCK
+    if kind == "row":  # equal blocks with little padding: 5 x 208 for 1025 tokens
+        parts = -(-length // (CPU_ROW_BLOCK if cpu else OTHER_BLOCK))
+        block = -(-length // (8 * parts)) * 8
+    return tpu_sizes.Sizes(block, block)

@@ -32,12 +32,28 @@ SIZES = {
     "TPU7x": Sizes(512, 512, 60 << 20),
 }
 
+STEP_COST = 3  # of a grid step, in units of 128 x 128 scores
+
 
 def sizes_for(device_kind: str, length: int) -> Sizes:
     """The table's sizes for a TPU, cautious ones for an unknown one; no longer than the row."""
     sizes = SIZES.get(device_kind, Sizes(256, 256))
     most = -(-length // 128) * 128
     return sizes._replace(q=min(sizes.q, most), kv=min(sizes.kv, most))
+
+
+def row_sizes_for(device_kind: str, length: int) -> Sizes:
+    """For rows that are one segment, one head per step: the square blocks that should cost least.
+
+    In units of 128 x 128 scores (about 0.1 us) a step costs its scores and STEP_COST, and blocks
+    that do not divide the row compute padding. 577 tokens: 640 (v4: 384), 729: 384, 1024: 512,
+    1025: 384. Reasoned, not tuned.
+    """
+    sizes = sizes_for(device_kind, length)
+    units = -(-length // 128)
+    most = 4 if sizes.vmem < 20 << 20 else 5  # 640 x 640 scores need 16 MiB, see compiler_params
+    side = min(range(1, most + 1), key=lambda n: (-(-units // n)) ** 2 * (n * n + STEP_COST))
+    return sizes._replace(q=128 * side, kv=128 * side)
 
 
 def compiler_params(q: jax.Array, sizes: Sizes, whole_rows: int) -> pltpu.CompilerParams:

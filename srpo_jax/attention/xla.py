@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from srpo_jax.attention.names import named
+
 CHUNK = 512
 DENSE_LIMIT = 1024
 # Finite, so that a row that sees nothing gives finite (meaningless) values and not NaN; far below
@@ -124,7 +126,7 @@ def _by_query_chunks(
     batch, length, heads, size = q.shape
     with jax.named_scope("attention"):
         if length <= DENSE_LIMIT:
-            return _attend(q, k, v, visible(jnp.arange(length)))
+            return named(_attend(q, k, v, visible(jnp.arange(length))))
         chunks = -(-length // CHUNK)
         filled = jnp.pad(q, ((0, 0), (0, chunks * CHUNK - length), (0, 0), (0, 0)))
         queries = filled.reshape(batch, chunks, CHUNK, heads, size).swapaxes(0, 1)
@@ -136,4 +138,5 @@ def _by_query_chunks(
             return carry, _attend(rows_q, k, v, visible(rows))
 
         _, out = jax.lax.scan(step, None, (jnp.arange(chunks), queries))
-        return out.swapaxes(0, 1).reshape(batch, chunks * CHUNK, heads, size)[:, :length]
+        out = out.swapaxes(0, 1).reshape(batch, chunks * CHUNK, heads, size)[:, :length]
+        return named(out)

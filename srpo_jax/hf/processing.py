@@ -88,6 +88,10 @@ class Processor:
         """
         return self._pictures(picture.convert("RGB"))
 
+    def image_grid(self, width: int, height: int) -> Grid:
+        """The grid that `image` gives for a picture of this size, without its pixels; same errors."""
+        return self._pictures.grid(width, height)
+
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
         """Ids of the user turn with `question`, up to where the assistant's answer begins.
 

@@ -7,16 +7,36 @@ the pictures' features each placeholder token stands for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig
 from srpo_jax.models.families import family
-from srpo_jax.models.layout import TEXT, Grid
+from srpo_jax.models.layout import TEXT, Grid, PictureLayout
 
 Inputs = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptOutline:
+    """A prompt without pixels: all that the shapes of its pictures decide, see EncodedPrompt.
+
+    grids: of its pictures, in order of appearance. num_patches: of all of them. patch_pairs: pairs
+    of patches of the same picture or tile, see flops.Work.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    next_position: int
+    image_index: np.ndarray
+    features: int
+    grids: tuple[Grid, ...]
+    num_patches: int
+    patch_pairs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +48,7 @@ class EncodedPrompt:
     image_index int32 [n]: -1 for text, else the feature (of the prompt) that the token shows, or
     -2 for a learned newline. features: how many there are.
     vision: "patches" float32 [p, patch_dim] and the family's per-patch arrays [p, ...]; segment
-    ids (`*_seg`) are unique within the prompt.
+    ids (`*_seg`) are unique within the prompt. patch_pairs: as in the outline; 0 if not counted.
     """
 
     tokens: np.ndarray
@@ -37,10 +57,15 @@ class EncodedPrompt:
     image_index: np.ndarray
     features: int
     vision: dict[str, np.ndarray]
+    patch_pairs: int = 0
 
     @property
     def patches(self) -> np.ndarray:
         return self.vision["patches"]
+
+    @property
+    def num_patches(self) -> int:
+        return len(self.patches)
 
 
 def no_patches(config: ModelConfig) -> dict[str, np.ndarray]:
@@ -64,52 +89,94 @@ def encode_prompt(
     Raises UserError when placeholders, grids and patches disagree, the prompt is empty, or it is
     longer than the model's positions.
     """
+    outline = outline_prompt(tokens, [grid for _, grid in images], config)
+    return add_pixels(outline, [rows for rows, _ in images], config)
+
+
+def outline_prompt(
+    tokens: Sequence[int] | np.ndarray, grids: Sequence[Grid], config: ModelConfig
+) -> PromptOutline:
+    """The part of `encode_prompt` that needs no pixels; errors as there."""
     tokens = np.asarray(tokens, np.int32)
     if tokens.ndim != 1 or not len(tokens):
         raise UserError("a prompt needs at least one token")
-    kind = family(config)
-    parts = [no_patches(config)]
+    grids = tuple(tuple(int(x) for x in grid) for grid in grids)
+    layouts = [_picture_layout(grid, config) for grid in grids]
     token_index = [np.zeros(0, np.int32)]
     features = 0
-    segments = {f.name: 0 for f in config.vision.fields if f.is_segment}
-    for number, (rows, grid) in enumerate(images):
-        layout = kind.picture_layout(grid, config)
-        shape = (len(layout.order), config.vision.patch_dim)
-        if rows.shape != shape:
-            raise UserError(
-                f"image {number}: patches have shape {rows.shape}, the grid "
-                f"{tuple(int(x) for x in grid)} needs {shape}"
-            )
-        part = {"patches": np.asarray(rows, np.float32)[layout.order], **layout.fields}
-        for name, used in segments.items():
-            part[name] = part[name] + used
-            segments[name] = int(part[name].max()) + 1
-        parts.append(part)
+    for layout in layouts:
         index = layout.token_index
         token_index.append(np.where(index >= 0, index + features, index))
         features += layout.features
-    positions, next_position = kind.positions(tokens, [grid for _, grid in images], config)
+    positions, next_position = family(config).positions(tokens, grids, config)
     image_index = np.full(len(tokens), TEXT, np.int32)
     shown = np.concatenate(token_index)
     where = tokens == config.image_token_id
     if np.count_nonzero(where) != len(shown):
         raise UserError(
             f"the prompt has {np.count_nonzero(where)} image placeholder tokens but its "
-            f"{len(images)} images need {len(shown)}"
+            f"{len(grids)} images need {len(shown)}"
         )
     image_index[where] = shown
     check_length(next_position, config)
-    return EncodedPrompt(
+    return PromptOutline(
         tokens=tokens,
         positions=positions,
         next_position=next_position,
         image_index=image_index,
         features=features,
+        grids=grids,
+        num_patches=sum(len(layout.order) for layout in layouts),
+        patch_pairs=sum(_patch_pairs(layout, config.vision) for layout in layouts),
+    )
+
+
+def add_pixels(
+    outline: PromptOutline, patches: Sequence[np.ndarray], config: ModelConfig
+) -> EncodedPrompt:
+    """The prompt with its pictures' patches, float32 [p, patch_dim] each in the processor's order.
+
+    Raises UserError for patches that are not those of the outline's grids.
+    """
+    parts = [no_patches(config)]
+    segments = {f.name: 0 for f in config.vision.fields if f.is_segment}
+    for number, (rows, grid) in enumerate(zip(patches, outline.grids, strict=True)):
+        layout = _picture_layout(grid, config)
+        shape = (len(layout.order), config.vision.patch_dim)
+        if rows.shape != shape:
+            raise UserError(
+                f"image {number}: patches have shape {rows.shape}, the grid {grid} needs {shape}"
+            )
+        part = {"patches": np.asarray(rows, np.float32)[layout.order], **layout.fields}
+        for name, used in segments.items():
+            part[name] = part[name] + used
+            segments[name] = int(part[name].max()) + 1
+        parts.append(part)
+    return EncodedPrompt(
+        tokens=outline.tokens,
+        positions=outline.positions,
+        next_position=outline.next_position,
+        image_index=outline.image_index,
+        features=outline.features,
         vision={
             name: np.concatenate([part[name] for part in parts]).astype(empty.dtype)
             for name, empty in parts[0].items()
         },
+        patch_pairs=outline.patch_pairs,
     )
+
+
+@functools.lru_cache(maxsize=128)
+def _picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
+    """The family's, kept: most pictures of a data set have one of a few shapes. Read only."""
+    return family(config).picture_layout(grid, config)
+
+
+def _patch_pairs(layout: PictureLayout, vision: Any) -> int:
+    whole = [f.name for f in vision.fields if f.is_segment and f.name != "window_seg"]
+    if not whole:
+        return len(layout.order) * vision.patch_unit  # every tile sees itself
+    return int(np.square(np.bincount(layout.fields[whole[0]])).sum())
 
 
 def check_length(positions: int, config: ModelConfig) -> None:

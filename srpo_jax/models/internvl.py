@@ -14,7 +14,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig, Reader, TextConfig, read_text
 from srpo_jax.models.layout import Grid, PictureLayout, text_positions
-from srpo_jax.models.tiles import TileConfig, TileTower
+from srpo_jax.models.tiles import TileConfig, TileTower, tile_layout
 
 Tower = TileTower
 positions = text_positions
@@ -87,10 +87,5 @@ def picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
     (tiles,) = (int(n) for n in grid)
     if tiles < 1:
         raise UserError(f"a picture of {tiles} tiles: there must be at least one")
-    features = tiles * config.vision.tile_features
-    return PictureLayout(
-        order=np.arange(tiles * config.vision.patch_unit, dtype=np.int32),
-        fields={},
-        token_index=np.arange(features, dtype=np.int32),
-        features=features,
-    )
+    shown = np.arange(tiles * config.vision.tile_features)
+    return tile_layout(tiles, shown, config.vision)

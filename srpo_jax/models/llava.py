@@ -18,7 +18,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig, Reader, read_text
 from srpo_jax.models.layout import NEWLINE, Grid, PictureLayout, text_positions
-from srpo_jax.models.tiles import TileConfig, TileTower
+from srpo_jax.models.tiles import TileConfig, TileTower, tile_layout
 
 Tower = TileTower
 positions = text_positions
@@ -160,10 +160,7 @@ def best_resolution(height: int, width: int, pinpoints: tuple) -> tuple[int, int
 
 
 def picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
-    """The layout of one picture. Raises UserError for a grid that is not of this family.
-
-    Patches stay in the processor's order: tile by tile, rows of patches inside a tile.
-    """
+    """The layout of one picture. Raises UserError for a grid that is not of this family."""
     vision = config.vision
     if len(grid) != (2 if vision.pinpoints else 1) or min(grid) < 1:
         raise UserError(f"image grid {tuple(grid)} is not one of a {config.model_type} model")
@@ -174,12 +171,7 @@ def picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
         newlines = np.full((len(unpadded), 1), NEWLINE)
         index.append(np.concatenate([unpadded, newlines], axis=1).reshape(-1))
         tiles += _tile_grid(*grid, vision).prod()
-    return PictureLayout(
-        order=np.arange(tiles * vision.patch_unit, dtype=np.int32),
-        fields={},
-        token_index=np.concatenate(index).astype(np.int32),
-        features=int(tiles * vision.tile_features),
-    )
+    return tile_layout(tiles, np.concatenate(index), vision)
 
 
 def _tile_grid(height: int, width: int, vision: VisionConfig) -> np.ndarray:

@@ -10,7 +10,7 @@ Each family is checked against its model in transformers to 1e-4 in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,10 +25,29 @@ from srpo_jax.models.layout import NEWLINE, TEXT
 
 Cache = tuple[jax.Array, jax.Array]
 Inputs = Mapping[str, jax.Array]
+Lookup = Callable[[jax.Array, jax.Array, Any], jax.Array]
+
+
+def plain_lookup(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """The default `lookup` hook: rows of the table [V, D], where it lies is left to the compiler.
+
+    Ids outside the table are clamped by the gather, never NaN.
+    """
+    return jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
+
+
+def run_whole(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The default `by_rows` hook: how rows are split is left to the compiler."""
+    return function(*arrays)
+
+
+def _take_features(features: jax.Array, row: jax.Array) -> jax.Array:
+    """[B, F, D], int32 [B, T] -> features[b, row[b, t]], [B, T, D]."""
+    return jnp.take_along_axis(features, row[..., None], axis=1)
 
 
 class Embedding(nn.Module):
-    """The token table [V, D]. Ids outside it are clamped by the gather, never NaN."""
+    """The token table [V, D]."""
 
     vocab: int
     width: int
@@ -36,19 +55,21 @@ class Embedding(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, lookup: Lookup = plain_lookup) -> jax.Array:
         shape = (self.vocab, self.width)
         table = self.param("embedding", nn.initializers.normal(0.02), shape, self.param_dtype)
-        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)
+        return lookup(table, tokens, self.dtype)
 
 
 class PolicyModel(nn.Module):
     """dtype: of the computation; param_dtype: of initialised parameters.
 
-    remat: "none" or "full" (keep only each layer's input for the backward pass).
+    remat: what a layer keeps for the backward pass, one of remat.POLICIES.
     constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
     "ffn" [B,T,F] and "vision" [B,P,E].
     attend: how, and over which mesh, trees and picture segments are attended to.
+    lookup(table [V, D], tokens [B, T], dtype): hook for the embeddings of rows; decoding, with its
+    few tokens, does without. by_rows(function, *arrays): hook for what is done row by row.
     """
 
     config: ModelConfig
@@ -57,18 +78,17 @@ class PolicyModel(nn.Module):
     remat: str = "none"
     constrain: Constrain = no_constraint
     attend: Attend = Attend()
+    lookup: Lookup = plain_lookup
+    by_rows: Callable[..., jax.Array] = run_whole
 
     def setup(self) -> None:
-        if self.remat not in ("none", "full"):
-            raise ValueError(f'remat must be "none" or "full", not {self.remat!r}')
         text, kinds = self.config.text, (self.dtype, self.param_dtype)
-        remat = self.remat == "full"
         vocab, width = text.padded_vocab, text.hidden_size
         self.embed = Embedding(vocab, width, *kinds)
         self.vision = family(self.config).Tower(
-            self.config.vision, width, *kinds, remat, self.constrain, self.attend
+            self.config.vision, width, *kinds, self.remat, self.constrain, self.attend
         )
-        self.layers = stacked_layers(text, remat)(
+        self.layers = stacked_layers(text, self.remat)(
             text, *kinds, self.constrain, self.attend
         )
         self.norm = RMSNorm(width, text.rms_norm_eps, self.param_dtype)
@@ -121,12 +141,12 @@ class PolicyModel(nn.Module):
     def _embed(self, inputs: Inputs) -> tuple[jax.Array, Any]:
         """Token embeddings with the pictures' features in their places, and those for DeepStack:
         None, or (features [N, B, F, D] for the first N layers, image_index [B, T])."""
-        x = self.embed(inputs["tokens"])
+        x = self.embed(inputs["tokens"], self.lookup)
         index = inputs["image_index"]
         with jax.named_scope("vision"):
             features, deep = self.vision(inputs)
             row = jnp.where(index == NEWLINE, features.shape[1] - 1, jnp.maximum(index, 0))
-            shown = jnp.take_along_axis(features, row[..., None], axis=1)
+            shown = self.by_rows(_take_features, features, row)
             x = jnp.where((index == TEXT)[..., None], x, shown)
         x = self.constrain(x, "activation")
         return x, None if deep is None else (deep, index)

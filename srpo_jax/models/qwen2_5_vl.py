@@ -26,6 +26,7 @@ from srpo_jax.models.layout import (
     mrope_positions,
     patch_positions,
 )
+from srpo_jax.models.remat import layer_input, with_remat
 from srpo_jax.models.vision import THETA, VisionAttention, vision_rope
 
 EPS = 1e-6  # fixed in the family's code, not in its config files
@@ -156,6 +157,7 @@ class VisionBlock(nn.Module):
     def __call__(self, x, full: jax.Array, rope: Rope, window_seg: jax.Array, full_seg: jax.Array):
         c = self.config
         kinds = (self.dtype, self.param_dtype)
+        x = layer_input(x)
         seg = jnp.where(full, full_seg, window_seg)
         y = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm1")(x)
         attention = VisionAttention(c, *kinds, self.attend, name="attn")
@@ -193,7 +195,7 @@ class Tower(nn.Module):
     out: int
     dtype: Any
     param_dtype: Any
-    remat: bool
+    remat: str
     constrain: Constrain
     attend: Attend
 
@@ -204,7 +206,7 @@ class Tower(nn.Module):
         shape = (c.patch_dim, c.hidden_size)
         embed = Linear("bpc,cE->bpE", shape, None, *kinds, name="patch_embed")
         x = self.constrain(embed(inputs["patches"].astype(self.dtype)), "vision")
-        block = nn.remat(VisionBlock, prevent_cse=False) if self.remat else VisionBlock
+        block = with_remat(VisionBlock, self.remat)
         blocks = nn.scan(
             block,
             variable_axes=STACKED,

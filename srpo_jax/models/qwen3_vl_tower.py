@@ -18,6 +18,7 @@ import numpy as np
 from srpo_jax.attention import Attend
 from srpo_jax.models.config import PatchField
 from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear, Rope
+from srpo_jax.models.remat import layer_input, with_remat
 from srpo_jax.models.vision import VisionAttention, vision_rope
 
 EPS = 1e-6  # fixed in the family's code, not in its config files
@@ -104,7 +105,7 @@ class VisionBlock(nn.Module):
     @nn.compact
     def __call__(self, carry, slot: jax.Array, rope: Rope, seg: jax.Array):
         """carry: x [B, P, E] and outs [N, B, P, E], into whose entry `slot` the result goes."""
-        x, outs = carry
+        x, outs = layer_input(carry[0]), carry[1]
         c = self.config
         kinds = (self.dtype, self.param_dtype)
         y = LayerNorm(c.hidden_size, EPS, self.param_dtype, name="norm1")(x)
@@ -170,7 +171,7 @@ class Tower(nn.Module):
     out: int
     dtype: Any
     param_dtype: Any
-    remat: bool
+    remat: str
     constrain: Constrain
     attend: Attend
 
@@ -184,7 +185,7 @@ class Tower(nn.Module):
         x = embed(inputs["patches"].astype(self.dtype))
         x = self.constrain(x + place(inputs["table_index"], inputs["table_weight"]), "vision")
 
-        block = nn.remat(VisionBlock, prevent_cse=False) if self.remat else VisionBlock
+        block = with_remat(VisionBlock, self.remat)
         blocks = nn.scan(
             block,
             variable_axes=STACKED,

@@ -15,7 +15,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.config import ModelConfig, Reader, read_text
 from srpo_jax.models.layout import Grid, PictureLayout, text_positions
-from srpo_jax.models.tiles import TileConfig, TileTower
+from srpo_jax.models.tiles import TileConfig, TileTower, tile_layout
 
 Tower = TileTower
 positions = text_positions
@@ -105,10 +105,5 @@ def picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
     if min(rows, cols) < 0 or (rows == 0) != (cols == 0):
         raise UserError(f"tile grid {(rows, cols)} must be (0, 0) or positive")
     tiles = rows * cols + 1
-    features = tiles * config.vision.tile_features
-    return PictureLayout(
-        order=np.arange(tiles * config.vision.patch_unit, dtype=np.int32),
-        fields={},
-        token_index=np.arange(features, dtype=np.int32),
-        features=features,
-    )
+    shown = np.arange(tiles * config.vision.tile_features)
+    return tile_layout(tiles, shown, config.vision)

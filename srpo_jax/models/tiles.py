@@ -1,7 +1,8 @@
 """The plain vision transformer over square tiles of one size: CLIP, SigLIP and InternViT.
 
 LLaVA, InternVL and SmolVLM cut pictures into tiles of fixed size. A tile is a sequence of its own,
-so attention needs no mask and costs tiles x n^2 and not P^2. Flags say what differs between them.
+so attention costs tiles x n^2 and not P^2, and tiles of padding are skipped by it. How many tiles a
+row has room for is fixed, how many it holds is data. Flags say what differs between the towers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srpo_jax.attention import Attend
 from srpo_jax.models.config import PatchField
 from srpo_jax.models.decoder import STACKED, Constrain, LayerNorm, Linear
+from srpo_jax.models.layout import PictureLayout
+from srpo_jax.models.remat import layer_input, with_remat
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -55,7 +59,7 @@ class TileConfig:
     projector_activation: str = "gelu"
     newline: bool = False
 
-    fields: tuple[PatchField, ...] = ()
+    fields = (PatchField("tile_seg"),)
 
     @property
     def head_dim(self) -> int:
@@ -82,15 +86,27 @@ class TileConfig:
         return (self.side // self.shuffle) ** 2 + self.keep_class_token
 
 
+def tile_layout(tiles: int, token_index: np.ndarray, vision: TileConfig) -> PictureLayout:
+    """The layout of a picture of so many tiles: patches stay in the processor's order, tile by
+    tile, rows of patches inside a tile. token_index int [m]: the feature of each placeholder."""
+    return PictureLayout(
+        order=np.arange(tiles * vision.patch_unit, dtype=np.int32),
+        fields={"tile_seg": np.repeat(np.arange(tiles, dtype=np.int32), vision.patch_unit)},
+        token_index=token_index.astype(np.int32),
+        features=int(tiles * vision.tile_features),
+    )
+
+
 class TileAttention(nn.Module):
-    """Full attention over the positions of a tile. x [N, n, E]."""
+    """Full attention over the positions of a tile. x [N, n, E]; shown bool [N]."""
 
     config: TileConfig
     dtype: Any
     param_dtype: Any
+    attend: Attend
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, shown: jax.Array) -> jax.Array:
         c = self.config
         kinds = (self.dtype, self.param_dtype)
         heads = (c.num_heads, c.head_dim)
@@ -98,11 +114,7 @@ class TileAttention(nn.Module):
             Linear("npE,Ehd->nphd", (c.hidden_size, *heads), heads, *kinds, name=name)(x)
             for name in "qkv"
         )
-        with jax.named_scope("attention"):
-            wide = dict(preferred_element_type=jnp.float32)
-            scores = jnp.einsum("nphd,nqhd->nhpq", q, k, **wide) * c.head_dim**-0.5
-            weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-            out = jnp.einsum("nhpq,nqhd->nphd", weights, v)
+        out = self.attend.rows(q, k, v, shown)
         width = c.hidden_size
         return Linear("nphd,hdE->npE", (*heads, width), (width,), *kinds, name="proj")(out)
 
@@ -125,14 +137,16 @@ class TileBlock(nn.Module):
     config: TileConfig
     dtype: Any
     param_dtype: Any
+    attend: Attend
 
     @nn.compact
-    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, shown: jax.Array) -> tuple[jax.Array, None]:
         c = self.config
         kinds = (self.dtype, self.param_dtype)
         width, ffn = c.hidden_size, c.intermediate_size
+        x = layer_input(x)
         y = LayerNorm(width, c.eps, self.param_dtype, name="norm1")(x)
-        y = TileAttention(c, *kinds, name="attn")(y)
+        y = TileAttention(c, *kinds, self.attend, name="attn")(y, shown)
         x = x + (Scale(width, self.param_dtype, name="scale1")(y) if c.layer_scale else y)
         y = LayerNorm(width, c.eps, self.param_dtype, name="norm2")(x)
         y = MLP(width, ffn, c.activation, *kinds, name="mlp")(y)
@@ -195,16 +209,17 @@ class Projector(nn.Module):
 
 
 class TileTower(nn.Module):
-    """inputs: patches [B, P, patch_dim], tiles one after the other, raster order inside a tile ->
+    """inputs: patches [B, P, patch_dim], tiles one after the other, raster order inside a tile;
+    tile_seg int32 [B, P], below 0 in tiles of padding (whole ones; their features are finite) ->
     (features [B, F, out], None), F = tiles * tile_features, + 1 for the newline."""
 
     config: TileConfig
     out: int
     dtype: Any
     param_dtype: Any
-    remat: bool
+    remat: str
     constrain: Constrain
-    attend: Attend  # not used: a tile is short and needs no mask
+    attend: Attend
 
     @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, None]:
@@ -218,6 +233,7 @@ class TileTower(nn.Module):
         x = self.constrain(embed(inputs["patches"].astype(self.dtype)), "vision")
         # Rows stay on the leading axis of the merged one, so their sharding carries over.
         x = x.reshape(rows * tiles, c.patch_unit, width)
+        shown = (inputs["tile_seg"][:, :: c.patch_unit] >= 0).reshape(rows * tiles)
         if c.class_token:
             token = Table((width,), *kinds, name="class_token")()
             x = jnp.concatenate([jnp.broadcast_to(token, (rows * tiles, 1, width)), x], axis=1)
@@ -225,10 +241,14 @@ class TileTower(nn.Module):
         x = self.constrain(x, "vision")
         if c.pre_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="pre_norm")(x)
-        block = nn.remat(TileBlock, prevent_cse=False) if self.remat else TileBlock
+        block = with_remat(TileBlock, self.remat)
         x, _ = nn.scan(
-            block, variable_axes=STACKED, split_rngs={"params": True}, length=c.depth
-        )(c, *kinds, name="blocks")(x, None)  # fmt: skip
+            block,
+            variable_axes=STACKED,
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.depth,
+        )(c, *kinds, self.attend, name="blocks")(x, shown)
         if c.post_norm:
             x = LayerNorm(width, c.eps, self.param_dtype, name="post_norm")(x)
         if c.class_token and not c.keep_class_token:

@@ -50,7 +50,7 @@ class TreeLayout:
     """
 
     id: str
-    prompt: Any                   # the encoded prompt (patches are read from it by rows.py)
+    prompt: Any                   # the prompt; rows.py reads the patches of an encoded one
     question_share: float
     tokens: np.ndarray            # int32 [t]
     parent: np.ndarray            # int32 [t], -1 for the first token
@@ -71,7 +71,7 @@ class TreeLayout:
     @property
     def sizes(self) -> Sizes:
         return Sizes(len(self.tokens), len(self.target_pos), self.num_segments,
-                     len(self.sequences), len(self.pair_weight), len(self.prompt.patches))
+                     len(self.sequences), len(self.pair_weight), self.prompt.num_patches)
 
     @property
     def ref_tokens(self) -> float:

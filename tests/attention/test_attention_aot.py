@@ -19,7 +19,8 @@ import time
 import pytest
 
 # name: topology, (data, fsdp, tensor), rows, kind, peak MiB forward and forward + backward. Kinds:
-# the 7B's trees, and its vision tower (16 heads of 80, one frame of 4096 patches).
+# the 7B's trees, its vision tower (16 heads of 80, one frame of 4096 patches), and 13 tiles of
+# InternVL (16 heads of 64).
 CASES = {
     "v5e": ("v5e:2x2", (1, 1, 1), 1, "tree", (145, 234)),
     "v5p": ("v5p:2x2x1", (1, 1, 1), 1, "tree", (145, 234)),
@@ -28,6 +29,7 @@ CASES = {
     "v5e 1x4x2": ("v5e:2x4", (1, 4, 2), 4, "tree", (73, 117)),
     "v5e 1x1x8": ("v5e:2x4", (1, 1, 8), 1, "tree", (44, 76)),  # more devices than kv heads
     "v5e vision": ("v5e:2x2", (1, 1, 1), 1, "segment", (104, 214)),
+    "v5e tiles": ("v5e:2x2", (1, 1, 1), 13, "row", (351, 731)),
 }
 
 pytestmark = [
@@ -81,13 +83,16 @@ def compile_case(case: str) -> list[dict]:
     from srpo_jax.mesh import ROW_AXES, make_mesh
 
     topology, sizes, rows, kind, _ = CASES[case]
-    length, heads, kv_heads, size = (8192, 28, 4, 128) if kind == "tree" else (4096, 16, 16, 80)
+    length, heads, kv_heads, size = {
+        "tree": (8192, 28, 4, 128), "segment": (4096, 16, 16, 80), "row": (1025, 16, 16, 64),
+    }[kind]  # fmt: skip
     if sizes[2] > 4:
         heads = 32  # 28 do not divide over 8
     devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
     mesh = make_mesh(*sizes, devices=devices[: sizes[0] * sizes[1] * sizes[2]])
     attend = Attend(mesh=mesh)
-    function = attend.tree if kind == "tree" else attend.segments
+    function = {"tree": attend.tree, "segment": attend.segments, "row": attend.rows}[kind]
+    sizes_for = tpu_sizes.row_sizes_for if kind == "row" else tpu_sizes.sizes_for
     split = "tensor" if kv_heads % sizes[2] == 0 else None
 
     def array(n, axis):
@@ -95,7 +100,8 @@ def compile_case(case: str) -> list[dict]:
         return jax.ShapeDtypeStruct((rows, length, n, size), jnp.bfloat16, sharding=where)
 
     q, k = array(heads, "tensor"), array(kv_heads, split)
-    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=NamedSharding(mesh, P(ROW_AXES)))
+    shape, dtype = ((rows,), jnp.bool_) if kind == "row" else ((rows, length), jnp.int32)
+    ids = jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(ROW_AXES)))
 
     def both(q, k, v, ids, grad):
         return jax.vjp(lambda *a: function(*a, ids), q, k, v)[1](grad)
@@ -109,7 +115,7 @@ def compile_case(case: str) -> list[dict]:
         seconds = time.time() - begin
         found.append({
             "case": case, "kind": devices[0].device_kind, "what": what,
-            "blocks": tpu_sizes.sizes_for(devices[0].device_kind, length)[:2],
+            "blocks": sizes_for(devices[0].device_kind, length)[:2],
             "kernels": compiled.as_text().count('custom_call_target="tpu_custom_call"'),
             "arguments": memory.argument_size_in_bytes / 2**20,
             "results": memory.output_size_in_bytes / 2**20,

@@ -13,13 +13,14 @@ import sys
 
 import pytest
 
-# name: mesh (data, fsdp, tensor), rows, heads, kv heads, impl
+# name: mesh (data, fsdp, tensor), rows, heads, kv heads, impl; "tiles" are rows of one segment
 CASES = {
     "rows and heads": ((2, 2, 2), 4, 4, 2, "block"),
     "kernel, rows and heads": ((2, 2, 2), 4, 4, 2, "pallas_tpu_interpret"),
     "fewer kv heads than devices": ((1, 2, 4), 2, 8, 2, "block"),
     "heads that do not divide": ((1, 2, 4), 2, 6, 2, "block"),
     "one row": ((2, 2, 2), 1, 4, 2, "block"),
+    "tiles": ((2, 2, 2), 4, 4, 4, "block"),
 }
 
 
@@ -43,7 +44,7 @@ def test_meshes_give_what_one_device_gives():
         assert not case["collectives"], f"{name}: forward, nothing has to be communicated"
 
 
-def run_case(shape, rows, heads, kv_heads, impl) -> dict:
+def run_case(name, shape, rows, heads, kv_heads, impl) -> dict:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -51,27 +52,34 @@ def run_case(shape, rows, heads, kv_heads, impl) -> dict:
     from jax.sharding import PartitionSpec as P
 
     from masks import errors, random_qkv, reasoning_row, result_and_grads
-    from srpo_jax.attention import Attend, xla
+    from srpo_jax.attention import Attend
     from srpo_jax.mesh import ROW_AXES, make_mesh
 
     rng = np.random.default_rng(2)
-    ends = np.stack([reasoning_row(300, rng, padding=20 * row) for row in range(rows)])
+    if tiles := name == "tiles":
+        ids = np.arange(rows) > 0  # the first is padding
+    else:
+        ids = np.stack([reasoning_row(300, rng, padding=20 * row) for row in range(rows)])
+
+    def function(attend):
+        return attend.rows if tiles else attend.tree
+
     arrays = random_qkv(rows, 300, heads, kv_heads, 8)
-    expected = result_and_grads(xla.tree_attention, *arrays, jnp.asarray(ends))
+    expected = result_and_grads(function(Attend("xla")), *arrays, jnp.asarray(ids))
     mesh = make_mesh(*shape)
 
     def place(x):  # as the model's activations lie
         row = ROW_AXES if rows % (shape[0] * shape[1]) == 0 else None
         head = "tensor" if x.ndim == 4 and x.shape[2] % shape[2] == 0 else None
-        return jax.device_put(x, NamedSharding(mesh, P(row, None, *[head] * (x.ndim > 2))))
+        return jax.device_put(x, NamedSharding(mesh, P(row, *[None, head][: x.ndim - 1])))
 
-    attend = Attend(impl, mesh)
-    arrays, ends = [place(x) for x in arrays], place(ends)
-    got = result_and_grads(attend.tree, *arrays, ends)
-    program = jax.jit(attend.tree).lower(*arrays[:3], ends).compile().as_text()
+    ours = function(Attend(impl, mesh))
+    arrays, ids = [place(x) for x in arrays], place(ids)
+    got = result_and_grads(ours, *arrays, ids)
+    program = jax.jit(ours).lower(*arrays[:3], ids).compile().as_text()
     words = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
     return {"errors": errors(got, expected), "collectives": any(w in program for w in words)}
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: run_case(*case) for name, case in CASES.items()}))
+    print(json.dumps({name: run_case(name, *case) for name, case in CASES.items()}))

@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, WebPImagePlugin
 
 from data_pipelines import images
-from data_pipelines.images import load_image
+from data_pipelines.images import image_size, load_image
 from data_pipelines.records import RecordError
 
 
@@ -122,3 +122,57 @@ def test_threads_decode_the_same():
         worker.join()
     assert len(out) == 8 and len(set(out)) == 1
     assert warnings.filters == before
+
+
+def turned(image: Image.Image, kind: str, orientation: int, **options) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, kind, exif=exif, **options)
+
+
+def late_exif(png: bytes) -> bytes:
+    """The PNG with its EXIF chunk moved behind the pixels."""
+    at, before, exif = 8, png[:8], b""
+    while at < len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        piece = png[at:at + length + 12]
+        at += length + 12
+        if kind == b"eXIf":
+            exif = piece
+        else:
+            before += exif + piece if kind == b"IEND" else piece
+    return before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_size_from_the_header_is_the_decoded_one(kind, orientation, monkeypatch):
+    """However the photo is turned, and without decoding it."""
+    data = turned(RED, kind, orientation)
+    upright = load_image(data, what="r").size
+    late = late_exif(data) if kind == "PNG" else data
+    assert image_size(late, what="r") == load_image(late, what="r").size == upright
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert image_size(data, what="r") == upright
+
+
+def test_text_behind_the_pixels_is_not_decoded_for(monkeypatch):
+    """ImageMagick writes dates there: only EXIF and XMP may hold an orientation."""
+    plain = encoded(RED)
+    text = b"tEXtdate:create\x002026-01-01"
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert image_size(plain[:-12] + chunk + plain[-12:], what="r") == RED.size
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if n not in ("truncated", "bad data")])
+def test_a_header_that_cannot_be_read_is_the_same_error(name):
+    """What is wrong before the pixels is told at once, in the words of load_image. A bomb is
+    refused by either, by its size or by what Pillow says of it."""
+    with pytest.raises(RecordError) as whole:
+        load_image(HOSTILE[name][0], what="record 'r7'")
+    with pytest.raises(RecordError) as header:
+        image_size(HOSTILE[name][0], what="record 'r7'")
+    assert str(header.value) == str(whole.value)
+    assert image_size(HOSTILE["truncated"][0], what="r") == NOISE.size

@@ -8,6 +8,8 @@ import io
 
 import numpy as np
 import pytest
+from families import CASES
+from PIL import ImageFile
 from tiny import picture, tiny_qwen2_5_vl
 
 from data_pipelines.examples import ByteCache, Examples
@@ -16,6 +18,7 @@ from data_pipelines.records import RecordError
 from data_pipelines.tree_records import read_shards, shard_path, write_shard
 from data_pipelines.tree_schema import FORMAT
 from srpo_jax.errors import UserError
+from srpo_jax.flops import Work, batch_work
 from srpo_jax.hf.processing import Processor
 
 TREES = 14
@@ -177,6 +180,74 @@ def test_bad_trees_are_named(processor):
         Examples([record | {"reply": [999]}], processor)[0]
     with pytest.raises(RecordError, match=r"tree 't1': .*markers"):
         Examples([record | {"question": "<image><image>?"}], processor)[0]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the pictures that Pillow decodes."""
+    calls = []
+    load = ImageFile.ImageFile.load
+
+    def count(self):
+        if self.tile:  # what is decoded already has none left
+            calls.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", count)
+    return calls
+
+
+@pytest.mark.parametrize("pairing", ["all", "one"])
+def test_start_up_decodes_no_picture(processor, decoded, pairing):
+    """Budgets, plans and the work of every batch come from the pictures' headers; a process decodes
+    the pictures of its own rows when it fills them."""
+    records = [tree_record(i) for i in range(TREES)]
+    decoded.clear()  # those that tree_record made
+    batches = Batches(Examples(records, processor), rows_per_batch=4, seed=0, pairing=pairing,
+                      process_index=1, process_count=2)
+    items = [plan.items[i] for k in range(3) for plan, row in batches.rows(k) for i in row]
+    assert sum(item.work.patches for item in items) > 0
+    assert decoded == []
+    rows = batches.rows(0)[2:]  # of process 1
+    shown = {records[plan.items[i].tree]["id"] for plan, row in rows for i in row
+             if records[plan.items[i].tree]["images"]}
+    batches[0]
+    assert 0 < len(decoded) <= len(shown)
+
+
+def test_a_picture_that_is_damaged_is_named_when_it_is_needed(processor):
+    """Its header is whole: the run starts, and ends with one line when the row is made."""
+    record = tree_record(1)
+    data = record["images"][0]["data"]
+    data = data[:len(data) // 2]
+    image = {"name": "torn.png", "data": data, "sha256": hashlib.sha256(data).hexdigest()}
+    batches = Batches(Examples([tree_record(5), record | {"images": [image]}], processor),
+                      rows_per_batch=1, seed=0)
+    with pytest.raises(RecordError, match="^tree 't1': torn.png: cannot decode the image: ") as e:
+        list(make_loader(batches, num_steps=4))
+    assert "\n" not in str(e.value) and isinstance(e.value, UserError)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_work_of_a_batch_is_known_without_its_rows(name, tmp_path):
+    """What the plan says of a global batch equals what is counted in its arrays, for every family;
+    the parts of a split tree too. (LLaVA-NeXT's arrays do not show patches whose features the
+    text leaves out, so there it is counted tile by tile.)"""
+    processor = Processor.from_dir(CASES[name].make(tmp_path))
+    config = processor.config
+    batches = Batches(Examples([tree_record(i) for i in range(6)], processor),
+                      rows_per_batch=3, seed=0)
+    for k in range(2):
+        items = [plan.items[i] for plan, row in batches.rows(k) for i in row]
+        known = Work(*map(sum, zip(*(item.work for item in items))))
+        counted = batch_work(batches[k], config)
+        if name == "llava_next":
+            tiles = np.any(batches[k]["patches"].reshape(
+                3, -1, config.vision.patch_unit * config.vision.patch_dim) != 0, axis=-1).sum()
+            patches = int(tiles) * config.vision.patch_unit
+            counted = counted._replace(patches=patches,
+                                       patch_pairs=patches * config.vision.patch_unit)
+        assert known == counted and known.patch_pairs > 0
 
 
 def test_errors_and_options(examples):

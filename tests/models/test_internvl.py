@@ -135,7 +135,8 @@ def test_layout_keeps_the_order(tmp_path):
     """Patches, tiles and tokens stay in the processor's order; no tiles are an error."""
     config = load_model_config(make(tmp_path))
     layout = picture_layout((3,), config)
-    assert layout.order.tolist() == list(range(3 * SIDE**2)) and layout.fields == {}
+    assert layout.order.tolist() == list(range(3 * SIDE**2))
+    assert layout.fields["tile_seg"].tolist() == np.repeat([0, 1, 2], SIDE**2).tolist()
     assert layout.token_index.tolist() == list(range(3 * TILE_TOKENS))
     assert layout.features == 3 * TILE_TOKENS
     with pytest.raises(UserError, match="0 tiles"):

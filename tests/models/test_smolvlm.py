@@ -231,7 +231,8 @@ def test_the_layout_of_a_grid(folder):
         layout = picture_layout(grid, config)
         assert layout.order.tolist() == list(range(36 * tiles))
         assert layout.token_index.tolist() == list(range(9 * tiles))
-        assert layout.features == 9 * tiles and layout.fields == {}
+        assert layout.features == 9 * tiles
+        assert layout.fields["tile_seg"].tolist() == np.repeat(np.arange(tiles), 36).tolist()
     for grid in ((0, 2), (2, 0), (-1, -1)):
         with pytest.raises(UserError, match="tile grid"):
             picture_layout(grid, config)

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tree_cases import CONFIG, example_tree, forests, trees
 
@@ -15,7 +15,7 @@ from srpo_jax.objective import Objective, srpo_loss
 from srpo_jax.tree.layout import Sizes, layout_tree
 from srpo_jax.tree.packing import Budgets, lay_out_within, plan_rows, split_tree
 from srpo_jax.tree.pairs import choose_pairs
-from srpo_jax.tree.rows import make_batch
+from srpo_jax.tree.rows import count_questions, make_batch
 
 NO_PATCHES = no_patches(CONFIG)
 PACKING = dict(deadline=None, max_examples=40)
@@ -124,6 +124,68 @@ def test_plan_fills_rows_and_changes_with_seed_and_epoch():
     fill = sum(s.tokens for s in sizes) / (len(plans[0]) * budgets.tokens)
     assert fill > 0.93
     assert plans[0] != plans[1] != plans[2] != plans[0]
+
+
+def ssui_like(rng, count):
+    """Sizes of questions as SSUI's are taken to be: a picture of 256 to 1280 tokens, a prompt of 30
+    to 119, six steps and a reply of 20 to 59 each, and at every step 4 to 8 branches of 60 to 140 %
+    of what is left of the path, of which any number are safe.
+    """
+    sizes = []
+    for _ in range(count):
+        pieces, k = rng.integers(20, 60, 7), int(rng.integers(4, 9))
+        branches = sum(int(pieces[at:].sum() * rng.uniform(0.6, 1.4))
+                       for at in range(6) for _ in range(k))
+        picture, prompt = int(rng.integers(256, 1281)), int(rng.integers(30, 120))
+        targets = int(pieces.sum()) + branches
+        sizes.append(Sizes(picture + prompt + targets, targets, 7 + 6 * k, 1 + 6 * k,
+                           sum(int(safe * (k - safe)) for safe in rng.integers(0, k + 1, 6)),
+                           4 * picture))
+    return sizes
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 99), epoch=st.integers(0, 9), trees_a_row=st.floats(2, 5))
+def test_rows_are_filled_on_realistic_lengths(seed, epoch, trees_a_row):
+    """At least 90 % of the tokens of an epoch's rows are trees', where a row is twice as long as
+    the mean tree or longer; all other budgets are in force as Budgets.fit sets them."""
+    sizes = ssui_like(np.random.default_rng(seed), 512)
+    tokens = [size.tokens for size in sizes]
+    row = 64 * int(np.ceil(max(trees_a_row * np.mean(tokens), max(tokens)) / 64))
+    budgets = Budgets.fit(sizes, row_tokens=row)
+    plan = plan_rows(sizes, budgets, seed=seed, epoch=epoch)
+    assert sum(tokens) >= 0.9 * len(plan) * budgets.tokens
+
+
+@pytest.mark.parametrize("reference", ["dataset", "chosen"])
+@settings(**PACKING)
+@given(forest=forests(max_trees=4), extra=st.integers(0, 30))
+def test_a_batch_holds_everything_once(reference, forest, extra):
+    """Split, packed and filled in: every pair and its weight, every token of every part, and the
+    reference tokens of each question are in the rows, once each."""
+    pairs = [choose_pairs(tree) for tree in forest]
+    budgets = _roomy(extra + max(
+        _smallest_row(tree, some, reference=reference) for tree, some in zip(forest, pairs)))
+    parts = [lay_out_within(tree, some, budgets, reference=reference)
+             for tree, some in zip(forest, pairs)]
+    layouts = [layout for some in parts for layout in some if layout.sizes.sequences]
+    assume(layouts)  # a tree without any loss is not trained on
+    plan = plan_rows([layout.sizes for layout in layouts], budgets, seed=0, epoch=0)
+    batch = make_batch([[layouts[i] for i in row] for row in plan], budgets)
+    wanted = [weight for some in pairs for _, _, weight in some]
+    held = batch["pair_weight"][batch["pair_weight"] > 0]
+    held = np.sort(held) * count_questions(layouts)
+    np.testing.assert_allclose(held, np.sort(wanted), rtol=1e-5)
+    targets = batch["target_segment"] < batch["seq_segments"].shape[-1]
+    assert targets.sum() == sum(layout.sizes.targets for layout in layouts)
+    ends = batch["subtree_end"]
+    tokens = np.where(ends > np.arange(ends.shape[1]) + 1, ends, 0).max(axis=1)
+    assert tokens.sum() == sum(layout.sizes.tokens for layout in layouts)
+    for tree, some, own in zip(forest, pairs, parts):
+        whole = layout_tree(tree, some, reference=reference)
+        assert sum(layout.ref_tokens for layout in own) == pytest.approx(whole.ref_tokens)
+        if reference == "dataset":
+            assert whole.ref_tokens == len(tree.reference)
 
 
 def test_plan_refuses_an_item_larger_than_a_row():

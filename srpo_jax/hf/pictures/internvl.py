@@ -71,6 +71,11 @@ class Pictures:
         tiles = np.asarray(out["pixel_values"], np.float32)
         return flat_patches(tiles, self.config.vision.patch_size), (len(tiles),)
 
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size, by transformers' own rule."""
+        count = self._process.get_number_of_image_patches
+        return (count(height, width, {"crop_to_patches": True}),)
+
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         start, end = self._around

@@ -63,8 +63,7 @@ class Pictures:
         and beyond).
         """
         vision, size = self.config.vision, f"{picture.width}x{picture.height}"
-        if not vision.pinpoints and max(picture.size) >= LONGEST * min(picture.size):
-            raise UserError(f"picture of {size} pixels: longer than 1:{LONGEST}")
+        grid = self.grid(*picture.size)
         try:
             out = self._process(picture, return_tensors="np")
         except ValueError as error:
@@ -76,8 +75,15 @@ class Pictures:
                 f"preprocessor_config.json makes tiles of shape {pixels.shape[-3:]}, the model of "
                 f"config.json takes {tile}; the files belong to different models"
             )
-        grid = (picture.height, picture.width) if vision.pinpoints else (1,)
         return flat_patches(pixels.reshape(-1, *tile), vision.patch_size), grid
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size; errors as above."""
+        if self.config.vision.pinpoints:
+            return (height, width)
+        if max(width, height) >= LONGEST * min(width, height):
+            raise UserError(f"picture of {width}x{height} pixels: longer than 1:{LONGEST}")
+        return (1,)
 
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""

@@ -45,13 +45,24 @@ class Pictures:
 
         Raises UserError if the picture has a shape that the processor refuses (1:200 and beyond).
         """
-        try:
-            out = self._process(picture, return_tensors="np")
-        except ValueError as error:
-            size = f"{picture.width}x{picture.height}"
-            raise UserError(f"picture of {size} pixels: {one_line(error)}") from error
+        self.grid(*picture.size)  # refuses what the processor would
+        out = self._process(picture, return_tensors="np")
         _, h, w = (int(n) for n in out["image_grid_thw"][0])
         return np.ascontiguousarray(out["pixel_values"], np.float32), (1, h, w)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size, by transformers' own rule; errors as above."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        size, patch = self._process.size, self._process.patch_size
+        try:
+            rows, columns = smart_resize(
+                height, width, patch * self._process.merge_size,
+                min_pixels=size.shortest_edge, max_pixels=size.longest_edge,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"picture of {width}x{height} pixels: {one_line(error)}") from error
+        return (1, rows // patch, columns // patch)
 
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
+import sys
 
 import numpy as np
 from PIL import Image
@@ -76,6 +78,28 @@ class Pictures:
         patches = pixels.reshape(tiles, channels, side, size, side, size)
         patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(-1, vision.patch_dim)
         return np.ascontiguousarray(patches), (int(out["rows"][0][0]), int(out["cols"][0][0]))
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size: transformers' arithmetic (its own counting function,
+        get_number_of_image_patches, rounds the short side in another way than its resizing does).
+        """
+        process, tile = self._process, self._process.max_image_size["longest_edge"]
+        if not process.do_image_splitting:
+            return (0, 0)
+        if process.do_resize and process.size.longest_edge:
+            rules = sys.modules[type(process).__module__]
+            shape = np.broadcast_to(np.uint8(0), (1, height, width))  # only its shape is read
+            height, width = rules.get_resize_output_image_size(shape, process.size.longest_edge)
+        elif process.do_resize:
+            height, width = process.size.height, process.size.width
+        ratio = width / height
+        if width >= height:
+            columns = math.ceil(width / tile)
+            rows = math.ceil(int(columns * tile / ratio) / tile)
+        else:
+            rows = math.ceil(height / tile)
+            columns = math.ceil(int(rows * tile * ratio) / tile)
+        return (rows, columns) if max(rows, columns) > 1 else (0, 0)
 
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
