@@ -1,4 +1,4 @@
-"""`srpo train --dry_run`: everything that can be known of a run before it starts; writes nothing."""
+"""`srpo train --dry_run`: all that can be known of a run before it starts. Writes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def dry_run(cfg: Any, workdir: str | pathlib.Path) -> str:
     """
     workdir = pathlib.Path(workdir)
     setup = prepare(cfg, workdir)
-    found = [headline(cfg, setup, 0), *_memory(setup), *_data(cfg, setup), *_disk(cfg, setup, workdir)]
+    found = [headline(cfg, setup, 0), *_memory(setup), _data(cfg, setup)]
+    found += _disk(cfg, setup, workdir)
     return "\n".join([*found, "dry run: nothing was written"])
 
 
@@ -32,6 +33,7 @@ def _memory(setup: Setup) -> list[str]:
     parts = {
         "parameters": setup.target.params,
         "optimizer": (setup.target.step, setup.target.opt_state),
+        "master copy": setup.target.master,
         "frozen policy": setup.target.base,
     }
     sizes = {name: bytes_per_device(tree) for name, tree in parts.items()}
@@ -48,18 +50,18 @@ def _memory(setup: Setup) -> list[str]:
     ]
 
 
-def _data(cfg: Any, setup: Setup) -> list[str]:
+def _data(cfg: Any, setup: Setup) -> str:
     plan = setup.batches.plan(0)
     rows = max(1, len(plan.rows))
     wanted = cfg.train.steps * cfg.pack.rows
-    return [
+    return (
         f"data: {len(setup.batches.used)} questions in {rows} rows an epoch, {cfg.pack.rows} rows "
-        f"a step; {cfg.train.steps} steps are {wanted / rows:.2f} epochs",
-    ]
+        f"a step; {cfg.train.steps} steps are {wanted / rows:.2f} epochs"
+    )
 
 
 def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
-    stored = (setup.target.step, setup.target.params, setup.target.opt_state)
+    stored = setup.target._replace(base=None)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
     free = shutil.disk_usage(existing_parent(workdir)).free
     if free < size:
@@ -79,8 +81,8 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
             run = read_json(workdir / "config.json").get("run") or {}
             check_same(run, json.loads(json.dumps(setup.run)), workdir / "checkpoints")
     return [
-        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {cfg.train.keep} kept"
-        f"; {human(free)} free{short}",
+        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {cfg.train.keep} "
+        f"kept; {human(free)} free{short}",
         f"workdir: {workdir}, {going_on}",
     ]
 

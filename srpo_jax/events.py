@@ -58,7 +58,7 @@ class Ledger:
         if self._file is None:
             return
         why = "done" if error is None else kind.__name__
-        if isinstance(error, SystemExit) and not error.code:
+        if isinstance(error, SystemExit):
             why = "stopped"
         self.write("end", why=why)
         self._file.close()
@@ -144,7 +144,7 @@ def _rows(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:
-    """A kill in the middle of a write: what was written of the line goes, so that the next is whole."""
+    """What a kill in the middle of a write left of a line goes, so that the next one is whole."""
     if not path.is_file():
         return
     with open(path, "r+b") as file:
@@ -154,7 +154,7 @@ def _drop_torn_line(path: pathlib.Path) -> None:
 
 
 def process_start() -> float:
-    """When this process began, in seconds of the wall clock: before Python could look at a clock."""
+    """When this process began, in seconds of the wall clock: before Python could ask for it."""
     try:
         with open("/proc/self/stat", encoding="ascii") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])

@@ -19,6 +19,7 @@ from data_pipelines.tree_records import fingerprint, read_shards
 from srpo_jax import sharding
 from srpo_jax.attention import Attend
 from srpo_jax.errors import UserError
+from srpo_jax.flops import Work, model_flops
 from srpo_jax.hf.load import policy_digest
 from srpo_jax.hf.processing import Processor
 from srpo_jax.lora import Lora, init_adapters, make_lora
@@ -52,6 +53,17 @@ class Setup(NamedTuple):
         """The shardings of the state."""
         return jax.tree.map(lambda x: x.sharding, self.target)
 
+    def flops(self, work: Work) -> float:
+        """Of the model, for a step whose batch holds this work."""
+        return model_flops(
+            self.config,
+            self.abstract,
+            work,
+            trainable=self.optimizer.trainable,
+            adapters=None if self.lora is None else self.trained,
+            reference=needs_reference_policy(self.objective),
+        ).total
+
 
 def prepare(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None) -> Setup:
     """Reads the model's config, the trees and their pictures' sizes; makes no array.
@@ -76,7 +88,8 @@ def prepare(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None) -
     optimizer = make_optimizer(cfg.train, trained)
     objective = make_objective(cfg.objective)
     by_reference = needs_reference_policy(objective)
-    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora)
+    dtype = jnp.dtype(cfg.train.param_dtype)
+    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype)
     target = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shape,
@@ -114,7 +127,8 @@ def find_examples(
 
 
 def weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
-    """Of the policy's weights in memory: what is trained is float32, a frozen base may be less."""
+    """That the policy's weights are read in: what is trained in float32, which a master copy keeps
+    if parameters do not; a frozen base in less."""
     return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
 
 

@@ -53,11 +53,11 @@ def together(section: Any, config: Any = None) -> Iterator[Place]:
         with alarm():
             agree("program", program_facts(config))
             yield place
+    except SystemExit:  # all leave, as they agreed to
+        lifeline.leave()
+        raise
     except BaseException as error:
-        if _exit_code(error):
-            lifeline.end_after_failure(_exit_code(error))
-        else:
-            lifeline.leave()
+        lifeline.end_after_failure(_exit_code(error))
         raise
     lifeline.leave()
 
@@ -69,15 +69,17 @@ def alarm() -> Iterator[None]:
     """
     try:
         yield
+    except SystemExit:
+        raise
     except BaseException as error:
         tell_failure(_exit_code(error), f"{type(error).__name__}: {error}")
         raise
 
 
 def tell_failure(code: int, line: str) -> None:
-    """Makes all other processes end with this exit code. Nothing for code 0 or one process."""
+    """Makes all other processes end with this exit code. Nothing for one process."""
     client = distributed.global_state.client
-    if client is None or not code:
+    if client is None:
         return
     _failing.set()
     said = json.dumps([jax.process_index(), code, " ".join(line.split())[:300]])
@@ -176,8 +178,6 @@ def _initialise(place: Place, heartbeat_seconds: int) -> None:
 
 def _exit_code(error: BaseException) -> int:
     """What the program will exit with when this is not caught, as cli.main has it."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, UserError) else 1

@@ -22,6 +22,6 @@ def section_of(workdir: pathlib.Path) -> str:
     )
     return (
         f'<h3 class="sub">Goodput</h3><p class="lead">{esc(line(found))}.</p>'
-        '<div class="card scroll"><table class="rates"><thead><tr><th>part</th><th>time</th><th>share</th><th></th></tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
+        '<div class="card scroll"><table class="rates"><thead><tr><th>part</th><th>time</th>'
+        f"<th>share</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )

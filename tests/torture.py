@@ -79,6 +79,8 @@ class Session:
 class Run:
     """The run in `workdir`, started as often as it takes."""
 
+    patience = 1.0
+
     def __init__(self, config: pathlib.Path, workdir: pathlib.Path):
         self.config, self.workdir = config, workdir
         self.lines: list[str] = []
@@ -90,8 +92,9 @@ class Run:
             sys.executable, "-m", "launch", "--processes=2", "--devices=2", "--grace=30",
             "--submit", "--", "train", f"--config={self.config}", f"--workdir={self.workdir}",
         ]  # fmt: skip
+        print(f"start: {self.workdir.name}", flush=True)
         env = dict(os.environ, PYTHONPATH=str(ROOT), PJRT_NPROC="32", HF_HUB_OFFLINE="1")
-        env["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         self.launcher = subprocess.Popen(
             argv, env=env, cwd=ROOT, text=True, errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -107,7 +110,7 @@ class Run:
 
     def wait_for(self, pattern: str, seconds: float = SESSION_SECONDS) -> re.Match | None:
         """The first line with the pattern; None when the run ends without it."""
-        deadline, seen = time.monotonic() + seconds, 0
+        deadline, seen = time.monotonic() + seconds * self.patience, 0
         with self.changed:
             while True:
                 for line in self.lines[seen:]:
@@ -129,7 +132,7 @@ class Run:
 
     def end(self, seconds: float) -> int:
         """The launcher's exit code; Broken if it, or a process of it, is there after `seconds`."""
-        pids = self.pids()
+        pids, seconds = self.pids(), seconds * self.patience
         try:
             code = self.launcher.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -450,9 +453,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--interruptions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=1.0, help="times all bounds, where busy")
     parser.add_argument("--no_disk", action="store_true", help="leave the full disk out")
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    Run.patience = options.patience
     with tempfile.TemporaryDirectory(prefix="torture") as name:
         folder = pathlib.Path(name)
         wanted = contextlib.nullcontext() if options.no_disk else small_disk(folder)
