@@ -1,4 +1,4 @@
-"""How many processes share the devices does not matter: the mesh decides, down to the last digit."""
+"""How many processes share the devices does not matter: the same losses, to the last digit."""
 
 from __future__ import annotations
 
