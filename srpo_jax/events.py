@@ -78,7 +78,7 @@ class Ledger:
         self._file = open(self._path, "ab", buffering=0)
         last = before[-1] if before else {}
         facts: dict[str, Any] = {"start": round(self._start, 3)}
-        if last and last.get("event") != "end":
+        if last and last.get("why") not in ("done", "stopped"):
             facts["crashed"] = True
         if last.get("step", 0) > step:
             facts["lost_steps"] = last["step"] - step

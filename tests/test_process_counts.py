@@ -1,4 +1,4 @@
-"""How many processes share the devices does not matter: the same losses, to the last digit."""
+"""How many processes share the devices does not matter: the same batches, the same losses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import pytest
 import torture
 
+EXACT = ("step", "num_tokens", "epoch", "learning_rate")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -48,7 +49,11 @@ def losses(tmp_path_factory):
 @pytest.mark.multi_device
 @pytest.mark.parametrize("processes, devices", [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_losses_do_not_depend_on_the_number_of_processes(losses, processes, devices):
-    """Eight devices in one process, in two, and in four: the same numbers, bit for bit."""
-    alone = losses(1, 8)
+    """Eight devices in one process, in two, and in four. To 1e-6 relative, not to the last bit:
+    within a process XLA:CPU adds up in another order than gloo does between processes.
+    """
+    alone, shared = losses(1, 8), losses(processes, devices)
     assert len(alone) == 4 and len({row["loss"] for row in alone}) == 4
-    assert losses(processes, devices) == alone
+    for mine, theirs in zip(shared, alone, strict=True):
+        assert [mine[key] for key in EXACT] == [theirs[key] for key in EXACT]
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
