@@ -29,6 +29,7 @@ from srpo_jax.places import Place, find_place
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
+COMPILE_SECONDS = 3600  # between the first process that has compiled and the last
 POLL_SECONDS = 1.0
 UNWIND_SECONDS = 20  # a failed process gets so long to end by itself, before it is ended
 FAILED = "srpo/failed/"
@@ -108,6 +109,20 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
     verdict = json.loads(client.blocking_key_value_get(f"{key}verdict", limit))
     if verdict:
         raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
+
+
+def compile_together(step: Any, *args: Any) -> Any:
+    """The jitted `step` compiled for these arguments; returns when all processes have it.
+
+    Without waiting, the first one's collectives would stand and wait for the last one's compiler:
+    gloo gives them 30 s. With one process the step as it is.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return step
+    compiled = step.lower(*args).compile()
+    client.wait_at_barrier("srpo/compiled", COMPILE_SECONDS * 1000)
+    return compiled
 
 
 def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> list[str]:

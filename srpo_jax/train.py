@@ -32,7 +32,7 @@ from srpo_jax.hf.load import load_params
 from srpo_jax.mesh import row_shards, rows_here
 from srpo_jax.metrics import Metrics
 from srpo_jax.prepare import Setup, headline, prepare, weights_dtype
-from srpo_jax.processes import agree, alarm
+from srpo_jax.processes import agree, alarm, compile_together
 from srpo_jax.profiling import Profile
 from srpo_jax.run_identity import check_same, write_config
 from srpo_jax.state import TrainState, init_state
@@ -99,7 +99,10 @@ def train(
                 for k, batch, waited in _timed(loader, ledger):
                     ledger.enter("compile" if k == start else "step")
                     with tracer.step(k - start, pending):
-                        state, metrics = step(state, put_batch(batch, setup.mesh))
+                        arrays = put_batch(batch, setup.mesh)
+                        if k == start:
+                            step = compile_together(step, state, arrays)
+                        state, metrics = step(state, arrays)
                     ledger.enter("step")
                     tracer.after(k - start, metrics)
                     if pending:
