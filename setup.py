@@ -65,6 +65,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "report": ["tensorboardX>=2.6,<3"],
+        "wandb": ["wandb>=0.19,<1"],
+        "trackio": ["trackio>=0.4,<1"],
     },
     entry_points={"console_scripts": ["srpo=srpo_jax.cli:main"]},
 )

@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
     config.train.keep_best = 0  # besides: so many with the best mean metric since the save before
     config.train.best_metric = "loss"  # what best means: losses low, rewards high
     config.train.log_every = 1  # steps between lines of metrics.jsonl
-    config.train.report_to = "none"  # besides metrics.jsonl: tensorboard (pip install '.[report]')
+    config.train.watchdog_minutes = 30.0  # without a step: stacks are written, then it ends; 0: off
+    config.train.compilation_cache = "auto"  # folder; auto: the user's, not for CPU; off: none
+    config.train.report_to = "none"  # besides metrics.jsonl: tensorboard,wandb,trackio (extras)
 
     config.lora = ConfigDict()
     config.lora.rank = 0  # train adapters of this rank on the frozen policy; 0: train the policy
@@ -89,6 +91,12 @@ def get_config() -> ConfigDict:
     config.mesh.data = 1  # replicas
     config.mesh.fsdp = -1  # parts of parameters and optimizer state; -1: all other devices
     config.mesh.tensor = 1  # parts of each matrix multiplication
+
+    config.processes = ConfigDict()
+    config.processes.coordinator = ""  # HOST:PORT of process 0; empty: SRPO_COORDINATOR, or found
+    config.processes.index = -1  # of this process, from 0; -1: SRPO_PROCESS_ID, or found
+    config.processes.count = 0  # of all processes; 0: SRPO_NUM_PROCESSES, or found
+    config.processes.heartbeat_seconds = 0  # silent so long is dead; 0: 30 on one host, else 100
 
     config.eval = ConfigDict()
     config.eval.batch = 8  # questions that are answered together

@@ -3,7 +3,7 @@
 Epoch e has a packing plan, a pure function of (sizes, budgets, seed, e), that holds every tree
 once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream of rows, and
 batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batch with the first of
-the next. Process p of n takes rows [p * R / n, (p + 1) * R / n) of the batch, so any number of
+the next. Each process takes the rows that lie on its devices (srpo_jax/mesh.py), so any number of
 processes and threads, and any start step, give the same global batches bit for bit.
 
 The loss weights are divided by the number of questions (or reference tokens) of the whole batch,
@@ -17,7 +17,7 @@ import dataclasses
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -76,6 +76,8 @@ class Batches:
     pairing, max_pairs, branch_points: which pairs, see srpo_jax.tree.pairs.choose_pairs.
     reference, odds_from: see srpo_jax.tree.layout.layout_tree.
     ref_reduction: "question" or "token", see srpo_jax.tree.rows.
+    rows_here: which rows of each batch are wanted, in ascending order; default: the part of
+               `process_index` of `process_count` equal ones.
 
     Trees that give no loss (no pair, and no L_ref on the reference path) are named on stderr and
     left out. Raises UserError when none is left, when rows do not divide by processes, and for a
@@ -87,6 +89,7 @@ class Batches:
                  max_pairs: int = 8, branch_points: str = "all", reference: str = "dataset",
                  odds_from: str = "branch", ref_reduction: str = "question",
                  process_index: int = 0, process_count: int = 1,
+                 rows_here: Sequence[int] | None = None,
                  cache_bytes: int = CACHE_BYTES):
         if rows_per_batch < 1 or rows_per_batch % process_count:
             raise UserError(f"pack.rows is {rows_per_batch}: it must be a positive multiple of "
@@ -96,7 +99,7 @@ class Batches:
         self.examples = examples if isinstance(examples, Examples) else ReadyTrees(examples)
         self.seed, self.rows_per_batch = seed, rows_per_batch
         local = rows_per_batch // process_count
-        self._local = slice(process_index * local, (process_index + 1) * local)
+        self._local = rows_here or range(process_index * local, (process_index + 1) * local)
         self._pairs = {"pairing": pairing, "max_pairs": max_pairs, "branch_points": branch_points,
                        "odds_from": odds_from, "seed": seed}
         self._layout = {"reference": reference, "odds_from": odds_from}
@@ -127,7 +130,7 @@ class Batches:
         ref_tokens = math.fsum(item.ref_tokens for item in everything) or 1.0
         blank = no_patches(self.examples.processor.config)
         filled = []
-        for plan, row in rows[self._local]:
+        for plan, row in (rows[i] for i in self._local):
             items = [plan.items[i] for i in row]
             layouts = [self._with_pixels(item, plan.epoch) for item in items]
             filled.append(fill_row(layouts, self.budgets, questions=questions,

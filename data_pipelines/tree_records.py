@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -57,7 +58,8 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
 
     {"count", "bytes", "sha256" of the file, "fingerprint" of the records' contents}.
 
-    Every record is checked in the form in which it will be read; ints may be numpy's.
+    Every record is checked in the form in which it will be read; ints may be numpy's. Several
+    processes and hosts may write the same shard at once: each file appears whole.
     Raises RecordError for one that breaks the schema, and then leaves nothing behind.
     """
     path = pathlib.Path(path)
@@ -66,7 +68,8 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path = _manifest_path(path)
     manifest_path.unlink(missing_ok=True)  # from here on the shard is not done
-    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # Not the process id alone: in containers on two hosts it may be the same.
+    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     content, count = hashlib.sha256(), 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(tmp), "group_size:1")
@@ -97,7 +100,7 @@ def shard_done(path: str | os.PathLike) -> bool:
     """True when the shard has a manifest and the file's contents match it (read in full)."""
     path = pathlib.Path(path)
     try:
-        return _file_sha256(path) == _read_manifest(path)["sha256"]
+        return _read_manifest(path)["sha256"] == _file_sha256(path)
     except (OSError, RecordError):
         return False
 

@@ -64,6 +64,7 @@ VERBS: dict[str, Verb] = {
         "Writes checkpoints and metrics.jsonl. Run the same command again to go on after an\n"
         "interruption, at the step where it stopped.",
         options={
+            "dry_run": (False, "check settings, data, mesh and disk, print what it takes; no more"),
             "profile": ("", "trace these steps of this command into WORKDIR/profile")
         },
         bare={"profile": "10:13"},

@@ -6,6 +6,7 @@ One function per verb, named like it, taking a cli.Command. Heavy imports stay i
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -47,12 +48,23 @@ def explore(command: Command) -> None:
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
+    from srpo_jax.dry_run import dry_run
+    from srpo_jax.events import process_start
+    from srpo_jax.processes import together
     from srpo_jax.profiling import parse_window
     from srpo_jax.train import train as run
 
     text = command.options["profile"]
-    summary = run(config, workdir, profile=parse_window(text) if text else None)
-    print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
+    profile = parse_window(text) if text else None
+    with together(config.processes, config) as place:
+        if command.options["dry_run"]:
+            report = dry_run(config, workdir)
+            if place.index == 0:
+                print(report)
+            return
+        summary = run(config, workdir, profile=profile, born=process_start())
+        if place.index == 0:
+            print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
 
 def export(command: Command) -> int:
@@ -83,6 +95,11 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
         raise UserError(f"--model={model}: no such directory")
     _settle()
     from srpo_jax.evaluate.run import evaluate
+    from srpo_jax.places import find_place
+
+    if find_place(config.processes, os.environ).index:
+        print("eval runs on process 0, so this one has nothing to do", flush=True)
+        return
 
     params = None
     if not model and pathlib.Path(workdir, "checkpoints").is_dir():
@@ -99,6 +116,12 @@ def report(command: Command) -> None:
     workdir = _workdir(command, must_exist=True)
     from srpo_jax.report import write_report
 
+    from srpo_jax.goodput import goodput, line
+    from srpo_jax.workdir import shown_run
+
+    found = goodput(shown_run(pathlib.Path(workdir)))
+    if found:
+        print(line(found))
     print(f"wrote {write_report(workdir, command.options['out'] or None)}")
 
 

@@ -21,7 +21,8 @@ from srpo_jax.errors import UserError
 @dataclass(frozen=True)
 class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
-    adds single values to the range, `required` refuses "".
+    adds single values to the range, `required` refuses "". `names`: one or more of these, with
+    commas.
     """
 
     kind: type
@@ -32,6 +33,7 @@ class Rule:
     also: tuple[float, ...] = ()
     required: bool = False
     regexes: bool = False
+    names: tuple[str, ...] = ()
 
     def allowed(self) -> str:
         """The rule in words, for error messages and docs/configuration.md."""
@@ -39,6 +41,8 @@ class Rule:
             return " | ".join(self.words)
         if self.regexes:
             return "a tuple of regular expressions"
+        if self.names:
+            return f"{self.names[0]}, or any of {','.join(self.names[1:])} with commas between"
         names = {int: "a whole number", float: "a number", str: "text", bool: "True | False"}
         name = names[self.kind]
         if self.required:
@@ -62,6 +66,11 @@ class Rule:
             return False
         if self.words:
             return value in self.words
+        if self.names:
+            parts = value.split(",")
+            return value == self.names[0] or (
+                set(parts) <= set(self.names[1:]) and len(set(parts)) == len(parts)
+            )
         if self.kind in (int, float):
             if not math.isfinite(value):
                 return False
@@ -145,7 +154,9 @@ RULES: dict[str, Rule] = {
     "train.keep_best": _int(0),
     "train.best_metric": _word(*BEST_METRICS),
     "train.log_every": _int(1),
-    "train.report_to": _word("none", "tensorboard"),
+    "train.watchdog_minutes": _NOT_NEGATIVE,
+    "train.compilation_cache": _REQUIRED,
+    "train.report_to": Rule(str, names=("none", "tensorboard", "wandb", "trackio")),
     "lora.rank": _int(0),
     "lora.alpha": _POSITIVE,
     "lora.use_rslora": _FLAG,
@@ -155,6 +166,10 @@ RULES: dict[str, Rule] = {
     "mesh.data": _int(1),
     "mesh.fsdp": _int(1, -1),
     "mesh.tensor": _int(1),
+    "processes.coordinator": _TEXT,
+    "processes.index": _int(0, -1),
+    "processes.count": _int(0),
+    "processes.heartbeat_seconds": _int(5, 0),
     "eval.batch": _int(1),
     "eval.max_new_tokens": _int(1),
     "eval.num_questions": _int(0),

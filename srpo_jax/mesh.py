@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from srpo_jax.errors import UserError
 
@@ -26,9 +27,11 @@ def make_mesh(
 ) -> Mesh:
     """Mesh over all `devices` (default: every device of all processes), in the order of AXES.
 
-    At most one size may be -1: it takes what the others leave. On several TPU slices `data` is over
-    them, fsdp and tensor stay inside a slice. Errors: UserError when the sizes do not multiply to
-    the number of devices, or data is no multiple of the slices.
+    At most one size may be -1: it takes what the others leave. With several slices `data` goes
+    over them: a slice holds data / slices whole replicas, so that only the gradients' sum, once a
+    step, crosses the network between slices.
+    Errors: UserError when the sizes do not multiply to the number of devices, and when data is not
+    a multiple of the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -44,30 +47,45 @@ def make_mesh(
             f"mesh {asked} does not cover {len(devices)} device(s) exactly; "
             "set mesh.data, mesh.fsdp and mesh.tensor so that their product is that number"
         )
-    types = (AxisType.Auto,) * len(AXES)
-    slices = _by_slice(devices)
-    if sizes["data"] % len(slices):
-        raise UserError(
-            f"mesh.data={sizes['data']} is no multiple of the {len(slices)} TPU slices: fsdp and "
-            "tensor stay inside a slice"
-        )
-    sizes["data"] //= len(slices)
     shape = tuple(sizes[axis] for axis in AXES)
-    parts = [jax.make_mesh(shape, AXES, types, devices=part) for part in slices]
-    if len(parts) == 1:
-        return parts[0]
-    return Mesh(np.concatenate([part.devices for part in parts]), AXES, axis_types=types)
+    slices = number_of_slices(devices)
+    if shape[0] % slices:
+        raise UserError(
+            f"mesh {asked}: mesh.data={shape[0]} is no multiple of the {slices} TPU slices; fsdp "
+            "and tensor stay inside a slice, as the network between slices is too slow for them"
+        )
+    # As jax.make_mesh has it: a v5e torus may be cut across its axes.
+    options = {"allow_split_physical_axes": devices[0].device_kind in ("TPU v5 lite", "TPU v5e")}
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, devices, **options)
+    else:
+        inside = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **options)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """The devices of each TPU slice. A slice alone has no slice_index; elsewhere it means hosts."""
-    slices: dict[int, list[jax.Device]] = {}
-    for device in devices:
-        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
-        slices.setdefault(index, []).append(device)
-    return [slices[index] for index in sorted(slices)]
+def number_of_slices(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices the devices are of. On GPUs jax counts hosts as slices, but fsdp over
+    hosts is what their network is made for: there it is 1.
+    """
+    if devices[0].platform == "gpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
+def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which rows of a global batch of `rows` lie on this process's devices, in ascending order.
+
+    Not always a p-th part: where `tensor` goes over processes they hold the same rows, and on a
+    TPU a host's chips are neighbours in the torus, not in the order of the mesh.
+    """
+    place = NamedSharding(mesh, P(ROW_AXES))
+    held: set[int] = set()
+    for (part,) in place.addressable_devices_indices_map((rows,)).values():
+        held.update(range(*part.indices(rows)))
+    return tuple(sorted(held))

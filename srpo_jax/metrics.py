@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, one readable line a step, TensorBoard as an extra.
+"""What a run says of itself: metrics.jsonl, one readable line a step, trackers as extras.
 
 Names are TRL's (loss, rewards/margins, logps/chosen, num_tokens, ...), so that dashboards people
 have go on working; ours stand under srpo/ and perf/. `step` is the number of updates done.
@@ -11,9 +11,10 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from srpo_jax.errors import UserError
+from srpo_jax.trackers import make_trackers
 from srpo_jax.workdir import write_text
 
 FILE = "metrics.jsonl"
@@ -80,13 +81,25 @@ def _thousands(number: float) -> str:
 class Metrics:
     """Writes the metrics of one run; in a `with`. Only process 0 should make one.
 
-    report_to: "none" or "tensorboard". Errors: UserError when its package is missing.
+    report_to: see trackers.py; name and config are what they are told of the run. Errors:
+    UserError when a package is missing.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, steps: int, start: int, report_to: str):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        steps: int,
+        start: int,
+        report_to: str,
+        name: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
         self.steps = steps
         path = pathlib.Path(workdir) / FILE
-        self._board = _tensorboard(path.parent, start) if "tensorboard" in report_to else None
+        self._trackers = make_trackers(
+            report_to, path.parent, name=name, config=config or {}, start=start
+        )
         cut_after(path, start)
         self._file = path.open("a", buffering=1)  # by the line: a killed run keeps what it said
 
@@ -95,24 +108,12 @@ class Metrics:
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
-        if self._board:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One JSON line, one printed line, one point per TensorBoard curve."""
+        """One JSON line, one printed line, one point per curve of a tracker."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         print(line(step, self.steps, values), flush=True)
-        for name, value in values.items() if self._board else ():
-            self._board.add_scalar(name, value, step)
-
-
-def _tensorboard(workdir: pathlib.Path, start: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.report_to is tensorboard but tensorboardX is not installed; "
-            "pip install 'srpo_jax[report]'"
-        ) from None
-    # purge_step: TensorBoard then hides points of the steps that are run again.
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        for tracker in self._trackers:
+            tracker.write(step, values)

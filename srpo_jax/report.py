@@ -15,6 +15,7 @@ from srpo_jax import __version__, report_scores
 from srpo_jax.errors import UserError
 from srpo_jax.report_answers import answer_card, choose_answers
 from srpo_jax.report_charts import charts
+from srpo_jax.report_goodput import section_of as goodput_section
 from srpo_jax.report_html import esc, fold, mark, missing, section
 from srpo_jax.report_style import CSS
 from srpo_jax.report_trees import choose_trees, tree_card
@@ -70,7 +71,7 @@ def render(workdir: pathlib.Path) -> str:
     folders = (home, workdir)
     body = [
         _results(evaluations, before, after, runs, home.name),
-        _training(metrics),
+        _training(metrics, goodput_section(home)),
         _exploration(trees),
         _answers(folders, [r for f in folders for r in record_folders(f, config)], before, after),
         _settings(config),
@@ -138,14 +139,14 @@ def _results(
     return section("results", "Results", lead, "".join(parts))
 
 
-def _training(metrics: list[dict]) -> str:
+def _training(metrics: list[dict], goodput: str) -> str:
     drawn = charts(metrics)
     if not drawn:
         return section(
             "training", "Training", "", missing("No metrics.jsonl yet: run `srpo train`.")
         )
     lead = "Long curves are running means, with every step drawn thin behind them."
-    return section("training", "Training", lead, drawn)
+    return section("training", "Training", lead, drawn + goodput)
 
 
 def _exploration(folder: pathlib.Path | None) -> str:

@@ -38,8 +38,10 @@ HARMLESS = {
     "train": (
         "accumulate",  # but see `identity`
         "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
+        "watchdog_minutes", "compilation_cache",
     ),
     "mesh": None,
+    "processes": None,
     "eval": None,
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import secrets
 from typing import Any, Mapping
 
 from srpo_jax.errors import UserError
@@ -22,7 +23,8 @@ CONTRASTS = {"odds_ratio": "odds ratio", "dpo": "DPO", "simpo": "SimPO", "ipo": 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Through a temporary file and a rename, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # Not the process id alone: in containers on two hosts it may be the same.
+    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
 

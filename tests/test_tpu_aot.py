@@ -16,11 +16,12 @@ import sys
 
 import pytest
 
-# name: (topology, (data, fsdp, tensor)); chips with 16 GB each
+# name: (topology of a slice, slices, (data, fsdp, tensor)); chips with 16 GB each
 CASES = {
-    "tiny": ("v5e:2x4", (1, 4, 2)),
-    "wide": ("v5e:2x4", (1, 4, 2)),  # bfloat16, remat, accumulation, chunked attention, own head
-    "3B": ("v5e:4x4", (1, 8, 2)),  # Qwen2.5-VL-3B, 8 rows of 8192 tokens and 4096 patches
+    "tiny": ("v5e:2x4", 1, (1, 4, 2)),
+    "slices": ("v5e:2x2", 2, (2, 2, 2)),
+    "wide": ("v5e:2x4", 1, (1, 4, 2)),  # bfloat16, remat, accumulation, chunked attention, own head
+    "3B": ("v5e:4x4", 1, (1, 8, 2)),  # Qwen2.5-VL-3B, 8 rows of 8192 tokens and 4096 patches
 }
 
 pytestmark = [
@@ -32,7 +33,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", ["tiny", "wide", pytest.param("3B", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    ["tiny", "wide", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slices", "3B"))],
+)
 def test_train_step_compiles_for_v5e(case):
     """With fsdp and tensor: the compiler takes it, it fits, and no large array is left whole."""
     env = dict(
@@ -64,7 +68,7 @@ def compile_case(case: str) -> dict:
     import multi_device_run as tiny
     import test_sharding as real
     from srpo_jax.attention import Attend
-    from srpo_jax.mesh import make_mesh
+    from srpo_jax.mesh import make_mesh, number_of_slices
     from srpo_jax.models.policy_model import PolicyModel, abstract_params
     from srpo_jax.objective import Objective
     from srpo_jax.optim import make_optimizer
@@ -73,7 +77,7 @@ def compile_case(case: str) -> dict:
     from srpo_jax.step import make_train_step
     from srpo_jax.tree.packing import Budgets
 
-    topology, sizes = CASES[case]
+    topology, slices, sizes = CASES[case]
     config, options, accumulate, budgets = tiny.tiny_config(), {}, 1, tiny.BUDGETS
     if case == "wide":
         text = dataclasses.replace(
@@ -91,7 +95,8 @@ def compile_case(case: str) -> dict:
     if case != "tiny":
         options = {"dtype": jnp.bfloat16, "remat": "full"}
 
-    described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
+    described = topologies.get_topology_desc(topology, platform="tpu", num_slices=slices)
+    assert number_of_slices(described.devices) == slices
     mesh = make_mesh(*sizes, devices=described.devices)
     abstract = abstract_params(config)
     optimizer = make_optimizer(tiny.train_settings(), abstract)

@@ -250,22 +250,15 @@ def test_settings_that_do_not_fit_are_one_line(world, tmp_path):
 def test_dpo_resumes_with_the_base_policy_as_reference(world, tmp_path):
     """The checkpoint holds the trained parameters only; the reference is read from the model."""
     cfg = make_config(world)
-    config = load_model_config(cfg.model.path)
-    abstract = abstract_params(config)
-    optimizer = make_optimizer(cfg.train, abstract)
-    shape = abstract_state(abstract, optimizer, with_reference=True)
-    places = state_shardings(shape, make_mesh(devices=jax.devices()[:1]))
-    target = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shape, places
-    )
+    cfg.objective.contrast = "dpo"
+    setup = module.prepare(cfg, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
-        rest = (target, optimizer, {"seed": 0})
-        base, _ = module.first_state(cfg, config, checkpoints, *rest)
+        base, _ = module.first_state(cfg, setup, checkpoints)
         params = jax.tree.map(lambda x: x + 1, base.params)
         trained = base._replace(step=base.step + 1, params=params)
-        checkpoints.save(trained, {"seed": 0}, {"num_tokens": 5})
+        checkpoints.save(trained, setup.run, {"num_tokens": 5})
         checkpoints.wait()
-        found, notes = module.first_state(cfg, config, checkpoints, *rest)
+        found, notes = module.first_state(cfg, setup, checkpoints)
     jax.tree.map(np.testing.assert_array_equal, found, trained)
     assert notes == {"num_tokens": 5}
 

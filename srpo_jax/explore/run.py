@@ -4,7 +4,8 @@
 
 A shard is written when all its questions are done, atomically; a run that is started again skips
 the shards that are there. All randomness is f(seed, record id, branch point, k), so an interrupted
-run ends with the same trees.
+run ends with the same trees, and so do any number of processes and hosts that run the same command
+on the same folder at the same time: each takes the next shard that nobody has (claims.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,14 @@ from data_pipelines.tree_records import (
 from srpo_jax.arbiter.rules import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.errors import UserError
+from srpo_jax.explore.claims import Claims, pause
 from srpo_jax.explore.policy import Policy, choose_questions, load_policy
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers, write_json
 from srpo_jax.explore.reference import TRIES, split_pieces, with_reference
 from srpo_jax.explore.sampler import Request, Sample, Sampler
 from srpo_jax.explore.summary import format_summary, summarise
+from srpo_jax.places import find_place
+from srpo_jax.workdir import read_json
 
 
 def explore(
@@ -68,6 +72,7 @@ def explore(
     run = {**provenance, "shards": count}
     refuse_strangers(folder, run)
     todo = [i for i in range(count) if not shard_done(paths[i])]
+    place = find_place(cfg.processes, os.environ)
 
     if todo:
         rows = min(cfg.explore.batch, max(map(len, shards)))
@@ -79,7 +84,9 @@ def explore(
             f"done before; {cfg.explore.branches} branches at each branch point",
             flush=True,
         )
-        for i in todo:
+        first = place.index * len(todo) // place.count  # workers begin apart from each other
+        todo = todo[first:] + todo[:first]
+        for i in _to_make(paths, todo, folder, lambda i: progress.skip(len(shards[i]))):
             trees = []
             for start in range(0, len(shards[i]), explorer.batch):
                 batch = shards[i][start : start + explorer.batch]
@@ -88,13 +95,44 @@ def explore(
                 trees += made
             write_shard(paths[i], trees)
 
-    summary = _summarise(cfg, folder, records, provenance)
+    summary = _summary_there(folder) if place.index else None
+    summary = summary or _summarise(cfg, folder, records, provenance)
     if not summary["questions"]:
         raise UserError(
             f"{folder}: the policy found no safe path for any of {len(records)} questions in "
             f"{TRIES} tries; use explore.reference=dataset"
         )
     return folder
+
+
+def _to_make(
+    paths: Sequence[pathlib.Path],
+    todo: Sequence[int],
+    folder: pathlib.Path,
+    made_elsewhere: Callable[[int], None],
+) -> Iterator[int]:
+    """The shards of `todo` that this process is to make, one after the other, claimed. Ends when
+    all of them are there, whoever made them; those of a worker that died are made here.
+    """
+    names = {paths[i].name: i for i in todo}  # keeps the order
+    waiting = False
+    with Claims(folder.with_name(folder.name + ".claims")) as claims:
+        while names:
+            name = claims.take(names)
+            if name is None and not waiting:
+                print(f"explore: {len(names)} shards are being made by others", flush=True)
+                waiting = True
+            if name is not None:
+                i = names.pop(name)
+                if shard_done(paths[i]):  # since the first look: another worker was faster
+                    made_elsewhere(i)
+                else:
+                    yield i
+                claims.release()
+                continue
+            pause()
+            for name in [n for n, i in names.items() if shard_done(paths[i])]:
+                made_elsewhere(names.pop(name))
 
 
 class Explorer:
@@ -260,6 +298,10 @@ class Progress:
         self.total, self.done, self.branches = total, 0, 0
         self.start = self.last = time.monotonic()
 
+    def skip(self, questions: int) -> None:
+        """So many were made by another worker."""
+        self.total -= questions
+
     def __call__(self, questions: int, branches: int) -> None:
         self.done += questions
         self.branches += branches
@@ -279,6 +321,15 @@ def branch_seed(seed: int, record_id: str, at: int | str, k: int) -> int:
     """The sampler's seed of one branch, 64 bits: a function of its arguments alone."""
     text = json.dumps([seed, record_id, at, k])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _summary_there(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The summary that another worker wrote of these shards, if one did."""
+    try:
+        found = read_json(folder / "summary.json")
+    except (OSError, UserError):
+        return None
+    return found if found.get("fingerprint") == fingerprint(folder) else None
 
 
 def _summarise(cfg, folder: pathlib.Path, records, provenance) -> dict[str, Any]:

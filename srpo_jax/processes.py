@@ -1,0 +1,253 @@
+"""Several processes, one run: they meet, make sure that they run the same thing, and end together.
+
+`together` is entered once, before anything touches a device. With one process it does nothing.
+What Python can see of a failure (an exception anywhere) ends all processes within seconds, with
+the same exit code: the failing one says so in the coordinator's key-value store, and a thread of
+each other one, which may well be stuck in a collective, reads it there. What Python cannot see (a
+killed process) shows as missing heartbeats: the others are aborted from C++, exit code 134.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax._src import cloud_tpu_init, distributed  # no public way to the store and to this fact
+
+from srpo_jax import __version__
+from srpo_jax.errors import UserError
+from srpo_jax.places import Place, find_place
+
+HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
+MEET_SECONDS = 300  # for all to come to the start, and to each check
+COMPILE_SECONDS = 3600  # between the first process that has compiled and the last
+POLL_SECONDS = 1.0
+UNWIND_SECONDS = 20  # a failed process gets so long to end by itself, before it is ended
+FAILED = "srpo/failed/"
+_failing = threading.Event()  # this process has a failure of its own
+
+
+@contextlib.contextmanager
+def together(section: Any, config: Any = None) -> Iterator[Place]:
+    """In a `with`: jax.distributed is up, and all processes run the same code and settings.
+
+    section: the config's `processes`; config: the whole one, to be compared.
+    Errors: UserError, on all processes, when they differ, and when the description is half-set.
+    """
+    on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm
+    place = find_place(section, os.environ, tpu_host=on_tpu)
+    if place.kind == "single":
+        yield place
+        return
+    _initialise(place, section.heartbeat_seconds)
+    lifeline = _Lifeline()
+    try:
+        with alarm():
+            agree("program", program_facts(config))
+            yield place
+    except SystemExit:  # all leave, as they agreed to
+        lifeline.leave()
+        raise
+    except BaseException as error:
+        lifeline.end_after_failure(_exit_code(error))
+        raise
+    lifeline.leave()
+
+
+@contextlib.contextmanager
+def alarm() -> Iterator[None]:
+    """In a `with`: a failure in it is told to the other processes before anything is cleaned up,
+    as cleaning up may wait for them.
+    """
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        tell_failure(_exit_code(error), f"{type(error).__name__}: {error}")
+        raise
+
+
+def tell_failure(code: int, line: str) -> None:
+    """Makes all other processes end with this exit code. Nothing for one process."""
+    client = distributed.global_state.client
+    if client is None:
+        return
+    _failing.set()
+    said = json.dumps([jax.process_index(), code, " ".join(line.split())[:300]])
+    with contextlib.suppress(Exception):  # told already, or nobody is left to be told
+        client.key_value_set(FAILED + "first", said)
+
+
+def agree(topic: str, facts: Mapping[str, Any]) -> None:
+    """Compares `facts` (JSON values) over all processes; each topic once.
+
+    Errors: UserError, the same line on every process, that names what differs and where.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return
+    index, limit = jax.process_index(), MEET_SECONDS * 1000
+    key = f"srpo/agree/{topic}/"
+    client.key_value_set(f"{key}{index}", json.dumps(dict(facts)))
+    if index == 0:
+        first = json.loads(json.dumps(dict(facts)))
+        differ = []
+        for other in range(1, jax.process_count()):
+            theirs = json.loads(client.blocking_key_value_get(f"{key}{other}", limit))
+            differ += _differences(first, theirs, other)
+        client.key_value_set(f"{key}verdict", json.dumps(differ[:4]))
+    verdict = json.loads(client.blocking_key_value_get(f"{key}verdict", limit))
+    if verdict:
+        raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
+
+
+def compile_together(step: Any, *args: Any) -> Any:
+    """The jitted `step` compiled for these arguments; returns when all processes have it.
+
+    Without waiting, the first one's collectives would stand and wait for the last one's compiler:
+    gloo gives them 30 s. With one process the step as it is.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return step
+    compiled = step.lower(*args).compile()
+    client.wait_at_barrier("srpo/compiled", COMPILE_SECONDS * 1000)
+    return compiled
+
+
+def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> list[str]:
+    return [
+        f"{name} is {theirs.get(name)!r} on process {other} but {first.get(name)!r} on process 0"
+        for name in sorted(first.keys() | theirs.keys())
+        if first.get(name) != theirs.get(name)
+    ]
+
+
+def program_facts(config: Any = None) -> dict[str, Any]:
+    """What must be the same everywhere before anything is computed: code, jax, devices, config."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).resolve().parents[1]
+    for package in ("srpo_jax", "data_pipelines"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    facts = {
+        "code": f"srpo_jax {__version__} {digest.hexdigest()[:12]}",
+        "jax": jax.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+    }
+    for name, value in _flat(config.to_dict()).items() if config is not None else ():
+        if name != "processes.index":
+            facts[f"config.{name}"] = value
+    return facts
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+def _initialise(place: Place, heartbeat_seconds: int) -> None:
+    """Starts jax.distributed. Errors: UserError when the cluster cannot be found."""
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": heartbeat_seconds or HEARTBEAT_SECONDS[place.loopback],
+        "initialization_timeout": MEET_SECONDS,
+        "shutdown_timeout_seconds": 60,
+    }
+    if place.kind == "explicit":
+        options |= {
+            "coordinator_address": place.coordinator,
+            "num_processes": place.count,
+            "process_id": place.index,
+            "cluster_detection_method": "deactivate",
+        }
+        if place.loopback:  # without it the coordinator listens, unprotected, on every network
+            options["coordinator_bind_address"] = place.coordinator
+    elif place.kind == "slurm":
+        options["local_device_ids"] = place.local_device_ids
+    try:
+        jax.distributed.initialize(**options)
+    except Exception as error:  # a metadata server that is not there, a name that has no address
+        if place.kind == "explicit" and not isinstance(error, (ValueError, TypeError)):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"jax.distributed did not start on this {place.kind} cluster ({said}); set "
+            "SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or SRPO_NUM_PROCESSES=1 "
+            "for this host alone"
+        ) from None
+
+
+def _exit_code(error: BaseException) -> int:
+    """What the program will exit with when this is not caught, as cli.main has it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, UserError) else 1
+
+
+class _Lifeline:
+    """The thread that looks for another process's failure, and the two ways to end."""
+
+    def __init__(self) -> None:
+        self._client = distributed.global_state.client
+        self._index = jax.process_index()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            try:
+                found = self._client.key_value_dir_get(FAILED)
+            except Exception:  # the coordinator is gone: jax aborts us, or we are leaving
+                return
+            if not found:
+                continue
+            index, code, line = json.loads(found[0][1])
+            if _failing.is_set():  # it ends by itself, or is ended
+                self._over.wait(UNWIND_SECONDS)
+            else:
+                _say(f"process {self._index} stops, as process {index} failed: {line}")
+                self._meet()
+            _exit(code)
+
+    def _meet(self) -> None:
+        """Waits a few seconds for the others, so that process 0, where the store lives, does not
+        go before all have read it.
+        """
+        with contextlib.suppress(Exception):
+            self._client.wait_at_barrier("srpo/ending", int(3000 * POLL_SECONDS))
+
+    def leave(self) -> None:
+        """All is well: leave when all others do."""
+        self._over.set()
+        self._thread.join()
+        jax.distributed.shutdown()
+
+    def end_after_failure(self, code: int) -> None:
+        """Python goes on (somebody prints the error), but what is left of jax is not waited for."""
+        self._meet()
+        atexit.register(_exit, code)  # runs before jax's own clean-up, which waits for all
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,80 @@
+"""Exploration by several workers that share nothing but a folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srpo_jax.explore import claims, run
+from srpo_jax.explore.claims import Claims
+from tests.explore.explore_worker import config_of
+from tests.explore.small_world import ArithmeticArbiter, RecitingSampler
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def tree_bytes(workdir) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((workdir / "trees").iterdir())}
+
+
+def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
+    """Two workers, one dies by SIGKILL within a shard: every file is, byte for byte, that of one
+    worker alone, and no claim is left.
+    """
+    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    config = config_of(tmp_path / "world")
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", SRPO_NUM_PROCESSES="2")
+    env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.explore.explore_worker", tmp_path / f"world{index}",
+             shared, *after], env={**env, "SRPO_PROCESS_ID": str(index)}, cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index, after in enumerate([["0"], []])
+    ]  # fmt: skip
+    run.explore(config, alone, arbiter=ArithmeticArbiter())
+    said = [worker.communicate(timeout=300) for worker in workers]
+    assert workers[0].returncode == -signal.SIGKILL, said[0]
+    assert workers[1].returncode == 0, said[1]
+    assert tree_bytes(shared) == tree_bytes(alone) and len(tree_bytes(alone)) == 8
+    assert not (tmp_path / "shared" / "trees.claims").exists()
+    run.explore(config, shared, arbiter=ArithmeticArbiter())  # safe to run twice
+    assert tree_bytes(shared) == tree_bytes(alone)
+
+
+@pytest.fixture
+def two(tmp_path):
+    with Claims(tmp_path / "c", lease_seconds=5) as a, Claims(tmp_path / "c", lease_seconds=5) as b:
+        yield a, b
+    assert not (tmp_path / "c").exists(), "the last one takes the folder away"
+
+
+def test_a_claim_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
+    """Nobody takes what a living worker holds; the dead one's, or a silent host's, is free."""
+    a, b = two
+    assert a.take(["x", "y"]) == "x" and b.take(["x", "y"]) == "y" and b.take(["x"]) is None
+    b.release()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path = tmp_path / "c" / "x.claim"
+    owner = claims._read(path)
+    path.write_text(claims.json.dumps({**owner, "pid": dead.pid, "token": "t"}))
+    assert b.take(["x"]) == "x", "its process is gone"
+    b.release()
+
+    path.write_text(claims.json.dumps({**owner, "host": "elsewhere", "token": "t"}))
+    assert a.take(["x"]) is None, "another host's, touched just now"
+    old = time.time() - 60
+    os.utime(path, (old, old))
+    assert a.take(["x"]) == "x", "nobody touched it for longer than the lease"
+    path.write_text("")  # a claim that is being written
+    assert b.take(["x"]) is None
+    path.unlink()

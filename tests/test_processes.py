@@ -1,0 +1,126 @@
+"""srpo_jax/places.py and processes.py: who is who, the check that all agree, and the common end."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from srpo_jax.errors import UserError
+from srpo_jax.places import Place, find_place
+
+SCRIPT = pathlib.Path(__file__).parent / "processes_run.py"
+EXPLICIT = {
+    "SRPO_COORDINATOR": "127.0.0.1:7000", "SRPO_PROCESS_ID": "1", "SRPO_NUM_PROCESSES": "2"
+}  # fmt: skip
+SRUN = {
+    "SLURM_JOB_ID": "5", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "8",
+}  # fmt: skip
+
+
+def section(**changes):
+    return ConfigDict({"coordinator": "", "index": -1, "count": 0, **changes})
+
+
+def test_a_laptop_and_pathways_are_one_process():
+    """Nothing set: nothing is started. Under Pathways nothing may be, whatever else is set."""
+    assert find_place(section(), {}) == Place()
+    assert find_place(section(), {"JAX_PLATFORMS": "cpu"}, tpu_host=True) == Place()
+    proxy = {**EXPLICIT, **SRUN, "JAX_PLATFORMS": "proxy,cpu"}
+    assert find_place(section(), proxy, tpu_host=True) == Place()
+
+
+def test_explicit_addresses_go_before_clusters():
+    """The variables, or the config's fields, or some of each; one process needs nothing more."""
+    found = find_place(section(), {**SRUN, **EXPLICIT}, tpu_host=True)
+    assert found == Place("explicit", 2, 1, "127.0.0.1:7000") and found.loopback
+    mixed = find_place(section(coordinator="[fe80::1]:80", count=3), {"SRPO_PROCESS_ID": "0"})
+    assert mixed == Place("explicit", 3, 0, "[fe80::1]:80") and not mixed.loopback
+    assert find_place(section(), {**SRUN, "SRPO_NUM_PROCESSES": "1"}, tpu_host=True) == Place()
+
+
+def test_slurm_gives_a_task_its_gpus():
+    """One task a node: all its GPUs (jax alone takes one); several: jax's rule, or its own one."""
+    assert find_place(section(), SRUN) == Place("slurm", 2, 1, local_device_ids=tuple(range(8)))
+    several = {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_LOCALID": "1"}
+    assert find_place(section(), several).local_device_ids is None
+    assert find_place(section(), {**several, "CUDA_VISIBLE_DEVICES": "3"}).local_device_ids == (0,)
+    shell = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_NODELIST"}
+    assert find_place(section(), shell) == Place(), "a shell of salloc is no step of srun"
+
+
+def test_tpu_hosts_are_left_to_jax():
+    """With TPU chips jax asks the cluster, unless another platform is wanted."""
+    for platforms in ("", "tpu", "tpu,cpu"):
+        place = find_place(section(), {"JAX_PLATFORMS": platforms}, tpu_host=True)
+        assert place == Place("tpu", 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"SRPO_PROCESS_ID": None}, "not SRPO_PROCESS_ID"),
+        ({"SRPO_NUM_PROCESSES": None, "SRPO_COORDINATOR": None}, "not SRPO_COORDINATOR"),
+        ({"SRPO_PROCESS_ID": "2"}, "ids go from 0"),
+        ({"SRPO_PROCESS_ID": "x"}, "must be a whole number"),
+        ({"SRPO_COORDINATOR": "127.0.0.1"}, "must be HOST:PORT"),
+    ],
+)
+def test_half_set_addresses_are_one_line(changes, said):
+    """A process that guessed would wait for the others for minutes."""
+    env = {name: value for name, value in {**EXPLICIT, **changes}.items() if value is not None}
+    with pytest.raises(UserError, match=said) as error:
+        find_place(section(), env)
+    assert "\n" not in str(error.value)
+
+
+def both(what: str, *, script: pathlib.Path = SCRIPT, timeout: float = 120) -> list[tuple]:
+    """[(exit code, stdout, stderr)] of the script as process 0 and 1 of 2."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2", PJRT_NPROC="32")
+    env |= {"PYTHONPATH": str(SCRIPT.parents[1]), "SRPO_NUM_PROCESSES": "2"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, script, what], text=True,
+            env={**env, "SRPO_COORDINATOR": f"127.0.0.1:{port}", "SRPO_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        said = [child.communicate(timeout=timeout) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [(child.returncode, *texts) for child, texts in zip(children, said, strict=True)]
+
+
+@pytest.mark.multi_device
+def test_what_differs_stops_all_with_the_same_line():
+    """Another config on one host is told on every host before anything is computed: exit code 2."""
+    lines = []
+    for code, out, err in both("config"):
+        assert code == 2, err[-2000:]
+        assert out == ""
+        lines += [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2 and lines[0] == lines[1]
+    assert "config.train.steps is 7 on process 1 but 100 on process 0" in lines[0]
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize("what, code", [("error", 2), ("bug", 1)])
+def test_a_failure_of_one_ends_all_with_its_exit_code(what, code):
+    """Even when the other one waits in a collective, and when the failed one is the coordinator."""
+    ended = both(what)
+    assert [each[0] for each in ended] == [code, code], ended
+    healthy = 0 if what == "error" else 1
+    failed = 1 - healthy
+    assert f"process {healthy} stops, as process {failed} failed: " in ended[healthy][2]
