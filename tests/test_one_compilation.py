@@ -20,7 +20,8 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def mixed_record(i: int) -> dict:
-    """A tree of test_train with none to two pictures of 28..168 x 28..168 pixels."""
+    """A tree of test_train with none to two pictures of 28..168 x 28..168 pixels, and one more safe
+    branch at every point, so that an epoch draws other pairs than the one before."""
     rng = np.random.default_rng(100 + i)
     images = []
     for number in range(i % 3):
@@ -30,18 +31,24 @@ def mixed_record(i: int) -> dict:
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         images.append({"name": f"{number}.png", "sha256": digest, "data": data})
-    return tree_record(i) | {"images": images}
+    record = tree_record(i)
+    more = [
+        branch | {"k": 2, "tokens": rng.integers(0, 256, int(rng.integers(2, 20))).tolist()}
+        for branch in record["branches"] if branch["reply_verdict"] == "SAFE"
+    ]  # fmt: skip
+    return record | {"images": images, "branches": record["branches"] + more}
 
 
 def test_200_steps_over_mixed_trees_compile_once(tmp_path, monkeypatch):
     """Trees of many shapes, pictures of many sizes, other pairs in every epoch: the step has one
     entry in its cache, and from the second step to the last nothing at all is compiled."""
     tiny_qwen2_5_vl(tmp_path / "model")
-    records = [mixed_record(i) for i in range(24)]
+    records = [mixed_record(i) for i in range(40)]
     write_shard(shard_path(tmp_path / "trees", 0, 1), records)
     config = common.get_config()
     config.model.path, config.data.trees = str(tmp_path / "model"), str(tmp_path / "trees")
     config.pack.rows, config.objective.pairing, config.mesh.fsdp = 1, "one", 1
+    config.pack.row_tokens = 256  # rows of several trees: others in every epoch
     config.train.steps, config.train.save_every, config.train.log_every = STEPS + 1, STEPS + 1, 50
 
     shapes, compiled, made = [], [], []
