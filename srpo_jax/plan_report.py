@@ -145,11 +145,13 @@ def text(plan: dict[str, Any]) -> str:
 
 
 def markdown(plans: Sequence[dict[str, Any]]) -> str:
-    """One table over all candidates of several plans, the best of each plan first."""
+    """One table over all candidates of several plans, the best of each plan first. A compilation
+    that broke is no figure: it is in the JSON object.
+    """
     rows = [
         (plan.get("name", plan["topology"]), plan["topology"], *_cells(entry))
         for plan in plans
-        for entry in plan["candidates"]
+        for entry in plan["candidates"] if entry["status"] != "failed"
     ]
     named = any("name" in plan for plan in plans)
     header = (*(("model",) if named else ()), "TPU", *HEADER)

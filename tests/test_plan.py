@@ -236,17 +236,21 @@ def test_the_compilers_number_is_read_from_every_form_of_its_message():
 @needs_libtpu
 @pytest.mark.tpu_aot
 def test_every_slice_of_the_table_exists():
-    """libtpu knows them all, with the devices that the table says."""
+    """libtpu knows them all, with the devices that the table says; axes may be parts of sides."""
     script = (
         "import json, sys\n"
         "from srpo_jax.chips import CHIPS, parse_slice\n"
-        "from srpo_jax.plan_compile import devices_of\n"
+        "from srpo_jax.mesh import make_mesh\n"
+        "from srpo_jax.plan_compile import devices_of, extent\n"
         "for chip in CHIPS.values():\n"
         "    for shape in chip.shapes:\n"
         "        where = parse_slice(f'{chip.name}:{shape}')\n"
         "        found = devices_of(where.name, where.host_bounds)\n"
         "        assert len(found) == where.devices, where.name\n"
         "        assert found[0].device_kind == chip.kind, found[0].device_kind\n"
+        "found = devices_of('v5e:8x8', None)\n"
+        "mesh = make_mesh(1, 32, 2, devices=found)\n"
+        "assert (extent(mesh, ('tensor',)), extent(mesh, ('fsdp',))) == ([2, 1, 1], [4, 8, 1])\n"
     )
     env = os.environ | plan_run.ENVIRONMENT
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
