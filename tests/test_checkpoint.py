@@ -64,8 +64,8 @@ def restore(folder, target=None, check_run=lambda run: None):
 
 
 def flip_one_bit(folder: pathlib.Path, step: int) -> None:
-    """In the middle of the largest data file of a step."""
-    files = [f for f in (folder / str(step)).rglob("*") if f.is_file() and f.parent.name == "d"]
+    """In the middle of the largest data file of a step's parameters."""
+    files = [f for f in (folder / str(step) / "params").rglob("d/*") if f.is_file()]
     file = max(files, key=os.path.getsize)
     flip(file, file.stat().st_size // 2, 0x10)
 

@@ -40,7 +40,7 @@ def results(tower, params, row, tiles):
 
 def test_room_for_more_tiles_changes_nothing():
     """Features and gradients are those of the tiles alone; padding is finite and gets none."""
-    tower = TileTower(CONFIG, 8, jnp.float32, jnp.float32, False, lambda x, _: x, Attend())
+    tower = TileTower(CONFIG, 8, jnp.float32, jnp.float32, "none", lambda x, _: x, Attend())
     rng = np.random.default_rng(1)
     params = jax.tree.map(
         lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
