@@ -14,7 +14,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -106,14 +106,8 @@ def train(
         step = make_train_step(
             model, objective, optimizer, mesh, places, accumulate=cfg.train.accumulate, lora=lora
         )
-
-        def flops(work: Work) -> float:
-            adapters = None if lora is None else trained
-            return model_flops(
-                config, abstract, work,
-                trainable=optimizer.trainable, adapters=adapters, reference=by_reference,
-            ).total  # fmt: skip
-
+        adapters = None if lora is None else trained
+        flops = flops_of_work(config, abstract, optimizer, adapters, by_reference)
         tally = Tally(cfg, batches, notes, flops=flops, devices=list(mesh.devices.flat))
         log = Metrics(
             workdir, steps=cfg.train.steps, start=start, report_to=cfg.train.report_to
@@ -228,6 +222,22 @@ def make_batches(cfg: Any, examples: Examples) -> Batches:
         process_count=jax.process_count(),
         **{name: cfg.objective[name] for name in names},
     )
+
+
+def flops_of_work(
+    config: ModelConfig, base: Any, optimizer: Optimizer, adapters: Any, by_reference: bool
+) -> Callable[[Work], float]:
+    """The model's FLOPs of a step, by what its batch holds; what is frozen costs no gradient.
+
+    base: the policy's (abstract) parameters; adapters: those of LoRA, or None.
+    """
+    def flops(work: Work) -> float:
+        return model_flops(
+            config, base, work,
+            trainable=optimizer.trainable, adapters=adapters, reference=by_reference,
+        ).total  # fmt: skip
+
+    return flops
 
 
 def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, jax.Array]:
