@@ -154,8 +154,8 @@ def _named(tree_id: str) -> Iterator[str]:
         raise RecordError(f"{name}{e}") from None
 
 
-def make_tree(record: dict[str, Any], prompt: EncodedPrompt | PromptOutline, *, scope: str = "reply",
-              require_effective: bool = False) -> Tree:
+def make_tree(record: dict[str, Any], prompt: EncodedPrompt | PromptOutline, *,
+              scope: str = "reply", require_effective: bool = False) -> Tree:
     """The Tree of a checked tree record, with the branches that have a label."""
     pieces = [np.asarray(piece, np.int32) for piece in (*record["steps"], record["reply"])]
     branches = []

@@ -67,8 +67,8 @@ def line(step: int, steps: int, values: dict[str, float]) -> str:
     )
     for key, form in rates:
         if key in values:
-            rate = values[key]
-            parts.append(form.format(_thousands(rate) if key.endswith("tokens_per_second") else rate))
+            tokens = key == "perf/tokens_per_second"
+            parts.append(form.format(_thousands(values[key]) if tokens else values[key]))
     if "perf/eta_seconds" in values:
         parts.append(f"ETA {duration(values['perf/eta_seconds'])}")
     return f"step {step}/{steps} " + " ".join(parts)

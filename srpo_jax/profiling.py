@@ -46,7 +46,9 @@ class Profile:
     window: None for no trace. first: the number of the process's first step, for messages.
     """
 
-    def __init__(self, window: tuple[int, int] | None, folder: pathlib.Path, first: int, steps: int):
+    def __init__(
+        self, window: tuple[int, int] | None, folder: pathlib.Path, first: int, steps: int
+    ):
         self._folder, self._first = folder, first
         self._tracing, self._done = False, 0
         self._start = self._stop = -1

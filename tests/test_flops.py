@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 
 import multi_device_run as tiny
+from srpo_jax import tally
+from srpo_jax.chips import peak_flops
 from srpo_jax.flops import Flops, Work, batch_work, model_flops, visible_pairs
 from srpo_jax.models.config import ModelConfig
 from srpo_jax.models.families import FAMILIES
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
+from srpo_jax.objective import Objective
+from srpo_jax.optim import make_optimizer
+from srpo_jax.prepare import Setup
 from srpo_jax.sharding import by_path
 
 RELEASED = pathlib.Path(__file__).parent / "released"
@@ -146,3 +151,73 @@ def test_the_work_of_a_batch_is_that_of_its_trees():
 def released(name: str) -> ModelConfig:
     raw = json.loads((RELEASED / f"{name}.json").read_text())
     return FAMILIES[raw["model_type"]].read_config(name, raw)
+
+
+def test_peaks_of_gpus_by_the_drivers_name():
+    """Dense bfloat16, not "with sparsity"; what is not known, or a slice of a card, has none."""
+    for kind, tflops in (
+        ("NVIDIA H100 80GB HBM3", 989.5), ("NVIDIA H100 PCIe", 756.5), ("NVIDIA H200", 989.5),
+        ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A100 80GB PCIe", 312), ("TPU v5 lite", 197),
+        ("TPU7x", 2307 / 2),
+    ):  # fmt: skip
+        assert peak_flops(kind) == pytest.approx(tflops * 1e12)
+    for kind in ("cpu", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA GeForce RTX 4090", ""):
+        assert peak_flops(kind) is None
+
+
+def test_rates_of_a_run(monkeypatch):
+    """MFU and TFLOP/s per device are the flops of the steps over their seconds; the first step,
+    which compiles, counts in its own line only; without a peak there is no MFU."""
+    clock = iter([0.0, 100.0, 102.0, 106.0])
+    monkeypatch.setattr(tally.time, "monotonic", lambda: next(clock))
+
+    class Device:
+        device_kind = "NVIDIA H100 80GB HBM3"
+
+    rates = tally.Rates([Device(), Device()])
+    done = tally.Done(3.0, 30, Work(600, 9, 90, 80, 800), 989.5e12, 0.5)
+    assert rates.add(done, 9)["perf/step_seconds"] == 100
+    rates.add(done, 8)
+    found = rates.add(done, 7)  # two steps in six seconds on two devices
+    assert found == pytest.approx({
+        "perf/step_seconds": 3, "perf/tokens_per_second": 200, "perf/questions_per_second": 1,
+        "perf/pairs_per_second": 10, "perf/model_tflops_per_second": 989.5 / 6,
+        "perf/mfu": 1 / 6, "perf/data_share": 1 / 6, "perf/eta_seconds": 21,
+    })  # fmt: skip
+    Device.device_kind = "cpu"
+    clock = iter([0.0, 1.0])
+    assert "perf/mfu" not in tally.Rates([Device()]).add(done, 1)
+
+
+def test_a_run_counts_what_it_trains():
+    """train.freeze, LoRA and DPO reach the count: one forward is n, the gradient by x another n
+    where something is trained at or below, that by W a third; a reference policy one n more."""
+    config = tiny.tiny_config(tied=False)
+    base = abstract_params(config)
+    work = batch_work(tiny.random_batch(config, 0), config)
+
+    def total(settings=None, adapters=None, reference=False):
+        trained = base if adapters is None else adapters
+        optimizer = make_optimizer(tiny.train_settings(**(settings or {})), trained)
+        facts = dict.fromkeys(Setup._fields)
+        facts |= {"config": config, "abstract": base, "trained": trained, "optimizer": optimizer}
+        facts["objective"] = Objective(contrast="dpo" if reference else "odds_ratio")
+        facts["lora"] = adapters  # only asked whether there is one
+        return Setup(**facts).flops(work)
+
+    forward = model_flops(config, base, work, trainable=(), reference=True)._asdict()
+    once = model_flops(config, base, work, trainable=())._asdict()
+    n = {part: forward[part] - once[part] for part in forward}  # of one forward pass
+    pixels = 2 * base["vision"]["patch_embed"]["kernel"].size * work.patches  # have no dx
+    full = 3 * sum(n.values()) - pixels
+    assert total() == pytest.approx(full)
+    frozen_tower = full - 2 * n["vision"] + pixels
+    assert total({"freeze": ("vision/.*",)}) == pytest.approx(frozen_tower)
+    assert total(reference=True) == pytest.approx(full + sum(n.values()))
+    rank, (layers, width, heads, size) = 4, base["layers"]["attn"]["q"]["kernel"].shape
+    shapes = {"lora_a": (layers, width, rank), "lora_b": (layers, rank, heads, size)}
+    pair = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    own = 6 * layers * rank * (width + heads * size) * work.tokens
+    frozen = 2 * n["decoder"] + 3 * n["attention"] + 2 * n["head"] + n["vision"]
+    lora = total(adapters={"layers": {"attn": {"q": pair}}})
+    assert lora == pytest.approx(frozen + own)

@@ -61,9 +61,11 @@ def traces(workdir) -> list[int]:
     return [path.stat().st_size for path in found]
 
 
-def test_a_short_run_is_traced_and_a_stopped_one_too(world, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_a_short_run_is_traced_and_a_stopped_one_too(  # noqa: F811
+    world, tmp_path, capfd, monkeypatch
+):
     """A run shorter than the window traces its last steps; SIGTERM in the middle of the window
-    closes the trace; the parameters are those of a run without one; and a finished run says nothing.
+    closes the trace; and a finished run says nothing.
     """
     train(make_config(world, steps=3, save_every=3), tmp_path / "a", profile=(10, 13))
     said = capfd.readouterr().out
@@ -80,7 +82,7 @@ def test_a_short_run_is_traced_and_a_stopped_one_too(world, tmp_path, capfd, mon
 
     monkeypatch.setattr(module, "put_batch", put_and_signal)
     with pytest.raises(SystemExit):
-        train(make_config(world, steps=3, save_every=3, log_every=9), tmp_path / "b", profile=(1, 9))
+        train(make_config(world, steps=3, save_every=3), tmp_path / "b", profile=(1, 9))
     assert "a trace of steps 2 to 3" in capfd.readouterr().out
     assert min(traces(tmp_path / "b")) > 10_000
     monkeypatch.setattr(module, "put_batch", put)

@@ -89,7 +89,7 @@ class Processor:
         return self._pictures(picture.convert("RGB"))
 
     def image_grid(self, width: int, height: int) -> Grid:
-        """The grid that `image` gives for a picture of this size, without its pixels; same errors."""
+        """The grid that `image` gives for a picture of this size, without pixels; same errors."""
         return self._pictures.grid(width, height)
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
