@@ -14,13 +14,19 @@ SCRIPT = pathlib.Path(__file__).parent / "torture.py"
 
 
 @pytest.mark.multi_device
-@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_an_interrupted_run_ends_like_a_quiet_one(count):
+@pytest.mark.parametrize(
+    "count, options",
+    [
+        (2, ["--kinds=kill one,flipped bit", "--no_disk"]),
+        pytest.param(20, ["--interruptions=20"], marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_ends_like_a_quiet_one(count, options):
     """SIGTERM, SIGKILL and a damaged checkpoint: bitwise the same parameters, nothing hangs, every
     damage is named, and the ledger accounts for the time.
     """
     done = subprocess.run(
-        [sys.executable, SCRIPT, f"--interruptions={count}", *["--no_disk"] * (count < 9)],
+        [sys.executable, SCRIPT, *options],
         capture_output=True, text=True, env=dict(os.environ, JAX_PLATFORMS="cpu"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
