@@ -249,14 +249,16 @@ def check_end(session: Session, run: Run, steps: int) -> None:
         raise Broken(said)
 
 
-def check_start(before: Session, session: Session, saved: list[int]) -> None:
-    """What a restart may have lost. saved: the steps on disk that nobody damaged."""
+def check_start(before: Session, session: Session, saved: list[int], damaged: bool) -> None:
+    """What a restart may have lost. saved: the steps on disk that nobody damaged. damaged: a
+    checkpoint was, since `before`.
+    """
     lost = before.reached - session.began
     if saved and session.began < saved[-1]:
         raise Broken(f"went on from step {session.began}, though step {saved[-1]} was saved")
     if before.kind.startswith("term"):
         limit = 0
-    elif before.kind in DAMAGES:
+    elif damaged:
         return  # how much that takes is said by `saved`
     else:  # a save that was under way when the kill came is not there: then it is the one before
         limit = SAVE_EVERY * (2 if before.in_flight else 1)
@@ -315,11 +317,10 @@ def torture(
             if not any(re.search(rf"/{name}\b.* skipped", s.text) for s in sessions):
                 raise Broken(f"damaged checkpoint {name} ({why}) is not named: {run.tail()}")
             named.append(f"{why}: {name}")
-        hurt = {}
         if before is not None:
-            check_start(before, session, saved)
+            check_start(before, session, saved, bool(hurt))
             lost.append(before.reached - session.began)
-        before = session
+        before, hurt = session, {}
     wall = time.time() - begin
     mine, theirs = parameters(run.workdir, world), parameters(quiet.workdir, world)
     if mine != theirs:
