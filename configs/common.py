@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 1e-5  # peak, after the warm-up
     config.train.warmup_steps = 10  # linear, up to the peak
     config.train.schedule = "cosine"  # after the warm-up, down to 0 unless constant
-    config.train.weight_decay = 0.0  # decoupled (AdamW)
+    config.train.weight_decay = 0.0  # decoupled; on kernels, adapters and embeddings
     config.train.b1 = 0.9  # AdamW: decay of the first moment
     config.train.b2 = 0.95  # AdamW: decay of the second moment
     config.train.eps = 1e-8  # AdamW: added to the root of the second moment

@@ -323,8 +323,8 @@ def _walk(
     if some_content:
         tried = [step for step, _ in skipped]
         raise UserError(
-            f"none of the checkpoints in {directory} verifies (steps {tried}); "
-            "move the folder away to start again"
+            f"none of the checkpoints tried in {directory} verifies (steps {tried}); to train, "
+            "move the folder away and start again; to export, give another --step"
         )
     return -1, None, skipped
 

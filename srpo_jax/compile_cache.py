@@ -60,6 +60,6 @@ def private_folder(folder: pathlib.Path) -> pathlib.Path:
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
         raise UserError(
             f"train.compilation_cache: {folder} can be written by others, who could run code as "
-            f"you; chmod 700 a folder of your own, or name another"
+            "you; chmod 700 a folder of your own, or name another"
         )
     return folder

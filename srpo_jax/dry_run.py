@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -13,7 +12,6 @@ from srpo_jax.errors import UserError
 from srpo_jax.prepare import Setup, bytes_per_device, counts, existing_parent, headline, prepare
 from srpo_jax.run_identity import check_same
 from srpo_jax.workdir import read_json
-
 
 
 def dry_run(cfg: Any, workdir: str | pathlib.Path) -> str:
@@ -69,8 +67,8 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
             f"a checkpoint takes {human(size)} but {workdir} has {human(free)} left; use another "
             "--workdir"
         )
-    kept = cfg.train.keep * size
-    short = "" if free > kept + size else f": not enough for train.keep={cfg.train.keep}"
+    many = cfg.train.keep + cfg.train.keep_best
+    short = "" if free > (many + 1) * size else f": not enough for the {many} that are kept"
     steps = sorted(
         int(place.name) for place in workdir.glob("checkpoints/*") if place.name.isdecimal()
     )
@@ -79,10 +77,10 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
         going_on = f"goes on from step {steps[-1]} at the latest"
         if (workdir / "config.json").is_file():
             run = read_json(workdir / "config.json").get("run") or {}
-            check_same(run, json.loads(json.dumps(setup.run)), workdir / "checkpoints")
+            check_same(run, setup.run, workdir / "checkpoints")
     return [
-        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {cfg.train.keep} "
-        f"kept; {human(free)} free{short}",
+        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {many} kept; "
+        f" {human(free)} free{short}",
         f"workdir: {workdir}, {going_on}",
     ]
 

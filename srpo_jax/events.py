@@ -58,7 +58,7 @@ class Ledger:
         if self._file is None:
             return
         why = "done" if error is None else kind.__name__
-        if isinstance(error, SystemExit):
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
             why = "stopped"
         self.write("end", why=why)
         self._file.close()

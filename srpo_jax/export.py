@@ -260,9 +260,13 @@ def _last_metrics(metrics: list[dict], step: int) -> list[str]:
 
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with file names instead of this machine's paths."""
+    """The config with file names instead of paths, and without addresses."""
     plain = json.loads(json.dumps(config, default=str))
-    named = ("model.path", "data.train_records", "data.test_records", "data.trees")
+    named = (
+        "model.path", "data.train_records", "data.test_records", "data.trees",
+        "train.compilation_cache",
+    )  # fmt: skip
     for section, field in (name.split(".") for name in named):
         plain[section][field] = pathlib.PurePath(plain[section].get(field, "")).name
+    plain.pop("processes", None)  # addresses of a cluster
     return plain

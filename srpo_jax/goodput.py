@@ -83,7 +83,7 @@ def _cut(kept: list[tuple[int, int, float]], step: int) -> tuple[list, float]:
         if last <= step:
             left.append((first, last, seconds))
             continue
-        share = max(0, step - first) / (last - first)
+        share = max(0, step - first) / max(1, last - first)  # a span may lie within a step
         void += seconds * (1 - share)
         if share:
             left.append((first, step, seconds * share))

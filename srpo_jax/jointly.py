@@ -33,8 +33,8 @@ def from_first(value: Any) -> Any:
 def jointly(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:
     """action() of this process; if it fails on any, all raise failed(what went wrong first).
 
-    UserError, PermissionError and MemoryError are raised as they are: a mistake in a command is
-    one on every process.
+    UserError, PermissionError and MemoryError are raised as they are, by this process alone;
+    processes.alarm then ends the others.
     """
     result, problem, cause = None, "", None
     try:

@@ -105,8 +105,7 @@ def init_state(
 ) -> TrainState:
     """The state at step 0, see abstract_state. Copies `params` (twice with a reference), so a
     donated step never invalidates the caller's arrays; the moments are made in their shards.
-    With adapters the
-    policy's `params` are taken as they are, and a donated step uses them up.
+    With adapters the policy's `params` are taken as they are, and a donated step uses them up.
     """
     if lora is not None:
         fresh = jax.jit(

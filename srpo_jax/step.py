@@ -46,8 +46,8 @@ def make_target_logp(
 
     shardings: of the params. adapters: as `lora.variables` gives them. The loss runs under
     shard_map: each device gathers its columns of the head over fsdp once, before the loop over
-    chunks, and its gradient is summed once, after it. Left to the
-    compiler, both would happen in every chunk.
+    chunks, and its gradient is summed once, after it. Left to the compiler, both would
+    happen in every chunk.
     """
     head_spec = _head_spec(shardings)
     lookup = make_lookup(mesh, shardings["embed"]["embedding"].spec)

@@ -57,8 +57,8 @@ def train(
     traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
     wall clock, for the ledger (events.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
-    that is no number. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit(0)
-    or KeyboardInterrupt.
+    that is no number. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit
+    (code 0, or SRPO_STOPPED_EXIT_CODE) or KeyboardInterrupt.
     """
     workdir = pathlib.Path(workdir)
     first = jax.process_index() == 0
@@ -71,7 +71,8 @@ def train(
         agree("run", setup.run)
         workdir.mkdir(parents=True, exist_ok=True)
         kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
-        with Checkpoints(workdir / "checkpoints", **kept, config=cfg.to_dict()) as checkpoints:
+        folder = workdir / "checkpoints"
+        with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, alarm():
             ledger.enter("restore")
             state, notes = first_state(cfg, setup, checkpoints)
             start = saved = int(state.step)
@@ -94,38 +95,39 @@ def train(
             loader = make_loader(setup.batches, start_step=start, num_steps=cfg.train.steps)
             tracer = Profile(profile, workdir / "profile", start, cfg.train.steps - start)
             pending = None  # metrics of the step before: read while the device works on this one
-            # alarm: on an exception the others are told before anything below waits for them.
-            with log as writer, closing(loader), StopRequest() as stop, tracer, alarm():
-                for k, batch, waited in _timed(loader, ledger):
-                    ledger.enter("compile" if k == start else "step")
-                    with tracer.step(k - start, pending):
-                        arrays = put_batch(batch, setup.mesh)
-                        if k == start:
-                            step = compile_together(step, state, arrays)
-                        state, metrics = step(state, arrays)
-                    ledger.enter("step")
-                    tracer.after(k - start, metrics)
-                    if pending:
-                        tally.report(*pending, saved, writer)
-                    pending = (k + 1, metrics, waited)
-                    leaving = stop.asked(k + 1)
-                    last = leaving or k + 1 == cfg.train.steps
-                    if last or (k + 1) % cfg.train.save_every == 0:
-                        tally.report(*pending, saved, writer)  # what is no number is never saved
-                        pending = None
-                        ledger.enter("save")
-                        watchdog.beat(f"step {k + 1}", patient=True)
-                        saved = checkpoints.save(state, setup.run, tally.notes, tally.means())
-                    ledger.steps(k + 1)
-                    watchdog.beat(f"step {k + 1}", patient=last)
-                    if leaving:
-                        break
-            del state  # makes room: the checkpoint is read back into the same places
-            if saved > start:
-                ledger.enter("verify")
-                checkpoints.verify(saved, setup.target)
-                ledger.enter("other")
-        if stop.signal is not None:
+            with StopRequest() as stop:  # also while the last save is still being written
+                # alarm: on an exception the others are told before anything below waits for them.
+                with log as writer, closing(loader), tracer, alarm():
+                    for k, batch, waited in _timed(loader, ledger):
+                        ledger.enter("compile" if k == start else "step")
+                        with tracer.step(k - start, pending):
+                            arrays = put_batch(batch, setup.mesh)
+                            if k == start:
+                                step = compile_together(step, state, arrays)
+                            state, metrics = step(state, arrays)
+                        ledger.enter("step")
+                        tracer.after(k - start, metrics)
+                        if pending:
+                            tally.report(*pending, saved, writer)
+                        pending = (k + 1, metrics, waited)
+                        leaving = stop.asked(k + 1)
+                        last = leaving or k + 1 == cfg.train.steps
+                        ledger.steps(k + 1)
+                        if last or (k + 1) % cfg.train.save_every == 0:
+                            tally.report(*pending, saved, writer)  # no number: never saved
+                            pending = None
+                            ledger.enter("save")
+                            watchdog.beat(f"step {k + 1}", patient=True)
+                            saved = checkpoints.save(state, setup.run, tally.notes, tally.means())
+                        watchdog.beat(f"step {k + 1}", patient=last)
+                        if leaving:
+                            break
+                del state  # makes room: the checkpoint is read back into the same places
+                if saved > start:
+                    ledger.enter("verify")
+                    checkpoints.verify(saved, setup.target)
+                    ledger.enter("other")
+        if stop.signal is not None and saved < cfg.train.steps:
             _leave(stop.signal, saved, cfg.train.steps)
     return {
         "step": saved,

@@ -1,4 +1,4 @@
-"""What a run has left in its workdir: written whole or not at all, and read back for the report and the model card.
+"""What a run has left in its workdir: written whole or not at all, read for report and card.
 
     config.json  metrics.jsonl  trees/  eval/NAME/{scores.json,generations.jsonl}
     runs/METHOD-SEED/  the same, where several methods were trained on the trees of one workdir

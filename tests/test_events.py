@@ -71,6 +71,24 @@ def test_the_parts_add_up_to_the_wall_time_over_crashes(tmp_path):
     assert "4 steps" in page and "compile" in page
 
 
+def test_killed_in_the_middle_of_a_long_step(tmp_path):
+    """Lines that were written within the lost step have no width in steps: they are lost too."""
+    clock = Clock()
+    ledger = clock.ledger(tmp_path, born=clock.now)
+    ledger.open(0)
+    for step in range(1, 9):
+        ledger.enter("step")
+        clock.now += 5
+        if step == 8:
+            ledger.enter("save")
+            clock.now += 5
+        ledger.steps(step)
+    clock.session(tmp_path, 4, 12)
+    found = goodput(tmp_path)
+    assert found["parts"]["lost"] == 20 and found["lost_steps"] == 3  # no line tells of step 8
+    assert sum(found["parts"].values()) == pytest.approx(found["wall"], rel=1e-3)
+
+
 def test_a_torn_line_is_passed_over_and_its_end_cut(tmp_path):
     """A kill in the middle of a write leaves half a line; the next session writes whole ones."""
     clock = Clock()

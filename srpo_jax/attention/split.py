@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from srpo_jax.attention import block_sparse, blocks, pallas_tpu, tpu_sizes
 
-# Scores of one step of the XLA loop, square. On CPU smaller ones compute fewer hidden scores and stay
-# in the core's cache; on other platforms a step has a fixed cost of many kernel launches.
+# Scores of one step of the XLA loop, square. On CPU smaller ones compute fewer hidden scores and
+# stay in the core's cache; on other platforms a step has a fixed cost of many kernel launches.
 CPU_BLOCK, OTHER_BLOCK = 64, 512
 # In rows that are one segment no block can be skipped, so larger ones cost nothing there.
 CPU_ROW_BLOCK = 256

@@ -101,8 +101,8 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (self.size,), self.param_dtype)
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        # Broadcast in one go, so that its gradient is one sum over rows and tokens: for a batch of one
-        # row XLA's CPU back end takes 50 times as long for the sum over tokens alone (jax 0.10.2).
+        # Broadcast in one go, so that its gradient is one sum over rows and tokens: for a batch of
+        # one row XLA's CPU back end takes 50 times as long for the sum over tokens (jax 0.10.2).
         return wide.astype(x.dtype) * jnp.broadcast_to(scale.astype(x.dtype), x.shape)
 
 
