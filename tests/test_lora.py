@@ -246,6 +246,7 @@ def test_the_step_trains_adapters_and_nothing_else(model):
     assert abs(once["loss"] - dropped["loss"]) > 1e-5
 
 
+@pytest.mark.slow
 def test_dpo_compares_with_the_policy_without_adapters(model):
     """The base is the reference policy: margins are 0 until the first update, no weight is held
     twice, and the loss goes down.

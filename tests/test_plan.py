@@ -450,6 +450,7 @@ def test_the_guess_before_compiling_prefers_what_it_should(seven):
 # -- the real compiler -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_libtpu
 @pytest.mark.tpu_aot
 def test_a_tiny_model_is_planned_for_real(small, tmp_path, capsys):

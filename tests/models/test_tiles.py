@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from srpo_jax.attention import Attend
 from srpo_jax.models.tiles import TileConfig, TileTower, tile_layout
@@ -38,6 +39,7 @@ def results(tower, params, row, tiles):
     return features, by_params, by_patches
 
 
+@pytest.mark.slow
 def test_room_for_more_tiles_changes_nothing():
     """Features and gradients are those of the tiles alone; padding is finite and gets none."""
     tower = TileTower(CONFIG, 8, jnp.float32, jnp.float32, "none", lambda x, _: x, Attend())
