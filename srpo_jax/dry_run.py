@@ -80,7 +80,7 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
             check_same(run, setup.run, workdir / "checkpoints")
     return [
         f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {many} kept; "
-        f" {human(free)} free{short}",
+        f"{human(free)} free{short}",
         f"workdir: {workdir}, {going_on}",
     ]
 
