@@ -94,6 +94,7 @@ def train(
             ) if first else nullcontext()  # fmt: skip
             loader = make_loader(setup.batches, start_step=start, num_steps=cfg.train.steps)
             tracer = Profile(profile, workdir / "profile", start, cfg.train.steps - start)
+            leaving = False
             pending = None  # metrics of the step before: read while the device works on this one
             with StopRequest() as stop:  # also while the last save is still being written
                 # alarm: on an exception the others are told before anything below waits for them.
@@ -127,7 +128,7 @@ def train(
                     ledger.enter("verify")
                     checkpoints.verify(saved, setup.target)
                     ledger.enter("other")
-        if stop.signal is not None and saved < cfg.train.steps:
+        if leaving:
             _leave(stop.signal, saved, cfg.train.steps)
     return {
         "step": saved,

@@ -127,7 +127,7 @@ def resident(file: pathlib.Path) -> float:
 @pytest.mark.parametrize(("mesh", "dtype"), [("fsdp8", "float32"), ("fsdp4xtensor2", "bfloat16")])
 def test_the_host_needs_one_slice_besides_the_arrays(tmp_path, mesh, dtype):
     """200 MB over 8 devices: beside the arrays the process needs the largest slice of a device, and
-    16 MB for what jax and numpy keep; of the file at most four jobs are mapped."""
+    48 MB for what jax and numpy keep; of the file at most four jobs are mapped."""
     from benchmarks.import_checkpoint import child
     from benchmarks.synthetic_checkpoint import write_checkpoint
 
@@ -140,7 +140,7 @@ def test_the_host_needs_one_slice_besides_the_arrays(tmp_path, mesh, dtype):
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves) // 8
     assert found["arrays"] > 190e6
     assert largest < 0.05 * found["arrays"]
-    assert found["over"] < largest + 16e6
+    assert found["over"] < largest + 48e6
     assert found["mapped"] < 4 * stream.JOB + 8e6
 
 
