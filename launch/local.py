@@ -25,6 +25,7 @@ from srpo_jax.errors import UserError
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05
+END_SECONDS = 5.0  # how long what was killed is waited for
 
 
 def argv(spec: Spec) -> list[str]:
@@ -190,9 +191,17 @@ def _signal_all(children: list[subprocess.Popen], number: int) -> None:
 
 
 def _end_group(child: subprocess.Popen) -> None:
-    """Ends what is left of a child: itself, and what it started (its data workers)."""
+    """Ends what is left of a child: itself, and what it started (its data workers).
+
+    Waits until they are gone, for END_SECONDS at most: SIGKILL only asks for it, and where nobody
+    reaps orphans they stay in the group after they have ended.
+    """
+    deadline = time.monotonic() + END_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)  # its own session, so its group has its pid
+        while time.monotonic() < deadline:
+            os.killpg(child.pid, signal.SIGKILL)  # its own session, so its group has its pid
+            child.wait()
+            time.sleep(0.01)
     child.wait()
 
 
