@@ -107,7 +107,7 @@ RULES: dict[str, Rule] = {
     "model.path": _REQUIRED,
     "model.dtype": _word("float32", "bfloat16"),
     "model.remat": _word("none", "full", "dots", "attention", "offload"),
-    "model.attention": _word("auto", "xla", "block", "pallas_tpu"),
+    "model.attention": _word("auto", "xla", "block", "pallas_tpu", "pallas_gpu"),
     "data.train_records": _REQUIRED,
     "data.test_records": _REQUIRED,
     "data.trees": _TEXT,

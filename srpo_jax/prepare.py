@@ -18,6 +18,7 @@ from data_pipelines.loader import Batches
 from data_pipelines.tree_records import fingerprint, read_shards
 from srpo_jax import sharding
 from srpo_jax.attention import Attend
+from srpo_jax.attention.self_check import self_check
 from srpo_jax.errors import UserError
 from srpo_jax.flops import Work, model_flops
 from srpo_jax.hf.load import policy_digest
@@ -124,6 +125,13 @@ def find_examples(
         require_effective=cfg.arbiter.require_effective,
     )
     return examples, fingerprint(folder)
+
+
+def check_attention(setup: Setup) -> None:
+    """Errors: UserError when a kernel that the run would use computes something wrong here."""
+    text, model = setup.config.text, setup.model
+    groups = text.num_heads // text.num_kv_heads
+    self_check(model.attend.impl, groups, 1, text.head_dim, model.dtype)
 
 
 def weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:

@@ -31,7 +31,7 @@ from srpo_jax.events import Ledger
 from srpo_jax.hf.load import load_params
 from srpo_jax.mesh import row_shards, rows_here
 from srpo_jax.metrics import Metrics
-from srpo_jax.prepare import Setup, headline, prepare, weights_dtype
+from srpo_jax.prepare import Setup, check_attention, headline, prepare, weights_dtype
 from srpo_jax.processes import agree, alarm, compile_together
 from srpo_jax.profiling import Profile
 from srpo_jax.run_identity import check_same, write_config
@@ -69,6 +69,7 @@ def train(
         compile_cache.use(cfg.train.compilation_cache)
         setup = prepare(cfg, workdir, examples)
         agree("run", setup.run)
+        check_attention(setup)
         workdir.mkdir(parents=True, exist_ok=True)
         kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
         folder = workdir / "checkpoints"

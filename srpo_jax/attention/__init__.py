@@ -5,7 +5,8 @@
 | xla | all scores, by query chunks: the reference (xla.py) | all |
 | block | only the blocks with a visible pair, a loop in XLA (block_sparse.py) | all |
 | pallas_tpu | the same as a kernel (pallas_tpu.py) | tpu |
-| pallas_tpu_interpret | the kernel in Pallas' interpreter: for tests, very slow | cpu |
+| pallas_gpu | the same as kernels in Triton (pallas_gpu.py) | gpu |
+| pallas_tpu_interpret, pallas_gpu_interpret | in Pallas' interpreter: for tests, very slow | cpu |
 | auto | the fastest of them for the platform and the length, see `choose` | all |
 
 The platform is that of the mesh's devices, so a program compiled ahead of time for a TPU on a host
@@ -26,11 +27,15 @@ from srpo_jax.attention.xla import branch_attention
 from srpo_jax.errors import UserError
 
 __all__ = [
-    "Attend", "branch_attention", "choose", "row_attention", "segment_attention", "tree_attention",
+    "Attend", "branch_attention", "choose", "platform_of", "row_attention", "segment_attention",
+    "tree_attention",
 ]  # fmt: skip
 
-IMPLEMENTATIONS = ("auto", "xla", "block", "pallas_tpu", "pallas_tpu_interpret")
-PLATFORM_OF = {"pallas_tpu": "tpu", "pallas_tpu_interpret": "cpu"}
+PLATFORM_OF = {
+    "pallas_tpu": "tpu", "pallas_tpu_interpret": "cpu",
+    "pallas_gpu": "gpu", "pallas_gpu_interpret": "cpu",
+}  # fmt: skip
+IMPLEMENTATIONS = ("auto", "xla", "block", *PLATFORM_OF)
 # Up to here it hardly matters. Measured on 2 CPU cores, forward and backward, plain over blocks
 # (benchmarks/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383; 4.9
 # for 2048 tokens without any branch. Not measured on TPU or GPU.
@@ -38,10 +43,8 @@ SHORT = 256
 
 
 def choose(impl: str, platform: str, length: int) -> str:
-    """What "auto" stands for, or `impl` itself. platform: "cpu", "gpu" or "tpu"; length: T.
+    """What "auto" stands for, or `impl` itself. platform: as platform_of; length: T.
 
-    GPU has no kernel of its own: nothing could be run or compiled for one here, and JAX retires the
-    Triton back end that would be the portable choice. The XLA loop needs no T x T buffer.
     Errors: UserError for an unknown name, or one that the platform cannot run.
     """
     if impl not in IMPLEMENTATIONS:
@@ -53,7 +56,17 @@ def choose(impl: str, platform: str, length: int) -> str:
         return impl
     if length <= SHORT:
         return "xla"
-    return "pallas_tpu" if platform == "tpu" else "block"
+    return {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "block")
+
+
+def platform_of(device: jax.Device) -> str:
+    """"cpu", "tpu", "gpu" (NVIDIA from compute capability 8.0, Ampere, on) or "other gpu"."""
+    if device.platform != "gpu":
+        return device.platform
+    try:  # "8.0"; "gfx942" on AMD
+        return "gpu" if float(device.compute_capability) >= 8 else "other gpu"
+    except (AttributeError, ValueError):
+        return "other gpu"
 
 
 def tree_attention(
@@ -81,7 +94,7 @@ def tree_attention(
     Errors: UserError from `choose`, and on TPU for rows too long for its memory.
     """
     device = _device(mesh)
-    impl = choose(impl, device.platform, q.shape[1])
+    impl = choose(impl, platform_of(device), q.shape[1])
     if impl == "xla":
         return xla.tree_attention(q, k, v, subtree_end)
     return by_blocks(q, k, v, subtree_end, kind="tree", impl=impl, mesh=mesh, device=device)
@@ -104,7 +117,7 @@ def segment_attention(
     Returns: [B, P, H, d] in v's dtype.
     """
     device = _device(mesh)
-    impl = choose(impl, device.platform, q.shape[1])
+    impl = choose(impl, platform_of(device), q.shape[1])
     if impl == "xla":
         return xla.segment_attention(q, k, v, seg)
     return by_blocks(q, k, v, seg, kind="segment", impl=impl, mesh=mesh, device=device)
@@ -126,7 +139,7 @@ def row_attention(
     Returns: [N, n, H, d] in v's dtype.
     """
     device = _device(mesh)
-    impl = choose(impl, device.platform, q.shape[1])
+    impl = choose(impl, platform_of(device), q.shape[1])
     seg = jnp.broadcast_to(jnp.where(shown, 0, -1)[:, None], q.shape[:2]).astype(jnp.int32)
     if impl == "xla":
         return xla.segment_attention(q, k, v, seg)

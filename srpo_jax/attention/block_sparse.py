@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from srpo_jax.attention import blocks
-from srpo_jax.attention.blocks import BlockList, Bounds
+from srpo_jax.attention.blocks import Bounds
 from srpo_jax.attention.names import named
 
 # Both finite: exp(HIDDEN - LEAST) is exactly 0, so a query that has seen nothing yet (its maximum
@@ -40,7 +40,7 @@ def attention(
 
 def _forward(q, k, v, bounds, block, causal):
     listed = blocks.block_list(bounds, block, block, causal=causal)
-    begins = _begins(listed, q.shape[0], q.shape[-2] // block)
+    begins = blocks.begins(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
     state = (*q.shape[1:3], block)
     start = (
@@ -80,7 +80,7 @@ def _forward(q, k, v, bounds, block, causal):
 def _backward(block, causal, kept, grad):
     del causal
     q, k, v, bounds, listed, out, lse = kept
-    begins = _begins(listed, q.shape[0], q.shape[-2] // block)
+    begins = blocks.begins(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
 
     def query_block(n, carry):
@@ -116,13 +116,6 @@ attention.defvjp(_forward, _backward)
 
 def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def _begins(listed: BlockList, rows: int, q_blocks: int) -> jax.Array:
-    """int32 [rows * q_blocks + 1]: where in the list the entries of each query block begin."""
-    own = blocks.row_of(listed.entries) * q_blocks + blocks.q_block_of(listed.entries)
-    own = jnp.where(listed.entries == blocks.UNUSED, rows * q_blocks, own)
-    return jnp.searchsorted(own, jnp.arange(rows * q_blocks + 1)).astype(jnp.int32)
 
 
 class _Queries:

@@ -109,17 +109,43 @@ def block_list(bounds: Bounds, q_block: int, kv_block: int, *, causal: bool) -> 
     return BlockList(entries | first | last, count)
 
 
+def begins(listed: BlockList, rows: int, q_blocks: int) -> jax.Array:
+    """int32 [rows * q_blocks + 1]: where in the list the entries of each query block begin."""
+    own = row_of(listed.entries) * q_blocks + q_block_of(listed.entries)
+    own = jnp.where(listed.entries == UNUSED, rows * q_blocks, own)
+    return jnp.searchsorted(own, jnp.arange(rows * q_blocks + 1)).astype(jnp.int32)
+
+
+def q_blocks_of_keys(bounds: Bounds, q_block: int, kv_block: int) -> tuple[jax.Array, jax.Array]:
+    """(first, stop), int32 [B, key blocks]: the query blocks that see some key of each block.
+
+    One interval, as each key is seen by one; empty (first = stop = 0) for keys that nothing sees.
+    """
+    least_start, largest_end = _per_key_block(bounds, kv_block)
+    seen = least_start < largest_end
+    first = jnp.where(seen, least_start // q_block, 0)
+    return first, jnp.where(seen, -(-largest_end // q_block), 0)
+
+
 def _per_block(bounds: Bounds, q_block: int, kv_block: int) -> tuple[jax.Array, jax.Array]:
     """bool [B, q blocks, key blocks]: some pair is visible; every pair is."""
     rows, length = bounds.end.shape
     start, end = (x.reshape(rows, 1, length // kv_block, kv_block) for x in bounds)
     begin = (np.arange(length // q_block, dtype=np.int32) * q_block)[:, None]
-    seen = start < end
-    least_start = jnp.min(jnp.where(seen, start, length), axis=-1)
-    largest_end = jnp.max(jnp.where(seen, end, 0), axis=-1)
+    least_start, largest_end = (x[:, None] for x in _per_key_block(bounds, kv_block))
     visible = (least_start < begin + q_block) & (largest_end > begin)
     full = (jnp.max(start, axis=-1) <= begin) & (jnp.min(end, axis=-1) >= begin + q_block)
     return visible, full
+
+
+def _per_key_block(bounds: Bounds, kv_block: int) -> tuple[jax.Array, jax.Array]:
+    """int32 [B, key blocks]: the least start and the largest end of the keys that are seen; the
+    row's length and 0 where none is."""
+    rows, length = bounds.end.shape
+    start, end = (x.reshape(rows, length // kv_block, kv_block) for x in bounds)
+    seen = start < end
+    least_start = jnp.min(jnp.where(seen, start, length), axis=-1)
+    return least_start, jnp.max(jnp.where(seen, end, 0), axis=-1)
 
 
 def row_of(entry: jax.Array) -> jax.Array:

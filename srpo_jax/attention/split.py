@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from srpo_jax.attention import block_sparse, blocks, pallas_tpu, tpu_sizes
+from srpo_jax.attention import block_sparse, blocks, pallas_gpu, pallas_tpu, tpu_sizes
 
 # Scores of one step of the XLA loop, square. On CPU smaller ones compute fewer hidden scores and
 # stay in the core's cache; on other platforms a step has a fixed cost of many kernel launches.
@@ -75,7 +75,10 @@ def _local(q, k, v, ints, kind, impl, device):
     """On one device; [B, T, H, d] in and out."""
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
-    sizes = _sizes(length, kind, impl, device)
+    if impl.startswith("pallas_gpu"):
+        sizes = pallas_gpu.sizes_for(size, q.dtype)
+    else:
+        sizes = _sizes(length, kind, impl, device)
     unit = math.lcm(sizes.q, sizes.kv)
     padded = -(-length // unit) * unit
 
@@ -91,7 +94,8 @@ def _local(q, k, v, ints, kind, impl, device):
         if impl == "block":
             out = block_sparse.attention(*arrays, sizes.q, causal)
         else:
-            out = pallas_tpu.attention(*arrays, sizes, causal, impl == "pallas_tpu_interpret")
+            kernel = pallas_gpu if impl.startswith("pallas_gpu") else pallas_tpu
+            out = kernel.attention(*arrays, sizes, causal, impl.endswith("_interpret"))
         return out.reshape(batch, heads, padded, size)[:, :, :length].swapaxes(1, 2)
 
 
