@@ -1,6 +1,8 @@
-"""One worker of test_many_workers.py: `python explore_worker.py WORLD WORKDIR [SHARDS BEFORE KILL]`.
+"""One worker of test_many_workers.py: `python explore_worker.py WORLD WORKDIR doomed|survivor`.
 
-With a number it kills itself, as a preempted machine would, in the middle of the shard after.
+The doomed one kills itself, as a preempted machine would, in the middle of its first shard. The
+survivor waits within its own first shard until that happened, or it could be done with all before
+the other has started.
 """
 
 from __future__ import annotations
@@ -9,24 +11,38 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
-from data_pipelines.tree_records import shard_done
 from srpo_jax.explore import run
 from tests.explore.small_world import ArithmeticArbiter, RecitingSampler, write_world
 
 
-class Doomed(ArithmeticArbiter):
-    """Waits for its hour: SIGKILL when so many shards are done."""
+DYING = "dying"  # a file: the doomed worker is about to end
+PATIENCE_SECONDS = 240.0
 
-    def __init__(self, workdir: pathlib.Path, after: int):
+
+class Doomed(ArithmeticArbiter):
+    """SIGKILL at the first question."""
+
+    def __init__(self, mark: pathlib.Path):
         super().__init__()
-        self.workdir, self.after = workdir, after
+        self.mark = mark
 
     def judge(self, cases):
-        done = sum(shard_done(path) for path in self.workdir.glob("trees/*.array_record"))
-        if done >= self.after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().judge(cases)
+        self.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Survivor(Doomed):
+    """Answers when the doomed one is about to end."""
+
+    def judge(self, cases):
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not self.mark.exists():
+            if time.monotonic() > end:
+                raise TimeoutError("the other worker never began")
+            time.sleep(0.02)
+        return ArithmeticArbiter.judge(self, cases)
 
 
 def config_of(world: pathlib.Path):
@@ -36,11 +52,11 @@ def config_of(world: pathlib.Path):
     return config
 
 
-def main(world: str, workdir: str, after: str = "") -> None:
+def main(world: str, workdir: str, role: str) -> None:
     place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
     run.Sampler = RecitingSampler  # nothing to compile
-    arbiter = Doomed(place, int(after)) if after else ArithmeticArbiter()
+    arbiter = {"doomed": Doomed, "survivor": Survivor}[role](pathlib.Path(world).parent / DYING)
     run.explore(config, place, arbiter=arbiter)
 
 

@@ -35,10 +35,10 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.explore.explore_worker", tmp_path / f"world{index}",
-             shared, *after], env={**env, "SRPO_PROCESS_ID": str(index)}, cwd=ROOT,
+             shared, role], env={**env, "SRPO_PROCESS_ID": str(index)}, cwd=ROOT,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for index, after in enumerate([["0"], []])
+        for index, role in enumerate(["doomed", "survivor"])
     ]  # fmt: skip
     run.explore(config, alone, arbiter=ArithmeticArbiter())
     said = [worker.communicate(timeout=300) for worker in workers]
