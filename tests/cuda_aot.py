@@ -21,8 +21,9 @@ CHIPS = {
     "NVIDIA A100-SXM4-80GB": ((8, 0), 108, 164 << 10, 2.04e12),
     "NVIDIA H100 80GB HBM3": ((9, 0), 132, 228 << 10, 3.35e12),
     "NVIDIA H200": ((9, 0), 132, 228 << 10, 4.8e12),
+    "NVIDIA L40S": ((8, 9), 142, 100 << 10, 8.64e11),
 }
-MEMORY = {"NVIDIA H200": 141 * 10**9}  # bytes; else 80 GiB
+MEMORY = {"NVIDIA H200": 141 * 10**9, "NVIDIA L40S": 48 * 10**9}  # bytes; else 80 GiB
 
 
 def environment() -> dict[str, str]:

@@ -40,6 +40,7 @@ IMPLEMENTATIONS = ("auto", "xla", "block", *PLATFORM_OF)
 # (benchmarks/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383; 4.9
 # for 2048 tokens without any branch. Not measured on TPU or GPU.
 SHORT = 256
+GPU_LONGEST = 16384  # what its list of blocks holds with the smallest blocks of pallas_gpu
 
 
 def choose(impl: str, platform: str, length: int) -> str:
@@ -52,11 +53,14 @@ def choose(impl: str, platform: str, length: int) -> str:
     if impl != "auto":
         needed = PLATFORM_OF.get(impl, platform)
         if needed != platform:
+            needed = {"gpu": "an NVIDIA GPU of compute capability 8.0 or newer"}.get(needed, needed)
             raise UserError(f"attention {impl!r} runs on {needed}, not on {platform}; use 'auto'")
         return impl
     if length <= SHORT:
         return "xla"
-    return {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "block")
+    if platform == "gpu":
+        return "pallas_gpu" if length <= GPU_LONGEST else "block"
+    return "pallas_tpu" if platform == "tpu" else "block"
 
 
 def platform_of(device: jax.Device) -> str:

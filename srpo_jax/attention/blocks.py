@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.errors import UserError
+
 # An entry, from the highest bit: 10 bits row, 9 bits query block, 9 bits key block, 3 flags.
 # One int, because TPU kernels hold the list in scalar memory (1 MiB).
 ROW_BITS, BLOCK_BITS, FLAG_BITS = 10, 9, 3
@@ -80,14 +82,15 @@ def block_list(bounds: Bounds, q_block: int, kv_block: int, *, causal: bool) -> 
         bounds: [B, T] with T a multiple of both block sizes.
         causal: no query sees a later key; halves the static length N of the list.
 
-    Errors: ValueError when the numbers of rows or blocks do not fit the bits of an entry.
+    Errors: UserError when the numbers of rows or blocks do not fit the bits of an entry.
     """
     rows, length = bounds.end.shape
     q_blocks, kv_blocks = length // q_block, length // kv_block
     if rows > 1 << ROW_BITS or max(q_blocks, kv_blocks) > 1 << BLOCK_BITS:
-        raise ValueError(
-            f"{rows} rows of {q_blocks} x {kv_blocks} blocks: at most {1 << ROW_BITS} rows of "
-            f"{1 << BLOCK_BITS} x {1 << BLOCK_BITS} blocks fit the block list"
+        raise UserError(
+            f"attention over {rows} rows of {length} tokens or patches has {q_blocks} x {kv_blocks} "
+            f"blocks a row; at most {1 << ROW_BITS} rows of {1 << BLOCK_BITS} x {1 << BLOCK_BITS} "
+            "can be listed: use shorter rows (pack.row_tokens), or attention 'block' or 'xla'"
         )
     visible, full = _per_block(bounds, q_block, kv_block)
     q_index, kv_index = np.indices((q_blocks, kv_blocks))

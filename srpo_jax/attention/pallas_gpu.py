@@ -30,6 +30,9 @@ NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
 
 
+ROOMY = ("8.0", "9.0", "10.0", "10.3")  # compute capabilities with 163 KiB and more for a block
+
+
 class Sizes(NamedTuple):
     """Scores of a step, queries x keys (powers of two, at least 16), and warps of a program."""
 
@@ -38,22 +41,23 @@ class Sizes(NamedTuple):
     warps: int
 
 
-def sizes_for(size: int, dtype: jax.typing.DTypeLike) -> Sizes:
-    """For heads of `size`. Reasoned and compiled, not tuned.
+def sizes_for(size: int, dtype: jax.typing.DTypeLike, capability: str) -> Sizes:
+    """For heads of `size` on a chip of this compute capability ("9.0"). Compiled, not tuned.
 
-    With heads of 256 bytes (128 in bfloat16) the larger ones keep everything in registers and fit
-    the shared memory of A100 and H100, 128 x 128 do not; with 512 bytes only the smaller ones fit.
-    Errors: UserError for larger heads.
+    Heads of 256 bytes are 128 in bfloat16. The larger blocks keep them in registers and need 113
+    KiB of shared memory, which the chips for data centres have (A100 163, H100 and B200 227) and
+    those for desks and inference do not (8.6, 8.9 and 12.0: 99).
+    Errors: UserError for heads of more than 512 bytes.
     """
     width = _padded(size) * jnp.dtype(dtype).itemsize
-    if width <= 256:
+    if width > 512:
+        raise UserError(
+            f"the GPU attention kernel takes heads of 512 bytes at most, not {width} ({size} in "
+            f"{jnp.dtype(dtype).name}): use attention 'block'"
+        )
+    if width <= (256 if capability in ROOMY else 128):
         return Sizes(128, 64, 8)
-    if width <= 512:
-        return Sizes(64, 32, 4)
-    raise UserError(
-        f"the GPU attention kernel takes heads of 512 bytes at most, not {width} ({size} in "
-        f"{jnp.dtype(dtype).name}): use attention 'block'"
-    )
+    return Sizes(64, 32, 4)
 
 
 def attention(

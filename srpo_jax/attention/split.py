@@ -76,7 +76,8 @@ def _local(q, k, v, ints, kind, impl, device):
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
     if impl.startswith("pallas_gpu"):
-        sizes = pallas_gpu.sizes_for(size, q.dtype)
+        capability = getattr(device, "compute_capability", "8.0")  # in the interpreter: a CPU
+        sizes = pallas_gpu.sizes_for(size, q.dtype, capability)
     else:
         sizes = _sizes(length, kind, impl, device)
     unit = math.lcm(sizes.q, sizes.kv)

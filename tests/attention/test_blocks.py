@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from masks import segment_mask, tree_mask, trees_from_pops
 from srpo_jax.attention import blocks
+from srpo_jax.errors import UserError
 
 LENGTH = 48
 SIZES = [(8, 8), (16, 8), (8, 16)]  # queries, keys
@@ -117,5 +118,5 @@ def test_a_list_that_does_not_fit_its_bits_is_refused():
     """513 blocks of queries, or 1025 rows."""
     for rows, blocks_ in ((1, 513), (1025, 1)):
         bounds = blocks.tree_bounds(jnp.zeros((rows, 8 * blocks_), jnp.int32))
-        with pytest.raises(ValueError, match="fit the block list"):
+        with pytest.raises(UserError, match="can be listed"):
             blocks.block_list(bounds, 8, 8, causal=True)

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 
 from masks import errors, random_qkv, reasoning_row, result_and_grads, tree_mask
 from srpo_jax.attention import (
-    Attend, blocks, choose, segment_attention, tpu_sizes, tree_attention, xla,
+    Attend, blocks, choose, pallas_gpu, platform_of, segment_attention, tpu_sizes, tree_attention,
+    xla,
 )  # fmt: skip
 from srpo_jax.errors import UserError
 from srpo_jax.mesh import make_mesh
@@ -134,8 +136,30 @@ def test_auto_follows_platform_and_length():
     """Short rows are dense; long ones skip blocks, on TPU in the kernel."""
     assert choose("auto", "cpu", 100) == choose("auto", "tpu", 100) == "xla"
     assert choose("auto", "tpu", 8192) == "pallas_tpu"
-    assert choose("auto", "cpu", 8192) == choose("auto", "gpu", 8192) == "block"
+    assert choose("auto", "gpu", 8192) == "pallas_gpu"
+    assert choose("auto", "gpu", 65536) == "block"  # more blocks than can be listed
+    assert choose("auto", "cpu", 8192) == choose("auto", "other gpu", 8192) == "block"
     assert choose("xla", "tpu", 8192) == "xla"
+
+
+@pytest.mark.parametrize(
+    "capability, expected", [("7.5", "other gpu"), ("8.6", "gpu"), ("gfx942", "other gpu")]
+)
+def test_gpus_without_a_kernel_are_told_apart(capability, expected):
+    """Turing and AMD take the plain loop."""
+    device = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    assert platform_of(device) == expected
+
+
+def test_small_gpus_get_small_blocks():
+    """99 KiB of shared memory hold no 128 x 64 with heads of 128; heads of 64 fit everywhere."""
+    large, small = (128, 64, 8), (64, 32, 4)
+    sizes = [pallas_gpu.sizes_for(128, jnp.bfloat16, c) for c in ("8.0", "9.0", "8.9", "12.0")]
+    assert sizes == [large, large, small, small]
+    assert pallas_gpu.sizes_for(80, jnp.bfloat16, "8.9") == small  # padded to 128
+    assert pallas_gpu.sizes_for(64, jnp.bfloat16, "8.9") == large
+    with pytest.raises(UserError, match="512 bytes at most, not 1024"):
+        pallas_gpu.sizes_for(256, jnp.float32, "9.0")
 
 
 @pytest.mark.parametrize("impl, platform", [("pallas_tpu", "gpu"), ("flash", "cpu")])

@@ -26,6 +26,7 @@ import cuda_aot  # noqa: E402
 CASES = {
     "H100": ("NVIDIA H100 80GB HBM3", "tree", 28, 4, 128, "bfloat16"),
     "A100": ("NVIDIA A100-SXM4-80GB", "tree", 28, 4, 128, "bfloat16"),
+    "L40S": ("NVIDIA L40S", "tree", 28, 4, 128, "bfloat16"),
     "H100 vision": ("NVIDIA H100 80GB HBM3", "segment", 16, 16, 80, "bfloat16"),
     "H100 tiles": ("NVIDIA H100 80GB HBM3", "row", 16, 16, 64, "bfloat16"),
     "A100 float32": ("NVIDIA A100-SXM4-80GB", "tree", 16, 2, 128, "float32"),
