@@ -8,7 +8,7 @@ at the targets only, the vision tower by its patches. Not counted: padding, reco
 it. With all parameters trained and short attention it is the usual 6 x parameters x tokens.
 
 Backward of a product y = x W is twice its forward: dx and dW. A frozen kernel has no dW; a tower
-with nothing trained in or below it has no dx either, and is counted forward only.
+with nothing trained in its blocks or before them has no dx either, and is counted forward only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from srpo_jax.sharding import by_path
 
 # Leaves that are matrices; the token table is looked up, not multiplied with (the tied head is).
 MATRICES = ("kernel", "lora_a", "lora_b")
+# What of a tower comes behind its blocks, so that its gradients do not go through them.
+BEHIND_BLOCKS = tuple(
+    f"vision/{part}/" for part in ("merger", "deepstack", "projector", "post_norm", "image_newline")
+)
 
 
 class Work(NamedTuple):
@@ -77,17 +81,19 @@ def model_flops(
     trained = set(matrices if trainable is None else trainable)
     text, vision = config.text, config.vision
     decoder = vision_flops = 0.0
-    tower_trained = any(path.startswith("vision/") for path in trained)
+    tower = tower_trained(trained)
     for path, size in matrices.items():
         if path.startswith("layers/"):
             decoder += 2 * size * work.tokens * (2 + (path in trained))
         elif path.startswith("vision/"):
-            backward = (path in trained) + (not path.startswith("vision/patch_embed/"))
-            passes = 1 + backward * tower_trained
+            before = tower or path.replace("/fc2/", "/fc1/") in trained - {path}
+            if path.startswith("vision/patch_embed/"):
+                before = False  # pixels have no gradient
+            passes = 1 + (path in trained) + before
             vision_flops += 2 * size * _vision_tokens(path, vision, work.patches) * passes
     attention = 3 * attention_flops(config, work.pairs)
     pixels = vision_attention_flops(vision, work)
-    vision_flops += pixels * (3 if tower_trained else 1)
+    vision_flops += pixels * (3 if tower else 1)
     head_path = "embed/embedding" if text.tie_word_embeddings else "lm_head/kernel"
     head_once = 2 * text.hidden_size * text.vocab_size * work.targets
     head = head_once * (3 if trainable is None or head_path in trained else 2)
@@ -100,6 +106,12 @@ def model_flops(
         attention += attention_flops(config, work.pairs)
         head += head_once
     return Flops(decoder, attention, head, vision_flops)
+
+
+def tower_trained(paths: Collection[str]) -> bool:
+    """Whether gradients go through the tower's blocks: something in or before them is trained, and
+    not only what turns their results into picture features."""
+    return any(p.startswith("vision/") and not p.startswith(BEHIND_BLOCKS) for p in paths)
 
 
 def attention_flops(config: ModelConfig, pairs: float) -> float:

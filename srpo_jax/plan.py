@@ -18,6 +18,7 @@ from typing import Any
 from srpo_jax.chips import Slice, parse_slice
 from srpo_jax.config_check import RULES
 from srpo_jax.errors import UserError
+from srpo_jax.flops import tower_trained
 from srpo_jax.metrics import duration
 from srpo_jax.models.families import load_model_config
 from srpo_jax.objective import needs_reference_policy
@@ -169,8 +170,10 @@ def progress(what: str = "") -> Callable[[str], None]:
 def _least_memory(model: Model, candidate: Candidate) -> int:
     places = state_shardings(model.state, abstract_mesh(candidate.mesh))
     gradients = trained_bytes(model.params, places.params, model.trainable)
-    return least_memory(model.cfg, model.config, candidate, model.rows.budgets,
-                        local_bytes(model.state, places), gradients)  # fmt: skip
+    return least_memory(
+        model.cfg, model.config, candidate, model.rows.budgets,
+        local_bytes(model.state, places), gradients, tower=tower_trained(model.trainable),
+    )  # fmt: skip
 
 
 def _compile(

@@ -239,7 +239,8 @@ def local_bytes(tree: Any, places: Any) -> int:
 
 
 def least_memory(
-    cfg: Any, config: ModelConfig, candidate: Candidate, budgets: Budgets, state: int, grads: int
+    cfg: Any, config: ModelConfig, candidate: Candidate, budgets: Budgets, state: int, grads: int,
+    *, tower: bool,
 ) -> int:
     """Bytes that a device needs at the very least; what does not fit by this is not compiled.
 
@@ -249,14 +250,14 @@ def least_memory(
     text = config.text
     width = jnp.dtype(cfg.model.dtype).itemsize
     rows = candidate.rows // (candidate.data * candidate.fsdp * cfg.train.accumulate)
-    kept = kept_elements(cfg, config, candidate, budgets)
+    kept = kept_elements(config, candidate, budgets, tower=tower)
     vocab = text.padded_vocab // candidate.tensor
     head = text.hidden_size * vocab * width + rows * min(512, budgets.targets) * vocab * 4
     return state + max(grads, rows * kept * width + head)
 
 
 def kept_elements(
-    cfg: Any, config: ModelConfig, candidate: Candidate, budgets: Budgets
+    config: ModelConfig, candidate: Candidate, budgets: Budgets, *, tower: bool
 ) -> int:
     """Numbers that the layers keep of a row for the backward pass, in the device's memory.
 
@@ -266,7 +267,8 @@ def kept_elements(
         attention  its input, and the result of attention:        D + H d
         full       its input:                                     D
         others     nothing, as far as this knows (offload keeps its input in the host's memory)
-    Of the vision tower: the input of each block, and nothing where it is frozen.
+    Of the vision tower: the input of each block, and nothing where no gradient goes through them
+    (`tower` is False).
     """
     text, vision, split = config.text, config.vision, candidate.tensor
     width = text.hidden_size
@@ -281,8 +283,8 @@ def kept_elements(
     }
     if candidate.remat not in kept:
         return 0
-    tower = 0 if "vision/.*" in cfg.train.freeze else vision.depth * vision.hidden_size
-    return text.num_layers * budgets.tokens * kept[candidate.remat] + tower * budgets.patches
+    blocks = vision.depth * vision.hidden_size * budgets.patches if tower else 0
+    return text.num_layers * budgets.tokens * kept[candidate.remat] + blocks
 
 
 def trained_bytes(params: Any, places: Any, trainable: Sequence[str]) -> int:

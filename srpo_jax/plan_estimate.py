@@ -20,10 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from srpo_jax.attention import choose
-from srpo_jax.attention.tpu_sizes import sizes_for
+from srpo_jax.attention.tpu_sizes import row_sizes_for, sizes_for
 from srpo_jax.chips import Chip, Slice
-from srpo_jax.flops import Flops, Work, attention_flops, model_flops, vision_attention_flops
+from srpo_jax.flops import (
+    Flops, Work, attention_flops, model_flops, tower_trained, vision_attention_flops,
+)  # fmt: skip
 from srpo_jax.models.config import ModelConfig
+from srpo_jax.models.tiles import TileConfig
 from srpo_jax.plan_candidates import Candidate, Rows, kept_elements
 from srpo_jax.sharding import by_path
 from srpo_jax.state import TrainState
@@ -156,8 +159,10 @@ def _host_bytes(model: Model, candidate: Candidate) -> float:
     """Sent to the host and fetched again by a device: the inputs of the layers."""
     if candidate.remat != "offload":
         return 0.0
-    kept = kept_elements(model.cfg, model.config, candidate._replace(remat="full"),
-                         model.rows.budgets)  # fmt: skip
+    kept = kept_elements(
+        model.config, candidate._replace(remat="full"), model.rows.budgets,
+        tower=tower_trained(model.trainable),
+    )  # fmt: skip
     width = jnp.dtype(model.cfg.model.dtype).itemsize
     return 2 * width * kept * candidate.rows / (candidate.data * candidate.fsdp)
 
@@ -187,7 +192,7 @@ def product_flops(model: Model, candidate: Candidate) -> float:
             if path.endswith("/kernel") and not path.endswith(LAST):
                 if path.startswith("layers/"):
                     total += 2 * size * budgets.tokens
-                elif path.startswith("vision/blocks/") and _tower_trained(model):
+                elif path.startswith("vision/blocks/") and tower_trained(model.trainable):
                     total += 2 * size * budgets.patches
     return total * candidate.rows / math.prod(candidate.mesh)
 
@@ -201,21 +206,31 @@ def kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
     more where attention is computed again.
     """
     rows, config, asked = model.rows, model.config, model.cfg.model.attention
-    tokens, patches = rows.budgets.tokens, rows.budgets.patches
+    tokens = rows.budgets.tokens
     passes = 3.5 + _again(candidate).attention
     total = 0.0
     if choose(asked, "tpu", tokens) != "xla":
         pairs = rows.blocked_pairs(sizes_for(chip.kind, tokens).q)
         total += attention_flops(config, pairs) * passes
-    if config.vision.fields and choose(asked, "tpu", patches) != "xla":  # tiles have no fields
-        block = sizes_for(chip.kind, patches).q
-        vision = vision_attention_flops(config.vision, rows.work, block=block)
-        total += vision * (passes if _tower_trained(model) else 1.0)
+    total += _tower_kernel_flops(model, chip) * (
+        passes if tower_trained(model.trainable) else 1.0
+    )
     return total * candidate.rows / math.prod(candidate.mesh)
 
 
-def _tower_trained(model: Model) -> bool:
-    return any(path.startswith("vision/") for path in model.trainable)
+def _tower_kernel_flops(model: Model, chip: Chip) -> float:
+    """Of the pictures' tower, one forward pass over a row; 0 where no kernel attends."""
+    vision, asked, work = model.config.vision, model.cfg.model.attention, model.rows.work
+    if isinstance(vision, TileConfig):  # each tile is a row of its own
+        length = vision.patch_unit + vision.class_token
+        block = row_sizes_for(chip.kind, length).q
+        pairs = work.patches / vision.patch_unit * (-(-length // block) * block) ** 2
+        flops = 4 * vision.num_heads * vision.head_dim * vision.depth * pairs
+    else:
+        length = model.rows.budgets.patches
+        block = sizes_for(chip.kind, length).q
+        flops = vision_attention_flops(vision, work, block=block)
+    return 0.0 if choose(asked, "tpu", length) == "xla" else flops
 
 
 def _guessed_network(model: Model, candidate: Candidate, where: Slice) -> float:

@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu takes a lock file even to compile
     "PYTHONPATH": str(ROOT),  # also when the package is not installed
 }
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")  # what the compiled program is made by
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 GUESS = 150.0  # seconds of a compilation, until one of these has been seen
 # Fields of `train` that change no byte and no FLOP of the compiled step.
 HOST_ONLY = ("steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2",
@@ -128,8 +130,9 @@ class Compiler:
                  workers: int = 0):  # fmt: skip
         self.folder, self.model, self.report = folder, model, report
         self.workers = workers or len(os.sched_getaffinity(0))
-        versions = [f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
-        self.versions = [*versions, source_digest()]
+        versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+        flags = [f"{name}={os.environ.get(name, '')}" for name in FLAGS]
+        self.versions = [*versions, *flags, source_digest()]
         self.began = time.monotonic()
         self._took: list[float] = []
         self._running: dict[subprocess.Popen, tuple[int, float, Any, Any]] = {}

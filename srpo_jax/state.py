@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -103,9 +104,9 @@ def init_state(
     lora: Lora | None = None,
     dtype: Any = jnp.float32,
 ) -> TrainState:
-    """The state at step 0, see abstract_state. Copies `params` (twice with a reference), so a
-    donated step never invalidates the caller's arrays; the moments are made in their shards.
-    With adapters the policy's `params` are taken as they are, and a donated step uses them up.
+    """The state at step 0, see abstract_state. Uses `params` up: their memory is the state's, as
+    both together need not fit a device that just holds the state. A reference is a copy, made
+    first. The moments are made in their shards.
     """
     if lora is not None:
         fresh = jax.jit(
@@ -114,7 +115,18 @@ def init_state(
         )
         return fresh()._replace(base=params)
 
+    make = initializer(optimizer, shardings, with_reference=with_reference, dtype=dtype)
+    with warnings.catch_warnings():  # frozen weights in bfloat16 have no use for their float32 place
+        warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+        return make(params)
+
+
+def initializer(
+    optimizer: Optimizer, shardings: TrainState, *, with_reference: bool, dtype: Any
+) -> Any:
+    """The jitted function of the policy's parameters, which it uses up, that init_state calls."""
+
     def make(p: Any) -> TrainState:
         return _initial_policy(p, optimizer, with_reference, dtype)
 
-    return jax.jit(make, out_shardings=shardings)(params)
+    return jax.jit(make, out_shardings=shardings, donate_argnums=0)

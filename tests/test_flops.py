@@ -14,7 +14,7 @@ import pytest
 import multi_device_run as tiny
 from srpo_jax import tally
 from srpo_jax.chips import peak_flops
-from srpo_jax.flops import Flops, Work, batch_work, model_flops, visible_pairs
+from srpo_jax.flops import Flops, Work, batch_work, features_of, model_flops, visible_pairs
 from srpo_jax.models.config import ModelConfig
 from srpo_jax.models.families import FAMILIES
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
@@ -117,6 +117,13 @@ def test_what_is_frozen_costs_less():
     )
     assert no_tower.vision == pytest.approx(full.vision / 3, rel=1e-2)  # the pixels have no dx
     assert no_tower[:3] == full[:3]
+    # Only what comes behind the blocks: no gradient goes through these. dW of both products, dx of
+    # the second one.
+    behind = [p for p in paths if p.startswith("vision/merger/")]
+    merger = model_flops(config, params, work, trainable=behind)
+    features, width = features_of(config.vision, work.patches), 4 * config.vision.hidden_size
+    first, second = 2 * width * width * features, 2 * width * 2048 * features
+    assert merger.vision - no_tower.vision == pytest.approx(first + 2 * second)
     rank = 8
     pair = {"lora_a": np.zeros((36, 2048, rank)), "lora_b": np.zeros((36, rank, 16, 128))}
     adapters = {"layers": {"attn": {"q": pair}}}

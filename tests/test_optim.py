@@ -11,12 +11,14 @@ import test_sharding
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
+from multi_device_run import tiny_config
 
 from srpo_jax.errors import UserError
-from srpo_jax.mesh import AXES
+from srpo_jax.mesh import AXES, make_mesh
+from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.optim import make_optimizer, make_schedule, merge, select, trainable_paths
 from srpo_jax.sharding import by_path
-from srpo_jax.state import abstract_state, state_shardings
+from srpo_jax.state import abstract_state, init_state, state_shardings
 
 PARAMS = {
     "embed": {"embedding": jnp.full((4, 2), 1.0)},
@@ -159,3 +161,26 @@ def test_factored_moments_lie_along_the_axis_that_they_keep(sizes):
     assert spec("embed/embedding", "v_col") == P(("tensor", "fsdp"))  # [V]
     assert spec("layers/mlp/gate/kernel", "v") == P()
     assert places.master["layers/mlp/gate/kernel"].spec == P(None, "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_weights_become_the_state(dtype, recwarn):
+    """Their memory is used again, or a state that just fits a device could not be made there; a
+    reference keeps their values."""
+    config = tiny_config()
+    shapes = abstract_params(config)
+    optimizer = make_optimizer(settings(freeze=("vision/.*",)), shapes)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    kind = dict(with_reference=True, dtype=dtype)
+    places = state_shardings(abstract_state(shapes, optimizer, **kind), mesh)
+    weights = jax.tree.map(
+        lambda x, place: jax.device_put(jnp.full(x.shape, 0.3, x.dtype), place),
+        shapes, places.params,
+    )  # fmt: skip
+    state = init_state(weights, optimizer, places, **kind)
+    trained = by_path(weights)["embed/embedding"]
+    assert trained.is_deleted()
+    kept = state.master or by_path(state.params)
+    assert np.all(np.asarray(kept["embed/embedding"]) == np.float32(0.3))
+    assert all(np.all(np.asarray(x) == dtype(0.3)) for x in jax.tree.leaves(state.base))
+    assert not recwarn.list

@@ -139,7 +139,7 @@ def test_the_least_memory_grows_with_what_needs_memory(seven):
         candidate = plan_candidates.Candidate(1, devices, 1, count, remat)
         state = 12 * 8.3e9 / devices
         least = plan_candidates.least_memory(
-            seven, config, candidate, rows.budgets, int(state), int(state / 3)
+            seven, config, candidate, rows.budgets, int(state), int(state / 3), tower=True
         )
         return least / 2**30
 
