@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,18 @@ if len(before) < 2 and os.environ["SRPO_PROCESS_ID"] == "0":
     assert "ended with 137; restart 2 of 5" in capfd.readouterr().err
     assert local.run(python("import sys; sys.exit(2)", processes=2, restarts=5)) == 2
     assert "restart" not in capfd.readouterr().err
+
+
+def test_a_free_port_is_not_the_kernels_own_nor_one_that_was_used(monkeypatch):
+    """Nobody else gets it before it is listened on; what was used, or is taken, is not given."""
+    port = local.free_port()
+    assert 20000 <= port < 32000
+    monkeypatch.setattr(local, "PORTS", [port])
+    assert local.free_port({port}) != port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(local, "PORTS", [taken.getsockname()[1]])
+        assert local.free_port() != taken.getsockname()[1]
 
 
 def test_signals_reach_every_process(tmp_path):
