@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO
 
 from launch.spec import USER_ERROR, Spec
@@ -26,6 +27,10 @@ from srpo_jax.errors import UserError
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05
 END_SECONDS = 5.0  # how long what was killed is waited for
+# A port is free when it is picked and listened on a moment later. The kernel gives none of these
+# to a connection in between: on Linux its own begin at 32768, elsewhere at 49152 or so.
+PORTS = range(20000, 32000)
+PORT_TRIES = 100
 
 
 def argv(spec: Spec) -> list[str]:
@@ -92,6 +97,7 @@ class _Job:
         self.children: list[subprocess.Popen] = []
         self.signalled = False
         self.pending: list[int] = []  # signals that came before the children were there
+        self.ports: set[int] = set()  # of all starts: each has another one
         self.lock = threading.Lock()  # one line at a time
 
     @contextlib.contextmanager
@@ -131,7 +137,8 @@ class _Job:
     def _start(self, start: int) -> None:
         several, words = self.spec.processes > 1, _ending_with_parent(argv(self.spec))
         pipe = subprocess.PIPE if several else None
-        port, children = _free_port(), []
+        port, children = free_port(self.ports), []
+        self.ports.add(port)
         try:
             for process in range(self.spec.processes):
                 child = subprocess.Popen(
@@ -221,10 +228,18 @@ def _ending_with_parent(words: list[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *words]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port(used: Collection[int] = ()) -> int:
+    """A port of 127.0.0.1, none of `used`, that nobody listens on now. One of PORTS; when tries
+    find none of them free, any that the kernel gives. Errors: UserError when it gives none.
+    """
+    # Not the random module: two programs that seed it alike would pick the same ports.
+    for wanted in [*(secrets.choice(PORTS) for _ in range(PORT_TRIES)), *[0] * PORT_TRIES]:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", wanted))
+            port = probe.getsockname()[1]
+            if port not in used:
+                return port
+    raise UserError("no port of 127.0.0.1 is free")
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import sys
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from launch.local import free_port
 from srpo_jax.checkpoint import Checkpoints
 from srpo_jax.checksum import describe
 from srpo_jax.errors import UserError
@@ -123,10 +123,7 @@ def child(index: int, port: int, count: int, folder: str, sizes: str, what: list
 
 
 def main(folder: str, count: str, sizes: str, *what: str) -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for index in range(int(count)):
         pid = os.fork()
         if not pid:

@@ -206,17 +206,25 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     and what was half written is gone after the next start.
     """
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import pathlib, sys, time; sys.path.insert(0, sys.argv[2])\n"
         "import test_checkpoint as t\n"
+        "from srpo_jax import checkpoint\n"
+        "seal = checkpoint.write_seal\n"
+        "def stop_at_3(step):\n"
+        "    if step.name.startswith('3.'):\n"
+        "        pathlib.Path(sys.argv[3]).touch()\n"
+        "        time.sleep(600)\n"
+        "    seal(step)\n"
+        "checkpoint.write_seal = stop_at_3\n"
         "with t.Checkpoints(sys.argv[1]) as checkpoints:\n"
         "    for step in range(1, 99):\n"
         "        checkpoints.save(t.make_state(step, 2048), t.RUN)\n"
     )
-    folder, here = tmp_path / "c", str(pathlib.Path(__file__).parent)
-    child = subprocess.Popen([sys.executable, "-c", code, str(folder), here])
+    folder, here, mark = tmp_path / "c", pathlib.Path(__file__).parent, tmp_path / "mark"
+    child = subprocess.Popen([sys.executable, "-c", code, folder, here, mark])
     half = folder / "3.orbax-checkpoint-tmp"
-    while not half.exists() and child.poll() is None:
-        time.sleep(0.002)
+    while not mark.exists() and child.poll() is None:
+        time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert half.exists() and checkpoint_files.main(str(folder)) == 0

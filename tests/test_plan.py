@@ -378,7 +378,7 @@ def test_a_killed_planner_takes_its_processes_along(fake, tmp_path):
 def alive(pid: int) -> bool:
     try:
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except OSError:  # gone, or reaped between open and read: ProcessLookupError
         return False
     return state != "Z"
 

@@ -52,8 +52,10 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
 
 @pytest.fixture
 def two(tmp_path):
-    with Claims(tmp_path / "c", lease_seconds=5) as a, Claims(tmp_path / "c", lease_seconds=5) as b:
-        yield a, b
+    lease = 30  # seconds: a busy machine may stop this process for several
+    with Claims(tmp_path / "c", lease_seconds=lease) as a:
+        with Claims(tmp_path / "c", lease_seconds=lease) as b:
+            yield a, b
     assert not (tmp_path / "c").exists(), "the last one takes the folder away"
 
 
@@ -70,6 +72,7 @@ def test_a_claim_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     assert b.take(["x"]) == "x", "its process is gone"
     b.release()
 
+    a.release()  # or it would go on touching the file, after os.utime too
     path.write_text(claims.json.dumps({**owner, "host": "elsewhere", "token": "t"}))
     assert a.take(["x"]) is None, "another host's, touched just now"
     old = time.time() - 60

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import pytest
 from families import CASES
 from PIL import Image
 
+from launch.local import free_port
 from srpo_jax.explore.sampler import Request, Sampler
 from srpo_jax.hf.export import export_checkpoint
 from srpo_jax.hf.load import load_params
@@ -109,9 +109,7 @@ def serving(folder: pathlib.Path, tmp_path: pathlib.Path, *, plain: bool):
     command = [sys.executable]
     command += ["-m", "transformers.cli.transformers"] if plain else [
         str(pathlib.Path(__file__).with_name("serve_without_torchvision.py"))]  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command += ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
                 "--device", "cpu", "--dtype", "float32"]  # fmt: skip
     cache = tmp_path / "cache"
