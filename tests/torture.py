@@ -265,10 +265,10 @@ def check_start(before: Session, session: Session, saved: list[int], damaged: bo
     lost = before.reached - session.began
     if saved and session.began < saved[-1]:
         raise Broken(f"went on from step {session.began}, though step {saved[-1]} was saved")
+    if damaged:
+        return  # how much that takes is said by `saved`
     if before.kind.startswith("term"):
         limit = 0
-    elif damaged:
-        return  # how much that takes is said by `saved`
     else:  # a save that was under way when the kill came is not there: then it is the one before
         limit = SAVE_EVERY * (2 if before.in_flight else 1)
     if before.stepped and lost > limit:
