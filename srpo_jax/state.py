@@ -116,7 +116,7 @@ def init_state(
         return fresh()._replace(base=params)
 
     make = initializer(optimizer, shardings, with_reference=with_reference, dtype=dtype)
-    with warnings.catch_warnings():  # frozen weights in bfloat16 have no use for their float32 place
+    with warnings.catch_warnings():  # in bfloat16 the place of frozen float32 weights has no use
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
         return make(params)
 

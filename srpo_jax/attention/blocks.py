@@ -88,8 +88,8 @@ def block_list(bounds: Bounds, q_block: int, kv_block: int, *, causal: bool) -> 
     q_blocks, kv_blocks = length // q_block, length // kv_block
     if rows > 1 << ROW_BITS or max(q_blocks, kv_blocks) > 1 << BLOCK_BITS:
         raise UserError(
-            f"attention over {rows} rows of {length} tokens or patches has {q_blocks} x {kv_blocks} "
-            f"blocks a row; at most {1 << ROW_BITS} rows of {1 << BLOCK_BITS} x {1 << BLOCK_BITS} "
+            f"attention over {rows} rows of {length} tokens or patches has {q_blocks} x {kv_blocks}"
+            f" blocks a row; at most {1 << ROW_BITS} rows of {1 << BLOCK_BITS} x {1 << BLOCK_BITS} "
             "can be listed: use shorter rows (pack.row_tokens), or attention 'block' or 'xla'"
         )
     visible, full = _per_block(bounds, q_block, kv_block)
