@@ -24,7 +24,7 @@ import jax
 from jax._src import cloud_tpu_init, distributed  # no public way to the store and to this fact
 
 from srpo_jax import __version__
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.places import Place, find_place
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
@@ -161,7 +161,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _initialise(place: Place, heartbeat_seconds: int) -> None:
-    """Starts jax.distributed. Errors: UserError when the cluster cannot be found."""
+    """Starts jax.distributed.
+
+    Errors: UserError when the cluster is not there or described wrongly; RunFailure when a cluster
+    did not answer in time, which a pool of nodes that is still growing does too.
+    """
     options: dict[str, Any] = {
         "heartbeat_timeout_seconds": heartbeat_seconds or HEARTBEAT_SECONDS[place.loopback],
         "initialization_timeout": MEET_SECONDS,
@@ -180,14 +184,22 @@ def _initialise(place: Place, heartbeat_seconds: int) -> None:
         options["local_device_ids"] = place.local_device_ids
     try:
         jax.distributed.initialize(**options)
-    except Exception as error:  # a metadata server that is not there, a name that has no address
-        if place.kind == "explicit" and not isinstance(error, (ValueError, TypeError)):
+    except Exception as error:
+        # jax raises these two when it finds no cluster or half of one, others when what it found
+        # does not answer: a metadata server, a name without an address, a coordinator.
+        mistake = isinstance(error, (ValueError, TypeError))
+        if place.kind == "explicit" and not mistake:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"jax.distributed did not start on this {place.kind} cluster ({said}); set "
-            "SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or SRPO_NUM_PROCESSES=1 "
-            "for this host alone"
+        text = f"jax.distributed did not start on this {place.kind} cluster ({said}); "
+        if mistake:
+            raise UserError(
+                f"{text}set SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or "
+                "SRPO_NUM_PROCESSES=1 for this host alone"
+            ) from None
+        raise RunFailure(
+            f"{text}start it again when all hosts are there, or set SRPO_NUM_PROCESSES=1 for this "
+            "host alone"
         ) from None
 
 

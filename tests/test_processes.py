@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
-from srpo_jax.errors import UserError
+from srpo_jax import processes
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.places import Place, find_place
 
 SCRIPT = pathlib.Path(__file__).parent / "processes_run.py"
@@ -79,6 +81,32 @@ def test_half_set_addresses_are_one_line(changes, said):
     with pytest.raises(UserError, match=said) as error:
         find_place(section(), env)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["tpu", "slurm"])
+@pytest.mark.parametrize(
+    "raised, expected",
+    [
+        (ValueError("coordinator_address\nshould be defined."), UserError),
+        (RuntimeError("Failed to recognize\ncoordinator address"), RunFailure),
+        (ConnectionError("metadata"), RunFailure),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
+    monkeypatch, kind, raised, expected
+):
+    """While a pool of nodes grows, names have no address: such a start is tried again (exit code
+    1), one without a cluster is not (2). Both are one line.
+    """
+
+    def fail(**_):
+        raise raised
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(expected, match=f"this {kind} cluster") as error:
+        processes._initialise(Place(kind, 2, 0), 0)
+    assert "\n" not in str(error.value) and "SRPO_NUM_PROCESSES=1" in str(error.value)
+    assert processes._exit_code(error.value) == (2 if expected is UserError else 1)
 
 
 def both(what: str, *, script: pathlib.Path = SCRIPT, timeout: float = 120) -> list[tuple]:
