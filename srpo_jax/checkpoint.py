@@ -27,6 +27,7 @@ from srpo_jax.checkpoint_files import (
     check_files,
     digest_of_meta,
     read_meta,
+    space_needed,
     write_seal,
 )
 from srpo_jax.checkpoint_keep import keep_of, ranked
@@ -38,7 +39,6 @@ from srpo_jax.state import TrainState
 
 FORMAT = 2
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
-SPARE = 1 << 20  # bytes that a step may take besides its arrays
 
 
 class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -189,8 +189,8 @@ class Checkpoints:
         all processes, because a save that fails halfway comes out one save later, as noise.
         """
         self.wait()
-        need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
-        if from_first(shutil.disk_usage(self.directory).free) < need + need // 50 + SPARE:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
+        if from_first(shutil.disk_usage(self.directory).free) < space_needed(size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(
