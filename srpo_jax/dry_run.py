@@ -70,8 +70,8 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
     free = shutil.disk_usage(existing_parent(workdir)).free
     if free < space_needed(size):
         raise UserError(
-            f"a checkpoint takes {human(space_needed(size))} but {workdir} has {human(free)} left; use another "
-            "--workdir"
+            f"a checkpoint takes {human(space_needed(size))} but {workdir} has {human(free)} left; "
+            "use another --workdir"
         )
     many = cfg.train.keep + cfg.train.keep_best
     short = "" if free > (many + 1) * size else f": not enough for the {many} that are kept"

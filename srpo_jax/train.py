@@ -56,8 +56,9 @@ def train(
     traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
     wall clock, for the ledger (events.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
-    that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit
-    (code 0, or SRPO_STOPPED_EXIT_CODE) or KeyboardInterrupt.
+    that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
+    Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
+    KeyboardInterrupt.
     """
     workdir = pathlib.Path(workdir)
     first = jax.process_index() == 0
