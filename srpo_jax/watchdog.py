@@ -82,7 +82,7 @@ class Watchdog:
         head += f" after {self._at}"
         _say(f"{head}; the stacks of its threads follow, also in {path}")
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        # The hang may be the disk's: stderr first, and nothing here waits for the disk to answer, or
+        # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
         # the end would never come.
         writer = threading.Thread(
             target=self._write_file, args=(path, head), name="stacks", daemon=True

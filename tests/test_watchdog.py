@@ -53,7 +53,7 @@ def test_a_process_that_hangs_is_ended(tmp_path):
 
 
 def test_a_disk_that_hangs_does_not_keep_the_process(tmp_path, monkeypatch, capfd):
-    """The stacks' folder is on the disk that does not answer: stderr has them, and the end comes."""
+    """The stacks' folder is on the disk that does not answer: stderr has them, the end comes."""
     answer, ended, now = threading.Event(), [], [0.0]
     mkdir = pathlib.Path.mkdir
 
