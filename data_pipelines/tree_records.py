@@ -59,15 +59,15 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
     {"count", "bytes", "sha256" of the file, "fingerprint" of the records' contents}.
 
     Every record is checked in the form in which it will be read; ints may be numpy's. Several
-    processes and hosts may write the same shard at once: each file appears whole.
-    Raises RecordError for one that breaks the schema, and then leaves nothing behind.
+    processes and hosts may write the same shard at once: each file appears whole, and a shard that
+    is done with the same contents stays done throughout.
+    Raises RecordError for one that breaks the schema, and then leaves everything as it was.
     """
     path = pathlib.Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"a shard's name ends with {SUFFIX}: {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path = _manifest_path(path)
-    manifest_path.unlink(missing_ok=True)  # from here on the shard is not done
     # Not the process id alone: in containers on two hosts it may be the same.
     tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     content, count = hashlib.sha256(), 0
@@ -86,6 +86,11 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
             "count": count, "bytes": tmp.stat().st_size, "sha256": _file_sha256(tmp),
             "fingerprint": content.hexdigest(),
         }
+        there = _manifest_there(path)
+        if there and there["fingerprint"] == manifest["fingerprint"] and shard_done(path):
+            return there
+        if there and there["sha256"] != manifest["sha256"]:
+            manifest_path.unlink(missing_ok=True)  # it would describe another file than there is
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
@@ -213,6 +218,14 @@ def _shards(folder: str | os.PathLike) -> list[pathlib.Path]:
 
 def _manifest_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + MANIFEST_SUFFIX)
+
+
+def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
+    """The shard's manifest, None when there is none that can be read."""
+    try:
+        return _read_manifest(path)
+    except RecordError:
+        return None
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:

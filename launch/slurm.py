@@ -11,6 +11,11 @@ import shlex
 
 from launch.spec import STOPPED, USER_ERROR, Spec
 
+# Processes of a training end each other, with one exit code, and a process that cannot hear is
+# ended after so many seconds. With --kill-on-bad-exit=1 srun itself would kill the others at the
+# first exit and return their 137, which hides a user's mistake: the job would be put back 50 times.
+WAIT_SECONDS = 60
+
 
 def render(spec: Spec) -> str:
     """The script, for sbatch."""
@@ -31,6 +36,8 @@ def render(spec: Spec) -> str:
     exports = "\n".join(
         f"export {name}={shlex.quote(value)}" for name, value in spec.environment().items()
     )
+    # Other verbs' processes end one by one: eval's go at once, but for process 0.
+    wait = WAIT_SECONDS if spec.command[0] == "train" else 0  # 0: for as long as it takes
     return f"""\
 #!/bin/bash
 {header}
@@ -39,7 +46,7 @@ def render(spec: Spec) -> str:
 
 step= signals=0
 trap 'signals=$((signals + 1)); [ -z "$step" ] || kill -TERM "$step"' TERM
-srun --kill-on-bad-exit=1 --label {shlex.join(spec.argv())} &
+srun --kill-on-bad-exit=0 --wait={wait} --label {shlex.join(spec.argv())} &
 step=$!
 [ "$signals" -eq 0 ] || kill -TERM "$step"
 

@@ -27,18 +27,18 @@ from srpo_jax.checkpoint_files import (
     check_files,
     digest_of_meta,
     read_meta,
+    space_needed,
     write_seal,
 )
 from srpo_jax.checkpoint_keep import keep_of, ranked
 from srpo_jax.checksum import describe
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.jointly import from_first, in_short, jointly
 from srpo_jax.sharding import by_path
 from srpo_jax.state import TrainState
 
 FORMAT = 2
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
-SPARE = 1 << 20  # bytes that a step may take besides its arrays
 
 
 class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -189,8 +189,8 @@ class Checkpoints:
         all processes, because a save that fails halfway comes out one save later, as noise.
         """
         self.wait()
-        need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
-        if from_first(shutil.disk_usage(self.directory).free) < need + need // 50 + SPARE:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
+        if from_first(shutil.disk_usage(self.directory).free) < space_needed(size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(
@@ -231,14 +231,19 @@ class Checkpoints:
         return TrainState(count, items["params"], opt_state, target.base, master), notes
 
     def verify(self, step: int, target: TrainState) -> None:
-        """Reads a saved step back and compares every checksum. Errors: UserError."""
+        """Reads a saved step back and compares every checksum.
+
+        Errors: RunFailure. That storage loses something is not the user's mistake: started again,
+        the run goes on from the newest step that verifies.
+        """
         self.wait()
         try:
             meta = _read_meta(self.directory, step)
             _read_items(self._manager, self.directory, meta, _items(target))
         except Exception as error:
-            raise UserError(
-                f"the last checkpoint {self.directory}/{step} does not verify: {in_short(error)}"
+            raise RunFailure(
+                f"the last checkpoint {self.directory}/{step} does not verify: {in_short(error)}; "
+                "run the same command again to go on from the one before"
             ) from error
 
     def best(self) -> int | None:

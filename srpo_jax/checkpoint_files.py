@@ -21,12 +21,20 @@ from typing import Any
 
 SEAL = "SEAL"
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
+SPARE = 1 << 20  # bytes that a step may take besides its arrays and 2 % of them
 LARGE = 1 << 20  # bytes from which on a file is read in a thread of its own
 THREADS = 8  # files that are read at once; hashing lets go of Python's lock
 
 
 class Damaged(Exception):
     """A checkpoint that does not hold what it says. The text names a file or an array."""
+
+
+def space_needed(size: int) -> int:
+    """Bytes that must be free before a step of so many bytes of arrays is written: for the files
+    around them too.
+    """
+    return size + size // 50 + SPARE
 
 
 def write_seal(folder: str | os.PathLike) -> None:

@@ -1,7 +1,8 @@
 """The console script: `srpo <verb> --config=FILE[:VARIANT] --config.a.b=value --workdir=DIR`.
 
 Exit codes: 0 done; 2 the command or the data is wrong (one line on stderr says what); 1 a failure
-that is not the user's (disk full, a bug: a bug keeps its traceback); 130 interrupted by Ctrl-C.
+that is not the user's (disk full, a checkpoint that does not verify, a bug, which keeps its
+traceback); 130 interrupted by Ctrl-C.
 Everything heavy is imported inside the verbs (cli_verbs.py), so help and mistakes answer at once.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from srpo_jax import __version__
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 AGAIN = ("explore", "train", "plan")  # verbs that go on where an interruption stopped them
@@ -153,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         return _run(argv)
     except UserError as error:
         return _fail(f"{prefix}: error: {error}", 2)
+    except RunFailure as error:
+        return _fail(f"{prefix}: error: {error}", 1)
     except KeyboardInterrupt:
         again = "; run the same command again to go on" if name in AGAIN else ""
         return _fail(f"{prefix}: interrupted{again}", 130)

@@ -8,19 +8,25 @@ from typing import Any
 
 import jax
 
+from srpo_jax import compile_cache
+from srpo_jax.checkpoint_files import space_needed
 from srpo_jax.errors import UserError
-from srpo_jax.prepare import Setup, bytes_per_device, counts, existing_parent, headline, prepare
-from srpo_jax.run_identity import check_same
-from srpo_jax.workdir import read_json
+from srpo_jax.prepare import Setup, bytes_per_device, counts, headline, prepare
+from srpo_jax.run_identity import check_end, check_same
+from srpo_jax.trackers import modules_of
+from srpo_jax.workdir import existing_parent, read_json
 
 
 def dry_run(cfg: Any, workdir: str | pathlib.Path) -> str:
     """The report, a line per fact. Reads config, model config, trees and picture sizes.
 
     Errors: UserError, as the run itself would raise it, for settings and data that do not fit; and
-    when a checkpoint does not fit on the disk, or the workdir holds another run.
+    when a checkpoint does not fit on the disk, or the workdir holds another run or a later step.
     """
     workdir = pathlib.Path(workdir)
+    compile_cache.check(cfg.train.compilation_cache)
+    if jax.process_index() == 0:  # the run's trackers are there only
+        modules_of(cfg.train.report_to)
     setup = prepare(cfg, workdir)
     found = [headline(cfg, setup, 0), *_memory(setup), _data(cfg, setup)]
     found += _disk(cfg, setup, workdir)
@@ -62,10 +68,10 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
     stored = setup.target._replace(base=None)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
     free = shutil.disk_usage(existing_parent(workdir)).free
-    if free < size:
+    if free < space_needed(size):
         raise UserError(
-            f"a checkpoint takes {human(size)} but {workdir} has {human(free)} left; use another "
-            "--workdir"
+            f"a checkpoint takes {human(space_needed(size))} but {workdir} has {human(free)} left; "
+            "use another --workdir"
         )
     many = cfg.train.keep + cfg.train.keep_best
     short = "" if free > (many + 1) * size else f": not enough for the {many} that are kept"
@@ -78,6 +84,7 @@ def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
         if (workdir / "config.json").is_file():
             run = read_json(workdir / "config.json").get("run") or {}
             check_same(run, setup.run, workdir / "checkpoints")
+        check_end(steps[-1], cfg.train.steps, workdir / "checkpoints")
     return [
         f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {many} kept; "
         f"{human(free)} free{short}",

@@ -1,7 +1,15 @@
-"""The one exception that means "the user can fix this": printed as one line, exit code 2."""
+"""The two exceptions that are printed as one line: the user can fix it, or starting again may."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that says what is wrong, where, and what to do."""
+    """Bad input: exit code 2. The message is one line that says what is wrong, where, and what to
+    do.
+    """
+
+
+class RunFailure(RuntimeError):
+    """Not the user's mistake: exit code 1, so that launchers start the run again. The message is
+    one line that says what failed and where.
+    """

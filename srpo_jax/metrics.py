@@ -11,7 +11,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from srpo_jax.trackers import make_trackers
@@ -81,8 +82,9 @@ def _thousands(number: float) -> str:
 class Metrics:
     """Writes the metrics of one run; in a `with`. Only process 0 should make one.
 
-    report_to: see trackers.py; name and config are what they are told of the run. Errors:
-    UserError when a package is missing.
+    report_to: see trackers.py; name and config are what they are told of the run. A tracker that
+    fails later on is dropped, which is said once: all it would get is in metrics.jsonl.
+    Errors: UserError when a package is missing.
     """
 
     def __init__(
@@ -108,12 +110,23 @@ class Metrics:
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._tell(lambda tracker: tracker.close(), "did not get the end of the run")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One JSON line, one printed line, one point per curve of a tracker."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         print(line(step, self.steps, values), flush=True)
-        for tracker in self._trackers:
-            tracker.write(step, values)
+        self._tell(lambda tracker: tracker.write(step, values), f"gets nothing from step {step} on")
+
+    def _tell(self, call: Callable[[Any], None], lost: str) -> None:
+        """The call to each tracker; those that fail are dropped: a service that is down is no
+        reason to end a run.
+        """
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                print(f"train.report_to: {tracker.name} {lost} ({said}); {FILE} has it all",
+                      file=sys.stderr, flush=True)  # fmt: skip

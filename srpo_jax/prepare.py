@@ -5,7 +5,6 @@ here, and `srpo train --dry_run` stops here.
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -203,9 +202,3 @@ def bytes_per_device(tree: Any) -> int:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
-
-
-def existing_parent(path: str | os.PathLike) -> pathlib.Path:
-    """The nearest folder above `path` (or it) that is there."""
-    path = pathlib.Path(path).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())

@@ -17,6 +17,7 @@ import os
 import pathlib
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,14 +25,15 @@ import jax
 from jax._src import cloud_tpu_init, distributed  # no public way to the store and to this fact
 
 from srpo_jax import __version__
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.places import Place, find_place
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
 COMPILE_SECONDS = 3600  # between the first process that has compiled and the last
 POLL_SECONDS = 1.0
-UNWIND_SECONDS = 20  # a failed process gets so long to end by itself, before it is ended
+ENDING_SECONDS = 15  # for all to hear of a failure; over at once when all have
+UNWIND_SECONDS = 20 + ENDING_SECONDS  # for a failed process to end by itself, before it is ended
 FAILED = "srpo/failed/"
 _failing = threading.Event()  # this process has a failure of its own
 
@@ -58,7 +60,7 @@ def together(section: Any, config: Any = None) -> Iterator[Place]:
         lifeline.leave()
         raise
     except BaseException as error:
-        lifeline.end_after_failure(_exit_code(error))
+        lifeline.end_after_failure(_exit_code(error), _line(error))
         raise
     lifeline.leave()
 
@@ -73,7 +75,7 @@ def alarm() -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        tell_failure(_exit_code(error), f"{type(error).__name__}: {error}")
+        tell_failure(_exit_code(error), _line(error))
         raise
 
 
@@ -83,7 +85,7 @@ def tell_failure(code: int, line: str) -> None:
     if client is None:
         return
     _failing.set()
-    said = json.dumps([jax.process_index(), code, " ".join(line.split())[:300]])
+    said = json.dumps([jax.process_index(), code, line])
     with contextlib.suppress(Exception):  # told already, or nobody is left to be told
         client.key_value_set(FAILED + "first", said)
 
@@ -108,6 +110,10 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
         client.key_value_set(f"{key}verdict", json.dumps(differ[:4]))
     verdict = json.loads(client.blocking_key_value_get(f"{key}verdict", limit))
     if verdict:
+        # All raise it. So none tells the others, who would then end on that instead of their own
+        # line, before each has said that it fails by itself.
+        _failing.set()
+        _wait_for_all(client, f"{key}verdict")
         raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
 
 
@@ -161,7 +167,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _initialise(place: Place, heartbeat_seconds: int) -> None:
-    """Starts jax.distributed. Errors: UserError when the cluster cannot be found."""
+    """Starts jax.distributed.
+
+    Errors: UserError when the cluster is not there or described wrongly; RunFailure when a cluster
+    did not answer in time, which a pool of nodes that is still growing does too.
+    """
     options: dict[str, Any] = {
         "heartbeat_timeout_seconds": heartbeat_seconds or HEARTBEAT_SECONDS[place.loopback],
         "initialization_timeout": MEET_SECONDS,
@@ -180,15 +190,28 @@ def _initialise(place: Place, heartbeat_seconds: int) -> None:
         options["local_device_ids"] = place.local_device_ids
     try:
         jax.distributed.initialize(**options)
-    except Exception as error:  # a metadata server that is not there, a name that has no address
-        if place.kind == "explicit" and not isinstance(error, (ValueError, TypeError)):
+    except Exception as error:
+        # jax raises these two when it finds no cluster or half of one, others when what it found
+        # does not answer: a metadata server, a name without an address, a coordinator.
+        mistake = isinstance(error, (ValueError, TypeError))
+        if place.kind == "explicit" and not mistake:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"jax.distributed did not start on this {place.kind} cluster ({said}); set "
-            "SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or SRPO_NUM_PROCESSES=1 "
-            "for this host alone"
+        text = f"jax.distributed did not start on this {place.kind} cluster ({said}); "
+        if mistake:
+            raise UserError(
+                f"{text}set SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or "
+                "SRPO_NUM_PROCESSES=1 for this host alone"
+            ) from None
+        raise RunFailure(
+            f"{text}start it again when all hosts are there, or set SRPO_NUM_PROCESSES=1 for this "
+            "host alone"
         ) from None
+
+
+def _line(error: BaseException) -> str:
+    """What is told of a failure."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _exit_code(error: BaseException) -> int:
@@ -205,31 +228,44 @@ class _Lifeline:
         self._client = distributed.global_state.client
         self._index = jax.process_index()
         self._over = threading.Event()
+        self._said = threading.Lock()  # held from the line that names the failed process on
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._over.wait(POLL_SECONDS):
             try:
-                found = self._client.key_value_dir_get(FAILED)
+                found = self._first()
             except Exception:  # the coordinator is gone: jax aborts us, or we are leaving
                 return
-            if not found:
+            if found is None:
                 continue
-            index, code, line = json.loads(found[0][1])
+            index, code, line = found
             if _failing.is_set():  # it ends by itself, or is ended
                 self._over.wait(UNWIND_SECONDS)
             else:
-                _say(f"process {self._index} stops, as process {index} failed: {line}")
+                self._say_who(index, line)
                 self._meet()
             _exit(code)
 
+    def _first(self) -> tuple[int, int, str] | None:
+        """(process, exit code, line) of the failure that was told first, if one was."""
+        found = self._client.key_value_dir_get(FAILED)
+        return tuple(json.loads(found[0][1])) if found else None
+
+    def _say_who(self, index: int, line: str) -> None:
+        """Once: the lifeline and a collective may learn of it at the same time."""
+        if not self._said.acquire(blocking=False):
+            return
+        _say(f"process {self._index} stops, as process {index} failed: {line}")
+
     def _meet(self) -> None:
-        """Waits a few seconds for the others, so that process 0, where the store lives, does not
-        go before all have read it.
+        """Waits for the others, so that process 0, where the store lives, does not go before all
+        have read it.
         """
-        with contextlib.suppress(Exception):
-            self._client.wait_at_barrier("srpo/ending", int(3000 * POLL_SECONDS))
+        _wait_for_all(self._client, "srpo/ending")
+        if self._index == 0:  # all are on their way out, and jax aborts who finds the store gone
+            time.sleep(0.5)
 
     def leave(self) -> None:
         """All is well: leave when all others do."""
@@ -237,10 +273,25 @@ class _Lifeline:
         self._thread.join()
         jax.distributed.shutdown()
 
-    def end_after_failure(self, code: int) -> None:
-        """Python goes on (somebody prints the error), but what is left of jax is not waited for."""
+    def end_after_failure(self, code: int, line: str) -> None:
+        """Python goes on (somebody prints the error), but what is left of jax is not waited for.
+
+        A failure here may be another one's echo: a collective breaks when a peer goes, before the
+        thread has looked. Whoever told first decides the exit code.
+        """
+        with contextlib.suppress(Exception):  # the coordinator is gone
+            index, first_code, first_line = self._first() or (self._index, code, line)
+            if index != self._index and first_line != line:  # else all say the same anyway
+                self._say_who(index, first_line)
+            code = first_code
         self._meet()
         atexit.register(_exit, code)  # runs before jax's own clean-up, which waits for all
+
+
+def _wait_for_all(client: Any, name: str) -> None:
+    """Until all are there, or ENDING_SECONDS: some may be dead."""
+    with contextlib.suppress(Exception):
+        client.wait_at_barrier(name, 1000 * ENDING_SECONDS)
 
 
 def _say(line: str) -> None:

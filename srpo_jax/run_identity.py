@@ -81,6 +81,15 @@ def check_same(stored: dict[str, Any], current: dict[str, Any], place: pathlib.P
         )
 
 
+def check_end(step: int, steps: int, place: pathlib.Path) -> None:
+    """Errors: UserError when the checkpoint of `step` is past the end of the run."""
+    if step > steps:
+        raise UserError(
+            f"{place} is at step {step}, past train.steps={steps}; set that higher, or use another "
+            "--workdir"
+        )
+
+
 def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
     """WORKDIR/config.json: the resolved config, what decides the run, and the digest of that."""
     text = json.dumps(run, sort_keys=True)

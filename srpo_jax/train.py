@@ -25,7 +25,6 @@ from data_pipelines.examples import Examples
 from data_pipelines.loader import make_loader
 from srpo_jax import compile_cache, sharding
 from srpo_jax.checkpoint import Checkpoints
-from srpo_jax.errors import UserError
 from srpo_jax.events import FILE as EVENTS
 from srpo_jax.events import Ledger
 from srpo_jax.hf.load import load_params
@@ -34,7 +33,7 @@ from srpo_jax.metrics import Metrics
 from srpo_jax.prepare import Setup, check_attention, headline, prepare, weights_dtype
 from srpo_jax.processes import agree, alarm, compile_together
 from srpo_jax.profiling import Profile
-from srpo_jax.run_identity import check_same, write_config
+from srpo_jax.run_identity import check_end, check_same, write_config
 from srpo_jax.state import TrainState, init_state
 from srpo_jax.step import make_train_step
 from srpo_jax.tally import Tally
@@ -57,8 +56,9 @@ def train(
     traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
     wall clock, for the ledger (events.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
-    that is no number. SIGTERM and the first Ctrl-C finish the step, save, and raise SystemExit
-    (code 0, or SRPO_STOPPED_EXIT_CODE) or KeyboardInterrupt.
+    that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
+    Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
+    KeyboardInterrupt.
     """
     workdir = pathlib.Path(workdir)
     first = jax.process_index() == 0
@@ -149,8 +149,8 @@ def first_state(
     """
     place, target = checkpoints.directory, setup.target
     state, notes = checkpoints.restore(target, lambda stored: check_same(stored, setup.run, place))
-    if state is not None and int(state.step) > cfg.train.steps:
-        raise UserError(f"{place} is at step {int(state.step)}, past train.steps={cfg.train.steps}")
+    if state is not None:
+        check_end(int(state.step), cfg.train.steps, place)
     with_base = target.base is not None
     if state is not None and not with_base:
         return state, notes

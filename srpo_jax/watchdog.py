@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL: not done, not the user's mistake, try again
+WRITE_SECONDS = 5.0  # that writing a file of stacks is waited for
 FIRST = 4  # the first step reads, restores and compiles: it may take so many times the limit
 
 
@@ -81,7 +82,17 @@ class Watchdog:
         head += f" after {self._at}"
         _say(f"{head}; the stacks of its threads follow, also in {path}")
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        try:  # the hang may be the disk's: stderr first, and no failure from here
+        # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
+        # the end would never come.
+        writer = threading.Thread(
+            target=self._write_file, args=(path, head), name="stacks", daemon=True
+        )
+        writer.start()
+        writer.join(WRITE_SECONDS)
+        return path
+
+    def _write_file(self, path: pathlib.Path, head: str) -> None:
+        try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8") as file:
                 file.write(head + "\n")
@@ -89,7 +100,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
             _say(f"watchdog: {path} was not written: {error.strerror}")
-        return path
 
 
 def _say(line: str) -> None:

@@ -29,6 +29,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
     os.replace(fresh, path)
 
 
+def existing_parent(path: str | os.PathLike) -> pathlib.Path:
+    """The nearest place above `path` (or it) that is there."""
+    path = pathlib.Path(path).absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def method(config: Mapping[str, Any]) -> str:
     """The objective of a run in a few words."""
     objective = config.get("objective") or {}

@@ -7,7 +7,7 @@ import pytest
 
 from srpo_jax import cli, cli_verbs
 from srpo_jax.config_load import REPOSITORY
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 
 MINI = f"--config={REPOSITORY}/configs/ssui_mini.py"
 WORKDIR = "--workdir=never_made"
@@ -119,13 +119,16 @@ def test_profile_alone_means_a_few_steps():
     "error, code, said",
     [
         (UserError("a\nb"), 2, "srpo env: error: a b\n"),
+        (RunFailure("a\nb"), 1, "srpo env: error: a b\n"),
         (KeyboardInterrupt(), 130, "srpo env: interrupted\n"),
         (OSError(28, "No space left on device", "x"), 1, "no space left on the disk: x"),
         (PermissionError(13, "Permission denied", "x"), 1, "no permission: x"),
     ],
 )
 def test_failures_that_are_not_bugs_are_one_line(capsys, monkeypatch, error, code, said):
-    """Interrupts, a full disk and missing rights print one line and have their own exit codes."""
+    """Interrupts, a full disk, missing rights and what starting again may cure print one line and
+    have their own exit codes.
+    """
 
     def fail(command):
         raise error

@@ -264,6 +264,17 @@ def test_the_batch_script_goes_on_after_a_stop(tmp_path, code, restarts, requeue
     assert log == "told\n" + "scontrol requeue 9\n" * requeued
 
 
+def test_srun_lets_the_processes_agree_on_the_exit_code():
+    """srun that kills at the first bad exit returns 137, and a mistake would be put back for ever.
+    Training ends together; workers and eval end one by one, and nobody is killed for that.
+    """
+    train = text_of(CASES["slurm.sh"])
+    assert "srun --kill-on-bad-exit=0 --wait=60 --label srpo train" in train
+    argv = CASES["slurm.sh"]
+    others = [*argv[: argv.index("--") + 1], "eval", "--config=c.py", "--workdir=/w"]
+    assert "srun --kill-on-bad-exit=0 --wait=0 --label srpo eval" in text_of(others)
+
+
 @pytest.mark.parametrize("before, calls", [
     ("", ["create", "ssh"]),
     ("ACTIVE", ["ssh"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 
 import pytest
 
@@ -53,3 +54,38 @@ def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"srpo_jax\[report\]"):
         Metrics(tmp_path, steps=1, start=0, report_to="tensorboard")
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    """A service that goes down is named in one line and dropped; files and the other tracker get
+    everything. The same when it fails at the end.
+    """
+
+    class Service(types.ModuleType):
+        def __init__(self, name, fails_at):
+            super().__init__(name)
+            self.fails_at, self.steps, self.init = fails_at, [], lambda **_: None
+
+        def log(self, values, step):
+            if step == self.fails_at:
+                raise ConnectionError("down\nfor good")
+            self.steps.append(step)
+
+        def finish(self):
+            if self.fails_at == "end":
+                raise TimeoutError("no answer")
+
+    wandb, trackio = Service("wandb", 2), Service("trackio", "end")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    with Metrics(tmp_path, steps=3, start=0, report_to="wandb,trackio") as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, {"loss": 1.0})
+    assert wandb.steps == [1] and trackio.steps == [1, 2, 3]
+    assert len((tmp_path / FILE).read_text().splitlines()) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "train.report_to: wandb gets nothing from step 2 on (ConnectionError: down for good); "
+        "metrics.jsonl has it all",
+        "train.report_to: trackio did not get the end of the run (TimeoutError: no answer); "
+        "metrics.jsonl has it all",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -9,10 +10,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
-from srpo_jax.errors import UserError
+from srpo_jax import processes
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.places import Place, find_place
 
 SCRIPT = pathlib.Path(__file__).parent / "processes_run.py"
@@ -79,6 +82,69 @@ def test_half_set_addresses_are_one_line(changes, said):
     with pytest.raises(UserError, match=said) as error:
         find_place(section(), env)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["tpu", "slurm"])
+@pytest.mark.parametrize(
+    "raised, expected",
+    [
+        (ValueError("coordinator_address\nshould be defined."), UserError),
+        (RuntimeError("Failed to recognize\ncoordinator address"), RunFailure),
+        (ConnectionError("metadata"), RunFailure),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
+    monkeypatch, kind, raised, expected
+):
+    """While a pool of nodes grows, names have no address: such a start is tried again (exit code
+    1), one without a cluster is not (2). Both are one line.
+    """
+
+    def fail(**_):
+        raise raised
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(expected, match=f"this {kind} cluster") as error:
+        processes._initialise(Place(kind, 2, 0), 0)
+    assert "\n" not in str(error.value) and "SRPO_NUM_PROCESSES=1" in str(error.value)
+    assert processes._exit_code(error.value) == (2 if expected is UserError else 1)
+
+
+class Store:
+    """A coordinator's store, as far as a lifeline asks it, where process 1 has told a failure."""
+
+    def key_value_dir_get(self, prefix):
+        return [(f"{prefix}first", json.dumps([1, 2, "UserError: no such picture"]))]
+
+    def key_value_set(self, key, value):
+        raise RuntimeError("ALREADY_EXISTS")
+
+    def wait_at_barrier(self, name, milliseconds):
+        pass
+
+
+@pytest.mark.parametrize(
+    "own, said",
+    [
+        ("XlaRuntimeError: Gloo: connection closed by peer", True),
+        ("UserError: no such picture", False),
+    ],
+)
+def test_an_echo_of_a_failure_ends_with_the_failures_exit_code(monkeypatch, capsys, own, said):
+    """A collective that breaks before the thread has looked is no failure of this process: it says
+    whose it was, once, unless all say the same line anyway.
+    """
+    codes = []
+    monkeypatch.setattr(processes.distributed.global_state, "client", Store())
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 1000.0)  # the thread is too late
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(processes.atexit, "register", lambda end, code: codes.append(code))
+    lifeline = processes._Lifeline()
+    lifeline.end_after_failure(1, own)
+    lifeline._over.set()
+    line = "process 0 stops, as process 1 failed: UserError: no such picture\n"
+    assert codes == [2] and capsys.readouterr().err == line * said
 
 
 def both(what: str, *, script: pathlib.Path = SCRIPT, timeout: float = 120) -> list[tuple]:

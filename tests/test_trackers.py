@@ -60,6 +60,18 @@ def test_several_at_once_and_none(tmp_path, monkeypatch):
     assert make(tmp_path, "none") == []
 
 
+def test_each_service_goes_on_with_its_own_run(tmp_path, monkeypatch):
+    """W&B and trackio together: a restart gives each the run that it had, and that of no other."""
+    fakes = {service: Fake(service) for service in ("wandb", "trackio")}
+    for service, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, service, fake)
+    for start in (0, 2):
+        make(tmp_path, "wandb,trackio", start)
+    ids = {call[1]["id"] for call in fakes["wandb"].calls}
+    names = {call[1]["name"] for call in fakes["trackio"].calls}
+    assert len(ids) == len(names) == 1 and f"run-{ids.pop()}" not in names
+
+
 @pytest.mark.parametrize("service, extra", [("wandb", "wandb"), ("tensorboardX", "report")])
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch, service, extra):
     """It says what to install."""

@@ -21,7 +21,7 @@ from data_pipelines.tree_records import shard_path, write_shard
 from data_pipelines.tree_schema import FORMAT
 from srpo_jax import train as module
 from srpo_jax.checkpoint import Checkpoints, load_params
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.mesh import make_mesh
 from srpo_jax.models.families import load_model_config
 from srpo_jax.models.policy_model import abstract_params
@@ -220,6 +220,32 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path, monkeypatch):
         train(make_config(world, save_every=1), tmp_path)
     assert parameters(tmp_path)[0] == 3
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_last_checkpoint_that_is_damaged_is_no_mistake_of_the_user(
+    world, straight, tmp_path, monkeypatch
+):
+    """Storage that loses bits between save and verify: RunFailure, which launchers start again, in
+    one line; the second start goes on from the step before and ends as a run that had no damage.
+    """
+    verify = Checkpoints.verify
+
+    def lose_a_bit_and_verify(self, step, target):
+        self.wait()
+        data = (self.directory / str(step)).glob("params/**/d/*")
+        path = max(filter(pathlib.Path.is_file, data), key=lambda path: path.stat().st_size)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        verify(self, step, target)
+
+    monkeypatch.setattr(Checkpoints, "verify", lose_a_bit_and_verify)
+    with pytest.raises(RunFailure, match=f"{STEPS} does not verify: .*is not what was saved") as e:
+        train(make_config(world), tmp_path)
+    assert "\n" not in str(e.value)
+    monkeypatch.undo()
+    assert train(make_config(world), tmp_path)["started_at"] == STEPS - 2
+    assert_same_end(tmp_path, straight)
 
 
 def test_a_workdir_of_another_run_is_refused(world, straight):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import sys
+import threading
 
+from srpo_jax import watchdog
 from srpo_jax.watchdog import EXIT_CODE, Watchdog
 
 
@@ -47,6 +50,29 @@ def test_a_process_that_hangs_is_ended(tmp_path):
     assert done.returncode == EXIT_CODE
     assert "after step 7" in done.stderr and "in stuck" in done.stderr
     assert "in stuck" in next(tmp_path.iterdir()).read_text()
+
+
+def test_a_disk_that_hangs_does_not_keep_the_process(tmp_path, monkeypatch, capfd):
+    """The stacks' folder is on the disk that does not answer: stderr has them, the end comes."""
+    answer, ended, now = threading.Event(), [], [0.0]
+    mkdir = pathlib.Path.mkdir
+
+    def hang(*args, **options):
+        answer.wait(60)
+        mkdir(*args, **options)
+
+    monkeypatch.setattr(watchdog, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(pathlib.Path, "mkdir", hang)
+    dog = Watchdog(tmp_path / "stacks", 1, clock=lambda: now[0], end=ended.append)
+    dog.beat("step 1")
+    for now[0] in (61.0, 121.0):
+        dog.look()
+    answer.set()
+    for thread in threading.enumerate():
+        if thread.name == "stacks":
+            thread.join()
+    assert ended == [EXIT_CODE]
+    assert "test_watchdog.py" in capfd.readouterr().err
 
 
 def test_zero_is_off(tmp_path):

@@ -84,7 +84,7 @@ class Claims:
 
     def _is_void(self, path: pathlib.Path) -> bool:
         owner = _read(path)
-        if owner and all(owner.get(key) == self._me[key] for key in ("host", "boot")):
+        if owner and all(owner.get(key) == self._me[key] for key in ("host", "boot", "pids")):
             if owner.get("started") != _started(owner.get("pid", 0)):
                 return True
         try:
@@ -110,13 +110,21 @@ class Claims:
 
 
 def _identity() -> dict[str, Any]:
-    """This process, such that another one can tell whether it is alive."""
+    """This process, such that another one can tell whether it is alive.
+
+    pids: the namespace that the pid is of. Containers of one host may share its name and boot id,
+    and the pid of one is nobody, or somebody else, in the other.
+    """
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         boot = ""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "boot": boot, "pid": pid, "started": _started(pid)}
+    try:
+        pids = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        pids = ""
+    host, pid = socket.gethostname(), os.getpid()
+    return {"host": host, "boot": boot, "pids": pids, "pid": pid, "started": _started(pid)}
 
 
 def _started(pid: int) -> str | None:

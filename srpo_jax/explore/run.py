@@ -93,7 +93,8 @@ def explore(
                 made = explorer(batch)
                 progress(len(batch), sum(len(tree["branches"]) for tree in made))
                 trees += made
-            write_shard(paths[i], trees)
+            if not shard_done(paths[i]):  # by a worker that took this one for dead
+                write_shard(paths[i], trees)
 
     summary = _summary_there(folder) if place.index else None
     summary = summary or _summarise(cfg, folder, records, provenance)

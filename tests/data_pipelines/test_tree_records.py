@@ -12,6 +12,7 @@ import pytest
 from array_record.python import array_record_module
 from PIL import Image
 
+from data_pipelines import tree_records
 from data_pipelines.records import Record, RecordError
 from data_pipelines.tree_records import (
     branch_label,
@@ -159,6 +160,50 @@ def test_shard_without_manifest_is_not_done(tmp_path):
         read_shards(tmp_path)
     with pytest.raises(RecordError, match="no tree shards"):
         read_shards(tmp_path / "nothing")
+
+
+def test_a_second_writer_leaves_a_finished_shard_alone(tmp_path):
+    """While it makes the same records, and after, the shard is done and its files are the first
+    writer's own; bad records change nothing either.
+    """
+    path = shard_path(tmp_path, 0, 1)
+    first = write_shard(path, [tree("a")])
+    files = {p: p.stat().st_ino for p in tmp_path.iterdir()}
+
+    def looking(*records):
+        for record in records:
+            yield record
+            assert shard_done(path)
+
+    assert write_shard(path, looking(tree("a"))) == first
+    with pytest.raises(RecordError):
+        write_shard(path, looking(tree("a"), {}))
+    assert {p: p.stat().st_ino for p in tmp_path.iterdir()} == files and shard_done(path)
+
+
+def test_a_manifest_never_describes_another_file(tmp_path, monkeypatch):
+    """Other records over a finished shard, killed between the two files: not done, rather than a
+    manifest that is another file's. The same records over a damaged shard make it whole.
+    """
+    path = shard_path(tmp_path, 0, 1)
+    write_shard(path, [tree("a")])
+    path.write_bytes(b"damaged")
+    write_shard(path, [tree("a")])
+    assert shard_done(path)
+
+    def killed_after(source, target):
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    replace = tree_records.os.replace
+    monkeypatch.setattr(tree_records.os, "replace", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(path, [tree("b")])
+    with pytest.raises(RecordError, match="no manifest"):
+        read_shards(tmp_path)
+    monkeypatch.undo()
+    write_shard(path, [tree("b")])
+    assert shard_done(path) and read_shards(tmp_path)[0]["id"] == "b"
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):

@@ -114,6 +114,28 @@ def test_interrupted_and_run_again_gives_the_same_bytes(config, full, arbiter, t
     assert "3/3 questions" in out and "s left" in out and "have a pair" in out
 
 
+def test_a_shard_that_another_worker_finished_meanwhile_is_left(
+    config, full, arbiter, reciting, tmp_path, monkeypatch
+):
+    """A worker that was taken for dead comes back with its shard: the files stay as they are."""
+    written, found = [], []
+    monkeypatch.setattr(run, "write_shard", lambda path, trees: written.append(path))
+
+    class OvertakenArbiter(ArithmeticArbiter):
+        def judge(self, cases):
+            verdicts = super().judge(cases)
+            for path in sorted((full[0] / "trees").glob("trees-*")):  # the other worker's files
+                shutil.copy(path, tmp_path / "trees" / path.name)
+                found.append(path)
+            return verdicts
+
+    (tmp_path / "trees").mkdir()
+    monkeypatch.setattr(run, "make_arbiter", lambda kind: OvertakenArbiter())
+    explore(config, tmp_path)
+    assert found and not written
+    assert shard_bytes(tmp_path).keys() == shard_bytes(full[0]).keys()
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
