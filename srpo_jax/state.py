@@ -129,4 +129,6 @@ def initializer(
     def make(p: Any) -> TrainState:
         return _initial_policy(p, optimizer, with_reference, dtype)
 
-    return jax.jit(make, out_shardings=shardings, donate_argnums=0)
+    return jax.jit(
+        make, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0
+    )

@@ -37,7 +37,9 @@ def test_plain_code_is_not_checked():
     assert self_check.self_check("auto", *SIZES, jnp.bfloat16) == {}
 
 
-@pytest.mark.parametrize("key, change", [(529, 1), (450, -1)])
+@pytest.mark.parametrize(
+    "key, change", [(529, 1), pytest.param(450, -1, marks=pytest.mark.slow)]
+)
 def test_one_key_too_many_or_too_few_is_refused(key, change, monkeypatch):
     """A branch sees the last token of the branch before it; a token is not seen by the last of its
     own branch."""

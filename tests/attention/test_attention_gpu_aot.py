@@ -2,7 +2,7 @@
 
 Rows of 8192 tokens, the 28 query and 4 kv heads of 128 of Qwen2.5-VL-7B. Run as a script this file
 compiles one case and prints one JSON line (sizes in MiB); a compiler for another platform wants
-its own process. `python tests/attention/test_gpu_aot.py all` prints the table of the docs.
+its own process. `python tests/attention/test_attention_gpu_aot.py all` prints the table of the docs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ CASES = {
     "A100 float32": ("NVIDIA A100-SXM4-80GB", "tree", 16, 2, 128, "float32"),
 }
 
+QUICK = ("H100", "L40S")  # one of each size of blocks; the others in `make test-all`
+
 pytestmark = [
     pytest.mark.gpu_aot,
     pytest.mark.skipif(
@@ -40,7 +42,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+)
 def test_kernels_compile(case):
     """Forward, and both; tensor cores, registers and shared memory are the compiler's to refuse."""
     env = {**os.environ, **cuda_aot.environment(), "PYTHONPATH": str(ROOT)}
