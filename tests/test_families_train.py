@@ -36,7 +36,7 @@ class Trees(list):
 
 
 # The other families' adapters have the same code path, and are trained in test-all.
-WITH_LORA = ("qwen2_5_vl", "qwen3_vl", "llava_next")
+WITH_LORA = ("qwen2_5_vl",)
 WAYS = [(name, "full") for name in CASES] + [
     pytest.param(name, "lora", marks=[] if name in WITH_LORA else pytest.mark.slow)
     for name in CASES

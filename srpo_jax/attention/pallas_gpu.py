@@ -264,10 +264,9 @@ class _Specs:
 
     def __init__(self, q_shape: tuple[int, ...], sizes: Sizes):
         _, _, groups, length, size = q_shape
-        group = groups
 
         def query(n, head, row):
-            return row, jax.lax.div(head, group), jax.lax.rem(head, group), n
+            return row, jax.lax.div(head, groups), jax.lax.rem(head, groups), n
 
         self.q = pl.BlockSpec((None, None, None, sizes.q, size), lambda *a: (*query(*a), 0))
         self.per_query = pl.BlockSpec((None, None, None, sizes.q), query)
