@@ -130,8 +130,7 @@ def check_attention(setup: Setup) -> None:
     """Errors: UserError when a kernel that the run would use computes something wrong here."""
     text, vision, model = setup.config.text, setup.config.vision, setup.model
     groups = text.num_heads // text.num_kv_heads
-    picture_size = vision.hidden_size // vision.num_heads
-    self_check(model.attend.impl, groups, text.head_dim, picture_size, model.dtype)
+    self_check(model.attend.impl, groups, text.head_dim, vision.head_dim, model.dtype)
 
 
 def weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:

@@ -7,9 +7,13 @@ jax has no public way to ask for such a topology yet (get_topology_desc knows on
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import subprocess
 import sys
+
+import pytest
 
 FOLDER = pathlib.Path(sys.prefix) / "cuda"
 PLUGIN = FOLDER / "jax_plugins/xla_cuda13/xla_cuda_plugin.so"
@@ -26,17 +30,32 @@ CHIPS = {
 MEMORY = {"NVIDIA H200": 141 * 10**9, "NVIDIA L40S": 48 * 10**9}  # bytes; else 80 GiB
 
 
-def environment() -> dict[str, str]:
-    """What the process that compiles must find in its environment, besides what is there."""
-    return {
+MARKS = [
+    pytest.mark.gpu_aot,
+    pytest.mark.skipif(
+        not PLUGIN.exists(), reason="no compiler for NVIDIA GPUs: `make cuda-compiler`"
+    ),
+]
+
+
+def said(script: str, case: str) -> dict:
+    """What the script, run for this case in a process that finds the compiler, prints as JSON."""
+    env = {
+        **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PATH": f"{TOOLS / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "XLA_FLAGS": f"--xla_gpu_cuda_data_dir={TOOLS}",
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
     }
+    done = subprocess.run(
+        [sys.executable, script, case], env=env, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def devices(name: str, count: int = 1):
-    """`count` compile-only devices of one host. Call it once per process; needs `environment`."""
+    """`count` compile-only devices of one host. Call it once per process, in one that `said` starts."""
     from jaxlib import xla_client
 
     plugin = xla_client.load_pjrt_plugin_dynamically("cuda", str(PLUGIN))

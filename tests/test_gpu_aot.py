@@ -7,9 +7,7 @@ prints one JSON line; a compiler for another platform wants its own process.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -26,12 +24,7 @@ CASES = {
 }
 SLOW = ("7B on one H200", "7B on eight H100")
 
-pytestmark = [
-    pytest.mark.gpu_aot,
-    pytest.mark.skipif(
-        not cuda_aot.PLUGIN.exists(), reason="no compiler for NVIDIA GPUs: `make cuda-compiler`"
-    ),
-]
+pytestmark = cuda_aot.MARKS
 
 
 @pytest.mark.parametrize(
@@ -39,12 +32,7 @@ pytestmark = [
 )
 def test_train_step_compiles_and_fits(case):
     """With our kernels for the decoder and the picture tower, in 95 % of the chip's memory."""
-    env = {**os.environ, **cuda_aot.environment(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, __file__, case], env=env, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = cuda_aot.said(__file__, case)
     # Decoder: forward, again in the backward pass, dq, dkv; the tower's layers the same. The 7B and
     # 3B towers' windows and whole frames differ in data only.
     assert said["kernels"] == 8

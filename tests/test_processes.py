@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from launch.local import free_port
 from srpo_jax import processes
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.places import Place, find_place
@@ -149,9 +149,7 @@ def test_an_echo_of_a_failure_ends_with_the_failures_exit_code(monkeypatch, caps
 
 def both(what: str, *, script: pathlib.Path = SCRIPT, timeout: float = 120) -> list[tuple]:
     """[(exit code, stdout, stderr)] of the script as process 0 and 1 of 2."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2", PJRT_NPROC="32")
     env |= {"PYTHONPATH": str(SCRIPT.parents[1]), "SRPO_NUM_PROCESSES": "2"}
     children = [

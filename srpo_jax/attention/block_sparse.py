@@ -14,12 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from srpo_jax.attention import blocks
-from srpo_jax.attention.blocks import Bounds
+from srpo_jax.attention.blocks import HIDDEN, LEAST, Bounds
 from srpo_jax.attention.names import named
-
-# Both finite: exp(HIDDEN - LEAST) is exactly 0, so a query that has seen nothing yet (its maximum
-# is LEAST) gets weight 0 from hidden keys, and one that never sees any gets the output 0, not NaN.
-HIDDEN, LEAST = -1e30, -1e29
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

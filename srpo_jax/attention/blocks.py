@@ -27,6 +27,10 @@ from srpo_jax.errors import UserError
 ROW_BITS, BLOCK_BITS, FLAG_BITS = 10, 9, 3
 FIRST, LAST, FULL = 1, 2, 4  # of its query block: the first entry, the last; all pairs are visible
 UNUSED = np.iinfo(np.int32).max  # fills the list; sorts behind every entry
+# The score of a hidden key, and a query's largest score before it has seen a key. Both finite:
+# exp(HIDDEN - LEAST) is exactly 0, so hidden keys get weight 0 even then, and a query that never
+# sees any gets the output 0, not NaN.
+HIDDEN, LEAST = -1e30, -1e29
 
 
 class Bounds(NamedTuple):

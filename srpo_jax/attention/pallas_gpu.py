@@ -20,16 +20,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
 from srpo_jax.attention import blocks
-from srpo_jax.attention.blocks import Bounds
+from srpo_jax.attention.blocks import HIDDEN, LEAST, Bounds
 from srpo_jax.attention.names import named
 from srpo_jax.errors import UserError
 
-# Both finite, see block_sparse.py.
-HIDDEN, LEAST = -1e30, -1e29
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
-
-
 ROOMY = ("8.0", "9.0", "10.0", "10.3")  # compute capabilities with 163 KiB and more for a block
 
 

@@ -21,12 +21,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from srpo_jax.attention import blocks
-from srpo_jax.attention.blocks import Bounds
+from srpo_jax.attention.blocks import HIDDEN, LEAST, Bounds
 from srpo_jax.attention.names import named
 from srpo_jax.attention.tpu_sizes import Sizes, compiler_params, cost
 
-# Both finite, see block_sparse.py.
-HIDDEN, LEAST = -1e30, -1e29
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
 

@@ -8,10 +8,8 @@ its own process. `python tests/attention/test_attention_gpu_aot.py all` prints t
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
-import subprocess
 import sys
 import time
 
@@ -34,12 +32,7 @@ CASES = {
 
 QUICK = ("H100", "L40S")  # one of each size of blocks; the others in `make test-all`
 
-pytestmark = [
-    pytest.mark.gpu_aot,
-    pytest.mark.skipif(
-        not cuda_aot.PLUGIN.exists(), reason="no compiler for NVIDIA GPUs: `make cuda-compiler`"
-    ),
-]
+pytestmark = cuda_aot.MARKS
 
 
 @pytest.mark.parametrize(
@@ -47,12 +40,7 @@ pytestmark = [
 )
 def test_kernels_compile(case):
     """Forward, and both; tensor cores, registers and shared memory are the compiler's to refuse."""
-    env = {**os.environ, **cuda_aot.environment(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, __file__, case], env=env, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = cuda_aot.said(__file__, case)
     assert said["kernels"] == [
         "tree_attention_dkv", "tree_attention_dq", "tree_attention_forward",
     ]  # fmt: skip
@@ -105,10 +93,8 @@ def compile_case(case: str) -> dict:
 
 def print_table() -> None:
     """Markdown; one process per case, as the plugin is loaded once."""
-    env = {**os.environ, **cuda_aot.environment(), "PYTHONPATH": str(ROOT)}
     for case in CASES:
-        done = subprocess.run([sys.executable, __file__, case], env=env, stdout=subprocess.PIPE)
-        said = json.loads(done.stdout.splitlines()[-1])
+        said = cuda_aot.said(__file__, case)
         numbers = " | ".join(f"{said[n]:.0f}" for n in ("arguments", "results", "temp", "peak"))
         print(f"| {case} | {CASES[case][-1]} | {numbers} |", flush=True)
 
