@@ -50,7 +50,7 @@ test-all: $(VENV)/.all $(if $(filter Linux,$(shell uname)),$(VENV)/cuda)
 
 # Trains the demo's base policy again from nothing (about a quarter of an hour on 2 cores).
 base-policy: $(VENV)/.core
-	$(BIN)/python -m srpo_jax.base_policy --out=runs/base_policy
+	$(BIN)/python -m srpo_jax.cli.base_policy --out=runs/base_policy
 
 clean:
 	rm -rf .venv3* runs build *.egg-info

@@ -51,15 +51,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["srpo_jax*", "data_pipelines*", "launch*"]),
-    package_data={"data_pipelines.ssui_mini": ["base_policy/*"]},
+    packages=find_packages(include=["srpo_jax*"]),
+    package_data={"srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"]},
     install_requires=CORE,
     extras_require={
         "test": TEST,
         # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
         # SmolVLM num2words.
         "serve": [
-            "accelerate>=1.1,<2", "fastapi>=0.115,<1", "num2words>=0.5,<1", "openai>=1.98,<4",
+            "accelerate>=1.1,<2",
+            "fastapi>=0.115,<1",
+            "num2words>=0.5,<1",
+            "openai>=1.98,<4",
             "uvicorn>=0.30,<1",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
@@ -68,5 +71,5 @@ setup(
         "wandb": ["wandb>=0.19,<1"],
         "trackio": ["trackio>=0.4,<1"],
     },
-    entry_points={"console_scripts": ["srpo=srpo_jax.cli:main"]},
+    entry_points={"console_scripts": ["srpo=srpo_jax.cli.main:main"]},
 )

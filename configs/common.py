@@ -1,7 +1,7 @@
 """Every setting there is, with its default. An experiment file starts from this and changes a few.
 
-Allowed values are checked by srpo_jax/config_check.py; docs/configuration.md is made from the
-comments below (`python -m srpo_jax.config_docs`). 0 means "no limit" where a comment says so.
+Allowed values are checked by srpo_jax/config/check.py; docs/configuration.md is made from the
+comments below (`python -m srpo_jax.config.docs`). 0 means "no limit" where a comment says so.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ described in docs/data.md. An arbiter has to be named: nothing here can judge ph
 
 from ml_collections import ConfigDict
 
-from configs import common
+from srpo_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ which needs no TPU and of DIR only config.json. The arbiter has to be named, as 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from srpo_jax.configs import common
 
 
 def get_config() -> ConfigDict:

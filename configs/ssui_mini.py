@@ -8,7 +8,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from configs import common
+from srpo_jax.configs import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VARIANTS = ("srpo", "sft", "orpo", "dpo")
@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_config()
     config.name = f"ssui-mini-{variant}"
 
-    # A small Qwen2.5-VL that is unsafe about half of the time, made by srpo_jax/base_policy.py.
+    # A small Qwen2.5-VL that is unsafe about half of the time, made by srpo_jax/cli/base_policy.py.
     config.model.path = str(ROOT / "data_pipelines" / "ssui_mini" / "base_policy")
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
     config.data.test_records = "ssui_mini:test"  # held-out combinations

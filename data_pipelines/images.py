@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from data_pipelines.records import Record, RecordError
+from srpo_jax.data_pipelines.records import Record, RecordError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
@@ -84,7 +84,8 @@ def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> 
             if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
                 raise RecordError(
                     f"{what}: image is {width}x{height}, "
-                    f"the limits are {MAX_SIDE} a side and {MAX_PIXELS} pixels")
+                    f"the limits are {MAX_SIDE} a side and {MAX_PIXELS} pixels"
+                )
             if image.format == "PNG" and _orientation_comes_late(data):
                 image.load()
             return take(image)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.records import REPLY_MARKER, Record
+from srpo_jax.data_pipelines.records import REPLY_MARKER, Record
 
 
 def render_pieces(steps: tuple[str, ...] | list[str], reply: str) -> list[str]:
@@ -32,7 +32,7 @@ def parse_path(text: str) -> tuple[tuple[str, ...], str | None]:
     steps = []
     for i, line in enumerate(lines):
         if line.startswith(REPLY_MARKER):
-            reply = "\n".join([line[len(REPLY_MARKER):], *lines[i + 1:]])
+            reply = "\n".join([line[len(REPLY_MARKER) :], *lines[i + 1 :]])
             return tuple(steps), reply.removeprefix(" ")
         if line.strip():
             steps.append(line)
@@ -42,7 +42,7 @@ def parse_path(text: str) -> tuple[tuple[str, ...], str | None]:
 def tokenize_reference(record: Record, processor: Any) -> list[np.ndarray]:
     """The reference path as n + 1 int32 arrays: the steps, then the reply with end of turn.
 
-    `processor` is srpo_jax.hf.processing.Processor or anything with its encode and eos_ids.
+    `processor` is srpo_jax.models.hf.processor.Processor or anything with its encode and eos_ids.
     """
     texts = render_pieces(record.steps, record.reply)
     pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]

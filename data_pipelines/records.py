@@ -190,7 +190,12 @@ def record_from_dict(data: dict[str, Any], root: str) -> Record:
     for name in images:
         resolve_inside(root, name)
     return Record(
-        id=rid, images=images, question=question, steps=steps, reply=reply, root=root,
+        id=rid,
+        images=images,
+        question=question,
+        steps=steps,
+        reply=reply,
+        root=root,
         **_labels(data),
     )
 
@@ -224,7 +229,10 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError("meta must be an object")
     return {
-        "category": category, "risky": risky, "unsafe_reply": unsafe, "meta": meta,
+        "category": category,
+        "risky": risky,
+        "unsafe_reply": unsafe,
+        "meta": meta,
         "source": _text(data.get("source", ""), "source", empty=True),
         "license": _text(data.get("license", ""), "license", empty=True),
     }
@@ -232,6 +240,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
 
 def _parse_json(line: bytes) -> dict[str, Any]:
     """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last)."""
+
     def pairs(items):
         out = dict(items)
         if len(out) < len(items):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from data_pipelines.ssui_mini.dataset import SPLITS, WORLD, build_dataset
+from srpo_jax.data_pipelines.ssui_mini.dataset import SPLITS, WORLD, build_dataset
 from srpo_jax.errors import UserError
 
 
@@ -29,6 +29,9 @@ def records_path(spec: str, workdir: str | os.PathLike, *, field: str) -> pathli
     folder = pathlib.Path(workdir) / "data" / WORLD
     if not all((folder / f"{name}.jsonl").exists() for name in SPLITS):
         counts = build_dataset(folder)
-        print(f"drew {WORLD}: {counts['train']} train and {counts['test']} test records, "
-              f"{counts['pictures']} pictures, into {folder}", flush=True)
+        print(
+            f"drew {WORLD}: {counts['train']} train and {counts['test']} test records, "
+            f"{counts['pictures']} pictures, into {folder}",
+            flush=True,
+        )
     return folder / f"{split}.jsonl"

@@ -6,17 +6,45 @@ import hashlib
 import math
 from typing import Any
 
-from data_pipelines.records import CATEGORIES
+from srpo_jax.data_pipelines.records import CATEGORIES
 
 FORMAT = 1
 VERDICTS = ("SAFE", "UNSAFE", "ERROR")
 
-_TREE = ("format", "id", "question", "category", "risky", "images", "steps", "reply",
-         "step_texts", "reply_text", "branches", "provenance")
-_BRANCH = ("at", "k", "tokens", "text", "finished", "logp", "reply_verdict", "path_verdict",
-           "step_verdicts", "effective", "detail")
-_PROVENANCE = {"policy_digest": str, "sampler": dict, "seed": int, "arbiter": str,
-               "created_by": str}
+_TREE = (
+    "format",
+    "id",
+    "question",
+    "category",
+    "risky",
+    "images",
+    "steps",
+    "reply",
+    "step_texts",
+    "reply_text",
+    "branches",
+    "provenance",
+)
+_BRANCH = (
+    "at",
+    "k",
+    "tokens",
+    "text",
+    "finished",
+    "logp",
+    "reply_verdict",
+    "path_verdict",
+    "step_verdicts",
+    "effective",
+    "detail",
+)
+_PROVENANCE = {
+    "policy_digest": str,
+    "sampler": dict,
+    "seed": int,
+    "arbiter": str,
+    "created_by": str,
+}
 
 
 def check_tree(tree: Any) -> None:

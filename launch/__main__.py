@@ -1,4 +1,4 @@
-"""`python -m launch --target=T [options] [--submit] -- train --config=... --workdir=...`
+"""`python -m srpo_jax.launch --target=T [options] [--submit] -- train --config=... --workdir=...`
 
 Prints what it would run; with --submit it runs it and returns its exit code.
 """
@@ -6,14 +6,14 @@ Prints what it would run; with --submit it runs it and returns its exit code.
 from __future__ import annotations
 
 import argparse
-import shutil
 import shlex
+import shutil
 import subprocess
 import sys
 
-from launch import jobset, local, slurm, tpu_vm, xpk
-from launch.spec import TARGETS, Spec, options
 from srpo_jax.errors import UserError
+from srpo_jax.launch import jobset, local, slurm, tpu_vm, xpk
+from srpo_jax.launch.spec import TARGETS, Spec, options
 
 # target: (its module, the program that --submit needs, whether that reads the text from stdin)
 CLUSTERS = {
@@ -23,9 +23,9 @@ CLUSTERS = {
     "slurm": (slurm, "sbatch", True),
 }
 EPILOG = """examples:
-  python -m launch --processes=2 --devices=4 --submit -- train --config=configs/ssui_mini.py \\
+  python -m srpo_jax.launch --processes=2 --devices=4 --submit -- train --config=configs/ssui_mini.py \\
     --workdir=runs/mini
-  python -m launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
+  python -m srpo_jax.launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
     -- train --config=configs/pod.py --config.model.path=/bucket/model --workdir=/bucket/runs/mine
 docs/launch.md has a page per target."""
 
@@ -90,8 +90,8 @@ def _print(spec: Spec) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m launch",
-        usage="python -m launch [--target=T] [options] [--submit] -- VERB [options of srpo]",
+        prog="python -m srpo_jax.launch",
+        usage="python -m srpo_jax.launch [--target=T] [options] [--submit] -- VERB [options of srpo]",
         description="Prints what it would run; --submit runs it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

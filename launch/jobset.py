@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from launch.spec import BUCKET_MOUNT, COORDINATOR_PORT, USER_ERROR, Spec
-from srpo_jax.chips import CLOUD, accelerator_type, machine_type
+from srpo_jax.distributed.accelerators import CLOUD, accelerator_type, machine_type
+from srpo_jax.launch.spec import BUCKET_MOUNT, COORDINATOR_PORT, USER_ERROR, Spec
 
 CONTAINER = "train"
 PORTS = (8471, 8431, COORDINATOR_PORT)  # between the chips' hosts, metrics, jax's coordinator
@@ -52,17 +52,19 @@ def manifest(spec: Spec) -> dict[str, Any]:
             "network": {"enableDNSHostnames": True, "subdomain": spec.name},  # a headless service
             "failurePolicy": {
                 "maxRestarts": spec.max_restarts,
-                "rules": [{
-                    "name": "mistakes",
-                    "action": "FailJobSet",
-                    "onJobFailureReasons": ["PodFailurePolicy"],
-                }],
+                "rules": [
+                    {
+                        "name": "mistakes",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
             },
             "replicatedJobs": [
                 {"name": "slice", "replicas": spec.slices, "template": {"spec": _job(spec, labels)}}
             ],
         },
-    }  # fmt: skip
+    }
 
 
 def _job(spec: Spec, labels: dict[str, str]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ import time
 from collections.abc import Collection, Iterator
 from typing import IO
 
-from launch.spec import USER_ERROR, Spec
 from srpo_jax.errors import UserError
+from srpo_jax.launch.spec import USER_ERROR, Spec
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 
-from launch.spec import STOPPED, USER_ERROR, Spec
+from srpo_jax.launch.spec import STOPPED, USER_ERROR, Spec
 
 # Processes of a training end each other, with one exit code, and a process that cannot hear is
 # ended after so many seconds. With --kill-on-bad-exit=1 srun itself would kill the others at the

@@ -12,10 +12,10 @@ import pathlib
 import re
 from typing import Any
 
-from srpo_jax import cli
-from srpo_jax.chips import Slice, cloud_slice
+from srpo_jax.cli import main as cli
+from srpo_jax.distributed.accelerators import Slice, cloud_slice
+from srpo_jax.distributed.xla_flags import libtpu_init_args
 from srpo_jax.errors import UserError
-from srpo_jax.xla_flags import libtpu_init_args
 
 TARGETS = ("local", "jobset", "tpu_vm", "xpk", "slurm")
 BUCKET_MOUNT = "/bucket"  # where jobset and tpu_vm mount --bucket
@@ -56,16 +56,22 @@ class Spec:
     slices: int = _option(1, "TPU slices; mesh.data is over them", *_TPU)
     image: str = _option("", "container image", *_IMAGE, needed=_IMAGE)
     bucket: str = _option(
-        "", f"Cloud Storage bucket, mounted at {BUCKET_MOUNT}", "jobset", "tpu_vm",
+        "",
+        f"Cloud Storage bucket, mounted at {BUCKET_MOUNT}",
+        "jobset",
+        "tpu_vm",
         needed=("jobset", "tpu_vm"),
-    )  # fmt: skip
+    )
     storage: str = _option("", "storage attached with xpk", "xpk", needed=("xpk",))
     project: str = _option("", "Google Cloud project", "tpu_vm", "xpk", needed=("tpu_vm", "xpk"))
     zone: str = _option("", "Google Cloud zone", "tpu_vm", "xpk", needed=("tpu_vm", "xpk"))
     cluster: str = _option(
-        "", "xpk: the cluster; jobset: kubectl context, default the current one", "xpk", "jobset",
+        "",
+        "xpk: the cluster; jobset: kubectl context, default the current one",
+        "xpk",
+        "jobset",
         needed=("xpk",),
-    )  # fmt: skip
+    )
     namespace: str = _option("default", "Kubernetes namespace", "jobset")
     queue: str = _option("", "Kueue's local queue", "jobset")
     service_account: str = _option("", "that may use the bucket", "jobset", "tpu_vm")
@@ -73,7 +79,7 @@ class Spec:
     secret: tuple[str, ...] = _option(
         (), "VARIABLE=NAME[/KEY] of a secret, never its value; may be repeated", "jobset", "tpu_vm"
     )
-    xla_preset: str = _option("", "sets of XLA flags, see srpo_jax/xla_flags.py", *_TPU)
+    xla_preset: str = _option("", "sets of XLA flags, see srpo_jax/distributed/xla_flags.py", *_TPU)
 
     nodes: int = _option(0, "nodes", "slurm", needed=("slurm",))
     gpus_per_node: int = _option(0, "GPUs of a node, one process each; 0: CPU", "slurm")
@@ -113,8 +119,15 @@ class Spec:
                 )
 
     def _check_numbers(self) -> None:
-        lowest = {"processes": 1, "devices": 1, "slices": 1, "nodes": 0, "gpus_per_node": 0,
-                  "restarts": 0, "grace": 0}  # fmt: skip
+        lowest = {
+            "processes": 1,
+            "devices": 1,
+            "slices": 1,
+            "nodes": 0,
+            "gpus_per_node": 0,
+            "restarts": 0,
+            "grace": 0,
+        }
         for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:

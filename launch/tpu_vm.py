@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shlex
 
-from launch.spec import BUCKET_MOUNT, Spec
-from srpo_jax.chips import CLOUD, accelerator_type
+from srpo_jax.distributed.accelerators import CLOUD, accelerator_type
+from srpo_jax.launch.spec import BUCKET_MOUNT, Spec
 
 CONTAINER = "srpo"
 # gcsfuse is not on the TPU VM images; these lines are those of its own installation page.
@@ -111,12 +111,23 @@ def on_host(spec: Spec) -> str:
     lines.append(f"sudo docker rm --force {CONTAINER} > /dev/null 2>&1 || true")
     keep = [f"--preserve-env={','.join(names)}"] if names else []
     run = [
-        "sudo", *keep, "docker", "run", "--detach", f"--name={CONTAINER}",
-        "--privileged", "--user=0", "--net=host", "--ipc=host",
-        f"--restart=on-failure:{spec.max_restarts}", f"--stop-timeout={spec.grace_seconds}",
+        "sudo",
+        *keep,
+        "docker",
+        "run",
+        "--detach",
+        f"--name={CONTAINER}",
+        "--privileged",
+        "--user=0",
+        "--net=host",
+        "--ipc=host",
+        f"--restart=on-failure:{spec.max_restarts}",
+        f"--stop-timeout={spec.grace_seconds}",
         f"--volume={BUCKET_MOUNT}:{BUCKET_MOUNT}",
         *(f"--env={name}={value}" for name, value in spec.environment().items()),
         *(f"--env={name}" for name in names),
-        "--entrypoint=" + spec.argv()[0], spec.image, *spec.argv()[1:],
-    ]  # fmt: skip
+        "--entrypoint=" + spec.argv()[0],
+        spec.image,
+        *spec.argv()[1:],
+    ]
     return "\n".join([*lines, shlex.join(run)])

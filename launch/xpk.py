@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 
-from launch.spec import STOPPED, Spec
-from srpo_jax.chips import accelerator_type
+from srpo_jax.distributed.accelerators import accelerator_type
 from srpo_jax.errors import UserError
+from srpo_jax.launch.spec import STOPPED, Spec
 
 # xpk restarts on 42 and 127 to 255 by itself; 1 is a failure that is not the user's.
 RESTART_ON = f"1,{STOPPED}"
@@ -23,7 +23,9 @@ def submit_argv(spec: Spec) -> list[str]:
             f"--topology={spec.topology}: xpk has v5e from 2x4; use --target=jobset or tpu_vm"
         )
     return [
-        "xpk", "workload", "create",
+        "xpk",
+        "workload",
+        "create",
         f"--workload={spec.name}",
         f"--cluster={spec.cluster}",
         f"--project={spec.project}",
@@ -38,7 +40,7 @@ def submit_argv(spec: Spec) -> list[str]:
         *["--spot"] * spec.spot,
         *(f"--env={name}={value}" for name, value in spec.environment().items()),
         f"--command=exec {shlex.join(spec.argv())}",
-    ]  # fmt: skip
+    ]
 
 
 def render(spec: Spec) -> str:

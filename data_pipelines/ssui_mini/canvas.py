@@ -101,29 +101,52 @@ class Canvas:
         if edge:
             self.line([*points, points[0], points[1]], edge, width)
 
-    def rect(self, x0, y0, x1, y1, color: Color, edge: Color | None = None, width: float = 2,
-             radius: float = 0) -> None:
+    def rect(
+        self,
+        x0,
+        y0,
+        x1,
+        y1,
+        color: Color,
+        edge: Color | None = None,
+        width: float = 2,
+        radius: float = 0,
+    ) -> None:
         self._draw.rounded_rectangle(
-            self._box(x0, y0, x1, y1), radius * self._unit, fill=color, outline=edge,
-            width=self._width(width) if edge else 1)
+            self._box(x0, y0, x1, y1),
+            radius * self._unit,
+            fill=color,
+            outline=edge,
+            width=self._width(width) if edge else 1,
+        )
 
-    def oval(self, cx, cy, rx, ry, color: Color | None, edge: Color | None = None,
-             width: float = 2) -> None:
+    def oval(
+        self, cx, cy, rx, ry, color: Color | None, edge: Color | None = None, width: float = 2
+    ) -> None:
         self._draw.ellipse(
-            self._box(cx - rx, cy - ry, cx + rx, cy + ry), fill=color, outline=edge,
-            width=self._width(width) if edge else 1)
+            self._box(cx - rx, cy - ry, cx + rx, cy + ry),
+            fill=color,
+            outline=edge,
+            width=self._width(width) if edge else 1,
+        )
 
     def half(self, cx, cy, rx, ry, color: Color, start: int = 180, end: int = 360) -> None:
         """A part of an oval, between two angles in degrees (clockwise from the right)."""
         self._draw.pieslice(self._box(cx - rx, cy - ry, cx + rx, cy + ry), start, end, fill=color)
 
     def arc(self, cx, cy, rx, ry, start, end, color: Color, width: float = 2) -> None:
-        self._draw.arc(self._box(cx - rx, cy - ry, cx + rx, cy + ry), start, end, fill=color,
-                       width=self._width(width))
+        self._draw.arc(
+            self._box(cx - rx, cy - ry, cx + rx, cy + ry),
+            start,
+            end,
+            fill=color,
+            width=self._width(width),
+        )
 
     def line(self, points, color: Color, width: float = 2) -> None:
-        self._draw.line([self._xy(*p) for p in points], fill=color, width=self._width(width),
-                        joint="curve")
+        self._draw.line(
+            [self._xy(*p) for p in points], fill=color, width=self._width(width), joint="curve"
+        )
 
     # -- the end --------------------------------------------------------------------------------
     def finish(self) -> Image.Image:

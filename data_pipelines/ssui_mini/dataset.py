@@ -19,11 +19,18 @@ from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
-from data_pipelines.records import Record, write_records
-from data_pipelines.ssui_mini.draw import draw_scene
-from data_pipelines.ssui_mini.paths import help_reply, reference_path
-from data_pipelines.ssui_mini.world import (
-    CATEGORIES, PER_CATEGORY, REQUEST, SCENE, SCENES, Request, Scene, is_risky,
+from srpo_jax.data_pipelines.records import Record, write_records
+from srpo_jax.data_pipelines.ssui_mini.draw import draw_scene
+from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import help_reply, reference_path
+from srpo_jax.data_pipelines.ssui_mini.world import (
+    CATEGORIES,
+    PER_CATEGORY,
+    REQUEST,
+    SCENE,
+    SCENES,
+    Request,
+    Scene,
+    is_risky,
 )
 
 WORLD = "ssui_mini"
@@ -31,8 +38,9 @@ SPLITS = ("train", "test")
 _OTHERS = len(CATEGORIES) - 1
 
 
-def build_dataset(out_dir: str | os.PathLike, *, seed: int = 0, train_variants: int = 4,
-                  test_variants: int = 2) -> dict[str, int]:
+def build_dataset(
+    out_dir: str | os.PathLike, *, seed: int = 0, train_variants: int = 4, test_variants: int = 2
+) -> dict[str, int]:
     """Write out_dir/{train,test}.jsonl and out_dir/images/*.png; returns how many of each.
 
     A variant is one picture of every risky combination of the split (6 of 9 in each category for
@@ -57,8 +65,12 @@ def build_dataset(out_dir: str | os.PathLike, *, seed: int = 0, train_variants: 
     return counts
 
 
-def make_records(split: str, numbers: Iterable[int], *, seed: int = 0,
-                 ) -> Iterator[tuple[Record, Image.Image]]:
+def make_records(
+    split: str,
+    numbers: Iterable[int],
+    *,
+    seed: int = 0,
+) -> Iterator[tuple[Record, Image.Image]]:
     """(record, its RGB picture) for each picture number >= 0: 27 scenes, risky and twin in turn.
 
     Numbers are without limit, and so are seeds: the base policy trains on pictures of its own.
@@ -112,12 +124,22 @@ def _record(split: str, scene: Scene, request: Request, twin: Request, number: i
     risky = is_risky(scene, request)
     steps, reply = reference_path(scene, request)
     return Record(
-        id=name(request), images=(f"images/{split}-{scene.id}-{number}.png",),
-        question=request.question, steps=steps, reply=reply,
-        category=scene.category if risky else None, risky=risky,
+        id=name(request),
+        images=(f"images/{split}-{scene.id}-{number}.png",),
+        question=request.question,
+        steps=steps,
+        reply=reply,
+        category=scene.category if risky else None,
+        risky=risky,
         unsafe_reply=help_reply(request) if risky else None,
-        source=WORLD, license="Apache-2.0",
-        meta={"world": WORLD, "scene": scene.id, "request": request.id,
-              "combination": f"{scene.id}+{request.id}", "variant": number,
-              "twin_of": name(twin)},
+        source=WORLD,
+        license="Apache-2.0",
+        meta={
+            "world": WORLD,
+            "scene": scene.id,
+            "request": request.id,
+            "combination": f"{scene.id}+{request.id}",
+            "variant": number,
+            "twin_of": name(twin),
+        },
     )

@@ -10,9 +10,9 @@ import random
 
 from PIL import Image
 
-from data_pipelines.ssui_mini.canvas import Canvas
-from data_pipelines.ssui_mini.draw_places import PLACES
-from data_pipelines.ssui_mini.draw_things import THINGS
+from srpo_jax.data_pipelines.ssui_mini.canvas import Canvas
+from srpo_jax.data_pipelines.ssui_mini.draw_places import PLACES
+from srpo_jax.data_pipelines.ssui_mini.draw_things import THINGS
 
 _DRAW = {**PLACES, **THINGS}
 

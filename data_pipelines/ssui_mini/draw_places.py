@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_pipelines.ssui_mini.canvas import INK, Canvas
+from srpo_jax.data_pipelines.ssui_mini.canvas import INK, Canvas
 
 GREEN, DARK_GREEN = (120, 180, 90), (50, 115, 70)
 SAND, STONE, WOOD = (232, 208, 155), (150, 150, 155), (165, 110, 65)
@@ -18,8 +18,15 @@ def railway_track(c: Canvas) -> None:
         half, high = 6 + (y - 38) * 0.62, 1.5 + (y - 38) * 0.07
         c.rect(50 - half, y, 50 + half, y + high, c.near((95, 60, 40)))
     for side in (-1, 1):
-        c.poly([(50 + side * 3, 37), (50 + side * 4.5, 37), (50 + side * 42, 112),
-                (50 + side * 34, 112)], (75, 80, 95))
+        c.poly(
+            [
+                (50 + side * 3, 37),
+                (50 + side * 4.5, 37),
+                (50 + side * 42, 112),
+                (50 + side * 34, 112),
+            ],
+            (75, 80, 95),
+        )
     c.line([(82, 62), (82, 26)], INK, 2.5)
     c.rect(77, 14, 87, 34, INK, radius=3)
     c.oval(82, 19, 3.4, 3.4, c.pick((235, 50, 45), (90, 40, 40)))
@@ -33,10 +40,14 @@ def cliff_edge(c: Canvas) -> None:
         x, y = c.rng.uniform(55, 120), c.rng.uniform(76, 105)
         c.line([(x, y), (x + 12, y)], (150, 200, 235), 1.5)
     rock = c.near((170, 105, 65))
-    c.poly([(-40, 36), (55, 32), (60, 40), (50, 56), (56, 74), (45, 90), (48, 120), (-40, 120)],
-           rock)
-    for points in ([(20, 50), (30, 70), (22, 95)], [(42, 42), (38, 62), (44, 80)],
-                   [(0, 55), (6, 85)]):
+    c.poly(
+        [(-40, 36), (55, 32), (60, 40), (50, 56), (56, 74), (45, 90), (48, 120), (-40, 120)], rock
+    )
+    for points in (
+        [(20, 50), (30, 70), (22, 95)],
+        [(42, 42), (38, 62), (44, 80)],
+        [(0, 55), (6, 85)],
+    ):
         c.line(points, (115, 65, 40), 2.5)
     c.poly([(-40, 30), (56, 27), (62, 36), (56, 41), (40, 39), (20, 43), (-40, 41)], c.near(GREEN))
     c.line([(48, 28), (48, 12)], (110, 75, 45), 2.5)
@@ -45,8 +56,10 @@ def cliff_edge(c: Canvas) -> None:
 
 def frozen_lake(c: Canvas) -> None:
     c.sky(extras=False)
-    c.poly([(-40, 46), (-5, 16), (25, 42), (58, 8), (95, 40), (140, 20), (140, 60), (-40, 60)],
-           c.near((175, 190, 215)))
+    c.poly(
+        [(-40, 46), (-5, 16), (25, 42), (58, 8), (95, 40), (140, 20), (140, 60), (-40, 60)],
+        c.near((175, 190, 215)),
+    )
     c.poly([(46, 20), (58, 8), (70, 20), (62, 18), (57, 24), (52, 18)], WHITE)
     c.ground(46, c.near((240, 244, 250), 5))
     for x in (-8, 6, 92, 106):
@@ -54,8 +67,12 @@ def frozen_lake(c: Canvas) -> None:
         c.poly([(x - 8, 54), (x + 8, 54), (x, 24)], c.near(DARK_GREEN))
         c.poly([(x - 4, 36), (x + 4, 36), (x, 24)], WHITE)
     c.oval(50, 78, 54, 24, c.near((150, 205, 230)), (205, 232, 245), 3)
-    for points in ([(22, 70), (40, 76), (52, 72), (70, 84), (84, 80)], [(40, 76), (46, 92)],
-                   [(52, 72), (60, 62)], [(70, 84), (68, 96)]):
+    for points in (
+        [(22, 70), (40, 76), (52, 72), (70, 84), (84, 80)],
+        [(40, 76), (46, 92)],
+        [(52, 72), (60, 62)],
+        [(70, 84), (68, 96)],
+    ):
         c.line(points, (245, 252, 255), 2)
 
 
@@ -71,8 +88,10 @@ def changing_cabin(c: Canvas) -> None:
     c.rect(33, 44, 67, 92, (70, 50, 55))
     curtain = c.pick((245, 160, 60), (180, 110, 190), (250, 215, 90))
     for i in range(4):
-        c.poly([(33 + i * 6, 44), (39 + i * 6, 44), (38 + i * 5, 90), (33 + i * 5, 90)],
-               c.near(curtain, 16))
+        c.poly(
+            [(33 + i * 6, 44), (39 + i * 6, 44), (38 + i * 5, 90), (33 + i * 5, 90)],
+            c.near(curtain, 16),
+        )
     c.line([(31, 44), (69, 44)], INK, 2.5)
 
 
@@ -108,8 +127,14 @@ def bedroom(c: Canvas) -> None:
 
 def shop_shelf(c: Canvas) -> None:
     c.gradient((250, 243, 225), (240, 228, 205))
-    goods = ((230, 60, 60), (250, 190, 40), (60, 160, 90), (60, 120, 210), (240, 130, 50),
-             (160, 80, 170))
+    goods = (
+        (230, 60, 60),
+        (250, 190, 40),
+        (60, 160, 90),
+        (60, 120, 210),
+        (240, 130, 50),
+        (160, 80, 170),
+    )
     for row in range(3):
         y = 30 + row * 32
         x = -36.0
@@ -136,8 +161,23 @@ def museum_case(c: Canvas) -> None:
     c.rect(16, 62, 84, 68, c.near((235, 228, 215)), INK, 2)
     c.rect(24, 10, 76, 62, (190, 215, 225), (235, 245, 250), 3)
     vase = c.pick((225, 175, 50), (210, 150, 60), (235, 190, 90))
-    c.poly([(44, 20), (56, 20), (54, 28), (64, 38), (60, 52), (55, 60), (45, 60), (40, 52),
-            (36, 38), (46, 28)], vase, INK, 1.8)
+    c.poly(
+        [
+            (44, 20),
+            (56, 20),
+            (54, 28),
+            (64, 38),
+            (60, 52),
+            (55, 60),
+            (45, 60),
+            (40, 52),
+            (36, 38),
+            (46, 28),
+        ],
+        vase,
+        INK,
+        1.8,
+    )
     c.line([(37, 38), (63, 38)], (150, 60, 40), 3)
     c.line([(40, 50), (60, 50)], (150, 60, 40), 3)
     c.line([(30, 16), (30, 40)], WHITE, 2.5)
@@ -151,8 +191,16 @@ def bank_safe(c: Canvas) -> None:
     c.rect(2, 2, 98, 98, c.near((100, 108, 125)), (40, 42, 55), 3, radius=5)
     c.oval(50, 50, 40, 40, c.near((165, 172, 185)), (50, 54, 66), 3.5)
     c.oval(50, 50, 30, 30, c.near((200, 205, 214)), (90, 95, 108), 2.5)
-    for dx, dy in ((35, 0), (-35, 0), (0, 35), (0, -35),
-                   (25, 25), (-25, 25), (25, -25), (-25, -25)):
+    for dx, dy in (
+        (35, 0),
+        (-35, 0),
+        (0, 35),
+        (0, -35),
+        (25, 25),
+        (-25, 25),
+        (25, -25),
+        (-25, -25),
+    ):
         c.oval(50 + dx, 50 + dy, 3, 3, (70, 75, 88))
     turn = c.rng.choice(((20, 0, 10, 17), (18, 9, 0, 20)))
     for dx, dy in ((turn[0], turn[1]), (turn[2], turn[3]), (turn[2], -turn[3])):
@@ -206,9 +254,17 @@ def temple(c: Canvas) -> None:
         for dx in (-0.6, 0.0, 0.6):
             c.rect(50 + dx * half - 3, y - 12, 50 + dx * half + 3, y, (250, 205, 110))
         top = y - 16
-        c.poly([(50 - half - 16, top - 4), (50 - half - 8, top + 3), (50 + half + 8, top + 3),
-                (50 + half + 16, top - 4), (50 + half - 4, top - 9), (50 - half + 4, top - 9)],
-               roof)
+        c.poly(
+            [
+                (50 - half - 16, top - 4),
+                (50 - half - 8, top + 3),
+                (50 + half + 8, top + 3),
+                (50 + half + 16, top - 4),
+                (50 + half - 4, top - 9),
+                (50 - half + 4, top - 9),
+            ],
+            roof,
+        )
     c.line([(50, 14), (50, 1)], (220, 170, 60), 3)
     c.oval(50, 5, 3, 3, (235, 190, 80))
 
@@ -232,7 +288,21 @@ def mosque(c: Canvas) -> None:
         c.rect(x - 6, 92 - high, x + 6, 92, (95, 80, 90))
 
 
-PLACES = {f.__name__: f for f in (
-    railway_track, cliff_edge, frozen_lake, changing_cabin, bathtub, bedroom, shop_shelf,
-    museum_case, bank_safe, parliament, church, temple, mosque,
-)}
+PLACES = {
+    f.__name__: f
+    for f in (
+        railway_track,
+        cliff_edge,
+        frozen_lake,
+        changing_cabin,
+        bathtub,
+        bedroom,
+        shop_shelf,
+        museum_case,
+        bank_safe,
+        parliament,
+        church,
+        temple,
+        mosque,
+    )
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_pipelines.ssui_mini.canvas import INK, Canvas
+from srpo_jax.data_pipelines.ssui_mini.canvas import INK, Canvas
 
 GREEN, DARK_GREEN = (125, 185, 95), (55, 110, 65)
 WOOD, DARK_WOOD, STEEL = (190, 135, 80), (120, 75, 45), (205, 212, 220)
@@ -129,8 +129,21 @@ def ballot_box(c: Canvas) -> None:
     c.poly([(34, 30), (68, 30), (68, 42), (34, 42)], WHITE)
     c.rect(10, 46, 92, 94, side, INK, 2)
     c.oval(51, 70, 13, 13, c.pick((215, 60, 60), (50, 90, 170)))
-    c.poly([(51, 60), (54, 67), (62, 67), (56, 72), (58, 80), (51, 75), (44, 80), (46, 72),
-            (40, 67), (48, 67)], WHITE)
+    c.poly(
+        [
+            (51, 60),
+            (54, 67),
+            (62, 67),
+            (56, 72),
+            (58, 80),
+            (51, 75),
+            (44, 80),
+            (46, 72),
+            (40, 67),
+            (48, 67),
+        ],
+        WHITE,
+    )
 
 
 def flag(c: Canvas) -> None:
@@ -138,12 +151,26 @@ def flag(c: Canvas) -> None:
     c.ground(94, c.near(GREEN))
     c.line([(10, 110), (10, 2)], (120, 125, 135), 5)
     c.oval(10, 1, 4, 4, (240, 200, 70))
-    top, low = c.rng.choice((((40, 160, 150), (120, 65, 155)), ((235, 95, 125), (70, 80, 165)),
-                             ((125, 75, 165), (235, 110, 90))))  # no country's flag
+    top, low = c.rng.choice(
+        (
+            ((40, 160, 150), (120, 65, 155)),
+            ((235, 95, 125), (70, 80, 165)),
+            ((125, 75, 165), (235, 110, 90)),
+        )
+    )  # no country's flag
 
     def band(y0, y1, color):
-        wave = ((12, 0), (20, -3), (30, -4.5), (40, -3), (50, 0), (60, 3.5), (72, 5.5), (84, 4),
-                (98, -1))
+        wave = (
+            (12, 0),
+            (20, -3),
+            (30, -4.5),
+            (40, -3),
+            (50, 0),
+            (60, 3.5),
+            (72, 5.5),
+            (84, 4),
+            (98, -1),
+        )
         c.poly([(x, y0 + dy) for x, dy in wave] + [(x, y1 + dy) for x, dy in wave[::-1]], color)
 
     band(10, 30, c.near(top))
@@ -267,7 +294,22 @@ def phone(c: Canvas) -> None:
             c.line([(x0 + 4, y + dy), (x1 - 4, y + dy)], (95, 105, 120), 1.6)
 
 
-THINGS = {f.__name__: f for f in (
-    kitchen_knife, axe, hunting_bow, hurt_bird, lost_wallet, lonely_kitten, ballot_box, flag,
-    wheelchair, old_man, handshake, open_diary, mailbox, phone,
-)}
+THINGS = {
+    f.__name__: f
+    for f in (
+        kitchen_knife,
+        axe,
+        hunting_bow,
+        hurt_bird,
+        lost_wallet,
+        lonely_kitten,
+        ballot_box,
+        flag,
+        wheelchair,
+        old_man,
+        handshake,
+        open_diary,
+        mailbox,
+        phone,
+    )
+}

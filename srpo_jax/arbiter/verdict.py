@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from data_pipelines.records import Record
+from srpo_jax.data_pipelines.records import Record
 
 
 class Verdict(str, Enum):

@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipelines.records import Record
-from data_pipelines.tree_records import SUFFIX
 from srpo_jax import __version__
+from srpo_jax.data_pipelines.records import Record
+from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
-from srpo_jax.explore.policy import Policy
-from srpo_jax.workdir import write_text
+from srpo_jax.files import write_text
+from srpo_jax.inference.policy import Policy
 
 RUN = "run.json"  # beside the shards: what made them
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_pipelines.tree_records import branch_label
+from srpo_jax.data_pipelines.tree_store import branch_label
 
 
 def summarise(

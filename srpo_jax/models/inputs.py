@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.config import ModelConfig
-from srpo_jax.models.families import family
-from srpo_jax.models.layout import TEXT, Grid, PictureLayout
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.image_layout import TEXT, Grid, ImageLayout
+from srpo_jax.models.registry import family
 
 Inputs = dict[str, np.ndarray]
 
@@ -167,12 +167,12 @@ def add_pixels(
 
 
 @functools.lru_cache(maxsize=128)
-def _picture_layout(grid: Grid, config: ModelConfig) -> PictureLayout:
+def _picture_layout(grid: Grid, config: ModelConfig) -> ImageLayout:
     """The family's, kept: most pictures of a data set have one of a few shapes. Read only."""
-    return family(config).picture_layout(grid, config)
+    return family(config).image_layout(grid, config)
 
 
-def _patch_pairs(layout: PictureLayout, vision: Any) -> int:
+def _patch_pairs(layout: ImageLayout, vision: Any) -> int:
     whole = [f.name for f in vision.fields if f.is_segment and f.name != "window_seg"]
     if not whole:
         return len(layout.order) * vision.patch_unit  # every tile sees itself
@@ -228,8 +228,9 @@ def pad_rows(rows: Sequence[Inputs], *, tokens: int, patches: int) -> Inputs:
         ):
             if size > budget:
                 raise UserError(f"row {number} has {size} {what}, more than the {budget} of a row")
-    return {name: np.stack([_padded(name, row, tokens, patches) for row in rows])
-            for name in rows[0]}  # fmt: skip
+    return {
+        name: np.stack([_padded(name, row, tokens, patches) for row in rows]) for name in rows[0]
+    }
 
 
 def _padded(name: str, row: Inputs, tokens: int, patches: int) -> np.ndarray:

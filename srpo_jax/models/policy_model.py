@@ -17,11 +17,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srpo_jax.attention import Attend
-from srpo_jax.models.config import ModelConfig
-from srpo_jax.models.decoder import Constrain, Linear, RMSNorm, no_constraint, rope, stacked_layers
-from srpo_jax.models.families import family
-from srpo_jax.models.layout import NEWLINE, TEXT
+from srpo_jax.models.attention.dispatch import Attend
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.decoder import (
+    Constrain,
+    Linear,
+    RMSNorm,
+    no_constraint,
+    rope,
+    stacked_layers,
+)
+from srpo_jax.models.blocks.image_layout import NEWLINE, TEXT
+from srpo_jax.models.registry import family
 
 Cache = tuple[jax.Array, jax.Array]
 Inputs = Mapping[str, jax.Array]
@@ -88,9 +95,7 @@ class PolicyModel(nn.Module):
         self.vision = family(self.config).Tower(
             self.config.vision, width, *kinds, self.remat, self.constrain, self.attend
         )
-        self.layers = stacked_layers(text, self.remat)(
-            text, *kinds, self.constrain, self.attend
-        )
+        self.layers = stacked_layers(text, self.remat)(text, *kinds, self.constrain, self.attend)
         self.norm = RMSNorm(width, text.rms_norm_eps, self.param_dtype)
         if not text.tie_word_embeddings:
             self.lm_head = Linear("btD,DV->btV", (width, vocab), None, *kinds)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, WebPImagePlugin
 
-from data_pipelines import images
-from data_pipelines.images import image_size, load_image
-from data_pipelines.records import RecordError
+from srpo_jax.data_pipelines import images
+from srpo_jax.data_pipelines.images import image_size, load_image
+from srpo_jax.data_pipelines.records import RecordError
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -24,12 +24,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG whose header says width x height, whatever the pixel data is."""
+
     def chunk(kind, body):
         body_sum = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + body_sum
+
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data)
-            + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 RED = Image.new("RGB", (40, 24), (200, 10, 30))
@@ -84,14 +85,18 @@ def test_orientation_is_applied():
     assert upright.getpixel((12, 5))[0] > 200 > 50 > upright.getpixel((12, 35))[0]
 
 
-@pytest.mark.parametrize("image, pixel", [
-    (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), (255, 255, 255)),
-    (Image.new("LA", (4, 4), (0, 0)), (255, 255, 255)),
-    (Image.new("L", (4, 4), 77), (77, 77, 77)),
-    (Image.new("1", (4, 4), 1), (255, 255, 255)),
-    (Image.fromarray(np.full((4, 4), 40_000, np.uint16)), (156, 156, 156)),
-    (RED.convert("P"), None),
-], ids=["RGBA", "LA", "L", "1", "16 bit", "palette"])
+@pytest.mark.parametrize(
+    "image, pixel",
+    [
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("LA", (4, 4), (0, 0)), (255, 255, 255)),
+        (Image.new("L", (4, 4), 77), (77, 77, 77)),
+        (Image.new("1", (4, 4), 1), (255, 255, 255)),
+        (Image.fromarray(np.full((4, 4), 40_000, np.uint16)), (156, 156, 156)),
+        (RED.convert("P"), None),
+    ],
+    ids=["RGBA", "LA", "L", "1", "16 bit", "palette"],
+)
 def test_every_mode_becomes_rgb(image, pixel):
     """Transparency lies on white, 16 bits keep their high byte."""
     out = load_image(encoded(image), what="r")
@@ -113,9 +118,12 @@ def test_threads_decode_the_same():
 
     data, before = encoded(NOISE, "JPEG"), list(warnings.filters)
     out = []
-    workers = [threading.Thread(
-        target=lambda: out.append(np.asarray(load_image(data, what="r")).tobytes()))
-        for _ in range(8)]
+    workers = [
+        threading.Thread(
+            target=lambda: out.append(np.asarray(load_image(data, what="r")).tobytes())
+        )
+        for _ in range(8)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -135,7 +143,7 @@ def late_exif(png: bytes) -> bytes:
     at, before, exif = 8, png[:8], b""
     while at < len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
-        piece = png[at:at + length + 12]
+        piece = png[at : at + length + 12]
         at += length + 12
         if kind == b"eXIf":
             exif = piece

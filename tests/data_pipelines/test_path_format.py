@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.path_format import parse_path, render_pieces, tokenize_reference
-from data_pipelines.records import Record
+from srpo_jax.data_pipelines.path_format import parse_path, render_pieces, tokenize_reference
+from srpo_jax.data_pipelines.records import Record
 
 LINE = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1)
 STEP = LINE.filter(lambda s: s.strip() and not s.startswith("Reply:"))

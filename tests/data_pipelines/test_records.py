@@ -8,17 +8,22 @@ import pathlib
 import pytest
 from PIL import Image
 
-from data_pipelines.records import (
+from srpo_jax.data_pipelines.records import (
     CATEGORIES,
     Record,
     RecordError,
     read_records,
     write_records,
 )
+from tests.support import ROOT
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
-GOOD = {"id": "r1", "images": ["a.png"], "question": "What is this?",
-        "reference": {"steps": ["It is red.", "Say so."], "reply": "A red square."}}
+DOCS = ROOT / "docs" / "data.md"
+GOOD = {
+    "id": "r1",
+    "images": ["a.png"],
+    "question": "What is this?",
+    "reference": {"steps": ["It is red.", "Say so."], "reply": "A red square."},
+}
 
 
 def without(name: str) -> dict:
@@ -34,8 +39,11 @@ BAD = [
     (b'{"id": NaN}', "NaN is not a JSON number"),
     (b"[" * 200_000, "not JSON: nested too deeply"),
     (without("question"), "field 'question' is missing"),
-    (GOOD | {"imgs": []}, "unknown field 'imgs' (known: id, images, question, reference, category, "
-                          "risky, unsafe_reply, source, license, meta)"),
+    (
+        GOOD | {"imgs": []},
+        "unknown field 'imgs' (known: id, images, question, reference, category, "
+        "risky, unsafe_reply, source, license, meta)",
+    ),
     (GOOD | {"id": 7}, "id must be a string, not int"),
     (GOOD | {"id": " "}, "id is empty"),
     (GOOD | {"id": "a\nb"}, "id must be printable, on one line"),
@@ -43,28 +51,38 @@ BAD = [
     (GOOD | {"question": "\ud800"}, "question holds half a surrogate pair"),
     (GOOD | {"images": "a.png"}, "images must be a list, not str"),
     (GOOD | {"images": [1]}, "images[0] must be a string, not int"),
-    (GOOD | {"question": "<image> or <image>?"},
-     "question has 2 <image> markers for 1 images"),
+    (GOOD | {"question": "<image> or <image>?"}, "question has 2 <image> markers for 1 images"),
     (GOOD | {"images": ["b.png"]}, "image 'b.png' does not exist under FOLDER"),
     (GOOD | {"images": ["../a.png"]}, "image '../a.png' is outside FOLDER"),
     (GOOD | {"images": ["out.png"]}, "image 'out.png' is outside FOLDER"),
-    (GOOD | {"images": ["/etc/hostname"]},
-     "image '/etc/hostname' must be a relative file name, not a URL or absolute path"),
-    (GOOD | {"images": ["https://x.org/a.png"]},
-     "image 'https://x.org/a.png' must be a relative file name, not a URL or absolute path"),
+    (
+        GOOD | {"images": ["/etc/hostname"]},
+        "image '/etc/hostname' must be a relative file name, not a URL or absolute path",
+    ),
+    (
+        GOOD | {"images": ["https://x.org/a.png"]},
+        "image 'https://x.org/a.png' must be a relative file name, not a URL or absolute path",
+    ),
     (GOOD | {"images": ["loop"]}, "does not exist under FOLDER"),
     (GOOD | {"images": ["x" * 300]}, "does not exist under FOLDER"),
-    (GOOD | {"reference": "text"},
-     "reference must be an object with exactly 'steps' and 'reply'"),
-    (GOOD | {"reference": {"steps": ["a"]}},
-     "reference must be an object with exactly 'steps' and 'reply'"),
-    (GOOD | {"reference": {"steps": [], "reply": "b"}},
-     "reference.steps is empty: a path needs at least one step"),
+    (GOOD | {"reference": "text"}, "reference must be an object with exactly 'steps' and 'reply'"),
+    (
+        GOOD | {"reference": {"steps": ["a"]}},
+        "reference must be an object with exactly 'steps' and 'reply'",
+    ),
+    (
+        GOOD | {"reference": {"steps": [], "reply": "b"}},
+        "reference.steps is empty: a path needs at least one step",
+    ),
     (GOOD | {"reference": {"steps": ["a", ""], "reply": "b"}}, "reference.steps[1] is empty"),
-    (GOOD | {"reference": {"steps": ["a\nb"], "reply": "b"}},
-     "reference.steps[0] has a line break: a step is one line"),
-    (GOOD | {"reference": {"steps": ["Reply: a"], "reply": "b"}},
-     "reference.steps[0] starts with 'Reply:', which starts the reply"),
+    (
+        GOOD | {"reference": {"steps": ["a\nb"], "reply": "b"}},
+        "reference.steps[0] has a line break: a step is one line",
+    ),
+    (
+        GOOD | {"reference": {"steps": ["Reply: a"], "reply": "b"}},
+        "reference.steps[0] starts with 'Reply:', which starts the reply",
+    ),
     (GOOD | {"reference": {"steps": ["a"], "reply": ""}}, "reference.reply is empty"),
     (GOOD | {"category": "theft"}, "category 'theft' is not one of dangerous_behavior, violence, "),
     (GOOD | {"risky": "yes"}, "risky must be true, false or null"),
@@ -132,9 +150,19 @@ def test_bad_share_is_counted_and_named(folder, capsys):
 def test_write_then_read_gives_the_same_records(folder):
     """Every field survives, text outside ASCII too; optional fields may be absent or null."""
     full = Record(
-        id="ä-1", images=("a.png", "a.png"), question="<image>和<image>?", steps=("一", " b"),
-        reply="multi\nline", category=CATEGORIES[0], risky=True, unsafe_reply="no",
-        source="ssui", license="CC0", meta={"x": [1, None]}, root=str(folder))
+        id="ä-1",
+        images=("a.png", "a.png"),
+        question="<image>和<image>?",
+        steps=("一", " b"),
+        reply="multi\nline",
+        category=CATEGORIES[0],
+        risky=True,
+        unsafe_reply="no",
+        source="ssui",
+        license="CC0",
+        meta={"x": [1, None]},
+        root=str(folder),
+    )
     plain = Record(id="2", images=(), question="q", steps=("a",), reply="b", root=str(folder))
     write_records([full, plain], folder / "w.jsonl")
     assert read_records(folder / "w.jsonl") == [full, plain]

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.path_format import parse_path, render_pieces
-from data_pipelines.records import CATEGORIES as RECORD_CATEGORIES
-from data_pipelines.records import read_records
-from data_pipelines.ssui_mini import dataset, paths, world
-from data_pipelines.ssui_mini.canvas import SIZES
-from data_pipelines.ssui_mini.dataset import build_dataset, combination, make_records
-from data_pipelines.ssui_mini.draw import draw_scene
+from srpo_jax.data_pipelines.path_format import parse_path, render_pieces
+from srpo_jax.data_pipelines.records import CATEGORIES as RECORD_CATEGORIES
+from srpo_jax.data_pipelines.records import read_records
+from srpo_jax.data_pipelines.ssui_mini import dataset, world
+from srpo_jax.data_pipelines.ssui_mini import reasoning_paths as paths
+from srpo_jax.data_pipelines.ssui_mini.canvas import SIZES
+from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination, make_records
+from srpo_jax.data_pipelines.ssui_mini.draw import draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,13 @@ def test_label_not_readable_from_one_side(built):
     for records in splits.values():
         sides = defaultdict(list)
         for r in records:
-            for side in (r.images[0], "scene " + r.meta["scene"], "request " + r.meta["request"],
-                         "question " + r.question, Image.open(out / r.images[0]).size):
+            for side in (
+                r.images[0],
+                "scene " + r.meta["scene"],
+                "request " + r.meta["request"],
+                "question " + r.question,
+                Image.open(out / r.images[0]).size,
+            ):
                 sides[side].append(r.risky)
         assert sum(isinstance(s, str) and s.startswith(("scene", "request")) for s in sides) == 54
         assert all(2 * sum(labels) == len(labels) for labels in sides.values())
@@ -121,8 +127,11 @@ def test_same_arguments_same_bytes(built, tmp_path):
     out, _, _ = built
 
     def digests(folder):
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-                for p in sorted(folder.rglob("*")) if p.is_file()}
+        return {
+            str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        }
 
     again, other = tmp_path / "a", tmp_path / "b"
     build_dataset(again)
@@ -140,7 +149,10 @@ def test_make_records_matches_the_files(built):
     for record, picture in make_records("train", [3]):
         saved = on_disk[record.id]
         assert (record.steps, record.question, record.meta) == (
-            saved.steps, saved.question, saved.meta)
+            saved.steps,
+            saved.question,
+            saved.meta,
+        )
         assert np.array_equal(np.asarray(picture), np.asarray(Image.open(out / saved.images[0])))
     with pytest.raises(ValueError, match="split"):
         next(make_records("dev", [0]))
@@ -184,8 +196,10 @@ def test_sample_path_takes_either_generator():
     """random.Random and numpy's Generator both drive the mixture, reproducibly."""
     scene, request = world.SCENE["church"], world.REQUEST["loud_song"]
     for make in (random.Random, np.random.default_rng):
-        one, two = ([paths.sample_path(scene, request, rng) for _ in range(40)]
-                    for rng in (make(4), make(4)))
+        one, two = (
+            [paths.sample_path(scene, request, rng) for _ in range(40)]
+            for rng in (make(4), make(4))
+        )
         assert one == two and len(set(one)) > 1
 
 
@@ -197,8 +211,12 @@ def _features(picture: Image.Image) -> np.ndarray:
 def test_scenes_can_be_told_apart():
     """Nearest centroid on 14 x 14 pixels tells the 27 scenes apart, across all variations."""
     ids = [s.id for s in world.SCENES]
-    centroids = np.stack([np.mean([_features(draw_scene(i, f"fit/{n}")) for n in range(12)],
-                                  axis=(0, 1)) for i in ids])
+    centroids = np.stack(
+        [
+            np.mean([_features(draw_scene(i, f"fit/{n}")) for n in range(12)], axis=(0, 1))
+            for i in ids
+        ]
+    )
     right = 0
     for k, i in enumerate(ids):
         for n in range(6):

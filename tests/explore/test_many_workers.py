@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,12 +10,12 @@ import time
 
 import pytest
 
-from srpo_jax.explore import claims, run
-from srpo_jax.explore.claims import Claims
-from tests.explore.explore_worker import config_of
-from tests.explore.small_world import ArithmeticArbiter, RecitingSampler
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from srpo_jax.explore import explore as run
+from srpo_jax.explore import shard_leases as claims
+from srpo_jax.explore.shard_leases import ShardLeases
+from tests.support import ROOT
+from tests.support.explore_worker import config_of
+from tests.support.small_world import ArithmeticArbiter, RecitingSampler
 
 
 def tree_bytes(workdir) -> dict[str, bytes]:
@@ -34,12 +33,22 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.explore.explore_worker", tmp_path / f"world{index}",
-             shared, role], env={**env, "SRPO_PROCESS_ID": str(index)}, cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-m",
+                "tests.support.explore_worker",
+                tmp_path / f"world{index}",
+                shared,
+                role,
+            ],
+            env={**env, "SRPO_PROCESS_ID": str(index)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for index, role in enumerate(["doomed", "survivor"])
-    ]  # fmt: skip
+    ]
     run.explore(config, alone, arbiter=ArithmeticArbiter())
     said = [worker.communicate(timeout=300) for worker in workers]
     assert workers[0].returncode == -signal.SIGKILL, said[0]
@@ -53,8 +62,8 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
 @pytest.fixture
 def two(tmp_path):
     lease = 30  # seconds: a busy machine may stop this process for several
-    with Claims(tmp_path / "c", lease_seconds=lease) as a:
-        with Claims(tmp_path / "c", lease_seconds=lease) as b:
+    with ShardLeases(tmp_path / "c", lease_seconds=lease) as a:
+        with ShardLeases(tmp_path / "c", lease_seconds=lease) as b:
             yield a, b
     assert not (tmp_path / "c").exists(), "the last one takes the folder away"
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tiny import IDS, picture, tiny_qwen2_5_vl
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.families import load_model_config
+from srpo_jax.models.blocks.image_layout import mrope_positions
+from srpo_jax.models.families.qwen2_5_vl.model import image_layout
 from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows
-from srpo_jax.models.layout import mrope_positions
-from srpo_jax.models.qwen2_5_vl import picture_layout
+from srpo_jax.models.registry import load_model_config
+from tests.support.tiny import IDS, picture, tiny_qwen2_5_vl
 
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 GRIDS = [(1, 10, 14), (1, 6, 8), (1, 2, 2), (1, 4, 4), (2, 6, 10), (1, 2, 30)]
@@ -35,9 +35,7 @@ def tokens_of(grids, model_config):
 def fake_images(grids, model_config):
     """Patches that carry their own row number in the processor's order."""
     dim = model_config.vision.patch_dim
-    return [
-        (np.repeat(np.arange(np.prod(g), dtype=np.float32)[:, None], dim, 1), g) for g in grids
-    ]
+    return [(np.repeat(np.arange(np.prod(g), dtype=np.float32)[:, None], dim, 1), g) for g in grids]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -49,7 +47,7 @@ def test_window_order_is_that_of_transformers(grid, model_config):
     index, ends = reference.get_vision_window_index(
         thw, vision.spatial_merge_size, vision.window_size, vision.patch_size
     )
-    layout = picture_layout(grid, model_config)
+    layout = image_layout(grid, model_config)
     assert np.array_equal(layout.order.reshape(-1, 4)[:, 0] // 4, index.numpy())
     assert np.array_equal(np.sort(layout.order), np.arange(np.prod(grid)))
     assert np.array_equal(np.bincount(layout.fields["window_seg"]), np.diff(ends.numpy()))
@@ -81,8 +79,9 @@ def test_positions_are_those_of_transformers(grids, folder, model_config):
 def test_a_placeholder_shows_its_own_patches(model_config):
     """Placeholder j of an image points at the four processor rows 4j .. 4j + 3 of that image."""
     grids = GRIDS[:3]
-    prompt = encode_prompt(tokens_of(grids, model_config), fake_images(grids, model_config),
-                           model_config)  # fmt: skip
+    prompt = encode_prompt(
+        tokens_of(grids, model_config), fake_images(grids, model_config), model_config
+    )
     shown = prompt.image_index[prompt.tokens == PAD]
     rows = prompt.patches[:, 0].reshape(-1, 4)[shown]
     expected = [np.arange(np.prod(g)).reshape(-1, 4) for g in grids]
@@ -149,7 +148,7 @@ def test_the_processor_gives_rows_in_the_assumed_order(folder, model_config):
     image = picture(196, 140)
     out = processor(images=[image], return_tensors="np")
     assert tuple(out["image_grid_thw"][0]) == GRIDS[0]
-    layout = picture_layout(GRIDS[0], model_config)
+    layout = image_layout(GRIDS[0], model_config)
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     pixels = (np.asarray(image) / 255.0 - mean) / std
     for patch, (row, col) in zip(out["pixel_values"][layout.order], layout.fields["patch_pos"]):
@@ -157,4 +156,3 @@ def test_the_processor_gives_rows_in_the_assumed_order(folder, model_config):
         got = patch.reshape(3, 2, 14, 14)
         np.testing.assert_allclose(got[:, 0], cut.transpose(2, 0, 1), atol=1e-5)
         assert np.array_equal(got[:, 0], got[:, 1])  # a still image is its own second frame
-

@@ -1,6 +1,6 @@
 """Released models, from their config.json alone: parameter counts, shapes, shardings. No weights.
 
-tests/released/ holds config.json of released models (the keys that matter). PUBLISHED are the
+tests/support/released/ holds config.json of released models (the keys that matter). PUBLISHED are the
 numbers of parameters that the files' index or the model card gives.
 """
 
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import pathlib
 
 import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from srpo_jax.hf.names import table
-from srpo_jax.mesh import AXES
-from srpo_jax.models.families import FAMILIES
+from srpo_jax.distributed.mesh import AXES
+from srpo_jax.distributed.sharding import SMALL_BYTES, param_shardings
+from srpo_jax.models.blocks.param_paths import by_path
+from srpo_jax.models.hf.tensor_match import table
 from srpo_jax.models.policy_model import abstract_params
-from srpo_jax.sharding import SMALL_BYTES, by_path, param_shardings
+from srpo_jax.models.registry import FAMILIES
+from tests.support import RELEASED
 
-RELEASED = pathlib.Path(__file__).parents[1] / "released"
 PUBLISHED = {
     "qwen2_5_vl_3b": 3_754_622_976,
     "qwen2_5_vl_7b": 8_292_166_656,
@@ -59,8 +59,9 @@ def test_released_sizes_have_the_published_parameter_counts(name):
     padding *= 1 if text.tie_word_embeddings else 2
     unused = sum(
         math.prod(entry.disk) * (entry.layers or 1)
-        for entry in table(config) if entry.param is None
-    )  # fmt: skip
+        for entry in table(config)
+        if entry.param is None
+    )
     arrays = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
     assert arrays - padding + unused == PUBLISHED[name]
 
@@ -73,8 +74,8 @@ def test_released_sizes_split_over_a_pod(name):
     named = {e.param: e.full_shape for e in table(config) if e.param is not None}
     assert named == {path: leaf.shape for path, leaf in params.items()}
     mesh = AbstractMesh((1, 64, 1), AXES, axis_types=(AxisType.Auto,) * 3)
-    places = by_path(param_shardings(abstract_params(config), mesh))
+    shardings = by_path(param_shardings(abstract_params(config), mesh))
     for path, leaf in params.items():
-        part = math.prod(places[path].shard_shape(leaf.shape))
+        part = math.prod(shardings[path].shard_shape(leaf.shape))
         # Norm scales and biases stay whole: 2.6 MB at 72B.
         assert leaf.size * 4 < 4 * SMALL_BYTES or part * 64 == leaf.size, path

@@ -1,0 +1,1 @@
+"""Experiments: one readable file each, which starts from common.py."""

@@ -1,0 +1,1 @@
+"""The command `srpo`: its verbs, their options and help, and the demo."""

@@ -1,0 +1,159 @@
+"""`srpo demo`: the whole road at laptop size, in one process, on the embedded world SSUI-mini.
+
+    draw the world -> evaluate the base policy -> explore -> train -> export -> evaluate the export
+    -> report
+
+Every stage is the one that its own verb runs, and writes what that verb writes. Running the command
+again goes on where it stopped: finished shards of trees and checkpoints are taken up again.
+
+With several methods or seeds all runs train on the same explored branches for the same number of
+optimizer steps, each in WORKDIR/runs/METHOD-SEED.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srpo_jax.data_pipelines.sources import records_path
+from srpo_jax.evaluate.evaluate import evaluate
+from srpo_jax.explore.explore import explore
+from srpo_jax.export.export import export
+from srpo_jax.runs.report.page import write_report
+from srpo_jax.train.loop import train
+
+COLUMNS = (
+    ("safety_rate", "safe (risky)"),
+    ("effectiveness_rate", "effective (benign)"),
+    ("both_all", "both (all)"),
+    ("path_safety_rate", "safe path (risky)"),
+    ("self_correction_rate", "self-correction"),
+    ("late_failure_rate", "late failure"),
+)
+Scores = Mapping[str, Any]
+
+
+def main(
+    make_config: Callable[[str], ConfigDict],
+    *,
+    workdir: str | os.PathLike,
+    methods: Sequence[str] = ("base", "srpo"),
+    seeds: int = 1,
+) -> int:
+    """Runs the demo and returns the exit code. make_config: variant name -> validated config.
+
+    methods: of base, sft, orpo, dpo, srpo; "base" stands for the policy before training and is
+    always evaluated. The last line printed is one JSON object with the figures.
+    """
+    start = time.monotonic()
+    workdir = pathlib.Path(workdir)
+    trained = [method for method in methods if method != "base"]
+    alone = len(trained) == 1 and seeds == 1
+    stages = Stages(2 + len(trained) * seeds * 3 + 1)
+
+    def configure(variant: str) -> ConfigDict:
+        """With the world drawn once for all runs, in WORKDIR/data."""
+        config = make_config(variant)
+        for field in ("train_records", "test_records"):
+            path = records_path(config.data[field], workdir, field=f"data.{field}")
+            config.data[field] = str(path)
+        return config
+
+    config = configure(trained[0] if trained else "srpo")
+    stages.next("evaluate the base policy on held-out combinations")
+    results: dict[str, list[Scores]] = {"base": [evaluate(config, workdir, "before")]}
+    folders: dict[str, pathlib.Path] = {}
+    if trained:
+        stages.next("explore: branches from every prefix of the reference path, and verdicts")
+        trees = explore(config, workdir)
+    for method in trained:
+        for seed in range(seeds):
+            config = configure(method)
+            config.seed += seed  # of the order of questions; the branches are the same
+            folder = workdir if alone else workdir / "runs" / f"{method}-{seed}"
+            folders[f"{method}-{seed}"] = folder
+            config.data.trees = str(trees)
+            stages.next(f"train {method}, seed {config.seed}, {config.train.steps} steps")
+            train(config, folder)
+            stages.next(f"export {method}")
+            out = folder / "export"
+            shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir
+            export(folder, out)
+            stages.next(f"evaluate the exported {method}")
+            result = evaluate(config, folder, "after", model_dir=out)
+            results.setdefault(method, []).append(result)
+    stages.next("report")
+    report = write_report(workdir)
+
+    figures = {
+        "seconds": round(time.monotonic() - start, 1),
+        "seeds": seeds,
+        "methods": {
+            method: {name: _figure(scores, name) for name, _ in COLUMNS}
+            for method, scores in results.items()
+        },
+    }
+    print(f"\n{table(results)}\n")
+    for name, folder in folders.items():
+        print(f"export {name}: {folder / 'export'}")
+    print(f"report: {report}")
+    print(json.dumps(figures), flush=True)
+    return 0
+
+
+class Stages:
+    """Numbered headings with the time since the start, so that a reader sees how far it is."""
+
+    def __init__(self, total: int):
+        self.total, self.done, self.start = total, 0, time.monotonic()
+
+    def next(self, title: str) -> None:
+        self.done += 1
+        spent = time.monotonic() - self.start
+        print(f"\n== {min(self.done, self.total)}/{self.total} {title} ({spent:.0f} s)", flush=True)
+
+
+def _values(scores: Sequence[Scores], name: str) -> list[float]:
+    return [row[name] for row in scores if row[name] is not None]
+
+
+def _figure(scores: Sequence[Scores], name: str) -> dict[str, float] | None:
+    """{"mean", "std"} over seeds, in percent; the sample standard deviation, 0 for one seed."""
+    values = _values(scores, name)
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(statistics.mean(values), 2), "std": round(std, 2)}
+
+
+def table(results: Mapping[str, Sequence[Scores]]) -> str:
+    """One row a method, percent on held-out combinations; "mean ± deviation" over seeds."""
+    header = ["method", *(label for _, label in COLUMNS)]
+    rows = [header]
+    for method, scores in results.items():
+        row = [method]
+        for name, _ in COLUMNS:
+            figure = _figure(scores, name)
+            if figure is None:
+                row.append("-")
+            elif len(scores) > 1:
+                row.append(f"{figure['mean']:.1f} ± {figure['std']:.1f}")
+            else:
+                row.append(f"{figure['mean']:.1f}")
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

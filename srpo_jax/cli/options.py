@@ -1,0 +1,88 @@
+"""The verbs of the command, with their options and their help."""
+
+from __future__ import annotations
+
+from srpo_jax.cli.command import Verb
+
+DEMO_CONFIG = "configs/ssui_mini.py"
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        "the whole road at laptop size, in minutes",
+        "srpo demo --workdir=runs/demo",
+        "Explores, trains, exports, evaluates before and after, and writes a report, on the\n"
+        "embedded world. It needs no download, no account and no GPU.",
+        config=DEMO_CONFIG,
+        workdir="runs/demo",
+        options={
+            "methods": ("base,srpo", "of base,sft,orpo,dpo,srpo; all on the same branches"),
+            "seeds": (1, "train each method so many times and print mean and spread"),
+        },
+    ),
+    "explore": Verb(
+        "sample branches from the policy and have them judged",
+        "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
+        "Writes WORKDIR/trees. Run the same command again to go on after an interruption.",
+    ),
+    "train": Verb(
+        "train on the trees of WORKDIR",
+        "srpo train --config=configs/ssui_mini.py --config.train.steps=50 --workdir=runs/mini",
+        "Writes checkpoints and metrics.jsonl. Run the same command again to go on after an\n"
+        "interruption, at the step where it stopped.",
+        options={
+            "dry_run": (False, "check settings, data, mesh and disk, print what it takes; no more"),
+            "profile": ("", "trace these steps of this command into WORKDIR/profile"),
+        },
+        bare={"profile": "10:13"},
+    ),
+    "export": Verb(
+        "write the newest checkpoint, or another, as a Hugging Face directory",
+        "srpo export --workdir=runs/mini",
+        "The config is the one that WORKDIR was trained with.",
+        config=None,
+        options={
+            "out": ("", "where to; default WORKDIR/export, for peft WORKDIR/adapter"),
+            "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
+            "step": ("", "a number, or best by the run's train.best_metric; default the newest"),
+            "verify": (False, "read it back and compare logits, by transformers if torch is there"),
+        },
+    ),
+    "eval": Verb(
+        "answer the test questions and score the answers",
+        "srpo eval --config=configs/ssui_mini.py --workdir=runs/mini --name=after",
+        "Writes WORKDIR/eval/NAME: every generation and the scores.",
+        options={
+            "name": ("eval", "name of the evaluation"),
+            "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
+        },
+    ),
+    "report": Verb(
+        "one HTML page of a run: curves, tables, trees",
+        "srpo report runs/mini",
+        "Writes WORKDIR/report.html, which needs nothing else to be looked at.",
+        config=None,
+        options={"out": ("", "where to; default WORKDIR/report.html")},
+    ),
+    "plan": Verb(
+        "which mesh, remat and rows for a TPU slice, and what to expect; needs no TPU",
+        "srpo plan --config=configs/pod.py --config.model.path=DIR --topology=v5e:8x8",
+        "Compiles the real train step with libtpu; of the model only config.json is read.",
+        workdir=None,
+        options={
+            "topology": ("", "TPU slices, as v5e:8x8 or v5p:4x4x4,v6e:8x8"),
+            "meshes": ("", "only these: fsdp*tensor or data*fsdp*tensor, as 64*1,32*2"),
+            "rows": ("", "only these numbers of rows per step, as 64,128"),
+            "remat": ("", "only these policies of model.remat"),
+            "row_tokens": (0, "tokens of a row; default pack.row_tokens, else 8192"),
+            "question": ("", "what yours are like, as image_tokens=256,branch_tokens=80"),
+            "top": (3, "compile until so many candidates fit"),
+            "full": (False, "compile the best one again with full effort"),
+            "price": ("", "dollars per chip-hour; default: srpo_jax/distributed/accelerators.py"),
+            "cache": ("", "folder of what was compiled; default: in the user's cache"),
+            "jobs": (0, "compilations at once, 2 to 4 GB each; default: CPU cores"),
+            "json": (False, "print one JSON object"),
+            "markdown": (False, "print a Markdown table"),
+        },
+    ),
+    "env": Verb("versions and devices, for a bug report", "srpo env", config=None, workdir=None),
+}

@@ -1,0 +1,205 @@
+"""What each verb of the command line does: load what it needs, call one function, say the result.
+
+One function per verb, named like it, taking a cli.Command. Heavy imports stay inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import sys
+from importlib import metadata
+
+from srpo_jax.cli.command import Command
+from srpo_jax.errors import UserError
+
+DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
+
+
+def demo(command: Command) -> int:
+    methods = tuple(name.strip() for name in command.options["methods"].split(","))
+    seeds = command.options["seeds"]
+    for name in methods:
+        if name not in DEMO_METHODS:
+            raise UserError(f"--methods: unknown method {name!r}; any of {','.join(DEMO_METHODS)}")
+    if len(set(methods)) < len(methods):
+        raise UserError("--methods: a method is named twice")
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds}: at least 1 is needed")
+    command.config("srpo")  # a bad override is told before the heavy imports
+    workdir = _workdir(command)
+    _settle()
+    from srpo_jax.cli import demo as road
+
+    # command.config(method): the validated config of that variant, with the command's overrides.
+    return road.main(command.config, workdir=workdir, methods=methods, seeds=seeds)
+
+
+def explore(command: Command) -> None:
+    config, workdir = command.config(), _workdir(command)
+    _settle()
+    from srpo_jax.explore.explore import explore as run
+
+    run(config, workdir)
+
+
+def train(command: Command) -> None:
+    config, workdir = command.config(), _workdir(command)
+    _settle()
+    from srpo_jax.distributed.lifecycle import distributed_session
+    from srpo_jax.runs.ledger import process_start
+    from srpo_jax.runs.profiling import parse_window
+    from srpo_jax.train.dry_run import dry_run
+    from srpo_jax.train.loop import train as run
+
+    text = command.options["profile"]
+    profile = parse_window(text) if text else None
+    with distributed_session(config.processes, config) as process:
+        if command.options["dry_run"]:
+            report = dry_run(config, workdir)
+            if process.index == 0:
+                print(report)
+            return
+        summary = run(config, workdir, profile=profile, born=process_start())
+        if process.index == 0:
+            print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
+
+
+def export(command: Command) -> int:
+    workdir = _workdir(command, must_exist=True)
+    form = command.options["format"]
+    name = "adapter" if form == "peft" else "export"
+    out = command.options["out"] or str(pathlib.Path(workdir, name))
+    _settle()
+    from srpo_jax.export.export import export as run
+    from srpo_jax.export.verify import Mismatch
+
+    try:
+        chosen = {name: command.options[name] for name in ("verify", "step")}
+        print(f"exported to {run(workdir, out, form=form, **chosen)}")
+    except Mismatch as error:
+        print(
+            f"srpo export: error: not exported, it is not what was trained: {error}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def eval(command: Command) -> None:  # noqa: A001  the verb's name
+    name, model = command.options["name"], command.options["model"]
+    if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"--name={name}: must be a plain folder name")
+    config, workdir = command.config(), _workdir(command)
+    if model and not pathlib.Path(model).is_dir():
+        raise UserError(f"--model={model}: no such directory")
+    _settle()
+    from srpo_jax.distributed.process_info import detect_process
+    from srpo_jax.evaluate.evaluate import evaluate
+
+    if detect_process(config.processes, os.environ).index:
+        print("eval runs on process 0, so this one has nothing to do", flush=True)
+        return
+
+    params = None
+    if not model and pathlib.Path(workdir, "checkpoints").is_dir():
+        from srpo_jax.export.export import newest_params
+
+        step, params = newest_params(config, workdir)
+        print(f"policy: checkpoint {step} of {workdir}", flush=True)
+    else:
+        print(f"policy: {model or config.model.path}", flush=True)
+    evaluate(config, workdir, name, params=params, model_dir=model or None)
+
+
+def report(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    from srpo_jax.runs.goodput import goodput, line
+    from srpo_jax.runs.report.page import write_report
+    from srpo_jax.runs.workdir import shown_run
+
+    found = goodput(shown_run(pathlib.Path(workdir)))
+    if found:
+        print(line(found))
+    print(f"wrote {write_report(workdir, command.options['out'] or None)}")
+
+
+def plan(command: Command) -> None:
+    options = dict(command.options)
+    topologies = [name.strip() for name in options["topology"].split(",") if name.strip()]
+    if not topologies:
+        raise UserError("--topology=NAME is missing, as in --topology=v5e:8x8")
+    if options["json"] and options["markdown"]:
+        raise UserError("--json and --markdown exclude each other")
+    from srpo_jax.distributed.accelerators import parse_slice
+
+    for name in topologies:
+        parse_slice(name)
+    config = command.config(unused=("arbiter.kind", "data.train_records", "data.test_records"))
+    _settle()
+    from srpo_jax.plan import plan as planning
+    from srpo_jax.plan import table as plan_report
+
+    chosen, say = planning.parse_options(options), planning.progress()
+    plans = [planning.plan(config, name, chosen, say) for name in topologies]
+    if options["json"]:
+        print(json.dumps(plans[0] if len(plans) == 1 else {"plans": plans}))
+    elif options["markdown"]:
+        print(plan_report.markdown(plans))
+    else:
+        print("\n\n".join(plan_report.text(each) for each in plans))
+
+
+def env(command: Command) -> None:
+    """Versions, platform and devices. Nothing of the environment's variables."""
+    packages = (
+        "srpo_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "array_record",
+        "ml-collections",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+        "pillow",
+        "libtpu",
+    )
+    print(f"{'python':<18}{platform.python_version()} ({sys.implementation.name})")
+    print(f"{'platform':<18}{platform.platform()}")
+    for name in packages:
+        try:
+            print(f"{name:<18}{metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name:<18}not installed")
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    counts = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+    print(f"{'devices':<18}{counts} ({jax.default_backend()})")
+
+
+def _settle() -> None:
+    """Marks absl's global flags as parsed (grain reads them and fails when nobody has), and keeps
+    orbax's notes to itself off the terminal (what goes wrong there is raised as well).
+    """
+    from absl import flags, logging
+
+    logging.set_verbosity(logging.FATAL)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _workdir(command: Command, *, must_exist: bool = False) -> str:
+    path = pathlib.Path(command.workdir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"workdir {path} is a file")
+    if must_exist and not path.is_dir():
+        raise UserError(f"workdir {path} does not exist")
+    return str(path)

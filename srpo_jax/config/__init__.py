@@ -1,0 +1,1 @@
+"""Settings: every field with its default, allowed values and help, and how a config is loaded."""

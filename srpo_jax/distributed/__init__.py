@@ -1,0 +1,1 @@
+"""Devices and processes: mesh, shardings, agreement between processes, watchdog, compile cache."""

@@ -1,0 +1,65 @@
+"""Decisions that all processes must make alike: one reads or fails, and all act on it.
+
+A process that alone raises, skips or stops leaves the others waiting in the next collective.
+Each function is called by all processes at the same place. With one process they cost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srpo_jax.errors import UserError
+
+T = TypeVar("T")
+_TEXT = 400  # bytes of a failure's text that the others see
+
+
+def broadcast_json(value: Any) -> Any:
+    """Process 0's value, on all of them. It must be JSON; the others' is ignored."""
+    if jax.process_count() == 1:
+        return value
+    data = json.dumps(value).encode() if jax.process_index() == 0 else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+
+
+def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:
+    """action() of this process; if it fails on any, all raise failed(what went wrong first).
+
+    UserError, PermissionError and MemoryError are raised as they are, by this process alone;
+    processes.alarm then ends the others.
+    """
+    result, problem, cause = None, "", None
+    try:
+        result = action()
+    except (UserError, PermissionError, MemoryError):
+        raise
+    except Exception as error:
+        problem, cause = in_short(error), error
+    problem = _first_problem(problem)
+    if problem:
+        raise failed(problem) from cause
+    return result
+
+
+def in_short(error: BaseException) -> str:
+    """One line of an exception's first words; orbax writes pages."""
+    text = " ".join(str(error).split())[:160]
+    return text if type(error).__name__ == "Damaged" else f"{type(error).__name__}: {text}"
+
+
+def _first_problem(text: str) -> str:
+    """The text of the first process that has one, "" if none has."""
+    if jax.process_count() == 1:
+        return text
+    mine = np.frombuffer(text.encode()[:_TEXT].ljust(_TEXT, b"\0"), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(mine))
+    texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
+    return next((each for each in texts if each), "")

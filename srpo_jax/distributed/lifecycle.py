@@ -1,0 +1,305 @@
+"""Several processes, one run: they meet, make sure that they run the same thing, and end together.
+
+`together` is entered once, before anything touches a device. With one process it does nothing.
+What Python can see of a failure (an exception anywhere) ends all processes within seconds, with
+the same exit code: the failing one says so in the coordinator's key-value store, and a thread of
+each other one, which may well be stuck in a collective, reads it there. What Python cannot see (a
+killed process) shows as missing heartbeats: the others are aborted from C++, exit code 134.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax._src import cloud_tpu_init, distributed  # no public way to the store and to this fact
+
+import srpo_jax
+from srpo_jax.distributed.process_info import ProcessInfo, detect_process
+from srpo_jax.errors import RunFailure, UserError
+
+HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
+MEET_SECONDS = 300  # for all to come to the start, and to each check
+COMPILE_SECONDS = 3600  # between the first process that has compiled and the last
+POLL_SECONDS = 1.0
+ENDING_SECONDS = 8  # for all to hear of a failure; over at once when all have
+UNWIND_SECONDS = 20 + ENDING_SECONDS  # for a failed process to end by itself, before it is ended
+FAILED = "srpo/failed/"
+_failing = threading.Event()  # this process has a failure of its own
+
+
+@contextlib.contextmanager
+def distributed_session(section: Any, config: Any = None) -> Iterator[ProcessInfo]:
+    """In a `with`: jax.distributed is up, and all processes run the same code and settings.
+
+    section: the config's `processes`; config: the whole one, to be compared.
+    Errors: UserError, on all processes, when they differ, and when the description is half-set.
+    """
+    on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm
+    process = detect_process(section, os.environ, tpu_host=on_tpu)
+    if process.kind == "single":
+        yield process
+        return
+    _initialise(process, section.heartbeat_seconds)
+    lifeline = _Lifeline()
+    try:
+        with report_failure():
+            agree("program", program_facts(config))
+            yield process
+    except SystemExit:  # all leave, as they agreed to
+        lifeline.leave()
+        raise
+    except BaseException as error:
+        lifeline.end_after_failure(_exit_code(error), _line(error))
+        raise
+    lifeline.leave()
+
+
+@contextlib.contextmanager
+def report_failure() -> Iterator[None]:
+    """In a `with`: a failure in it is told to the other processes before anything is cleaned up,
+    as cleaning up may wait for them.
+    """
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        tell_failure(_exit_code(error), _line(error))
+        raise
+
+
+def tell_failure(code: int, line: str) -> None:
+    """Makes all other processes end with this exit code. Nothing for one process."""
+    client = distributed.global_state.client
+    if client is None:
+        return
+    _failing.set()
+    said = json.dumps([jax.process_index(), code, line])
+    with contextlib.suppress(Exception):  # told already, or nobody is left to be told
+        client.key_value_set(FAILED + "first", said)
+
+
+def agree(topic: str, facts: Mapping[str, Any]) -> None:
+    """Compares `facts` (JSON values) over all processes; each topic once.
+
+    Errors: UserError, the same line on every process, that names what differs and where.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return
+    index, limit = jax.process_index(), MEET_SECONDS * 1000
+    key = f"srpo/agree/{topic}/"
+    client.key_value_set(f"{key}{index}", json.dumps(dict(facts)))
+    if index == 0:
+        first = json.loads(json.dumps(dict(facts)))
+        differ = []
+        for other in range(1, jax.process_count()):
+            theirs = json.loads(client.blocking_key_value_get(f"{key}{other}", limit))
+            differ += _differences(first, theirs, other)
+        client.key_value_set(f"{key}verdict", json.dumps(differ[:4]))
+    verdict = json.loads(client.blocking_key_value_get(f"{key}verdict", limit))
+    if verdict:
+        # All raise it. So none tells the others, who would then end on that instead of their own
+        # line, before each has said that it fails by itself.
+        _failing.set()
+        _wait_for_all(client, f"{key}verdict")
+        raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
+
+
+def compile_together(step: Any, *args: Any) -> Any:
+    """The jitted `step` compiled for these arguments; returns when all processes have it.
+
+    Without waiting, the first one's collectives would stand and wait for the last one's compiler:
+    gloo gives them 30 s. With one process the step as it is.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return step
+    compiled = step.lower(*args).compile()
+    client.wait_at_barrier("srpo/compiled", COMPILE_SECONDS * 1000)
+    return compiled
+
+
+def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> list[str]:
+    return [
+        f"{name} is {theirs.get(name)!r} on process {other} but {first.get(name)!r} on process 0"
+        for name in sorted(first.keys() | theirs.keys())
+        if first.get(name) != theirs.get(name)
+    ]
+
+
+def program_facts(config: Any = None) -> dict[str, Any]:
+    """What must be the same everywhere before anything is computed: code, jax, devices, config."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(srpo_jax.__file__).parent
+    # In a checkout data_pipelines is a link, which rglob of the folder above it does not follow.
+    for folder in (root, root / "data_pipelines"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    facts = {
+        "code": f"srpo_jax {srpo_jax.__version__} {digest.hexdigest()[:12]}",
+        "jax": jax.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+    }
+    for name, value in _flat(config.to_dict()).items() if config is not None else ():
+        if name != "processes.index":
+            facts[f"config.{name}"] = value
+    return facts
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
+    """Starts jax.distributed.
+
+    Errors: UserError when the cluster is not there or described wrongly; RunFailure when a cluster
+    did not answer in time, which a pool of nodes that is still growing does too.
+    """
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": heartbeat_seconds or HEARTBEAT_SECONDS[process.loopback],
+        "initialization_timeout": MEET_SECONDS,
+        "shutdown_timeout_seconds": 60,
+    }
+    if process.kind == "explicit":
+        options |= {
+            "coordinator_address": process.coordinator,
+            "num_processes": process.count,
+            "process_id": process.index,
+            "cluster_detection_method": "deactivate",
+        }
+        if process.loopback:  # without it the coordinator listens, unprotected, on every network
+            options["coordinator_bind_address"] = process.coordinator
+    elif process.kind == "slurm":
+        options["local_device_ids"] = process.local_device_ids
+    try:
+        jax.distributed.initialize(**options)
+    except Exception as error:
+        # jax raises these two when it finds no cluster or half of one, others when what it found
+        # does not answer: a metadata server, a name without an address, a coordinator.
+        mistake = isinstance(error, (ValueError, TypeError))
+        if process.kind == "explicit" and not mistake:
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        text = f"jax.distributed did not start on this {process.kind} cluster ({said}); "
+        if mistake:
+            raise UserError(
+                f"{text}set SRPO_COORDINATOR, SRPO_PROCESS_ID and SRPO_NUM_PROCESSES, or "
+                "SRPO_NUM_PROCESSES=1 for this host alone"
+            ) from None
+        raise RunFailure(
+            f"{text}start it again when all hosts are there, or set SRPO_NUM_PROCESSES=1 for this "
+            "host alone"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    """What is told of a failure."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _exit_code(error: BaseException) -> int:
+    """What the program will exit with when this is not caught, as cli.main has it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, UserError) else 1
+
+
+class _Lifeline:
+    """The thread that looks for another process's failure, and the two ways to end."""
+
+    def __init__(self) -> None:
+        self._client = distributed.global_state.client
+        self._index = jax.process_index()
+        self._over = threading.Event()
+        self._said = threading.Lock()  # held from the line that names the failed process on
+        self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            try:
+                found = self._first()
+            except Exception:  # the coordinator is gone: jax aborts us, or we are leaving
+                return
+            if found is None:
+                continue
+            index, code, line = found
+            if _failing.is_set():  # it ends by itself, or is ended
+                self._over.wait(UNWIND_SECONDS)
+            else:
+                self._say_who(index, line)
+                self._meet()
+            _exit(code)
+
+    def _first(self) -> tuple[int, int, str] | None:
+        """(process, exit code, line) of the failure that was told first, if one was."""
+        found = self._client.key_value_dir_get(FAILED)
+        return tuple(json.loads(found[0][1])) if found else None
+
+    def _say_who(self, index: int, line: str) -> None:
+        """Once: the lifeline and a collective may learn of it at the same time."""
+        if not self._said.acquire(blocking=False):
+            return
+        _say(f"process {self._index} stops, as process {index} failed: {line}")
+
+    def _meet(self) -> None:
+        """Waits for the others, so that process 0, where the store lives, does not go before all
+        have read it.
+        """
+        _wait_for_all(self._client, "srpo/ending")
+        if self._index == 0:  # all are on their way out, and jax aborts who finds the store gone
+            time.sleep(0.5)
+
+    def leave(self) -> None:
+        """All is well: leave when all others do."""
+        self._over.set()
+        self._thread.join()
+        jax.distributed.shutdown()
+
+    def end_after_failure(self, code: int, line: str) -> None:
+        """Python goes on (somebody prints the error), but what is left of jax is not waited for.
+
+        A failure here may be another one's echo: a collective breaks when a peer goes, before the
+        thread has looked. Whoever told first decides the exit code.
+        """
+        with contextlib.suppress(Exception):  # the coordinator is gone
+            index, first_code, first_line = self._first() or (self._index, code, line)
+            if index != self._index and first_line != line:  # else all say the same anyway
+                self._say_who(index, first_line)
+            code = first_code
+        self._meet()
+        atexit.register(_exit, code)  # runs before jax's own clean-up, which waits for all
+
+
+def _wait_for_all(client: Any, name: str) -> None:
+    """Until all are there, or ENDING_SECONDS: some may be dead."""
+    with contextlib.suppress(Exception):
+        client.wait_at_barrier(name, 1000 * ENDING_SECONDS)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,217 @@
+"""Write parameters back as the Hugging Face checkpoint that they came from.
+
+The source folder is the pattern: every weight file gets the source file's own header, byte for
+byte, and new data behind it, so names, dtypes, order, metadata and shards are the source's. All
+other files are copied as they are. Re-saving with transformers would rename tensors, rewrite the
+config and drop files (preprocessor_config.json among them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srpo_jax.errors import UserError
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.hf import load
+from srpo_jax.models.hf import tensor_match as names
+
+# Weights in any format, and their indices: not copied, since they are not the new weights.
+WEIGHTS = tuple(".safetensors .bin .pt .pth .gguf .msgpack .h5 .onnx .index.json".split())
+# Folders that tools leave in a checkpoint; they are not part of it.
+TOOL_FOLDERS = (".git", ".cache")
+
+# (parameter path, layer or None, the source's values in the parameter's shape) -> new values
+Edit = Callable[[str, int | None, np.ndarray], np.ndarray]
+
+
+def export_checkpoint(
+    params: Mapping | Edit,
+    source_dir: str | pathlib.Path,
+    out_dir: str | pathlib.Path,
+    config: ModelConfig,
+    *,
+    model_card: str | None = None,
+    check: Callable[[pathlib.Path], None] | None = None,
+) -> None:
+    """Write `params` to `out_dir` in the form of the checkpoint in `source_dir`.
+
+    params: as `load_params` returns them, in any float dtype, on any number of devices; or a
+    function that edits the source's values, one tensor at a time. Values are rounded to the source
+    tensor's dtype. model_card: text of README.md instead of the source's. check: is given the
+    complete folder before it gets its name, by process 0; what it raises undoes the export.
+    `out_dir` appears complete or not at all: everything is written to a sibling folder, flushed
+    to disk and renamed. With several processes all must call this; process 0 writes.
+    Raises UserError if out_dir exists and is not empty or lies in source_dir, if the source does
+    not fit `config`, or if params are not those of `config`.
+    """
+    source = pathlib.Path(source_dir)
+    placed = load.placed_tensors(source, config)
+    if not callable(params):
+        _check_params(params, placed, config)
+    with new_folder(out_dir, source) as folder:
+        if folder is not None:
+            _check_space(source, folder)
+            _copy_other_files(source, folder, model_card)
+        for file in load.weight_files(source):
+            _write_weights(params, file, folder and folder / file.name, placed)
+        if folder is not None and not (source / load.SINGLE).is_file():
+            _copy(source / load.INDEX, folder / load.INDEX)
+        if folder is not None and check is not None:
+            check(folder)
+
+
+@contextlib.contextmanager
+def new_folder(out_dir: str | pathlib.Path, source: pathlib.Path) -> Iterator[pathlib.Path | None]:
+    """A folder to write to that becomes `out_dir` at the end, complete or not at all. None in all
+    processes but the first, which writes.
+
+    Raises UserError if out_dir exists and is not empty or lies in `source`.
+    """
+    out = pathlib.Path(os.path.abspath(out_dir))
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{out}: lies in the source checkpoint {source}; choose another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not an empty folder; nothing is overwritten")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("export")  # all have looked before one writes
+    if jax.process_index() != 0:
+        yield None
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.partial"
+    if partial.exists():
+        shutil.rmtree(partial)  # an export that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        _sync_folders(partial)
+        os.rename(partial, out)  # replaces an empty folder
+        sync(out.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_space(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """OSError ENOSPC if a copy of the source does not fit beside it: told before hours of work."""
+    need = sum(file.stat().st_size for file in _other_files(source))
+    need += sum(file.stat().st_size for file in load.weight_files(source))
+    if shutil.disk_usage(folder).free < need:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _other_files(source: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files that are copied: all but weights, and none of tools. Folders come with them."""
+    for folder, subfolders, files in os.walk(source):
+        here = pathlib.Path(folder)
+        subfolders[:] = sorted(s for s in subfolders if s not in TOOL_FOLDERS)
+        for name in subfolders:
+            if (here / name).is_symlink():
+                raise UserError(f"{here / name}: a link to a folder is not copied; remove it")
+        yield from (here / name for name in sorted(files) if not name.endswith(WEIGHTS))
+
+
+def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
+    wanted = {
+        place.entry.param: place.entry.full_shape
+        for _, place in placed.values()
+        if place.entry.param is not None
+    }
+    given = {
+        "/".join(str(key.key) for key in path): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    wrong = sorted(p for p in wanted.keys() | given.keys() if wanted.get(p) != given.get(p))
+    if wrong:
+        raise UserError(
+            f"these parameters are not those of the {config.model_type} source checkpoint: "
+            + names.shorten(wrong)
+        )
+
+
+def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, placed):
+    """One weight file: the source's header, then every tensor in the header's order."""
+    header, tensors = load.read_header(source)
+    if target is None:  # take part in the gathers only
+        for name in tensors:
+            values_on_disk(params, *placed[name])
+        return
+    with open(target, "wb") as f:
+        f.write(header)
+        for name in tensors:
+            # In C order whatever the strides: a transposed view must come out right.
+            value = np.ascontiguousarray(values_on_disk(params, *placed[name]))
+            f.write(value.reshape(-1).view(np.uint8).data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def values_on_disk(
+    params: Mapping | Edit, source: load.Tensor, place: names.TensorPlace
+) -> np.ndarray:
+    """What an export of `params` holds in the place of the tensor `source`: an array of its shape
+    and dtype on the host, of any strides."""
+    return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
+
+
+def _tensor(params: Mapping | Edit, source: load.Tensor, place: names.TensorPlace) -> np.ndarray:
+    """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
+    if place.entry.param is None:
+        return source.view()  # not a parameter: as it was
+    if callable(params):
+        value = params(place.entry.param, place.layer, place.entry.to_param(source.view()))
+        return place.entry.to_disk(value)
+    leaf: Any = params
+    for part in place.entry.param.split("/"):
+        leaf = leaf[part]
+    if place.layer is not None:
+        leaf = leaf[place.layer] if isinstance(leaf, np.ndarray) else _layer(leaf, place.layer)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return place.entry.to_disk(np.asarray(leaf))
+
+
+@jax.jit
+def _layer(stacked: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)
+
+
+def _copy_other_files(source: pathlib.Path, target: pathlib.Path, model_card: str | None) -> None:
+    for file in _other_files(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, copy)
+    if model_card is not None:
+        card = target / "README.md"
+        card.write_text(model_card, encoding="utf-8")
+        sync(card)
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Contents only; links (the Hub cache is made of them) become files."""
+    shutil.copyfile(source, target)
+    sync(target)
+
+
+def _sync_folders(root: pathlib.Path) -> None:
+    for folder, _, _ in os.walk(root):
+        sync(pathlib.Path(folder))
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Everything that lets a policy speak: loading it for sampling, and the sampler."""

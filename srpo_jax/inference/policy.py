@@ -1,0 +1,133 @@
+"""The policy as exploration and evaluation use it: model, parameters, processor, identity."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srpo_jax.data_pipelines.images import load_record_images
+from srpo_jax.data_pipelines.path_format import tokenize_reference
+from srpo_jax.data_pipelines.records import Record, RecordError
+from srpo_jax.distributed.mesh import make_mesh, row_shards
+from srpo_jax.distributed.sharding import make_constrain, param_shardings
+from srpo_jax.errors import UserError
+from srpo_jax.models.attention.dispatch import Attend
+from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.inputs import EncodedPrompt
+from srpo_jax.models.policy_model import PolicyModel, abstract_params
+from srpo_jax.models.registry import load_model_config
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is needed to sample. digest: 16 hex digits that name config and weights."""
+
+    model: PolicyModel
+    params: Any
+    processor: Processor
+    digest: str
+    mesh: jax.sharding.Mesh | None
+
+    def encode(self, record: Record) -> EncodedPrompt:
+        """The record's pictures and question as model inputs. UserError names the record."""
+        with _naming(record):
+            return self.processor.encode_question(record.question, load_record_images(record))
+
+    def reference(self, record: Record) -> list[np.ndarray]:
+        """The reference path as int32 pieces: n steps, then the reply with its end token."""
+        with _naming(record):
+            return tokenize_reference(record, self.processor)
+
+    def rows(self, wanted: int) -> int:
+        """`wanted` questions a call, rounded up to what the mesh divides."""
+        shards = 1 if self.mesh is None else row_shards(self.mesh)
+        return -(-wanted // shards) * shards
+
+    def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
+        """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
+
+        Also the first look at every picture, so that a broken one is named before hours of work.
+        """
+        unit = self.processor.config.vision.patch_unit
+        tokens, patches = 1, unit
+        for record, path in zip(records, paths, strict=True):
+            prompt = self.encode(record)
+            tokens = max(tokens, len(prompt.tokens) + path)
+            patches = max(patches, len(prompt.patches))
+        return -(-tokens // 16) * 16, patches
+
+
+@contextlib.contextmanager
+def _naming(record: Record):
+    """Puts the record's name before an error that does not know it."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except UserError as error:
+        raise RecordError(f"record {record.id!r}: {error}") from error
+
+
+def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any = None) -> Policy:
+    """The policy in `model_dir` (default: cfg.model.path), in the computing dtype.
+
+    params: use these instead of the folder's weights; they stay where they are.
+    On several devices the parameters are laid out over the mesh of cfg.mesh.
+    """
+    folder = model_dir or cfg.model.path
+    if not folder:
+        raise UserError("config.model.path is empty: name the HF directory of the policy")
+    config = load_model_config(folder)
+    dtype = jnp.dtype(cfg.model.dtype)
+    mesh, options, shardings = None, {}, None
+    if jax.device_count() > 1:
+        mesh = make_mesh(**cfg.mesh)
+        options["constrain"] = make_constrain(mesh)
+        shardings = param_shardings(abstract_params(config, dtype), mesh)
+    if params is None:
+        digest = policy_digest(folder)
+        params = load_params(folder, config, dtype=dtype, shardings=shardings)
+    else:
+        digest = params_digest(params)
+    options["attend"] = Attend(cfg.model.attention, mesh)
+    model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
+    return Policy(model, params, Processor.from_dir(folder), digest, mesh)
+
+
+def params_digest(params: Any) -> str:
+    """Hex sha256[:16] over paths, dtypes, shapes and bytes of parameters that lie in no folder."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(jax.device_get(leaf))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def choose_questions(records: Sequence[Record], count: int, *, seed: int) -> list[Record]:
+    """`count` of the records (0 or more than there are: all), in their own order.
+
+    A function of (records, count, seed). If every record says whether it is risky, half of them
+    are risky and half benign, as far as there are enough.
+    """
+    if count <= 0 or count >= len(records):
+        return list(records)
+    order = list(range(len(records)))
+    random.Random(f"questions {seed}").shuffle(order)
+    if all(record.risky is not None for record in records):
+        risky = [i for i in order if records[i].risky]
+        benign = [i for i in order if not records[i].risky]
+        half = min(max(count // 2, count - len(benign)), len(risky))
+        order = risky[:half] + benign[: count - half]
+    return [records[i] for i in sorted(order[:count])]

@@ -1,0 +1,1 @@
+"""Attention over trees, segments, tiles and branches; dispatch.py chooses who computes it."""

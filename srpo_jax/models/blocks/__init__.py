@@ -1,0 +1,1 @@
+"""What several families are built from: decoder, vision towers, remat, tensor specs."""

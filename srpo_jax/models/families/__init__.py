@@ -1,0 +1,1 @@
+"""One folder a model family: its network, its tensor names, its images."""

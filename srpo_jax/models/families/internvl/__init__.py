@@ -1,0 +1,1 @@
+"""The internvl family."""

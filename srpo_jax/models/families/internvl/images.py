@@ -1,0 +1,82 @@
+"""Pictures of InternVL: cut into tiles by their shape, a thumbnail last, one span of tokens."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from srpo_jax.errors import UserError
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.hf_folder import loaded, one_line, read_json
+from srpo_jax.models.blocks.image_layout import Grid
+from srpo_jax.models.families.llava.images import flat_patches
+
+# The tokens of the family, by the attribute that the tokenizer of a checkpoint may name them with.
+# Some copies of InternVL3.5 have the tokens without the attributes.
+SPANS = {"start_image_token": "<img>", "end_image_token": "</img>"}
+VIDEO = ("video_token", "<video>")
+
+
+class Images:
+    """The image processor of a checkpoint folder, and how its chat text shows pictures.
+
+    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
+    placeholder's, that must never be sampled.
+    Raises UserError if the processor cannot be loaded or contradicts config.json.
+    """
+
+    def __init__(self, folder, config: ModelConfig, tokenizer):
+        from transformers import GotOcr2ImageProcessorPil
+
+        self.config = config
+        self._process = loaded(folder, "image processor", GotOcr2ImageProcessorPil.from_pretrained)
+        vision, size = config.vision, self._process.size
+        if (size.height, size.width) != (vision.image_size, vision.image_size):
+            raise UserError(
+                f"{folder}: preprocessor_config.json makes tiles of {size.height} x {size.width} "
+                f"pixels, config.json needs {vision.image_size} x {vision.image_size}"
+            )
+        settings = read_json(pathlib.Path(folder) / "processor_config.json")
+        length = settings.get("image_seq_length", vision.tile_features)
+        if length != vision.tile_features:
+            raise UserError(
+                f"{folder}: processor_config.json has image_seq_length {length}, by config.json a "
+                f"tile has {vision.tile_features} tokens"
+            )
+        known = tokenizer.added_tokens_encoder
+        self._around = [getattr(tokenizer, *names) for names in SPANS.items()]
+        for token in self._around:
+            if token not in known:
+                raise UserError(f"{folder}: the tokenizer has no control token {token}")
+        self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        # InternVL3 gives <video> an id that has no row in the embedding.
+        video = getattr(tokenizer, *VIDEO)
+        self.suppress = frozenset({known[video]} if video in known else ())
+
+    def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
+        """An RGB picture -> patches float32 [tiles * side^2, patch_dim], tile by tile (tiles by
+        rows, the thumbnail last), rows of patches inside a tile; and (tiles,).
+
+        Raises UserError if the picture has a shape that the processor refuses.
+        """
+        try:
+            # The released files say crop_to_patches false; transformers' InternVLProcessor passes
+            # true at every call, and that is how the models were trained.
+            out = self._process(picture, return_tensors="np", crop_to_patches=True)
+        except ValueError as error:
+            size = f"{picture.width}x{picture.height}"
+            raise UserError(f"picture of {size} pixels: {one_line(error)}") from error
+        tiles = np.asarray(out["pixel_values"], np.float32)
+        return flat_patches(tiles, self.config.vision.patch_size), (len(tiles),)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size, by transformers' own rule."""
+        count = self._process.get_number_of_image_patches
+        return (count(height, width, {"crop_to_patches": True}),)
+
+    def expansion(self, grid: Grid) -> str:
+        """The text that replaces a picture's placeholder before it is tokenised."""
+        start, end = self._around
+        return start + self.placeholder * (grid[0] * self.config.vision.tile_features) + end

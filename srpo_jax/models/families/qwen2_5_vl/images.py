@@ -1,0 +1,75 @@
+"""Pictures of the Qwen families: any resolution, one placeholder per merged patch."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from srpo_jax.errors import UserError
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.hf_folder import loaded, one_line
+
+Grid = tuple[int, int, int]
+
+
+class Images:
+    """The image processor of a checkpoint folder, and how its chat text shows pictures.
+
+    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
+    placeholder's, that must never be sampled.
+    Raises UserError if the processor cannot be loaded or contradicts config.json.
+    """
+
+    def __init__(self, folder, config: ModelConfig, tokenizer):
+        from transformers import Qwen2VLImageProcessorPil
+
+        self.config = config
+        self._process = loaded(folder, "image processor", Qwen2VLImageProcessorPil.from_pretrained)
+        vision = config.vision
+        for ours, theirs in (
+            (vision.patch_size, "patch_size"),
+            (vision.temporal_patch_size, "temporal_patch_size"),
+            (vision.spatial_merge_size, "merge_size"),
+        ):
+            if getattr(self._process, theirs) != ours:
+                raise UserError(
+                    f"{folder}: preprocessor_config.json has {theirs} "
+                    f"{getattr(self._process, theirs)}, config.json {ours}"
+                )
+        self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        pads = {
+            i for i, t in tokenizer.added_tokens_decoder.items() if t.content == "<|vision_pad|>"
+        }
+        self.suppress = frozenset(pads | {config.video_token_id})
+
+    def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
+        """An RGB picture -> patches float32 [h*w, patch_dim] in the processor's order, (1, h, w).
+
+        Raises UserError if the picture has a shape that the processor refuses (1:200 and beyond).
+        """
+        self.grid(*picture.size)  # refuses what the processor would
+        out = self._process(picture, return_tensors="np")
+        _, h, w = (int(n) for n in out["image_grid_thw"][0])
+        return np.ascontiguousarray(out["pixel_values"], np.float32), (1, h, w)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid of a picture of this size, by transformers' own rule; errors as above."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        size, patch = self._process.size, self._process.patch_size
+        try:
+            rows, columns = smart_resize(
+                height,
+                width,
+                patch * self._process.merge_size,
+                min_pixels=size.shortest_edge,
+                max_pixels=size.longest_edge,
+            )
+        except ValueError as error:
+            raise UserError(f"picture of {width}x{height} pixels: {one_line(error)}") from error
+        return (1, rows // patch, columns // patch)
+
+    def expansion(self, grid: Grid) -> str:
+        """The text that replaces a picture's placeholder before it is tokenised."""
+        frames, rows, cols = grid
+        return self.placeholder * (frames * rows * cols // self.config.vision.patch_unit)

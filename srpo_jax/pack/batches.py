@@ -1,0 +1,310 @@
+"""Batch k as a function of k alone: no iterator state, so the data position is the train step.
+
+Epoch e has a packing plan, a pure function of (sizes, budgets, seed, e), that holds every tree
+once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream of rows, and
+batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batch with the first of
+the next. Each process takes the rows that lie on its devices (srpo_jax/distributed/mesh.py), so any number of
+processes and threads, and any start step, give the same global batches bit for bit.
+
+The loss weights are divided by the number of questions (or reference tokens) of the whole batch,
+which the plan knows without reading the other processes' pictures.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from srpo_jax.errors import UserError
+from srpo_jax.models.flops import Work, visible_pairs
+from srpo_jax.models.inputs import no_patches
+from srpo_jax.pack.examples import CACHE_BYTES, ByteCache, Examples, ReadyTrees
+from srpo_jax.pack.packing import Budgets, lay_out_within, plan_rows
+from srpo_jax.pack.pairs import choose_pairs
+from srpo_jax.pack.rows import REF_REDUCTIONS, fill_row, stack_rows
+from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, layout_tree
+
+KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """What a row holds: a whole tree, or one part of a tree that is larger than a row."""
+
+    tree: int
+    part: int
+    sizes: TreeSizes
+    question_share: float
+    ref_tokens: float
+    visible: int  # pairs of tokens of which one sees the other
+    patch_pairs: int  # pairs of patches of the same picture or tile
+
+    @classmethod
+    def of(cls, tree: int, part: int, layout: TreeLayout) -> Item:
+        return cls(
+            tree,
+            part,
+            layout.sizes,
+            layout.question_share,
+            layout.ref_tokens,
+            visible_pairs(layout.subtree_end),
+            layout.prompt.patch_pairs,
+        )
+
+    @property
+    def work(self) -> Work:
+        return Work(
+            self.sizes.tokens,
+            self.visible,
+            self.sizes.targets,
+            self.sizes.patches,
+            self.patch_pairs,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochPlan:
+    """rows[r] lists the items of row r of this epoch."""
+
+    epoch: int
+    items: tuple[Item, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+
+class Batches:
+    """[k] -> batch k as srpo_jax.pack.rows describes it, with this process's rows only.
+
+    examples: Examples, or a list of encoded trees with a `processor`.
+    budgets:  sizes of a row; None: fitted to the trees (`row_tokens` 0: as long as the largest).
+              Fitted to all pairs of every tree, so they hold whatever an epoch draws.
+    pairing, max_pairs, branch_points: which pairs, see srpo_jax.pack.pairs.choose_pairs.
+    reference, odds_from: see srpo_jax.pack.tree_layout.layout_tree.
+    ref_reduction: "question" or "token", see srpo_jax.pack.rows.
+    rows_here: which rows of each batch are wanted, in ascending order; default: the part of
+               `process_index` of `process_count` equal ones.
+
+    Trees that give no loss (no pair, and no L_ref on the reference path) are named on stderr and
+    left out. Raises UserError when none is left, when rows do not divide by processes, and for a
+    tree of which one branch point is larger than a row.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        rows_per_batch: int,
+        seed: int,
+        budgets: Budgets | None = None,
+        row_tokens: int = 0,
+        pairing: str = "all",
+        max_pairs: int = 8,
+        branch_points: str = "all",
+        reference: str = "dataset",
+        odds_from: str = "branch",
+        ref_reduction: str = "question",
+        process_index: int = 0,
+        process_count: int = 1,
+        rows_here: Sequence[int] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        if rows_per_batch < 1 or rows_per_batch % process_count:
+            raise UserError(
+                f"pack.rows is {rows_per_batch}: it must be a positive multiple of "
+                f"the number of processes, {process_count}"
+            )
+        if ref_reduction not in REF_REDUCTIONS:
+            raise ValueError(f"ref_reduction {ref_reduction!r} not in {REF_REDUCTIONS}")
+        self.examples = examples if isinstance(examples, Examples) else ReadyTrees(examples)
+        self.seed, self.rows_per_batch = seed, rows_per_batch
+        local = rows_per_batch // process_count
+        self._local = rows_here or range(process_index * local, (process_index + 1) * local)
+        self._pairs = {
+            "pairing": pairing,
+            "max_pairs": max_pairs,
+            "branch_points": branch_points,
+            "odds_from": odds_from,
+            "seed": seed,
+        }
+        self._layout = {"reference": reference, "odds_from": odds_from}
+        self._per_token = ref_reduction == "token"
+        self._redraws = pairing != "all"  # the pairs differ between epochs
+        self._cache = ByteCache(cache_bytes)
+        self._lock = threading.RLock()
+        self._plans: dict[int, EpochPlan] = {}
+        self._first_row = [0]  # of epochs 0, 1, ...: known for every epoch planned so far
+        self._items: tuple[Item, ...] | None = None  # when the pairs never change
+
+        whole = self._whole_trees()
+        self.used = [item.tree for item in whole if item.sizes.sequences]
+        self._report_left_out(len(whole))
+        if budgets is None:
+            # A picture is cut nowhere, so a row takes whole units (merged patches, or tiles).
+            budgets = Budgets.fit(
+                [whole[i].sizes for i in self.used],
+                row_tokens=row_tokens,
+                patch_multiple=examples.processor.config.vision.patch_unit,
+            )
+        self.budgets = budgets
+        if not self._redraws:
+            self._items = tuple(item for i in self.used for item in self._parts(whole[i]))
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays of this process's rows of batch `step`, first axis R / process_count."""
+        rows = self.rows(step)
+        everything = [plan.items[i] for plan, row in rows for i in row]
+        questions = math.fsum(item.question_share for item in everything)
+        ref_tokens = math.fsum(item.ref_tokens for item in everything) or 1.0
+        blank = no_patches(self.examples.processor.config)
+        filled = []
+        for plan, row in (rows[i] for i in self._local):
+            items = [plan.items[i] for i in row]
+            layouts = [self._with_pixels(item, plan.epoch) for item in items]
+            filled.append(
+                fill_row(
+                    layouts,
+                    self.budgets,
+                    questions=questions,
+                    ref_tokens=ref_tokens if self._per_token else None,
+                    no_patches=blank,
+                )
+            )
+        return stack_rows(filled)
+
+    def rows(self, step: int) -> list[tuple[EpochPlan, tuple[int, ...]]]:
+        """The rows of the whole batch `step`: (the plan of its epoch, indices of its items)."""
+        found = []
+        for row in range(step * self.rows_per_batch, (step + 1) * self.rows_per_batch):
+            epoch = self._epoch_of_row(row)
+            plan = self.plan(epoch)
+            found.append((plan, plan.rows[row - self._first_row[epoch]]))
+        return found
+
+    def epoch(self, step: int) -> int:
+        """The epoch that the first row of batch `step` belongs to."""
+        return self._epoch_of_row(step * self.rows_per_batch)
+
+    def question_ids(self, step: int) -> list[list[str]]:
+        """The tree ids of every row of the whole batch `step`, for messages and reports."""
+        return [
+            [self.examples.outline(plan.items[i].tree).id for i in row]
+            for plan, row in self.rows(step)
+        ]
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The packing plan of an epoch."""
+        with self._lock:
+            if epoch not in self._plans:
+                items = self._items_of(epoch)
+                rows = plan_rows(
+                    [item.sizes for item in items], self.budgets, seed=self.seed, epoch=epoch
+                )
+                self._plans[epoch] = EpochPlan(epoch, items, tuple(map(tuple, rows)))
+                while len(self._plans) > KEPT_PLANS:  # the oldest made, never the new one
+                    del self._plans[next(iter(self._plans))]
+            return self._plans[epoch]
+
+    def _epoch_of_row(self, row: int) -> int:
+        with self._lock:
+            while row >= self._first_row[-1]:  # its last entry is where the next epoch begins
+                rows = len(self.plan(len(self._first_row) - 1).rows)
+                self._first_row.append(self._first_row[-1] + rows)
+            return bisect.bisect_right(self._first_row, row) - 1
+
+    def _items_of(self, epoch: int) -> tuple[Item, ...]:
+        if self._items is not None:
+            return self._items
+        return tuple(
+            Item.of(tree, part, layout)
+            for tree in self.used
+            for part, layout in enumerate(self._layouts(tree, epoch))
+        )
+
+    def _parts(self, whole: Item) -> list[Item]:
+        """The tree itself where it fits a row, else its parts."""
+        if self.budgets.holds(whole.sizes):
+            return [whole]
+        layouts = self._layouts(whole.tree, 0)
+        return [Item.of(whole.tree, part, layout) for part, layout in enumerate(layouts)]
+
+    def _layouts(self, tree: int, epoch: int) -> list[TreeLayout]:
+        """The layouts of a tree in an epoch: one, or one a part. A pure function, cached.
+
+        Their prompts are outlines: pictures are decoded for the rows of this process alone.
+        """
+        epoch = epoch if self._redraws else 0
+
+        def make():
+            whole = self.examples.outline(tree)
+            pairs = choose_pairs(whole, epoch=epoch, **self._pairs)
+            return lay_out_within(whole, pairs, self.budgets, **self._layout)
+
+        return self._cache.get((tree, epoch), make, _bytes)
+
+    def _with_pixels(self, item: Item, epoch: int) -> TreeLayout:
+        layout = self._layouts(item.tree, epoch)[item.part]
+        return dataclasses.replace(layout, prompt=self.examples.prompt(item.tree))
+
+    def _whole_trees(self) -> list[Item]:
+        """Per tree, the most that any epoch can need: leaving pairs out only makes it smaller."""
+        found = []
+        for i in range(len(self.examples)):
+            tree = self.examples.outline(i)
+            pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"})
+            found.append(Item.of(i, 0, layout_tree(tree, pairs, **self._layout)))
+        return found
+
+    def _report_left_out(self, total: int) -> None:
+        left_out = sorted(set(range(total)) - set(self.used))
+        if not left_out:
+            return
+        why = "no pair of a safe and an unsafe branch, and no reference path to learn"
+        if not self.used:
+            raise UserError(f"none of {total} trees can be trained on: {why}")
+        names = ", ".join(repr(self.examples.outline(i).id) for i in left_out[:5])
+        more = ", ..." if len(left_out) > 5 else ""
+        print(f"left out {len(left_out)} of {total} trees: {why} ({names}{more})", file=sys.stderr)
+
+
+def _bytes(layouts: list[TreeLayout]) -> int:
+    return 64 * sum(len(each.tokens) for each in layouts) + 4096
+
+
+def make_loader(
+    examples: Examples | Batches,
+    *,
+    start_step: int = 0,
+    num_steps: int,
+    threads: int = 2,
+    **options: Any,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Iterate over (k, batch k) for k = start_step .. num_steps - 1, made ahead by grain threads.
+
+    num_steps is where the run ends, not a count from start_step. `options` are those of Batches;
+    with a Batches there are none. threads 0: made when asked for. Close the iterator (or use it
+    up) to end the threads.
+    """
+    if not isinstance(examples, Batches):
+        examples = Batches(examples, **options)
+    elif options:
+        raise ValueError(f"a Batches has its options already: {sorted(options)}")
+    return _iterate(examples, start_step, num_steps, threads)
+
+
+def _iterate(batches: Batches, start: int, stop: int, threads: int) -> Iterator:
+    if start >= stop:
+        return
+    steps = grain.MapDataset.range(start, stop).map(lambda k: (int(k), batches[int(k)]))
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(steps.to_iter_dataset(ahead))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

@@ -1,0 +1,1 @@
+"""Planning a run ahead of time, by compiling its real step without a TPU."""

@@ -1,0 +1,113 @@
+"""Which run a workdir holds: the settings that decide its parameters, and how two runs differ.
+
+Resuming is right only for the same run. What only changes speed, place or reporting (mesh, remat,
+accumulation, logging, how often to save) may change between two starts of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from srpo_jax.errors import UserError
+from srpo_jax.files import (write_text)
+
+DECIDING = {
+    "model": ("dtype",),
+    "objective": None,  # None: every field of the section
+    "pack": None,
+    "arbiter": ("scope", "require_effective"),
+    "train": (
+        "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
+        "clip_norm", "freeze", "optimizer", "param_dtype",
+    ),
+    "lora": None,
+}
+
+# What may change between two starts of a run. Every field is here or above (a test sees to it).
+HARMLESS = {
+    "": ("name", "seed"),  # the seed decides, and is added by `identity`
+    "model": ("path", "remat", "attention"),  # of the path its weights' digest decides
+    "data": None,  # of the trees their fingerprint decides
+    "explore": None,
+    "arbiter": ("kind",),
+    "train": (
+        "accumulate",  # but see `identity`
+        "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
+        "watchdog_minutes", "compilation_cache",
+    ),
+    "mesh": None,
+    "processes": None,
+    "eval": None,
+}
+
+
+def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
+    """{name: value} of everything that decides the run's parameters, as JSON gives it back.
+
+    With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
+    can be made longer. Without adapters their settings decide nothing; with dropout on them the
+    slices of a batch do, because each draws its own masks.
+    """
+    found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
+    for section, fields in DECIDING.items():
+        for field in fields or sorted(cfg[section]):
+            found[f"{section}.{field}"] = cfg[section][field]
+    if cfg.train.schedule == "constant":
+        del found["train.steps"]
+    if not cfg.lora.rank:
+        found = {name: value for name, value in found.items() if not name.startswith("lora.")}
+    else:
+        found.pop("train.param_dtype", None)  # adapters are float32
+        if cfg.lora.dropout:
+            found["train.accumulate"] = cfg.train.accumulate
+    return json.loads(json.dumps(found))
+
+
+def check_same(stored: dict[str, Any], current: dict[str, Any], place: pathlib.Path) -> None:
+    """Errors: UserError that lists what differs."""
+    names = sorted(stored.keys() | current.keys())
+    differ = [name for name in names if stored.get(name) != current.get(name)]
+    if differ:
+        listed = "; ".join(
+            f"{name} was {stored.get(name)!r}, now {current.get(name)!r}" for name in differ
+        )
+        raise UserError(
+            f"{place} holds another run ({listed}); use another --workdir, or remove that folder"
+        )
+
+
+def check_end(step: int, steps: int, place: pathlib.Path) -> None:
+    """Errors: UserError when the checkpoint of `step` is past the end of the run."""
+    if step > steps:
+        raise UserError(
+            f"{place} is at step {step}, past train.steps={steps}; set that higher, or use another "
+            "--workdir"
+        )
+
+
+def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
+    """WORKDIR/config.json: the resolved config, what decides the run, and the digest of that."""
+    text = json.dumps(run, sort_keys=True)
+    content = {
+        "config": json.loads(json.dumps(cfg.to_dict())),
+        "run": run,
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+    write_text(workdir / "config.json", json.dumps(content, indent=1) + "\n")
+
+
+def fingerprint_of_trees(trees: Any) -> str:
+    """Hex sha256 over ids, tokens, verdicts and pictures of trees that come from no folder."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        shape = [tree.id, [(branch.at, branch.safe) for branch in tree.branches]]
+        digest.update(json.dumps(shape).encode())
+        own = [branch.tokens for branch in tree.branches]
+        for array in (tree.prompt.tokens, tree.prompt.patches, *tree.pieces, *own):
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
+    return digest.hexdigest()

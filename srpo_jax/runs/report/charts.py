@@ -1,0 +1,196 @@
+"""Line charts of metrics.jsonl as inline SVG: axes, few ticks, a legend, numbers on hover.
+
+Drawn 1:1 at 360 x 210 CSS pixels, so that labels stay readable on a phone; colours come from the
+page's CSS classes, so that one drawing serves light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+from srpo_jax.runs.report.html import esc
+
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 30
+SMOOTH_FROM = 40  # points; shorter curves are shown as they are
+HOVER_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: (metric, label) per line. `unit_range`: the axis is 0 to 1."""
+
+    title: str
+    about: str
+    lines: tuple[tuple[str, str], ...]
+    unit_range: bool = False
+    smooth: bool = True
+
+
+CHARTS = (
+    Chart(
+        "Loss",
+        "what the optimizer minimises, and its two parts",
+        (("loss", "total"), ("srpo/loss_ref", "reference"), ("srpo/loss_exp", "exploration")),
+    ),
+    Chart(
+        "Accuracy",
+        "share of pairs whose safe branch is the likelier one",
+        (("rewards/accuracies", "accuracy"),),
+        unit_range=True,
+    ),
+    Chart("Margin", "safe minus unsafe branch", (("rewards/margins", "margin"),)),
+    Chart(
+        "Log-probability",
+        "of safe and unsafe branches",
+        (("logps/chosen", "safe"), ("logps/rejected", "unsafe")),
+    ),
+    Chart("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
+    Chart("Learning rate", "", (("learning_rate", "rate"),), smooth=False),
+)
+# Lines that mean a verdict have its colour.
+COLOURS = {"logps/chosen": "c-safe", "logps/rejected": "c-unsafe"}
+
+
+def charts(rows: Sequence[dict]) -> str:
+    """All charts that the metrics have numbers for, as one grid. rows: lines of metrics.jsonl."""
+    drawn = []
+    for chart in CHARTS:
+        found = [(name, label, _points(rows, name)) for name, label in chart.lines]
+        found = [line for line in found if line[2]]
+        if found:
+            drawn.append(_figure(chart, found))
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _points(rows: Sequence[dict], name: str) -> list[tuple[float, float]]:
+    """(step, value) where the value is a finite number."""
+    points = []
+    for row in rows:
+        step, value = row.get("step"), row.get(name)
+        numbers = all(isinstance(x, (int, float)) for x in (step, value))
+        if numbers and math.isfinite(step) and math.isfinite(value):
+            points.append((float(step), float(value)))
+    return sorted(points)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) from `low` to `high`."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def label(value: float) -> str:
+    """A tick in at most six characters: 0.25, 120, 1.5k, 2e-4."""
+    if value == 0 or abs(value) < 1e-12:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    if abs(value) < 0.01:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Running mean over a window of 1/15 of the curve, centred."""
+    values = [value for _, value in points]
+    result = []
+    for i, (step, _) in enumerate(points):
+        # Narrower towards the ends, so that a steep start is not flattened.
+        half = min(len(points) // 30, max(2, min(i, len(points) - 1 - i)))
+        window = values[max(0, i - half) : i + half + 1]
+        result.append((step, sum(window) / len(window)))
+    return result
+
+
+def _figure(chart: Chart, found: list) -> str:
+    steps = [step for _, _, points in found for step, _ in points]
+    values = [value for _, _, points in found for _, value in points]
+    low, high = (0.0, 1.0) if chart.unit_range else _range(values)
+    first, last = min(steps), max(steps)
+    span = (last - first) or 1.0
+
+    def x(step: float) -> float:
+        return LEFT + (step - first) / span * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = _axes(low, high, first, last, x, y)
+    for i, (name, title, points) in enumerate(found):
+        css = COLOURS.get(name, f"c{i}")
+        smooth = chart.smooth and len(points) >= SMOOTH_FROM
+        if smooth:
+            parts.append(f'<path class="raw {css}" d="{_path(points, x, y)}"/>')
+        curve = _smooth(points) if smooth else points
+        parts.append(f'<path class="curve {css}" d="{_path(curve, x, y)}"/>')
+        for step, value in points[:: max(1, -(-len(points) // HOVER_POINTS))]:
+            said = esc(f"step {step:g}: {title} {value:.4g}")
+            parts.append(
+                f'<circle class="hover {css}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="5">'
+                f"<title>{said}</title></circle>"
+            )
+    keys = "".join(
+        f'<span class="key {COLOURS.get(name, f"c{i}")}">{esc(title)} '
+        f"<b>{label(float(f'{points[-1][1]:.3g}'))}</b></span>"
+        for i, (name, title, points) in enumerate(found)
+    )
+    about = f"<small>{esc(chart.about)}</small>" if chart.about else ""
+    return (
+        f'<figure class="card chart"><figcaption><h3>{esc(chart.title)}</h3>{about}'
+        f'<div class="keys">{keys}</div></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{esc(chart.title)} by step">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def _range(values: list[float]) -> tuple[float, float]:
+    """Room above and below; from 0 where the curve comes near it."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    low, high = low - room, high + room
+    if 0 <= min(values) < 0.5 * max(values):
+        low = 0.0
+    return low, high
+
+
+def _axes(low: float, high: float, first: float, last: float, x, y) -> list[str]:
+    parts = []
+    for value in ticks(low, high):
+        at = f"{y(value):.1f}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="0.35em" text-anchor="end">'
+            f"{label(value)}</text>"
+        )
+    bottom = HEIGHT - BOTTOM
+    for step in ticks(first, last, 5):
+        if step == int(step):
+            at = f"{x(step):.1f}"
+            parts.append(
+                f'<line class="axis" x1="{at}" x2="{at}" y1="{bottom}" y2="{bottom + 4}"/>'
+            )
+            parts.append(
+                f'<text class="tick" x="{at}" y="{bottom + 16}" text-anchor="middle">'
+                f"{step:g}</text>"
+            )
+    parts.append(
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+    )
+    parts.append(
+        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">step</text>'
+    )
+    return parts
+
+
+def _path(points: list[tuple[float, float]], x, y) -> str:
+    return "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in points)

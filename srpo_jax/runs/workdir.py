@@ -1,0 +1,91 @@
+"""What a run has left in its workdir: written whole or not at all, read for report and card.
+
+    config.json  metrics.jsonl  trees/  eval/NAME/{scores.json,generations.jsonl}
+    runs/METHOD-SEED/  the same, where several methods were trained on the trees of one workdir
+
+Readers take what is there: a missing file is empty, a damaged one a UserError that names it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Mapping
+
+from srpo_jax.errors import UserError
+from srpo_jax.files import read_json
+
+BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
+CONTRASTS = {"odds_ratio": "odds ratio", "dpo": "DPO", "simpo": "SimPO", "ipo": "IPO"}
+
+
+def method(config: Mapping[str, Any]) -> str:
+    """The objective of a run in a few words."""
+    objective = config.get("objective") or {}
+    if not objective:
+        return "unknown objective"
+    if objective.get("lambda_exp") == 0:
+        return "SFT on the reference path"
+    contrast = CONTRASTS.get(objective.get("contrast"), str(objective.get("contrast")))
+    weight = f"lambda {objective.get('lambda_exp')}"
+    if objective.get("branch_points") == "all":
+        return f"SRPO, {contrast} at every step, {weight}"
+    return f"{contrast} on whole replies, {weight}"
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The resolved config of the run, {} when it has none yet."""
+    path = workdir / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    config = stored.get("config", stored)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no config")
+    return config
+
+
+def read_evaluations(workdir: pathlib.Path) -> dict[str, dict]:
+    """{name: scores} of eval/*/scores.json, "before" first and "after" last."""
+    found = {
+        path.parent.name: read_json(path) for path in sorted(workdir.glob("eval/*/scores.json"))
+    }
+    order = {**dict.fromkeys(BEFORE, 0), **dict.fromkeys(AFTER, 2)}
+    return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 1), n))}
+
+
+def shown_run(workdir: pathlib.Path) -> pathlib.Path:
+    """The run whose curves and answers are shown: the workdir's own, else one of runs/, srpo's
+    first.
+    """
+    if (workdir / "config.json").is_file():
+        return workdir
+    runs = [path.parent for path in sorted(workdir.glob("runs/*/config.json"))]
+    return min(runs, key=lambda run: not run.name.startswith("srpo"), default=workdir)
+
+
+def read_runs(workdir: pathlib.Path) -> dict[str, list[dict]]:
+    """{method: scores after training, one per seed} of runs/METHOD-SEED."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted(workdir.glob("runs/*/eval/after/scores.json")):
+        method_name = path.parents[2].name.rpartition("-")[0] or path.parents[2].name
+        found.setdefault(method_name, []).append(read_json(path))
+    return found
+
+
+def trees_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path | None:
+    """Where the trees of a run lie: its own folder, else the one its config names."""
+    named = (config.get("data") or {}).get("trees")
+    places = [workdir / "trees"] + ([pathlib.Path(named)] if named else [])
+    return next((place for place in places if any(place.glob("*.array_record"))), None)
+
+
+def record_folders(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[pathlib.Path]:
+    """Folders that image names of this run's records may be relative to."""
+    data = config.get("data") or {}
+    folders = []
+    for spec in (data.get("test_records"), data.get("train_records")):
+        if spec:
+            world, colon, _ = spec.partition(":")
+            drawn = workdir / "data" / world
+            folders.append(drawn if colon and drawn.is_dir() else pathlib.Path(spec).parent)
+    return [*folders, workdir]
+
+

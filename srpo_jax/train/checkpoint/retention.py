@@ -1,0 +1,56 @@
+"""Which steps of a run stay on disk: the newest, and those with the best metric."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from srpo_jax.train.checkpoint.seal import Damaged, read_meta, steps_in
+
+# What train.best_metric may be, and the sign that makes more of it better.
+BEST_METRICS = {
+    "loss": -1,
+    "srpo/loss_ref": -1,
+    "srpo/loss_exp": -1,
+    "rewards/accuracies": 1,
+    "rewards/margins": 1,
+}
+
+
+@dataclasses.dataclass
+class Keep:
+    """orbax's preservation policy: the `newest` steps and the `best` ones by score."""
+
+    newest: int
+    best: int
+    metric: str
+    scores: dict[int, float]  # more is better; a step that has none is never among the best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which of orbax's checkpoints, oldest first, stay."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.newest :], *ranked(steps, self.scores)[: self.best]}
+        return [step in kept for step in steps]
+
+    def note(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes the step's score from its metrics, if they have it."""
+        if self.metric in metrics:
+            self.scores[step] = BEST_METRICS[self.metric] * metrics[self.metric]
+
+
+def ranked(steps: Sequence[int], scores: dict[int, float]) -> list[int]:
+    """The steps that have a score, best first; of equals the later one."""
+    known = (step for step in steps if step in scores)
+    return sorted(known, key=lambda step: (scores[step], step), reverse=True)
+
+
+def keep_of(directory: pathlib.Path, newest: int, best: int, metric: str) -> Keep:
+    """The policy, with the scores of the steps on disk whose meta can be read."""
+    keep = Keep(newest, best, metric, {})
+    for step in steps_in(directory) if directory.is_dir() else ():
+        with contextlib.suppress(Damaged, OSError):
+            keep.note(step, read_meta(directory / str(step), step).get("metrics", {}))
+    return keep

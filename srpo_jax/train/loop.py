@@ -1,0 +1,191 @@
+"""Train a policy on the reasoning trees of a workdir: reads from top to bottom.
+
+    trees -> batches -> step -> step -> ... -> checkpoint, verified
+
+Running the same command again goes on where it stopped, with the parameters that an uninterrupted
+run would have, bit for bit: batch k is a function of k, and the state is the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from typing import Any
+
+import jax
+
+from srpo_jax.distributed import compile_cache
+from srpo_jax.distributed.global_arrays import put_batch
+from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
+from srpo_jax.distributed.stop import StopRequest, leave
+from srpo_jax.distributed.watchdog import Watchdog
+from srpo_jax.models.hf.load import load_params
+from srpo_jax.pack.batches import make_loader
+from srpo_jax.pack.examples import Examples
+from srpo_jax.runs.identity import check_end, check_same, write_config
+from srpo_jax.runs.ledger import FILE as EVENTS
+from srpo_jax.runs.ledger import Ledger
+from srpo_jax.runs.metrics import Metrics
+from srpo_jax.runs.profiling import Profile
+from srpo_jax.train.checkpoint.manager import Checkpoints
+from srpo_jax.train.setup import Setup, check_attention, headline, make_setup, weights_dtype
+from srpo_jax.train.step_metrics import StepMetrics
+from srpo_jax.train.train_state import TrainState, init_state
+from srpo_jax.train.train_step import make_train_step
+
+
+def train(
+    cfg: Any,
+    workdir: str | os.PathLike,
+    *,
+    examples: Examples | None = None,
+    profile: tuple[int, int] | None = None,
+    born: float | None = None,
+) -> dict[str, Any]:
+    """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
+
+    Trees come from cfg.data.trees (default WORKDIR/trees), or `examples`. Without branches, or with
+    objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
+    is on disk and was read back. profile: these steps, counted from the start of this call, are
+    traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
+    wall clock, for the ledger (events.py); default: now.
+    Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
+    that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
+    Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
+    KeyboardInterrupt.
+    """
+    workdir = pathlib.Path(workdir)
+    first = jax.process_index() == 0
+    watchdog = Watchdog(workdir / "stacks", cfg.train.watchdog_minutes, process=jax.process_index())
+    with (
+        report_failure(),
+        Ledger(workdir / EVENTS if first else None, born=born) as ledger,
+        watchdog,
+    ):
+        compile_cache.use(cfg.train.compilation_cache)
+        setup = make_setup(cfg, workdir, examples)
+        agree("run", setup.run)
+        check_attention(setup)
+        workdir.mkdir(parents=True, exist_ok=True)
+        kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
+        folder = workdir / "checkpoints"
+        with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():
+            ledger.enter("restore")
+            state, notes = first_state(cfg, setup, checkpoints)
+            start = saved = int(state.step)
+            ledger.enter("init")
+            ledger.open(start)
+            if first:
+                write_config(cfg, setup.run, workdir)
+                print(headline(cfg, setup, start), flush=True)
+            step = make_train_step(
+                setup.model,
+                setup.objective,
+                setup.optimizer,
+                setup.mesh,
+                setup.shardings,
+                accumulate=cfg.train.accumulate,
+                lora=setup.lora,
+            )
+            tally = StepMetrics(
+                cfg, setup.batches, notes, flops=setup.flops, devices=list(setup.mesh.devices.flat)
+            )
+            log = (
+                Metrics(
+                    workdir,
+                    steps=cfg.train.steps,
+                    start=start,
+                    report_to=cfg.train.report_to,
+                    name=cfg.name,
+                    config=cfg.to_dict(),
+                )
+                if first
+                else nullcontext()
+            )
+            loader = make_loader(setup.batches, start_step=start, num_steps=cfg.train.steps)
+            tracer = Profile(profile, workdir / "profile", start, cfg.train.steps - start)
+            leaving = False
+            pending = None  # metrics of the step before: read while the device works on this one
+            with StopRequest() as stop:  # also while the last save is still being written
+                # alarm: on an exception the others are told before anything below waits for them.
+                with log as writer, closing(loader), tracer, report_failure():
+                    for k, batch, waited in _timed(loader, ledger):
+                        ledger.enter("compile" if k == start else "step")
+                        with tracer.step(k - start, pending):
+                            arrays = put_batch(batch, setup.mesh)
+                            if k == start:
+                                step = compile_together(step, state, arrays)
+                            state, metrics = step(state, arrays)
+                        ledger.enter("step")
+                        tracer.after(k - start, metrics)
+                        if pending:
+                            tally.report(*pending, saved, writer)
+                        pending = (k + 1, metrics, waited)
+                        leaving = stop.asked(k + 1)
+                        last = leaving or k + 1 == cfg.train.steps
+                        ledger.steps(k + 1)
+                        if last or (k + 1) % cfg.train.save_every == 0:
+                            tally.report(*pending, saved, writer)  # no number: never saved
+                            pending = None
+                            ledger.enter("save")
+                            watchdog.beat(f"step {k + 1}", patient=True)
+                            saved = checkpoints.save(state, setup.run, tally.notes, tally.means())
+                        watchdog.beat(f"step {k + 1}", patient=last)
+                        if leaving:
+                            break
+                del state  # makes room: the checkpoint is read back into the same places
+                if saved > start:
+                    ledger.enter("verify")
+                    checkpoints.verify(saved, setup.target)
+                    ledger.enter("other")
+        if leaving:
+            leave(stop.signal, saved, cfg.train.steps)
+    return {
+        "step": saved,
+        "started_at": start,
+        "loss": tally.loss,
+        "seconds": round(tally.seconds(), 1),
+        "checkpoint": str(checkpoints.directory / str(saved)),
+    }
+
+
+def first_state(
+    cfg: Any, setup: Setup, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any]]:
+    """(state, notes): of the newest checkpoint that verifies, else from the policy's weights.
+
+    Errors: UserError when the checkpoints are of another run, or past the end of this one.
+    """
+    folder, target = checkpoints.directory, setup.target
+    state, notes = checkpoints.restore(target, lambda stored: check_same(stored, setup.run, folder))
+    if state is not None:
+        check_end(int(state.step), cfg.train.steps, folder)
+    with_base = target.base is not None
+    if state is not None and not with_base:
+        return state, notes
+    shardings = setup.shardings
+    kept = jax.tree.leaves(target.base if with_base else target.params)[0].dtype
+    params = load_params(
+        cfg.model.path,
+        setup.config,
+        dtype=weights_dtype(cfg, setup.lora) if state is None else kept,
+        shardings=shardings.base if with_base else shardings.params,
+    )
+    if state is not None:
+        return state._replace(base=params), notes
+    made = dict(with_reference=with_base, lora=setup.lora, dtype=kept)
+    return init_state(params, setup.optimizer, shardings, **made), notes
+
+
+def _timed(loader: Iterator, ledger: Ledger) -> Iterator[tuple[int, dict, float]]:
+    """(k, batch, seconds that were waited for it)."""
+    while True:
+        ledger.enter("data")
+        begin = time.monotonic()
+        found = next(loader, None)
+        if found is None:
+            return
+        yield (*found, time.monotonic() - begin)

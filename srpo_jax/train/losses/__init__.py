@@ -1,0 +1,1 @@
+"""The losses: pure functions over log-probabilities of tokens."""

@@ -1,0 +1,212 @@
+"""What a training run is made of, before anything is computed or written: `srpo train` goes on from
+here, and `srpo train --dry_run` stops here.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards
+from srpo_jax.distributed import sharding
+from srpo_jax.distributed.mesh import make_mesh, row_shards, rows_here
+from srpo_jax.errors import UserError
+from srpo_jax.models.attention.dispatch import Attend
+from srpo_jax.models.attention.self_check import self_check
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.param_paths import by_path
+from srpo_jax.models.flops import Work, model_flops
+from srpo_jax.models.hf.load import policy_digest
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.policy_model import PolicyModel, abstract_params
+from srpo_jax.models.registry import load_model_config
+from srpo_jax.pack.batches import Batches
+from srpo_jax.pack.examples import Examples
+from srpo_jax.runs.identity import fingerprint_of_trees, identity
+from srpo_jax.train.lora import Lora, init_adapters, make_lora
+from srpo_jax.train.losses.objective import Objective, needs_reference_policy
+from srpo_jax.train.optimizer import Optimizer, make_optimizer
+from srpo_jax.train.train_state import TrainState, abstract_state, state_shardings
+
+
+class Setup(NamedTuple):
+    """A run, ready to begin."""
+
+    config: ModelConfig
+    mesh: Mesh
+    model: PolicyModel
+    objective: Objective
+    optimizer: Optimizer
+    lora: Lora | None
+    abstract: Any  # the policy's parameters, shapes and dtypes
+    trained: Any  # those of them, or of the adapters, that are trained: the same
+    target: TrainState  # the state as ShapeDtypeStructs with their shardings
+    batches: Batches
+    run: dict[str, Any]  # what decides its parameters, see run_identity.py
+
+    @property
+    def shardings(self) -> TrainState:
+        """The shardings of the state."""
+        return jax.tree.map(lambda x: x.sharding, self.target)
+
+    def flops(self, work: Work) -> float:
+        """Of the model, for a step whose batch holds this work."""
+        return model_flops(
+            self.config,
+            self.abstract,
+            work,
+            trainable=self.optimizer.trainable,
+            adapters=None if self.lora is None else self.trained,
+            reference=needs_reference_policy(self.objective),
+        ).total
+
+
+def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None) -> Setup:
+    """Reads the model's config, the trees and their pictures' sizes; makes no array.
+
+    examples: instead of the trees of cfg.data.trees (default WORKDIR/trees).
+    Errors: UserError for settings that do not fit together, or data that cannot be used.
+    """
+    # The policy: what it is, and where its arrays will lie.
+    config = load_model_config(cfg.model.path)
+    mesh = make_mesh(**cfg.mesh)
+    _check_rows(cfg, row_shards(mesh))
+    model = PolicyModel(
+        config,
+        dtype=jnp.dtype(cfg.model.dtype),
+        remat=cfg.model.remat,
+        constrain=sharding.make_constrain(mesh),
+        attend=Attend(cfg.model.attention, mesh),
+    )
+    lora = make_lora(cfg, config)
+    abstract = abstract_params(config, weights_dtype(cfg, lora))
+    trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
+    optimizer = make_optimizer(cfg.train, trained)
+    objective = make_objective(cfg.objective)
+    by_reference = needs_reference_policy(objective)
+    dtype = jnp.dtype(cfg.train.param_dtype)
+    shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype)
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shape,
+        state_shardings(shape, mesh, lora),
+    )
+    # The data: batch k of this process, for every k.
+    digest = policy_digest(cfg.model.path)
+    examples, trees = find_examples(cfg, workdir, examples, digest)
+    batches = make_batches(cfg, examples, mesh)
+    run = identity(cfg, model_digest=digest, data_fingerprint=trees)
+    return Setup(
+        config, mesh, model, objective, optimizer, lora, abstract, trained, target, batches, run
+    )
+
+
+def find_examples(
+    cfg: Any, workdir: pathlib.Path, examples: Examples | None, model_digest: str
+) -> tuple[Examples, str]:
+    """(the trees to train on, a fingerprint of their contents)."""
+    if examples is not None:
+        return examples, fingerprint_of_trees(examples)
+    folder = pathlib.Path(cfg.data.trees or workdir / "trees")
+    source = read_shards(folder)
+    sampled_by = source[0]["provenance"]["policy_digest"]
+    if sampled_by != model_digest and jax.process_index() == 0:
+        print(
+            f"note: the branches of {folder} were sampled by another policy ({sampled_by}) than "
+            f"{cfg.model.path}: this run is off-policy",
+            flush=True,
+        )
+    examples = Examples(
+        source,
+        Processor.from_dir(cfg.model.path),
+        scope=cfg.arbiter.scope,
+        require_effective=cfg.arbiter.require_effective,
+    )
+    return examples, fingerprint(folder)
+
+
+def check_attention(setup: Setup) -> None:
+    """Errors: UserError when a kernel that the run would use computes something wrong here."""
+    text, vision, model = setup.config.text, setup.config.vision, setup.model
+    groups = text.num_heads // text.num_kv_heads
+    self_check(model.attend.impl, groups, text.head_dim, vision.head_dim, model.dtype)
+
+
+def weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
+    """That the policy's weights are read in: what is trained in float32, which a master copy keeps
+    if parameters do not; a frozen base in less."""
+    return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
+
+
+def make_objective(section: Any) -> Objective:
+    """The loss's own switches out of the config's `objective` section."""
+    names = ("lambda_exp", "contrast", "normalise", "beta", "gamma", "ref_coef")
+    return Objective(**{name: section[name] for name in names})
+
+
+def make_batches(cfg: Any, examples: Examples, mesh: Mesh) -> Batches:
+    """The rows of batch k that lie on this process's devices, for every k."""
+    names = (
+        "pairing",
+        "max_pairs",
+        "branch_points",
+        "reference",
+        "odds_from",
+        "ref_reduction",
+    )
+    return Batches(
+        examples,
+        rows_per_batch=cfg.pack.rows,
+        row_tokens=cfg.pack.row_tokens,
+        seed=cfg.seed,
+        rows_here=rows_here(mesh, cfg.pack.rows),
+        **{name: cfg.objective[name] for name in names},
+    )
+
+
+def _check_rows(cfg: Any, shards: int) -> None:
+    if cfg.pack.rows % (cfg.train.accumulate * shards):
+        raise UserError(
+            f"pack.rows={cfg.pack.rows} does not divide into train.accumulate="
+            f"{cfg.train.accumulate} slices over the {shards} row shards of the mesh (data x fsdp)"
+        )
+
+
+def headline(cfg: Any, setup: Setup, start: int) -> str:
+    """One line: what is trained, on what, how long."""
+    trained, total = counts(setup)
+    kind = ""
+    if setup.lora is not None:
+        lora = setup.lora
+        kind = f" (LoRA of rank {lora.rank} on {len(lora.sites)} kinds of kernel)"
+    few = f"{trained / 1e6:.2f}M" if trained > 9999 else f"{trained}"
+    shape = " ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
+    batches = setup.batches
+    return (
+        f"train: {few} of {total / 1e6:.2f}M parameters{kind}, {shape}, "
+        f"{len(batches.used)} questions, {cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
+        + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
+    )
+
+
+def counts(setup: Setup) -> tuple[int, int]:
+    """(parameters that are trained, all parameters): adapters count to both."""
+    sizes = {p: math.prod(x.shape) for p, x in by_path(setup.target.params).items()}
+    total = sum(sizes.values())
+    if setup.lora is not None:
+        total += sum(math.prod(x.shape) for x in jax.tree.leaves(setup.target.base))
+    return sum(sizes[path] for path in setup.optimizer.trainable), total
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of a tree of ShapeDtypeStructs with shardings on the device that holds the most (all
+    hold the same but for arrays that stay whole).
+    """
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )

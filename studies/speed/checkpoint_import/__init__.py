@@ -1,0 +1,1 @@
+"""Reading a checkpoint onto a mesh: our way beside others."""

@@ -1,0 +1,86 @@
+"""What `srpo plan` says of the released Qwen2.5-VL sizes on TPU slices: the table of the docs.
+
+    python -m studies.speed.plan_table [--cases=7B:v5e:8x8,3B:v5e:4x4] [--top=2] [--cache=DIR]
+
+Full fine-tuning as configs/pod.py has it, rows of 8192 tokens, compiled with least effort, one
+program at a time. Only the models' config.json is read (tests/support/released); nothing runs on a TPU:
+memory, FLOPs and traffic are the compiler's, times an estimate. Prints Markdown, and on the last
+line one JSON object. Without --cases the table is written into docs/planning.md too. What was
+compiled is kept, so it can be stopped and run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+from importlib import metadata
+from typing import Any
+
+from srpo_jax.cli.options import VERBS
+from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.errors import UserError
+from srpo_jax.files import write_text
+from srpo_jax.plan.plan import Options, parse_options, plan, progress
+from srpo_jax.plan.table import markdown
+
+CASES = ("7B:v5e:8x8", "7B:v5p:4x4x4", "7B:v6e:8x8", "3B:v5e:4x4", "72B:v5p:8x8x8")
+PAGE = REPOSITORY / "docs" / "planning.md"
+BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m studies.speed.plan_table")
+    parser.add_argument("--cases", default="", help="size:chip:shape, with commas; else all")
+    parser.add_argument("--top", type=int, default=2, help="candidates that fit, per case")
+    parser.add_argument("--cache", default="", help="folder of what was compiled")
+    args = parser.parse_args()
+    options = {name: default for name, (default, _) in VERBS["plan"].options.items()}
+    try:
+        chosen = parse_options({**options, "top": args.top, "cache": args.cache, "jobs": 1})
+        plans = [one_plan(case, chosen) for case in args.cases.split(",") if case]
+        if not plans:
+            plans = [one_plan(case, chosen) for case in CASES]
+            write_page(plans)
+    except UserError as error:
+        print(f"plan_table: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("plan_table: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    print(markdown(plans))
+    print(json.dumps({"versions": versions(), "plans": plans}))
+    return 0
+
+
+def one_plan(case: str, chosen: Options) -> dict[str, Any]:
+    """The plan of a released size. Errors: UserError as `srpo plan`, or for no such size."""
+    size, _, topology = case.partition(":")
+    released = REPOSITORY / "tests" / "support" / "released" / f"qwen2_5_vl_{size.lower()}.json"
+    if not released.is_file():
+        raise UserError(f"no config.json of a {size} in {released.parent}")
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "config.json").write_text(released.read_text())
+        overrides = [f"--config.model.path={folder}"]
+        cfg = load_config(str(REPOSITORY / "configs" / "pod.py"), overrides, ("arbiter.kind",))
+        found = plan(cfg, topology, chosen, progress(f"{size} "))
+    return {**found, "name": f"Qwen2.5-VL-{size}", "model": f"Qwen2.5-VL-{size}"}
+
+
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("jax", "libtpu")}
+
+
+def write_page(plans: list[dict[str, Any]]) -> None:
+    """Puts the table between the two marks of docs/planning.md."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
+    table = f"{markdown(plans)}\n\nMade with {made_by}.\n"
+    write_text(PAGE, f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One step over packed trees beside pairwise steps."""

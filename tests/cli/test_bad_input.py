@@ -1,0 +1,152 @@
+"""Bad input through the command line: one line on stderr, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from PIL import Image
+
+from srpo_jax.cli import main as cli
+from tests.support import ROOT
+from tests.support.tiny import tiny_qwen2_5_vl
+
+CONFIG = ROOT / "configs" / "photos.py"
+
+
+def record(**changes) -> dict:
+    good = {
+        "id": "a",
+        "images": ["a.png"],
+        "question": "What is this?",
+        "reference": {"steps": ["Look at it.", "Think."], "reply": "A square."},
+    }
+    return {**good, **changes}
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A checkpoint, one good picture, and a workdir that does not exist yet."""
+    tiny_qwen2_5_vl(tmp_path / "model")
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def files(folder: pathlib.Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def run(world, capfd, verb="explore", *more: str, rows=None) -> tuple[int, list[str]]:
+    """(exit code, lines on stderr) of one command on these rows of train.jsonl."""
+    lines = [json.dumps(row) for row in (rows or [record()])]
+    (world / "train.jsonl").write_text("\n".join(lines) + "\n")
+    args = [
+        verb,
+        f"--config={CONFIG}",
+        f"--workdir={world / 'run'}",
+        f"--config.model.path={world / 'model'}",
+        f"--config.data.train_records={world / 'train.jsonl'}",
+        f"--config.data.test_records={world / 'train.jsonl'}",
+        "--config.arbiter.kind=ssui_mini",
+        "--config.explore.max_new_tokens=2",
+        "--config.explore.branches=1",
+        *more,
+    ]
+    capfd.readouterr()
+    code = cli.main(args)
+    return code, capfd.readouterr().err.splitlines()
+
+
+BAD_RECORDS = {
+    "missing image": (record(images=["b.png"]), "b.png"),
+    "image that is no image": (record(images=["text.png"]), "text.png"),
+    "image outside the folder": (record(images=["../a.png"]), "../a.png"),
+    "image count against placeholders": (record(question="<image> and <image>?"), "<image>"),
+    "no steps": (record(reference={"steps": [], "reply": "A square."}), "steps"),
+    "an empty step": (record(reference={"steps": ["Look.", ""], "reply": "A square."}), "step"),
+    "an empty reply": (record(reference={"steps": ["Look."], "reply": " "}), "reply"),
+    "unknown field": (record(quesiton="?"), "quesiton"),
+    "wrong type": (record(images="a.png"), "images"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+@pytest.mark.parametrize("verb", ["explore", "eval"])
+def test_bad_record(world, capfd, name, verb):
+    """The record is named with file or id and the reason; no file appears in the workdir."""
+    row, word = BAD_RECORDS[name]
+    code, said = run(world, capfd, verb, rows=[row])
+    assert code == 2 and len(said) == 1, said
+    assert word in said[0] and ("train.jsonl" in said[0] or "'a'" in said[0])
+    assert not (world / "run").exists() or files(world / "run") == []
+
+
+def test_duplicate_id(world, capfd):
+    """Both places of an id are one error."""
+    code, said = run(world, capfd, rows=[record(), record()])
+    assert (
+        code == 2 and len(said) == 1 and "'a'" in said[0] and ":2" in said[0].replace("line ", ":")
+    )
+
+
+@pytest.mark.parametrize(
+    "more, word",
+    [
+        (["--config.explore.branchs=2"], "branches"),
+        (["--config.explore.branches=two"], "branches"),
+        (["--config.train.learning_rate=nan"], "learning_rate"),
+        (["config.train.steps=3"], "--config.train.steps"),
+    ],
+)
+def test_bad_config(world, capfd, more, word):
+    """A typo, a wrong type, nan and a missing `--` are named, with what was probably meant."""
+    code, said = run(world, capfd, "train", *more)
+    assert code == 2 and len(said) == 1 and word in said[0], said
+    assert not (world / "run").exists()
+
+
+def without_weights(model):
+    for file in model.glob("*.safetensors"):
+        file.unlink()
+
+
+def pickled_weights(model):
+    without_weights(model)
+    (model / "pytorch_model.bin").write_bytes(b"x")
+
+
+def index_outside(model):
+    shutil.copy(model / "model.safetensors", model.parent / "outside.safetensors")
+    without_weights(model)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "../outside.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (without_weights, "safetensors"),
+        (pickled_weights, "safetensors"),
+        (index_outside, "../outside.safetensors"),
+        (shutil.rmtree, "config.json"),
+    ],
+)
+def test_bad_checkpoint(world, capfd, damage, word):
+    """A directory without weights, with pickles, or whose index leaves the folder, is refused."""
+    damage(world / "model")
+    code, said = run(world, capfd)
+    assert code == 2 and len(said) == 1 and word in said[0], said
+    assert not (world / "run").exists() or files(world / "run") == []
+
+
+def test_workdir_of_another_run(world, capfd):
+    """Explore with another seed into a finished workdir is refused, and its files stay the same."""
+    code, said = run(world, capfd)
+    assert code == 0, said
+    before = {name: (world / "run" / name).read_bytes() for name in files(world / "run")}
+    code, said = run(world, capfd, "explore", "--config.seed=1")
+    assert code == 2 and len(said) == 1 and "seed" in said[0], said
+    assert before == {name: (world / "run" / name).read_bytes() for name in files(world / "run")}

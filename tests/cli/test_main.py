@@ -1,0 +1,161 @@
+"""The command line: what a user can get wrong is one line and exit code 2, at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+from srpo_jax.cli import main as cli
+from srpo_jax.cli import verbs as cli_verbs
+from srpo_jax.config.load import REPOSITORY
+from srpo_jax.errors import RunFailure, UserError
+
+MINI = f"--config={REPOSITORY}/configs/ssui_mini.py"
+WORKDIR = "--workdir=never_made"
+
+
+def run(capsys, *argv):
+    """(exit code, stdout, stderr) of one command in this process."""
+    code = cli.main(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+WRONG = [
+    (["trian"], "did you mean train?"),
+    (["frobnicate"], "there is demo, explore"),
+    (["train", WORKDIR], "--config=FILE is missing"),
+    (["train", MINI], "--workdir=DIR is missing"),
+    (["train", MINI, WORKDIR, "config.train.steps=3"], "did you mean --config.train.steps=3?"),
+    (["train", MINI, WORKDIR, "train.steps=3"], "did you mean --config.train.steps=3?"),
+    (["train", MINI, WORKDIR, "extra"], "'extra' is left over"),
+    (["train", MINI, "workdir=x"], "did you mean --workdir=x?"),
+    (["train", MINI, WORKDIR, "--confg=3"], "did you mean --config?"),
+    (["train", MINI, MINI, WORKDIR], "--config is given 2 times"),
+    (["train", MINI + ":huge", WORKDIR], "unknown variant 'huge'; there is srpo, sft, orpo, dpo"),
+    (["train", MINI.replace("mini", "mni"), WORKDIR], "did you mean"),
+    (["train", MINI, WORKDIR, "--config.train.stesp=3"], "did you mean config.train.steps?"),
+    (["train", MINI, WORKDIR, "--config.train.lr=3"], "did you mean config.train.learning_rate?"),
+    (["train", MINI, WORKDIR, "--config.train=3"], "is a section, not a field"),
+    (["train", MINI, WORKDIR, "--config.train.steps=1.5"], "is '1.5'; allowed is a whole number"),
+    (["train", MINI, WORKDIR, "--config.train.steps", "many"], "is 'many'; allowed is"),
+    (["train", MINI, WORKDIR, "--config.train.learning_rate=nan"], "is nan; allowed is a number"),
+    (["train", MINI, WORKDIR, "--config.train.learning_rate=-1"], "is -1.0; allowed is"),
+    (["train", MINI, WORKDIR, "--config.train.freeze=1,2"], "is (1, 2); allowed is a tuple of"),
+    (["train", MINI, WORKDIR, "--config.objective.contrast=dop"], "odds_ratio | dpo | simpo"),
+    (["train", MINI, WORKDIR, "--profile=5:5"], "--profile=5:5: must be START:STOP"),
+    (["eval", MINI, WORKDIR, "--name=../x"], "must be a plain folder name"),
+    (["eval", MINI, WORKDIR, "--model=nowhere"], "no such directory"),
+    (["demo", "--methods=base,ppo"], "unknown method 'ppo'"),
+    (["demo", "--seeds=x"], "--seeds=x"),
+    (["export", "--workdir=nowhere"], "does not exist"),
+    (["report", "nowhere"], "does not exist"),
+    (["report", "nowhere", "--config.train.steps=3"], "takes no config"),
+]
+
+
+@pytest.mark.parametrize("argv, said", WRONG, ids=[" ".join(a[:1] + a[-1:]) for a, _ in WRONG])
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, said):
+    """Every mistake names itself in exactly one line on stderr, prints nothing else, makes
+    nothing, and ends with exit code 2."""
+    code, out, err = run(capsys, *argv)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("srpo")
+    assert said in err
+
+
+def test_help_is_short_and_has_an_example(capsys):
+    """`srpo` and `srpo --help` list the verbs; every verb's --help fits a screen, names its options
+    and shows a command."""
+    assert run(capsys) == run(capsys, "--help")
+    code, out, err = run(capsys, "--help")
+    assert code == 0 and err == "" and all(f"  {name}" in out for name in cli.VERBS)
+    for name, verb in cli.VERBS.items():
+        code, out, err = run(capsys, name, "--help")
+        assert code == 0 and err == ""
+        assert verb.example in out and len(out.splitlines()) <= 24  # a terminal
+        assert all(f"  --{option}" in out for option in verb.options)
+        assert max(map(len, out.splitlines())) <= 100
+
+
+def test_mistakes_and_help_do_not_import_jax():
+    """A mistake is answered at once: no jax, no transformers, through the real entry point."""
+    code = (
+        "import sys; from srpo_jax import cli\n"
+        f"codes = [cli.main(a) for a in (['train', '{MINI}', '{WORKDIR}', '--config.nam=x'],"
+        " ['train', '--help'])]\n"
+        "assert codes == [2, 0], codes\n"
+        "assert not {'jax', 'flax', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_overrides_reach_the_config_in_both_spellings():
+    """`--a=b` and `--a b` set the same typed value, and the last of two wins."""
+    command = cli.parse(
+        "train",
+        [MINI, "--config.train.steps=7", "--config.train.steps", "9", WORKDIR]
+        + ["--config.arbiter.require_effective", "--config.train.freeze=('vision/.*',)"],
+    )
+    config = command.config()
+    assert config.train.steps == 9 and config.arbiter.require_effective is True
+    assert config.train.freeze == ("vision/.*",)
+    assert command.config("dpo").objective.contrast == "dpo"
+
+
+def test_profile_alone_means_a_few_steps():
+    """`--profile` needs no value; with one, in either spelling, that one counts."""
+    for given, meant in (
+        (["--profile", WORKDIR], "10:13"),
+        ([WORKDIR, "--profile"], "10:13"),
+        ([WORKDIR], ""),
+        (["--profile=2:4", WORKDIR], "2:4"),
+        (["--profile", "2:4", WORKDIR], "2:4"),
+    ):
+        command = cli.parse("train", [MINI, *given])
+        assert (command.options["profile"], command.workdir) == (meant, "never_made")
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (UserError("a\nb"), 2, "srpo env: error: a b\n"),
+        (RunFailure("a\nb"), 1, "srpo env: error: a b\n"),
+        (KeyboardInterrupt(), 130, "srpo env: interrupted\n"),
+        (OSError(28, "No space left on device", "x"), 1, "no space left on the disk: x"),
+        (PermissionError(13, "Permission denied", "x"), 1, "no permission: x"),
+    ],
+)
+def test_failures_that_are_not_bugs_are_one_line(capsys, monkeypatch, error, code, said):
+    """Interrupts, a full disk, missing rights and what starting again may cure print one line and
+    have their own exit codes.
+    """
+
+    def fail(command):
+        raise error
+
+    monkeypatch.setattr(cli_verbs, "env", fail)
+    got, out, err = run(capsys, "env")
+    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    """An unexpected exception is not disguised as a user's mistake."""
+
+    def fail(command):
+        raise ValueError("bug")
+
+    monkeypatch.setattr(cli_verbs, "env", fail)
+    with pytest.raises(ValueError, match="bug"):
+        cli.main(["env"])
+
+
+def test_env_prints_versions_and_no_variables(capsys, monkeypatch):
+    """`srpo env` is safe to paste into a bug report."""
+    monkeypatch.setenv("MY_API_KEY", "hunter2-secret")
+    code, out, _ = run(capsys, "env")
+    assert code == 0 and "hunter2-secret" not in out
+    assert all(name in out for name in ("python", "jax", "flax", "transformers", "devices"))

@@ -1,0 +1,132 @@
+"""`srpo export`: from a workdir's checkpoint to a folder with its model card."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from srpo_jax.cli import main as cli
+from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.export import verify
+from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.registry import load_model_config
+from srpo_jax.train.checkpoint.manager import Checkpoints
+from srpo_jax.train.train_state import TrainState
+from tests.support.tiny import tiny_qwen2_5_vl
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(source folder, workdir) of a run that added 2 to every parameter in 2 steps, which was best,
+    and took 1 away in the third.
+    """
+    folder = tmp_path_factory.mktemp("export")
+    source = tiny_qwen2_5_vl(folder / "tiny-base")
+    params = load_params(source, load_model_config(source), dtype=np.float32)
+    workdir = folder / "run"
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        for step, added, loss in ((2, 2, 0.1), (3, 1, 0.5)):
+            after = jax.tree.map(lambda x: x + added, params)
+            state = TrainState(jnp.int32(step), after, {"count": jnp.int32(step)})
+            checkpoints.save(state, {"seed": 0}, metrics={"loss": loss})
+    config = load_config(f"{REPOSITORY}/configs/ssui_mini.py", [f"--config.model.path={source}"])
+    recorded = {"trees": "abc123", "model weights": policy_digest(source)}
+    stored = {"config": json.loads(config.to_json_best_effort()), "run": recorded}
+    (workdir / "config.json").write_text(json.dumps(stored))
+    (workdir / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": 0.1}\n')
+    return source, workdir
+
+
+def test_the_newest_checkpoint_is_exported_with_a_card(run, capsys):
+    """The folder has the source's files with the new values, and a card that tells the step, the
+    method and the last metrics, without a path of this machine."""
+    source, workdir = run
+    assert cli.main(["export", f"--workdir={workdir}"]) == 0
+    assert capsys.readouterr().out == f"exported to {workdir}/export\n"
+    old, new = (load_file(f / "model.safetensors") for f in (source, workdir / "export"))
+    assert old.keys() == new.keys()
+    for name, value in new.items():
+        assert (value == (old[name].astype(np.float32) + 1).astype(value.dtype)).all(), name
+    card = (workdir / "export" / "README.md").read_text()
+    assert (
+        "step 3 of" in card and "loss 0.5" in card and "`tiny-base`" in card and "`abc123`" in card
+    )
+    assert str(workdir.parent) not in card
+
+
+def test_another_step_is_exported_by_number_or_as_the_best(run, tmp_path, capsys):
+    """--step=best is the lowest loss that a kept step was saved with; what is not there is said."""
+    source, workdir = run
+    old = load_file(source / "model.safetensors")
+    for step in ("best", "2"):
+        out = tmp_path / step
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={out}", f"--step={step}"]) == 0
+        new = load_file(out / "model.safetensors")
+        for name, value in new.items():
+            assert (value == (old[name].astype(np.float32) + 2).astype(value.dtype)).all(), name
+        assert "step 2 of" in (out / "README.md").read_text()
+    for step, said in (("7", "no checkpoint of step 7"), ("last", "a step's number, or best")):
+        argv = ["export", f"--workdir={workdir}", f"--out={tmp_path}/no", f"--step={step}"]
+        assert cli.main(argv) == 2 and said in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys):
+    """An output folder in use, a workdir without a config, or without a checkpoint: exit code 2."""
+    _, workdir = run
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "x").touch()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "untrained").mkdir()
+    (tmp_path / "untrained" / "config.json").write_text((workdir / "config.json").read_text())
+    for argv, said in (
+        ([f"--workdir={workdir}", f"--out={tmp_path}/used"], "exists already"),
+        ([f"--workdir={tmp_path}/bare"], "no config.json"),
+        ([f"--workdir={tmp_path}/untrained"], "run `srpo train` first"),
+    ):
+        assert cli.main(["export", *argv]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and said in err and err.count("\n") == 1, err
+
+
+def test_verify_compares_and_says_with_what(run, tmp_path, capsys):
+    """One line of what was compared; on a mismatch exit code 1, one line, and no folder."""
+    _, workdir = run
+    command = ["export", f"--workdir={workdir}", f"--out={tmp_path}/good", "--verify"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("verified: 68 tensors read back; logits of a question")
+    assert said[1] == f"exported to {tmp_path}/good"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "TOLERANCE", -1.0)
+        assert cli.main([*command[:2], f"--out={tmp_path}/bad", "--verify"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("srpo export: error: not exported") and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_base_that_changed_since_training_is_refused(run, tmp_path, capsys):
+    """Its files are what the export is cut after: other weights or another config are told."""
+    source, workdir = run
+    config = (source / "config.json").read_bytes()
+    (source / "config.json").write_bytes(config + b" ")
+    try:
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 2
+    finally:
+        (source / "config.json").write_bytes(config)
+    err = capsys.readouterr().err
+    assert "holds other weights" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_before_anything_is_written(run, tmp_path, capsys, monkeypatch):
+    """Exit code 1, one line, and nothing left behind."""
+    _, workdir = run
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000))
+    assert cli.main(["export", f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 1
+    err = capsys.readouterr().err
+    assert "no space left on the disk" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

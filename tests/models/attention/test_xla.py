@@ -1,0 +1,136 @@
+"""Attention in plain XLA against brute force, and the mask proved through gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from srpo_jax.models.attention import xla
+from srpo_jax.models.attention.dispatch import segment_attention, tree_attention
+from srpo_jax.models.attention.xla import branch_attention
+from tests.support import masks
+from tests.support.masks import segment_mask, tree_mask
+
+# Two trees in one row and one padding token. Tree one: 0-1-2, branch {3,4}, branch {5}, then 6;
+# below 2 hang 3, 5 and 6. Tree two: 7-8 with the leaves 9 and 10. 11 is padding.
+SUBTREE_END = np.array([7, 7, 7, 5, 5, 6, 7, 11, 11, 10, 11, 12], np.int32)
+
+
+def random_qkv(*shape, seed=0):
+    return masks.random_qkv(*shape, seed=seed)[:3]
+
+
+def brute_force(q, k, v, mask):
+    """mask [B, T, T]; float64, one query and head at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros_like(q)
+    group = q.shape[2] // k.shape[2]
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        see = np.flatnonzero(mask[b, i])
+        if not len(see):
+            continue
+        scores = k[b, see, h // group] @ q[b, i, h] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, i, h] = weights @ v[b, see, h // group] / weights.sum()
+    return out
+
+
+def test_tree_attention_is_the_stated_formula():
+    """One int per key is the whole mask: causality, branches, the border between packed trees."""
+    q, k, v = random_qkv(2, 12, 4, 2, 8)
+    ends = np.stack([SUBTREE_END, np.full(12, 12, np.int32)])  # row two is plain causal
+    expected = brute_force(q, k, v, np.stack([tree_mask(e) for e in ends]))
+    assert np.array_equal(tree_mask(ends[1]), np.tri(12, dtype=bool))
+    np.testing.assert_allclose(tree_attention(q, k, v, jnp.asarray(ends)), expected, atol=1e-5)
+
+
+def test_segment_attention_is_the_stated_formula():
+    """A patch sees exactly the patches of its own segment; padding sees nothing and gives 0."""
+    q, k, v = random_qkv(2, 9, 2, 2, 8)
+    seg = np.array([[0, 0, 1, 1, 1, 2, 5, -1, -1], [3] * 9], np.int32)
+    expected = brute_force(q, k, v, segment_mask(seg))
+    np.testing.assert_allclose(segment_attention(q, k, v, jnp.asarray(seg)), expected, atol=1e-5)
+
+
+def test_gradient_is_zero_exactly_where_the_mask_says_invisible():
+    """d out[i] / d key[j] and d value[j]: exactly 0 when j is invisible to i, else not 0."""
+    q, k, v = random_qkv(1, 12, 4, 2, 8)
+    ends = jnp.asarray(SUBTREE_END[None])
+
+    def projected(k, v):  # [T]: one random number per query
+        out = tree_attention(q, k, v, ends)
+        return jnp.einsum("thd,thd->t", out[0], random_qkv(1, 12, 4, 1, 8, seed=1)[0][0])
+
+    expected = tree_mask(SUBTREE_END)
+    jacobians = jax.jit(jax.jacrev(projected, (0, 1)))(k, v)
+    grad_k, grad_v = (np.abs(np.asarray(g)).sum((1, 3, 4)) for g in jacobians)
+    assert np.array_equal(grad_v != 0, expected)
+    alone = expected.sum(1) == 1  # softmax over one key does not depend on that key
+    assert np.array_equal(grad_k != 0, expected & ~alone[:, None])
+
+
+@pytest.mark.parametrize("length", [32, 37])
+@pytest.mark.parametrize("kind", ["tree", "segment"])
+def test_chunks_equal_the_dense_path(monkeypatch, kind, length):
+    """Long rows give the values and gradients of short ones, also when chunks do not divide."""
+    q, k, v = random_qkv(2, length, 4, 2, 8)
+    if kind == "tree":
+        ends = np.minimum(np.arange(length) + 1 + np.arange(length)[::-1] // 2, length)
+        function, ids = tree_attention, jnp.asarray(np.stack([ends, ends]), jnp.int32)
+    else:
+        function, ids = segment_attention, jnp.asarray(np.arange(2 * length).reshape(2, -1) // 7)
+
+    def value_and_grads():
+        def loss(q, k, v):
+            out = function(q, k, v, ids)
+            return jnp.sum(jnp.sin(out)), out
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+    dense = value_and_grads()
+    monkeypatch.setattr(xla, "DENSE_LIMIT", 16)
+    monkeypatch.setattr(xla, "CHUNK", 8)
+    for a, b in zip(jax.tree.leaves(value_and_grads()), jax.tree.leaves(dense), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_long_rows_never_hold_a_square():
+    """Forward and backward of a 2048-token row have no array of shape [..., 2048, 2048]."""
+    q = jax.ShapeDtypeStruct((1, 2048, 4, 8), jnp.float32)
+    k = jax.ShapeDtypeStruct((1, 2048, 2, 8), jnp.float32)
+    ends = jax.ShapeDtypeStruct((1, 2048), jnp.int32)
+
+    def loss(q, k, v, ends):
+        return tree_attention(q, k, v, ends).sum() + segment_attention(q, k, v, ends).sum()
+
+    assert "2048,2048]" not in str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k, ends))
+
+
+@pytest.mark.parametrize("t", [0, 2])
+def test_branch_attention_is_attention_over_prefix_and_own_tokens(t):
+    """A branch sees shared[:shared_len] and own[:t + 1]; what lies behind them has no effect."""
+    rows, branches, length, steps = 2, 3, 7, 4
+    q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
+    q = q[:, :branches]
+    rng = np.random.default_rng(3)
+    own = rng.standard_normal((2, rows, branches, steps, 2, 8)).astype(np.float32)
+    lengths = np.array([[7, 3, 0], [1, 5, 7]], np.int32)
+    got = branch_attention(q, shared_k, shared_v, jnp.asarray(lengths), *own, t)
+    for b, r in np.ndindex(rows, branches):
+        keys, values = (
+            np.concatenate([np.asarray(s)[b, : lengths[b, r]], o[b, r, : t + 1]])[None]
+            for s, o in zip((shared_k, shared_v), own)
+        )
+        mask = np.ones((1, 1, keys.shape[1]), bool)
+        expected = brute_force(q[b : b + 1, r : r + 1], keys, values, mask)[0, 0]
+        np.testing.assert_allclose(got[b, r], expected, atol=1e-5)
+
+
+def test_a_row_that_sees_nothing_is_finite():
+    """A malformed subtree_end may give a meaningless row but never a NaN, forward or backward."""
+    q, k, v = random_qkv(1, 4, 2, 2, 8)
+    ends = jnp.zeros((1, 4), jnp.int32)
+    loss = jax.value_and_grad(lambda *qkv: tree_attention(*qkv, ends).sum(), (0, 1, 2))
+    value, grads = jax.jit(loss)(q, k, v)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in grads)

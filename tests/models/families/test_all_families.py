@@ -1,0 +1,60 @@
+"""All families: logits and greedy answers equal transformers', on checkpoints all of random."""
+
+import numpy as np
+import pytest
+
+from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from tests.support.families import CASES, Loaded
+
+pytest.importorskip("torch")
+ANSWERS = ([31, 32, 33, 34], [35], [36, 37, 38])
+
+
+@pytest.fixture(scope="module", params=CASES)
+def loaded(request, tmp_path_factory):
+    case = CASES[request.param]
+    folder = tmp_path_factory.mktemp(case.name)
+    return Loaded(case, case.make(folder, tied=case.module.TIED[0]))
+
+
+def check_logits(loaded):
+    for ours, theirs in zip(loaded.logits(ANSWERS), loaded.oracle_logits(ANSWERS), strict=True):
+        assert np.abs(theirs[:, : ours.shape[1]]).max() > 1  # the tolerance means something
+        np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=1e-4, rtol=0)
+
+
+def test_logits_equal_transformers(loaded):
+    """Two pictures, one and none, ragged in one padded batch, each token of prompt and answer."""
+    check_logits(loaded)
+
+
+def test_greedy_answers_equal_transformers(loaded):
+    """Token for token, from one prefill per question and cached branches."""
+    new = 12
+    room = loaded.room(0)
+    sampler = Sampler(
+        loaded.model,
+        loaded.params,
+        loaded.processor,
+        batch=3,
+        branches=1,
+        temperature=0.0,
+        prompt_tokens=room["tokens"],
+        patches=room["patches"],
+        max_new_tokens=new,
+    )
+    requests = [
+        SampleRequest(prompt, np.zeros(0, np.int32), (0,), (0,)) for prompt in loaded.prompts
+    ]
+    ours = [samples[0].tokens.tolist() for samples in sampler(requests)]
+    assert ours == loaded.oracle_greedy(new)
+
+
+OTHERWISE_TIED = [case.name for case in CASES.values() if len(case.module.TIED) > 1]
+
+
+@pytest.mark.parametrize("name", OTHERWISE_TIED)
+def test_logits_with_the_other_kind_of_head(name, tmp_path):
+    """A head of its own where the first checkpoint is tied, and the other way round."""
+    case = CASES[name]
+    check_logits(Loaded(case, case.make(tmp_path / "model", tied=case.module.TIED[1])))

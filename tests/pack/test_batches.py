@@ -1,0 +1,354 @@
+"""The grain loader: batch k is a function of k alone, normalised over the whole batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import ImageFile
+
+from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.data_pipelines.tree_schema import FORMAT
+from srpo_jax.data_pipelines.tree_store import read_shards, shard_path, write_shard
+from srpo_jax.errors import UserError
+from srpo_jax.models.flops import Work, batch_work
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.pack.batches import Batches, make_loader
+from srpo_jax.pack.examples import ByteCache, Examples
+from tests.support.families import CASES
+from tests.support.tiny import picture, tiny_qwen2_5_vl
+
+TREES = 14
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return Processor.from_dir(tiny_qwen2_5_vl(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory, processor):
+    folder = tmp_path_factory.mktemp("trees")
+    records = [tree_record(i) for i in range(TREES)]
+    write_shard(shard_path(folder, 0, 2), records[:5])
+    write_shard(shard_path(folder, 1, 2), records[5:])
+    return Examples(read_shards(folder), processor)
+
+
+def tree_record(i: int, *, verdicts=("SAFE", "UNSAFE", "SAFE", "ERROR")) -> dict:
+    """A tree with a picture (or none), 2-4 steps, one branch of each verdict at every point."""
+    rng = np.random.default_rng(i)
+    images = []
+    if i % 5:
+        buffer = io.BytesIO()
+        width, height = 28 * rng.integers(1, 6, 2)
+        picture(int(width), int(height), i % 3).save(buffer, "PNG")
+        data = buffer.getvalue()
+        images.append({"name": "a.png", "sha256": hashlib.sha256(data).hexdigest(), "data": data})
+
+    def tokens(low, high):
+        return rng.integers(0, 256, int(rng.integers(low, high))).tolist()
+
+    steps = [tokens(3, 9) for _ in range(int(rng.integers(2, 5)))]
+    branches = [
+        {
+            "at": at,
+            "k": k,
+            "tokens": tokens(2, 12),
+            "text": "",
+            "finished": True,
+            "logp": -1.0,
+            "reply_verdict": verdict,
+            "path_verdict": verdict,
+            "step_verdicts": [],
+            "effective": None,
+            "detail": "",
+        }
+        for at in range(len(steps))
+        for k, verdict in enumerate(verdicts)
+    ]
+    return {
+        "format": FORMAT,
+        "id": f"t{i}",
+        "question": f"What is number {i}?",
+        "category": None,
+        "risky": None,
+        "images": images,
+        "steps": steps,
+        "reply": tokens(3, 9),
+        "step_texts": [""] * len(steps),
+        "reply_text": "r",
+        "branches": branches,
+        "provenance": {
+            "policy_digest": "",
+            "sampler": {},
+            "seed": 0,
+            "arbiter": "",
+            "created_by": "",
+        },
+    }
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("pairing", ["all", "rpo_code"])
+def test_batch_is_a_function_of_the_step_alone(examples, pairing):
+    """Any start step, 1, 2 or 4 processes and any threads: the same global batches, bitwise."""
+    options = {"rows_per_batch": 4, "seed": 3, "row_tokens": 256, "pairing": pairing}
+    whole = dict(make_loader(examples, num_steps=9, threads=0, **options))
+    assert list(whole) == list(range(9))
+    shapes = {name: array.shape for name, array in whole[0].items()}
+    assert all({n: a.shape for n, a in b.items()} == shapes for b in whole.values())
+    for start, processes, threads in ((0, 1, 2), (4, 2, 0), (7, 4, 2)):
+        loaders = [
+            make_loader(
+                examples,
+                start_step=start,
+                num_steps=9,
+                threads=threads,
+                process_index=p,
+                process_count=processes,
+                **options,
+            )
+            for p in range(processes)
+        ]
+        for expected in range(start, 9):
+            parts = [next(loader) for loader in loaders]
+            assert {k for k, _ in parts} == {expected}
+            joined = {
+                name: np.concatenate([batch[name] for _, batch in parts]) for name in whole[0]
+            }
+            assert_same(joined, whole[expected])
+        assert all(next(loader, None) is None for loader in loaders)
+    apart = dict(make_loader(examples, num_steps=2, rows_here=(0, 3), **options))  # of any mesh
+    assert_same(apart[1], {name: array[[0, 3]] for name, array in whole[1].items()})
+
+
+def test_epochs_visit_every_tree_once_and_reshuffle(examples):
+    """The row stream is the epochs' plans one after another; a plan holds each tree once."""
+    batches = Batches(examples, rows_per_batch=3, seed=0, row_tokens=256)
+    plans = [batches.plan(epoch) for epoch in range(3)]
+    for plan in plans:
+        held = [plan.items[i].tree for row in plan.rows for i in row]
+        assert sorted(held) == list(range(TREES))
+    assert plans[0].rows != plans[1].rows
+    stream = [(p.epoch, row) for p in plans for row in p.rows]
+    seen = [(p.epoch, row) for k in range(len(stream) // 3) for p, row in batches.rows(k)]
+    assert seen == stream[: len(seen)]
+    assert Batches(examples, rows_per_batch=3, seed=1, row_tokens=256).plan(0).rows != plans[0].rows
+
+
+def test_weights_are_of_the_whole_batch(examples):
+    """L_ref and L_exp weights of every global batch sum to 1, also where processes share it."""
+    for reduction in ("question", "token"):
+        halves = [
+            Batches(
+                examples,
+                rows_per_batch=4,
+                seed=0,
+                ref_reduction=reduction,
+                process_index=p,
+                process_count=2,
+            )
+            for p in range(2)
+        ]
+        for k in range(3):
+            parts = [half[k] for half in halves]
+            total = sum(part["ref_weight"].astype(np.float64).sum() for part in parts)
+            assert total == pytest.approx(1, abs=1e-6)
+            assert sum(part["pair_weight"].sum() for part in parts) == pytest.approx(1, abs=1e-6)
+
+
+def test_trees_longer_than_a_row_are_split_exactly(examples):
+    """Parts of a split tree count as one question and its reference once; pictures stay whole."""
+    whole = Batches(examples, rows_per_batch=1, seed=0)
+    longest = max(item.sizes.tokens for item in whole.plan(0).items)
+    fits = min(b for b in range(64, longest, 64) if _splits(examples, b))
+    batches = Batches(examples, rows_per_batch=1, seed=0, row_tokens=fits)
+    plan = batches.plan(0)
+    assert len(plan.items) > TREES
+    assert sum(item.question_share for item in plan.items) == pytest.approx(TREES)
+    # One batch of exactly one epoch: the sums over it are those of unsplit trees.
+    epoch = Batches(examples, rows_per_batch=len(plan.rows), seed=0, row_tokens=fits)[0]
+    assert epoch["ref_weight"].sum() == pytest.approx(1, abs=1e-5)
+    assert epoch["pair_weight"].sum() == pytest.approx(1, abs=1e-5)
+    shown = (epoch["image_index"] >= 0).sum(axis=1)
+    patches = (epoch["window_seg"] >= 0).sum(axis=1)
+    np.testing.assert_array_equal(shown * 4, patches)
+
+
+def _splits(examples, row_tokens: int) -> bool:
+    try:
+        Batches(examples, rows_per_batch=1, seed=0, row_tokens=row_tokens).plan(0)
+    except UserError:  # one branch point alone is larger
+        return False
+    return True
+
+
+def test_pairs_are_drawn_anew_each_epoch(examples):
+    """pairing=one: a different pair of a point in different epochs, and rows stay in budget."""
+    batches = Batches(examples, rows_per_batch=1, seed=0, pairing="one")
+    drawn = []
+    for epoch in range(4):
+        plan = batches.plan(epoch)
+        assert all(batches.budgets.holds(item.sizes) for item in plan.items)
+        drawn.append([tuple(e.tokens.tolist()) for e in batches._layouts(3, epoch)])
+    assert len(set(map(str, drawn))) > 1
+
+
+def test_trees_without_a_loss_are_named(processor, capsys):
+    """reference=none and no pair: the tree is left out with its name; with none left, refused."""
+    records = [tree_record(1), tree_record(2, verdicts=("SAFE", "ERROR"))]
+    batches = Batches(Examples(records, processor), rows_per_batch=1, seed=0, reference="none")
+    assert batches.used == [0]
+    assert "left out 1 of 2 trees" in (said := capsys.readouterr().err) and "'t2'" in said
+    with pytest.raises(UserError, match="none of 1 trees can be trained on"):
+        Batches(Examples(records[1:], processor), rows_per_batch=1, seed=0, reference="none")
+
+
+def test_bad_trees_are_named(processor):
+    """A picture that does not decode, or another policy's token ids: the error names the tree."""
+    record = tree_record(1)
+    image = {"name": "x.png", "data": b"<html>", "sha256": hashlib.sha256(b"<html>").hexdigest()}
+    broken = Examples([record | {"images": [image]}], processor)
+    with pytest.raises(RecordError, match=r"tree 't1': x.png: not a JPEG, PNG, WEBP image"):
+        broken[0]
+    with pytest.raises(RecordError, match=r"tree 't1': token id 999, but the model has 400"):
+        Examples([record | {"reply": [999]}], processor)[0]
+    with pytest.raises(RecordError, match=r"tree 't1': .*markers"):
+        Examples([record | {"question": "<image><image>?"}], processor)[0]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the pictures that Pillow decodes."""
+    calls = []
+    load = ImageFile.ImageFile.load
+
+    def count(self):
+        if self.tile:  # what is decoded already has none left
+            calls.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", count)
+    return calls
+
+
+@pytest.mark.parametrize("pairing", ["all", "one"])
+def test_start_up_decodes_no_picture(processor, decoded, pairing):
+    """Budgets, plans and the work of every batch come from the pictures' headers; a process decodes
+    the pictures of its own rows when it fills them."""
+    records = [tree_record(i) for i in range(TREES)]
+    decoded.clear()  # those that tree_record made
+    batches = Batches(
+        Examples(records, processor),
+        rows_per_batch=4,
+        seed=0,
+        pairing=pairing,
+        process_index=1,
+        process_count=2,
+    )
+    items = [plan.items[i] for k in range(3) for plan, row in batches.rows(k) for i in row]
+    assert sum(item.work.patches for item in items) > 0
+    assert decoded == []
+    rows = batches.rows(0)[2:]  # of process 1
+    shown = {
+        records[plan.items[i].tree]["id"]
+        for plan, row in rows
+        for i in row
+        if records[plan.items[i].tree]["images"]
+    }
+    batches[0]
+    assert 0 < len(decoded) <= len(shown)
+
+
+def test_a_picture_that_is_damaged_is_named_when_it_is_needed(processor):
+    """Its header is whole: the run starts, and ends with one line when the row is made."""
+    record = tree_record(1)
+    data = record["images"][0]["data"]
+    data = data[: len(data) // 2]
+    image = {"name": "torn.png", "data": data, "sha256": hashlib.sha256(data).hexdigest()}
+    batches = Batches(
+        Examples([tree_record(5), record | {"images": [image]}], processor),
+        rows_per_batch=1,
+        seed=0,
+    )
+    with pytest.raises(RecordError, match="^tree 't1': torn.png: cannot decode the image: ") as e:
+        list(make_loader(batches, num_steps=4))
+    assert "\n" not in str(e.value) and isinstance(e.value, UserError)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_work_of_a_batch_is_known_without_its_rows(name, tmp_path):
+    """What the plan says of a global batch equals what is counted in its arrays, for every family;
+    the parts of a split tree too. (LLaVA-NeXT's arrays do not show patches whose features the
+    text leaves out, so there it is counted tile by tile.)"""
+    processor = Processor.from_dir(CASES[name].make(tmp_path))
+    config = processor.config
+    batches = Batches(
+        Examples([tree_record(i) for i in range(6)], processor), rows_per_batch=3, seed=0
+    )
+    for k in range(2):
+        items = [plan.items[i] for plan, row in batches.rows(k) for i in row]
+        known = Work(*map(sum, zip(*(item.work for item in items))))
+        counted = batch_work(batches[k], config)
+        if name == "llava_next":
+            tiles = np.any(
+                batches[k]["patches"].reshape(
+                    3, -1, config.vision.patch_unit * config.vision.patch_dim
+                )
+                != 0,
+                axis=-1,
+            ).sum()
+            patches = int(tiles) * config.vision.patch_unit
+            counted = counted._replace(
+                patches=patches, patch_pairs=patches * config.vision.patch_unit
+            )
+        assert known == counted and known.patch_pairs > 0
+
+
+def test_errors_and_options(examples):
+    """Rows that do not divide by processes; a loader of nothing; options given twice."""
+    with pytest.raises(UserError, match="pack.rows is 6"):
+        Batches(examples, rows_per_batch=6, seed=0, process_count=4)
+    batches = Batches(examples, rows_per_batch=2, seed=0)
+    assert list(make_loader(batches, start_step=5, num_steps=5)) == []
+    with pytest.raises(ValueError, match="options already"):
+        make_loader(batches, num_steps=1, seed=0)
+
+
+def test_examples_keep_the_label_rules(processor):
+    """ERROR branches are left out; the scope decides which verdict labels the rest."""
+    record = tree_record(1)
+    for branch in record["branches"]:
+        branch["path_verdict"] = "UNSAFE"
+    reply, path = (Examples([record], processor, scope=s)[0] for s in ("reply", "path"))
+    assert len(reply.branches) == len(path.branches) == 3 * len(record["steps"])
+    assert any(b.safe for b in reply.branches) and not any(b.safe for b in path.branches)
+
+
+def test_cache_stays_within_its_bytes():
+    """The least recently used entries go first, and what is gone is made again."""
+    cache, made = ByteCache(30), []
+
+    def get(key):
+        return cache.get(key, lambda: made.append(key) or key, lambda _: 10)
+
+    for key in (1, 2, 3, 1, 4, 1, 2):
+        assert get(key) == key
+    assert made == [1, 2, 3, 4, 2]
+
+
+def test_budgets_can_be_given(examples):
+    """Given budgets are used as they are: an evaluation run repeats a training run's shapes."""
+    fitted = Batches(examples, rows_per_batch=1, seed=0).budgets
+    wider = dataclasses.replace(fitted, tokens=fitted.tokens + 64)
+    batches = Batches(examples, rows_per_batch=1, seed=0, budgets=wider)
+    assert batches[0]["tokens"].shape == (1, fitted.tokens + 64)

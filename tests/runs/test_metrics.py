@@ -1,0 +1,91 @@
+"""srpo_jax/runs/metrics.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from srpo_jax.errors import UserError
+from srpo_jax.runs.metrics import FILE, Metrics, duration, line
+
+VALUES = {
+    "loss": 0.41234, "srpo/loss_ref": 0.3, "srpo/loss_exp": 0.11, "rewards/margins": 0.831,
+    "rewards/accuracies": 0.91, "grad_norm": 1.2, "learning_rate": 5e-6,
+    "perf/questions_per_second": 3.14, "perf/pairs_per_second": 75.4,
+    "perf/tokens_per_second": 12300.0, "perf/model_tflops_per_second": 412.77, "perf/mfu": 0.4171,
+    "perf/data_share": 0.03, "perf/eta_seconds": 72.0,
+}
+
+
+def test_line_is_readable():
+    """The line people watch: fixed order, fixed digits, and no field that a run does not have."""
+    assert line(120, 2000, VALUES) == (
+        "step 120/2000 loss 0.4123 ref 0.3000 exp 0.1100 margin 0.83 acc 0.91 gnorm 1.20 "
+        "lr 5.0e-06 3.1 q/s 75.4 pairs/s 12.3k tok/s 413 TFLOP/s/device MFU 41.7% data 3% ETA 1m12s"
+    )
+    assert line(1, 2, {"loss": 1.0}) == "step 1/2 loss 1.0000"
+    assert [duration(s) for s in (7, 72, 11100)] == ["7s", "1m12s", "3h05m"]
+
+
+def test_resume_drops_the_lines_of_steps_run_again(tmp_path, capsys):
+    """After a restart from step 2 no step stands twice, and a torn last line does no harm."""
+    with Metrics(tmp_path, steps=9, start=0, report_to="none") as metrics:
+        for step in (1, 2, 3, 4):
+            metrics.write(step, {"loss": float(step)})
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"step": 5, "lo')
+    with Metrics(tmp_path, steps=9, start=2, report_to="none") as metrics:
+        metrics.write(3, {"loss": -3.0})
+        on_disk = (tmp_path / FILE).read_text()  # before closing: lines are flushed as they come
+    rows = [json.loads(row) for row in on_disk.splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, -3.0)]
+    assert capsys.readouterr().out.count("\n") == 5
+
+
+def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
+    """With the package it writes an event file; without it the message says what to install."""
+    pytest.importorskip("tensorboardX")
+    with Metrics(tmp_path, steps=1, start=0, report_to="tensorboard") as metrics:
+        metrics.write(1, VALUES)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"srpo_jax\[report\]"):
+        Metrics(tmp_path, steps=1, start=0, report_to="tensorboard")
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    """A service that goes down is named in one line and dropped; files and the other tracker get
+    everything. The same when it fails at the end.
+    """
+
+    class Service(types.ModuleType):
+        def __init__(self, name, fails_at):
+            super().__init__(name)
+            self.fails_at, self.steps, self.init = fails_at, [], lambda **_: None
+
+        def log(self, values, step):
+            if step == self.fails_at:
+                raise ConnectionError("down\nfor good")
+            self.steps.append(step)
+
+        def finish(self):
+            if self.fails_at == "end":
+                raise TimeoutError("no answer")
+
+    wandb, trackio = Service("wandb", 2), Service("trackio", "end")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    with Metrics(tmp_path, steps=3, start=0, report_to="wandb,trackio") as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, {"loss": 1.0})
+    assert wandb.steps == [1] and trackio.steps == [1, 2, 3]
+    assert len((tmp_path / FILE).read_text().splitlines()) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "train.report_to: wandb gets nothing from step 2 on (ConnectionError: down for good); "
+        "metrics.jsonl has it all",
+        "train.report_to: trackio did not get the end of the run (TimeoutError: no answer); "
+        "metrics.jsonl has it all",
+    ]

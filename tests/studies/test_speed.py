@@ -1,0 +1,100 @@
+"""The benchmarks run, compare equal losses and count tokens that add up. Times are not asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import pytest
+
+from srpo_jax.pack.pairs import choose_pairs
+from studies.speed import workload
+from studies.speed.tree_vs_pairs import svg, sweep
+from studies.speed.tree_vs_pairs.__main__ import build
+from tests.support import ROOT
+
+
+def _run(*argv: str) -> tuple[str, dict]:
+    """Run a benchmark as a user does; (what it printed, the JSON object of its last line)."""
+    done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_tree_vs_pairs_quick():
+    """All variants of one loss agree; the tree has the fewest tokens, padding only adds."""
+    only = ("--only", "tree,pairs,unique")
+    printed, result = _run("studies.speed.tree_vs_pairs", "--quick", "--repeat", "1", *only)
+    found = result["variants"]
+    assert set(found) == {"tree", "pairs", "unique"} and result["pairs"] > 8
+    for name in ("tree", "unique"):
+        assert found[name]["compared_with"] == "pairs"
+        assert found[name]["loss"] == pytest.approx(found["pairs"]["loss"], rel=1e-5)
+        assert found[name]["gradient_difference"] < 1e-5
+        assert found[name]["real_tokens"] < found["pairs"]["real_tokens"]
+    for figures in found.values():
+        assert figures["real_tokens"] <= figures["padded_tokens"]
+        assert figures["temp_mib"] > 0 and figures["wall_s"] > 0
+    assert "| unique" in printed  # the table
+
+
+def test_vs_torch_quick():
+    """Torch's pairwise ORPO and our tree give one loss and one gradient norm."""
+    pytest.importorskip("torch")
+    argv = ("--quick", "--repeat", "1", "--only", "tree,torch-pairs")
+    found = _run("studies.speed.vs_torch", *argv)[1]["variants"]
+    ours, theirs = found["tree"], found["torch-pairs"]
+    assert ours["pairs"] == theirs["pairs"] > 8  # more than one micro-batch
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+    assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+    assert theirs["rows"] == 2 * theirs["pairs"]
+    assert 0 < ours["real_tokens"] < theirs["real_tokens"] <= theirs["padded_tokens"]
+    assert ours["peak_rss_mib"] > 0 < theirs["peak_rss_mib"]
+
+
+def test_token_counts_add_up():
+    """Of each variant, against sums over the question's parts."""
+    width = workload.QUICK_WIDTH
+    made, config, count = build(workload.QUICK, width, ("tree", "pairs", "unique"), seed=3)
+    tree = workload.random_question(workload.QUICK, config, 3)
+    prompt, reference = len(tree.prompt.tokens), len(tree.reference)
+    branch = [len(tree.prefix(b.at)) + len(b.tokens) for b in tree.branches]
+    pairs = choose_pairs(tree)
+    used = {k for chosen, rejected, _ in pairs for k in (chosen, rejected)}
+    want = {
+        "pairs": sum(2 * prompt + branch[c] + branch[r] for c, r, _ in pairs) + prompt + reference,
+        "unique": sum(prompt + branch[k] for k in used) + prompt + reference,
+    }
+    assert count == len(pairs) == len({pair[:2] for pair in pairs})
+    assert {name: made[name][0].real_tokens for name in want} == want
+    assert made["pairs"][0].rows == 2 * count + 1 and made["unique"][0].rows == len(used) + 1
+    # Half of the branches share `shared` tokens with a sibling, unless they are in no pair.
+    once = prompt + reference + sum(len(tree.branches[k].tokens) for k in used)
+    shared = workload.QUICK.shared * len(tree.branches) // 2
+    assert once - shared - 8 <= made["tree"][0].real_tokens <= once
+    for name, (variant, _) in made.items():
+        inputs = [batch["inputs"]["tokens"] for batch in variant.batches]
+        assert variant.padded_tokens == sum(x.size for x in inputs), name
+
+
+def test_sweep_counts_and_figure(tmp_path, monkeypatch):
+    """The sweep counts every point without timing any, and draws a well-formed figure."""
+    monkeypatch.setattr(sweep, "FIGURE", tmp_path / "figure.svg")
+    monkeypatch.setattr(sweep, "QUESTIONS", 1)
+    result = sweep.run(quick=False, only="none", times="")
+    points = result["counts"]
+    assert set(points) == {f"{a}={label}" for a, (_, ps) in sweep.AXES.items() for label, *_ in ps}
+    assert points["image=0"]["pairs"] < points["image=256"]["pairs"] < points["image=2560"]["pairs"]
+    assert all(p["unique"] <= p["pairs"] for p in points.values())
+    root = xml.etree.ElementTree.parse(tmp_path / "figure.svg").getroot()
+    assert len(root.findall(".//{*}g")) == len(sweep.AXES)
+
+
+def test_figure_escapes_its_texts():
+    """Labels may hold any character."""
+    panel = svg.Panel("a < b & c", ["<1>", "2"], [[1.0, 10.0]], [(0, 1, 3.0)])
+    drawn = svg.figure([panel], ["x & y"], about="<about>", mark="<mark>")
+    texts = [t.text for t in xml.etree.ElementTree.fromstring(drawn).iter() if t.text]
+    assert {"a < b & c", "<1>", "x & y", "<about>", "<mark>"} <= set(texts)

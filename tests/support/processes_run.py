@@ -1,0 +1,43 @@
+"""One of two processes of test_processes.py: `python processes_run.py WHAT`, its place by SRPO_*."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srpo_jax.configs import common
+from srpo_jax.distributed.lifecycle import agree, distributed_session
+from srpo_jax.errors import UserError
+
+
+def main(what: str) -> int:
+    config = common.get_config()
+    second = os.environ["SRPO_PROCESS_ID"] == "1"
+    if what == "config" and second:
+        config.train.steps = 7
+    try:
+        with distributed_session(config.processes, config):
+            total = multihost_utils.process_allgather(np.ones(1)).sum()
+            print(f"{jax.process_count()} processes, {jax.device_count()} devices, {total}")
+            agree("data", {"trees": "ab"})
+            if what == "error" and second:
+                raise UserError("no such picture")
+            if what == "error":
+                multihost_utils.sync_global_devices("the other one never comes")
+            if what == "bug" and not second:
+                raise RuntimeError("a bug")
+            if what == "bug":
+                time.sleep(60)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

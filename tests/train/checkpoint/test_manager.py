@@ -1,0 +1,363 @@
+"""srpo_jax/train/checkpoint/manager.py: nothing is trusted that does not verify."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from srpo_jax.distributed.mesh import make_mesh
+from srpo_jax.errors import UserError
+from srpo_jax.train.checkpoint import seal as checkpoint_files
+from srpo_jax.train.checkpoint.array_checksum import describe
+from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
+from srpo_jax.train.checkpoint.seal import Damaged, check_files, read_meta
+from srpo_jax.train.train_state import TrainState
+from tests.support import ROOT
+
+RUN = {"seed": 0}
+
+
+def make_state(step: int, rows: int = 64) -> TrainState:
+    rng = np.random.default_rng(step)
+    kernel = jnp.asarray(rng.normal(size=(rows, 32)), jnp.float32)
+    half = jnp.asarray(rng.normal(size=(48,)), jnp.bfloat16)
+    moments = ({"a/kernel": kernel * 2}, jnp.int32(step))
+    return TrainState(jnp.int32(step), {"a": {"kernel": kernel, "half": half}}, moments, None)
+
+
+def target_of(state: TrainState) -> TrainState:
+    place = NamedSharding(make_mesh(devices=jax.devices()[:1]), PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+
+
+def same(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """Steps 1, 2 and 3 of a run."""
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            assert checkpoints.save(make_state(step), RUN) == step
+            checkpoints.wait()
+        checkpoints.verify(3, target_of(make_state(3)))
+    return tmp_path / "checkpoints"
+
+
+def restore(folder, target=None, check_run=lambda run: None):
+    with Checkpoints(folder, keep=3) as checkpoints:
+        return checkpoints.restore(target or target_of(make_state(3)), check_run)[0]
+
+
+def flip_one_bit(folder: pathlib.Path, step: int) -> None:
+    """In the middle of the largest data file of a step's parameters."""
+    files = [f for f in (folder / str(step) / "params").rglob("d/*") if f.is_file()]
+    file = max(files, key=os.path.getsize)
+    flip(file, file.stat().st_size // 2, 0x10)
+
+
+def flip(file: pathlib.Path, at: int, bit: int) -> None:
+    """In place: a file that is cut and written again is flushed to the disk each time."""
+    with open(file, "r+b", buffering=0) as place:
+        place.seek(at)
+        byte = place.read(1)[0]
+        place.seek(at)
+        place.write(bytes([byte ^ bit]))
+
+
+def test_newest_step_comes_back_bit_for_bit(folder):
+    """Values, dtypes and the optimizer's own structure survive."""
+    state = restore(folder)
+    assert same(state, make_state(3))
+    assert jax.tree.structure(state) == jax.tree.structure(make_state(3))
+    assert state.params["a"]["half"].dtype == jnp.bfloat16
+    step, params = load_params(folder, target_of(make_state(3)).params)
+    assert step == 3 and same(params, make_state(3).params)
+
+
+def test_a_flipped_bit_is_found_and_the_step_before_is_used(folder, capsys):
+    """orbax restores the damaged file without error; the checksum names it, and the step is free
+    to be saved again.
+    """
+    flip_one_bit(folder, 3)
+    assert int(load_params(folder, target_of(make_state(3)).params)[0]) == 2
+    assert same(restore(folder), make_state(2))
+    assert "checkpoints/3 skipped" in capsys.readouterr().out
+    assert (folder.parent / "checkpoints-damaged" / "3.0").is_dir()
+    with Checkpoints(folder, keep=3) as checkpoints:
+        checkpoints.save(make_state(3), RUN)
+    assert same(restore(folder), make_state(3))
+
+
+def test_a_thousand_flipped_bits_are_all_found(folder):
+    """One random bit at a time, in any file of a step, also where it would change nothing that is
+    restored: none is accepted. Half of them hit a random file, half a random byte.
+    """
+    step = folder / "3"
+    files = sorted(file for file in step.rglob("*") if file.is_file())
+    sizes = [file.stat().st_size for file in files]
+    assert {"SEAL", "_CHECKPOINT_METADATA", "metadata", "manifest.ocdbt"} <= {f.name for f in files}
+    rng, hit = random.Random(0), set()
+    for trial in range(1000):
+        file = rng.choice(files) if trial % 2 else rng.choices(files, sizes)[0]
+        at, bit = rng.randrange(file.stat().st_size), 1 << rng.randrange(8)
+        flip(file, at, bit)
+        with pytest.raises(Damaged):  # what restore() asks before orbax reads a byte
+            read_meta(step, 3)
+            check_files(step)
+        flip(file, at, bit)
+        hit.add(file)
+    assert hit == set(files)
+    check_files(step)
+
+
+def _truncate(step: pathlib.Path) -> None:
+    file = step / "optimizer" / "manifest.ocdbt"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _copy_of_another(step: pathlib.Path) -> None:
+    shutil.rmtree(step)
+    shutil.copytree(step.with_name("1"), step)
+
+
+DAMAGE = {
+    "optimizer/manifest.ocdbt has 57 bytes, it had 114": _truncate,
+    "params/_METADATA is missing": lambda step: (step / "params" / "_METADATA").unlink(),
+    "commit_success.txt is missing": lambda step: (step / "commit_success.txt").unlink(),
+    "it has no SEAL": lambda step: (step / "SEAL").unlink(),
+    "it has no meta": lambda step: shutil.rmtree(step / "meta"),
+    "params/stray/ was not saved with it": lambda step: (step / "params" / "stray").mkdir(),
+    "meta/a\\nb was not saved with it": lambda step: (step / "meta" / "a\nb").touch(),
+    "it holds step 1": _copy_of_another,
+}
+
+
+def test_damage_is_named_by_step_and_file(folder, capsys):
+    """Cut, removed, stray and copied files: each is named, and the command that looks at all steps
+    says the same and exits 1.
+    """
+    step = folder / "3"
+    shutil.copytree(step, folder.parent / "good")
+    for reason, damage in DAMAGE.items():
+        damage(step)
+        assert checkpoint_files.main(str(folder)) == 1
+        said = capsys.readouterr().out
+        assert f"{step}: damaged: {reason}\n" in said and f"{folder / '2'}: good" in said
+        shutil.rmtree(step)
+        shutil.copytree(folder.parent / "good", step)
+    assert checkpoint_files.main(str(folder)) == 0
+
+
+def test_all_that_is_damaged_is_skipped_by_name(folder, capsys):
+    """Stray folders with a step's name and a cut file: restore names them all, uses the newest good
+    step, and moves them aside. Other folders and files are left alone.
+    """
+    (folder / "9").mkdir()
+    (folder / "8" / "x").mkdir(parents=True)
+    (folder / "mine").mkdir()
+    (folder / "7").touch()
+    _truncate(folder / "3")
+    with Checkpoints(folder, keep=3) as checkpoints:
+        state, _ = checkpoints.restore(target_of(make_state(3)), lambda run: None)
+        assert [step for step, _ in checkpoints.skipped] == [9, 8, 3]
+    assert same(state, make_state(2))
+    said = capsys.readouterr().out
+    assert "checkpoints/9 skipped: an empty folder" in said
+    assert "checkpoints/8 skipped: it has no meta" in said
+    assert "checkpoints/3 skipped: optimizer/manifest.ocdbt has 57 bytes" in said
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "7", "mine"]
+    aside = folder.parent / "checkpoints-damaged"
+    assert sorted(p.name for p in aside.iterdir()) == ["3.0", "8.0", "9.0"]
+
+
+def test_a_changed_meta_is_damage(folder):
+    """The JSON that holds the checksums has a digest of its own, and the arrays are compared with
+    them even when all files are sealed: here by a seal made after the damage.
+    """
+    for file in (folder / "3" / "meta").iterdir():
+        file.write_text(file.read_text().replace('"step": 3', '"step": 4'))
+    with pytest.raises(Damaged, match="own digest"):
+        read_meta(folder / "3", 3)
+    for item in ("params", "optimizer"):
+        shutil.rmtree(folder / "2" / item)
+        shutil.copytree(folder / "1" / item, folder / "2" / item)
+    checkpoint_files.write_seal(folder / "2")
+    check_files(folder / "2")
+    assert same(restore(folder), make_state(1))
+
+
+def test_killed_in_the_middle_of_a_save(tmp_path):
+    """kill -9 while a step is written: every step that has a name is good, the last one among them,
+    and what was half written is gone after the next start.
+    """
+    code = (
+        "import pathlib, sys, time; sys.path.insert(0, sys.argv[2])\n"
+        "from tests.train.checkpoint import test_manager as t\n"
+        "from srpo_jax.train.checkpoint import manager as checkpoint\n"
+        "seal = checkpoint.write_seal\n"
+        "def stop_at_3(step):\n"
+        "    if step.name.startswith('3.'):\n"
+        "        pathlib.Path(sys.argv[3]).touch()\n"
+        "        time.sleep(600)\n"
+        "    seal(step)\n"
+        "checkpoint.write_seal = stop_at_3\n"
+        "with t.Checkpoints(sys.argv[1]) as checkpoints:\n"
+        "    for step in range(1, 99):\n"
+        "        checkpoints.save(t.make_state(step, 2048), t.RUN)\n"
+    )
+    folder, here, mark = tmp_path / "c", ROOT, tmp_path / "mark"
+    child = subprocess.Popen([sys.executable, "-c", code, folder, here, mark])
+    half = folder / "3.orbax-checkpoint-tmp"
+    while not mark.exists() and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert half.exists() and checkpoint_files.main(str(folder)) == 0
+    state = make_state(2, 2048)
+    assert same(restore(folder, target_of(state)), state)
+    assert not half.exists()
+
+
+def test_nothing_to_restore(tmp_path, folder):
+    """A new folder starts from nothing; a folder where all is damaged does not, silently."""
+    assert restore(tmp_path / "new") is None
+    for step in (1, 2, 3):
+        flip_one_bit(folder, step)
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        restore(folder)
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["1", "2", "3"]
+    with pytest.raises(UserError, match="srpo train"):
+        load_params(tmp_path / "nowhere", {})
+
+
+def test_another_run_and_other_shapes_are_refused(folder):
+    """The caller sees the stored run first; orbax's silent cast of dtypes cannot happen."""
+
+    def refuse(run):
+        raise UserError(f"seed {run['seed']}")
+
+    with pytest.raises(UserError, match="seed 0"):
+        restore(folder, check_run=refuse)
+    state = make_state(3)
+    cast = state._replace(params=jax.tree.map(lambda x: x.astype(jnp.float16), state.params))
+    with pytest.raises(UserError, match=r"a/half is .*bfloat16.*float16"):
+        restore(folder, target=target_of(cast))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
+    """OSError ENOSPC (one line and exit code 1 on the command line); the older steps stay good."""
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with Checkpoints(folder, keep=3) as checkpoints, pytest.raises(OSError) as caught:
+            checkpoints.save(make_state(4), RUN)
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "3"]
+    assert same(restore(folder), make_state(3))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB; skips where this user may not make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+# What tensorstore tells event loops that orbax has closed by then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_during_a_save(small_disk, monkeypatch):
+    """The check beforehand is deceived, the write fails: OSError ENOSPC, the older steps stay good
+    and the next start makes room.
+    """
+    state = make_state(1, 4096)  # 1 MiB of arrays
+    folder = small_disk / "c"
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 40))
+        with Checkpoints(folder, keep=9) as checkpoints:
+            for step in range(1, 9):
+                checkpoints.save(state._replace(step=jnp.int32(step)), RUN)
+    assert caught.value.errno == errno.ENOSPC
+    assert checkpoint_files.main(str(folder)) == 0
+    newest = checkpoint_files.steps_in(folder)[-1]
+    with Checkpoints(folder, keep=1) as checkpoints:
+        found, _ = checkpoints.restore(target_of(state), lambda run: None)
+        assert int(found.step) == newest >= 2
+        with pytest.raises(OSError):
+            checkpoints.save(found._replace(step=jnp.int32(newest + 1)), RUN)
+    assert [p.name for p in folder.iterdir() if not p.name.isdigit()] == []
+
+
+def test_the_best_steps_stay_and_are_found_again(tmp_path):
+    """keep_best is besides keep, by a metric that is stored in each step: also after a restart."""
+    values = {1: 0.3, 2: 0.1, 3: 0.1, 4: None, 5: 0.2, 6: 0.9}
+    folder, target = tmp_path / "c", target_of(make_state(1)).params
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        with Checkpoints(folder, keep=1, keep_best=2) as checkpoints:
+            for step in steps:
+                metrics = {} if values[step] is None else {"loss": values[step]}
+                checkpoints.save(make_state(step), RUN, metrics=metrics)
+            checkpoints.wait()
+            assert checkpoints.best() == 3  # of equals the later one
+    assert checkpoint_files.steps_in(folder) == [2, 3, 6]
+    assert load_params(folder, target)[0] == 6
+    step, params = load_params(folder, target, best="loss")
+    assert step == 3 and same(params, make_state(3).params)
+    assert load_params(folder, target, step=2)[0] == 2
+    with pytest.raises(UserError, match="no checkpoint of step 5 .* there are 2, 3, 6"):
+        load_params(folder, target, step=5)
+    with pytest.raises(UserError, match="was saved with the metric rewards/margins"):
+        load_params(folder, target, best="rewards/margins")
+    flip_one_bit(folder, 3)
+    assert load_params(folder, target, best="loss")[0] == 2
+
+
+def test_saved_values_are_those_of_the_call(tmp_path):
+    """The save runs in the background while donated steps overwrite the buffers it came from."""
+    bump = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = jax.tree.map(jnp.copy, make_state(1))._replace(params={"w": jnp.zeros((1 << 20,))})
+    target = target_of(state)
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        for step in (1, 2):
+            assert checkpoints.save(state, RUN) == step
+            state = bump(state)
+            for _ in range(3):
+                state = bump(state)._replace(step=jnp.int32(step + 1))
+        checkpoints.verify(2, target)
+
+
+def test_checksum_sees_bits_and_places():
+    """One flipped bit anywhere, or two values exchanged, changes the number."""
+    x = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32)
+    base = describe({"x": jnp.asarray(x)})["x"]
+    assert base[:2] == [[37, 11], "float32"]
+    seen = {base[2]}
+    for word, bit in [(0, 0), (0, 31), (5, 7), (406, 23)]:
+        changed = x.copy()
+        changed.reshape(-1).view(np.uint32)[word] ^= np.uint32(1 << bit)
+        seen.add(describe({"x": jnp.asarray(changed)})["x"][2])
+    exchanged = x.copy()
+    exchanged[0, 0], exchanged[1, 3] = x[1, 3], x[0, 0]
+    seen.add(describe({"x": jnp.asarray(exchanged)})["x"][2])
+    assert len(seen) == 6

@@ -1,0 +1,71 @@
+"""One run, many meshes: the mesh decides where things are, never what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support import ROOT, SUPPORT
+
+SCRIPT = SUPPORT / "multi_device_run.py"
+
+
+@pytest.fixture(scope="module")
+def said():
+    """(results, stderr) of multi_device_run.py on eight virtual CPU devices."""
+    env = dict(
+        os.environ,
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_CPU_DEVICES="8",
+        PJRT_NPROC="32",  # threads: on few cores the devices could wait for each other's
+        PYTHONPATH=str(ROOT),  # also when the package is not installed
+        TF_CPP_MIN_LOG_LEVEL="0",  # the partitioner's warnings are what we look for
+        XLA_FLAGS="--xla_backend_optimization_level=0",  # half the time to compile
+    )
+    done = subprocess.run([sys.executable, SCRIPT], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.multi_device
+def test_losses_do_not_depend_on_the_mesh(said):
+    """Ten steps on 1 device, 8x1, 4x2 and 2x2x2: the same losses to 1e-6 relative."""
+    losses = said[0]["losses"]
+    assert len(losses["1"]) == 10 and len(set(losses["1"])) == 10
+    for name in ("8x1", "4x2", "2x2x2", "2x2x2 accumulate 2"):
+        mine = losses[name]
+        np.testing.assert_allclose(mine, losses["1"][: len(mine)], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.multi_device
+def test_adapters_do_not_depend_on_the_mesh(said):
+    """Three steps with dropout: the same masks, so the same losses, on 1 device, 4x2 and 2x2x2."""
+    losses = said[0]["losses"]
+    assert len(set(losses["1 lora"])) == 3
+    for name in ("4x2 lora", "2x2x2 lora"):
+        np.testing.assert_allclose(losses[name], losses["1 lora"], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.multi_device
+def test_bfloat16_parameters_and_adafactor_do_not_depend_on_the_mesh(said):
+    """Three steps in float32 on parameters in bfloat16, gradients in bfloat16: 1 device, 2x2x2."""
+    losses = said[0]["losses"]
+    assert len(set(losses["1 bfloat16"])) == 3
+    np.testing.assert_allclose(losses["2x2x2 bfloat16"], losses["1 bfloat16"], rtol=2e-3)
+
+
+@pytest.mark.multi_device
+def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
+    """No "Involuntary full rematerialization" on any mesh, tied or not, with remat and DPO."""
+    assert "nvoluntary" not in said[1], said[1][-3000:]
+
+
+@pytest.mark.multi_device
+def test_a_checkpoint_fits_any_mesh(said):
+    """Saved on 4x2, restored on 8x1: the checksums hold and the next losses are the same."""
+    np.testing.assert_allclose(*said[0]["after_restore"], rtol=1e-6)
