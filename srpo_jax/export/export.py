@@ -124,7 +124,10 @@ def export(
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
     it back, compare what it computes (hf/verify.py), and print the result. step: a number, "best"
     by the run's train.best_metric, or "" for the newest.
-    Errors: UserError; hf.verify.Mismatch, and then there is no folder.
+    Errors: UserError; export.verify.Mismatch, and then there is no folder.
+
+    Example:
+        folder = srpo_jax.export("runs/mini", "runs/mini/export", step="best", verify=True)
     """
     if form not in FORMS:
         raise UserError(f"--format={form}: there is {', '.join(FORMS)}")
