@@ -23,7 +23,7 @@ from srpo_jax.export.hf_checkpoint import new_folder, sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import tensor_match
 
-# Family -> starts of the canonical names (of weights.py) that are others in memory, the first counts.
+# Family -> starts of the canonical names that are others in memory, the first one counts.
 _LLAVA = {
     "vision_tower.vision_model.": "model.vision_tower.",
     "vision_tower.": "model.vision_tower.",
