@@ -32,6 +32,9 @@ def load_config(
 
     overrides: ["--config.train.steps=50", ...]; unused: see config_check.validate. Raises
     UserError, always one line.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py:dpo", ["--config.train.steps=50"])
     """
     path, _, variant = spec.partition(":")
     get_config = _get_config_function(pathlib.Path(path))

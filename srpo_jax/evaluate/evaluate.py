@@ -41,6 +41,11 @@ def evaluate(
     complete. model_dir: the policy, instead of cfg.model.path. params: use these instead of that
     folder's weights. arbiter: instead of the one that cfg.arbiter.kind names. Raises UserError for
     bad records or settings.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py")
+        scores = srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
+        print(scores["safety_rate"], scores["path_safety_rate"])
     """
     field = f"{cfg.eval.split}_records"
     source = records_path(cfg.data[field], workdir, field=f"data.{field}")

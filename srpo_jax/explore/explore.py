@@ -57,6 +57,10 @@ def explore(
     model_dir: the policy, instead of cfg.model.path. arbiter: instead of the one that
     cfg.arbiter.kind names. Raises UserError for bad records, pictures or settings, and when
     `workdir` holds shards of another run.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.explore.branches=8"])
+        trees = srpo_jax.explore(config, "runs/mini")
     """
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)

@@ -1,6 +1,6 @@
 """`srpo export`: a verified checkpoint of a workdir, the newest or another, as a HF directory.
 
-hf/export.py writes the weights in the source checkpoint's own form, hf/adapter.py writes adapters
+hf_checkpoint.py writes the weights in the source checkpoint's own form, peft.py writes adapters
 alone in peft's; here the run is read back and the model card is written, from what the run recorded
 and nothing else. A run with LoRA recorded adapters: their policy's weights are read again from its
 folder, which must hold what it held then.
@@ -122,9 +122,12 @@ def export(
     """Writes the folder `out` (complete or not at all) and returns it.
 
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
-    it back, compare what it computes (hf/verify.py), and print the result. step: a number, "best"
+    it back, compare what it computes (verify.py), and print the result. step: a number, "best"
     by the run's train.best_metric, or "" for the newest.
-    Errors: UserError; hf.verify.Mismatch, and then there is no folder.
+    Errors: UserError; verify.Mismatch, and then there is no folder.
+
+    Example:
+        folder = srpo_jax.export("runs/mini", "runs/mini/export", step="best", verify=True)
     """
     if form not in FORMS:
         raise UserError(f"--format={form}: there is {', '.join(FORMS)}")
@@ -176,7 +179,7 @@ def _which(step: str, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verifying(params: Any, source: str, model_config: Any) -> Callable[[pathlib.Path], None]:
-    """The check of an export of `params`: says what was compared, or raises hf.verify.Mismatch."""
+    """The check of an export of `params`: says what was compared, or raises verify.Mismatch."""
     from srpo_jax.export.verify import verify
 
     return lambda folder: print(f"verified: {verify(folder, source, params, model_config)}")

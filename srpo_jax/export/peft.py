@@ -21,9 +21,9 @@ from safetensors.numpy import save
 
 from srpo_jax.export.hf_checkpoint import new_folder, sync
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.hf import tensor_match as names
+from srpo_jax.models.hf import tensor_match
 
-# Family -> starts of the canonical names (hf/tables/) that are others in memory, the first counts.
+# Family -> starts of the canonical names that are others in memory, the first one counts.
 _LLAVA = {
     "vision_tower.vision_model.": "model.vision_tower.",
     "vision_tower.": "model.vision_tower.",
@@ -91,7 +91,7 @@ def adapter_tensors(
 ) -> dict[str, np.ndarray]:
     """peft's tensors of the adapters, by peft's names."""
     tensors = {}
-    for entry in names.table(config):
+    for entry in tensor_match.table(config):
         path = (entry.param or "").removesuffix("/kernel")
         if f"{path}/lora_a" not in adapters:
             continue

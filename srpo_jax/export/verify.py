@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from srpo_jax.export import hf_checkpoint as export
+from srpo_jax.export.hf_checkpoint import Edit, values_on_disk
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.hf_folder import one_line
 from srpo_jax.models.hf import load
@@ -65,7 +65,7 @@ class Comparison:
 def verify(
     folder: str | pathlib.Path,
     source: str | pathlib.Path,
-    params: Mapping | export.Edit,
+    params: Mapping | Edit,
     config: ModelConfig,
 ) -> Comparison:
     """Checks that `folder` is an export of `params` in the form of the checkpoint `source`.
@@ -127,7 +127,7 @@ def _read_back(folder: pathlib.Path, source, params, config: ModelConfig) -> int
     wrong = sorted(written.keys() ^ wanted.keys())
     for name in written.keys() & wanted.keys():
         tensor, place = wanted[name]
-        expected = export.values_on_disk(params, tensor, place)
+        expected = values_on_disk(params, tensor, place)
         found = written[name].view()
         same = found.dtype == expected.dtype and found.shape == expected.shape
         if not same or found.tobytes() != expected.tobytes():

@@ -56,6 +56,11 @@ def train(
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
     KeyboardInterrupt.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.train.steps=50"])
+        summary = srpo_jax.train(config, "runs/mini")  # on the trees of explore
+        print(summary["loss"], summary["checkpoint"])
     """
     workdir = pathlib.Path(workdir)
     first = jax.process_index() == 0
