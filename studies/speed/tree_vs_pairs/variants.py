@@ -27,7 +27,8 @@ from srpo_jax.pack.pairs import Pair
 from srpo_jax.pack.rows import make_batch
 from srpo_jax.pack.tree import Tree
 from srpo_jax.pack.tree_layout import layout_tree
-from srpo_jax.train.losses.objective import Objective, srpo_loss, target_logps
+from srpo_jax.train.losses.objective import Objective, srpo_loss
+from srpo_jax.train.losses.target_logps import target_logps
 
 PAIRS = 8  # of a micro-batch: 16 rows
 ROW_MULTIPLE = 16  # rows are padded to the longest row of the question, rounded up to this
