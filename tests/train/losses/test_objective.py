@@ -40,6 +40,10 @@ def _batch(chosen, rejected, lengths=(1, 1), weight=1.0):
     return logps, batch
 
 
+def _loss(*args):
+    return srpo_loss(*args)[0]
+
+
 @pytest.mark.parametrize("chosen, rejected, ratio, term, total", VECTORS)
 def test_published_vectors_to_six_decimals(chosen, rejected, ratio, term, total):
     """log odds ratio, -log sigmoid and the total with lambda 0.3, also with 3 and 5 tokens."""
@@ -59,7 +63,7 @@ def test_loss_and_gradient_are_finite_at_both_ends(logp, contrast):
     objective = Objective(contrast=contrast)
     for sides in ((logp, -1.0), (-1.0, logp), (logp, logp)):
         logps, batch = _batch(*sides)
-        loss, grad = jax.value_and_grad(lambda x: srpo_loss(x, batch, objective, logps)[0])(logps)
+        loss, grad = jax.value_and_grad(_loss)(logps, batch, objective, logps)
         assert np.isfinite(loss) and np.isfinite(grad).all()
 
 
@@ -68,7 +72,7 @@ def test_losses_push_the_chosen_up_and_the_rejected_down():
     logps, batch = _batch(-1.5, -1.0)
     for contrast in LOSSES:
         objective = Objective(contrast=contrast, ref_coef=0.0)
-        grad = jax.grad(lambda x: srpo_loss(x, batch, objective, logps - 0.1)[0])(logps)
+        grad = jax.grad(_loss)(logps, batch, objective, logps - 0.1)
         assert grad[0, 0] < 0 < grad[0, 1]
 
 
@@ -131,8 +135,11 @@ def test_padding_and_missing_pairs_change_nothing():
         },
     }
     longer = np.pad(logps, ((0, 0), (0, 3)), constant_values=-7)
-    run = jax.value_and_grad(lambda x, b: srpo_loss(x, b, Objective())[0])
-    (want, want_grad), (got, grad) = run(logps, batch), run(longer, padded)
+    run = jax.value_and_grad(_loss)
+    (want, want_grad), (got, grad) = (
+        run(logps, batch, Objective()),
+        run(longer, padded, Objective()),
+    )
     assert got == want
     np.testing.assert_array_equal(grad, np.pad(want_grad, ((0, 0), (0, 3))))
     none = {**batch, "pair_weight": np.zeros((1, 1), np.float32)}
