@@ -161,14 +161,7 @@ def srpo_loss(
     if pairs.reference_chosen is not None:
         reward_c -= objective.beta * pairs.reference_chosen
         reward_r -= objective.beta * pairs.reference_rejected
-    values = (
-        pairs.chosen,
-        pairs.rejected,
-        reward_c,
-        reward_r,
-        reward_c - reward_r,
-        reward_c > reward_r,
-    )
+    values = (*pairs[:2], reward_c, reward_r, reward_c - reward_r, reward_c > reward_r)
     metrics = {
         "loss": loss,
         "loss_ref": loss_ref,

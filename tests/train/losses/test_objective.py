@@ -136,10 +136,8 @@ def test_padding_and_missing_pairs_change_nothing():
     }
     longer = np.pad(logps, ((0, 0), (0, 3)), constant_values=-7)
     run = jax.value_and_grad(_loss)
-    (want, want_grad), (got, grad) = (
-        run(logps, batch, Objective()),
-        run(longer, padded, Objective()),
-    )
+    want, want_grad = run(logps, batch, Objective())
+    got, grad = run(longer, padded, Objective())
     assert got == want
     np.testing.assert_array_equal(grad, np.pad(want_grad, ((0, 0), (0, 3))))
     none = {**batch, "pair_weight": np.zeros((1, 1), np.float32)}
