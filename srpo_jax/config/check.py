@@ -23,7 +23,7 @@ from srpo_jax.train.checkpoint.retention import BEST_METRICS
 class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
     adds single values to the range, `required` refuses "". `names`: one or more of these, with
-    commas.
+    commas. `outside`: also a user's own, by `module:Class`.
     """
 
     kind: type
@@ -35,6 +35,7 @@ class Rule:
     required: bool = False
     regexes: bool = False
     names: tuple[str, ...] = ()
+    outside: bool = False
 
     def allowed(self) -> str:
         """The rule in words, for error messages and docs/configuration.md."""
@@ -66,7 +67,7 @@ class Rule:
         elif type(value) is not self.kind:
             return False
         if self.words:
-            return value in self.words
+            return value in self.words or (self.outside and ":" in value)
         if self.names:
             parts = value.split(",")
             return value == self.names[0] or (
@@ -124,7 +125,7 @@ RULES: dict[str, Rule] = {
     "arbiter.scope": _word("reply", "path"),
     "arbiter.require_effective": _FLAG,
     "objective.lambda_exp": _NOT_NEGATIVE,
-    "objective.contrast": _word("odds_ratio", "dpo", "simpo", "ipo"),
+    "objective.contrast": Rule(str, words=("odds_ratio", "dpo", "simpo", "ipo"), outside=True),
     "objective.normalise": _word("mean", "sum"),
     "objective.pairing": _word("all", "one", "rpo_code"),
     "objective.max_pairs": _int(1),

@@ -78,12 +78,13 @@ ACTIVATIONS = {
 }
 
 
-def _axes(entry: Any) -> tuple[str, ...]:
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec: None, an axis or several."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _split(entry: Any, mesh: Mesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in _axes(entry))
+    return math.prod(mesh.shape[axis] for axis in axes_of(entry))
 
 
 def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
@@ -96,7 +97,7 @@ def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
         if math.prod(leaf.shape) * leaf.dtype.itemsize >= SMALL_BYTES:
             raise UserError(
                 f"parameter {name} of shape {tuple(leaf.shape)}: axis {i} of size {leaf.shape[i]} "
-                f"does not divide over mesh {'*'.join(_axes(entry))}={_split(entry, mesh)}; "
+                f"does not divide over mesh {'*'.join(axes_of(entry))}={_split(entry, mesh)}; "
                 "choose another mesh"
             )
         fitted.append(None)

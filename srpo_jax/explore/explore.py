@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo_jax.arbiter.ssui_mini_rules import make_arbiter
+from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records

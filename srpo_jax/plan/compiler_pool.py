@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
+from srpo_jax.config.registered import import_outside
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_text
 from srpo_jax.runs.metrics import duration
@@ -127,8 +128,17 @@ def key_of(job: Job, model: str, versions: Sequence[str]) -> str:
     for name in HOST_ONLY:
         config["train"].pop(name, None)
     config["pack"] = {"rows": config["pack"]["rows"]}
-    content = [{**job, "config": config}, model, *versions]
+    content = [{**job, "config": config}, model, *versions, *_outside_digest(config)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _outside_digest(config: dict[str, Any]) -> list[str]:
+    """Of the module of a loss from outside this package, which `source_digest` does not see."""
+    loss = config.get("objective", {}).get("contrast", "")
+    if ":" not in loss:
+        return []
+    file = import_outside(loss, "objective.contrast").__file__
+    return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()]
 
 
 class Compiler:

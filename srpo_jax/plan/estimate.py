@@ -37,7 +37,7 @@ from srpo_jax.plan.candidates import Candidate, Rows, kept_elements
 from srpo_jax.train.train_state import TrainState
 
 EFFICIENCY = 0.7  # of peak that matrix products reach: an assumption, unvalidated
-HEAD_CHUNK = 512  # targets whose logits exist at once (objective.target_logps)
+HEAD_CHUNK = 512  # targets whose logits exist at once (target_logps)
 PCIE = 15e9  # bytes/s between a chip and its host: the scaling book's for v6e, taken for all
 
 

@@ -329,6 +329,18 @@ def test_the_key_is_what_changes_the_program(fake):
     assert len({key, *(plan_run.key_of(*other) for other in others)}) == 6
 
 
+def test_the_key_follows_a_loss_from_outside(tmp_path, monkeypatch):
+    """What its module says is part of the key, as the package's own source is."""
+    monkeypatch.chdir(tmp_path)
+    named = job(4)
+    named["config"]["objective"] = {"contrast": "a_loss_to_plan:Loss"}
+    keys = set()
+    for text in ("Loss = 1\n", "Loss = 2\n"):
+        (tmp_path / "a_loss_to_plan.py").write_text(text)
+        keys.add(plan_run.key_of(named, "model", ["jax 1"]))
+    assert len(keys) == 2
+
+
 def test_the_digest_covers_what_the_step_is_made_of(tmp_path, monkeypatch):
     """Model, attention, step; not the report or the table of prices."""
     read = set()
@@ -348,6 +360,8 @@ def test_the_digest_covers_what_the_step_is_made_of(tmp_path, monkeypatch):
         for name in (
             "train/train_step",
             "train/losses/objective",
+            "train/losses/pairwise",
+            "train/losses/target_logps",
             "distributed/sharding",
             "plan/hlo_cost",
             "models/blocks/decoder",

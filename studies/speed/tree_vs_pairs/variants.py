@@ -29,7 +29,8 @@ from srpo_jax.pack.pairs import Pair, choose_pairs
 from srpo_jax.pack.rows import make_batch
 from srpo_jax.pack.tree import Tree
 from srpo_jax.pack.tree_layout import layout_tree
-from srpo_jax.train.losses.objective import Objective, srpo_loss, target_logps
+from srpo_jax.train.losses.objective import Objective, srpo_loss
+from srpo_jax.train.losses.target_logps import target_logps
 from studies.speed import workload
 from studies.speed.timing import Program
 from studies.speed.workload import Shape, Width
