@@ -125,7 +125,7 @@ def plan(
     say = say or progress()
     if cfg.get("lora") and cfg.lora.rank:
         raise UserError("srpo plan does not know adapters yet: set lora.rank to 0")
-    config = load_model_config(cfg.model.path)
+    config = load_model_config(cfg.model.path, cfg.model.get("family", ""))
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(
         cfg, config, options.question, options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS

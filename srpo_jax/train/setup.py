@@ -73,7 +73,7 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
     Errors: UserError for settings that do not fit together, or data that cannot be used.
     """
     # The policy: what it is, and where its arrays will lie.
-    config = load_model_config(cfg.model.path)
+    config = load_model_config(cfg.model.path, cfg.model.get("family", ""))
     mesh = make_mesh(**cfg.mesh)
     _check_rows(cfg, row_shards(mesh))
     model = PolicyModel(
@@ -98,7 +98,7 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
-    examples, trees = find_examples(cfg, workdir, examples, digest)
+    examples, trees = find_examples(cfg, config, workdir, examples, digest)
     batches = make_batches(cfg, examples, mesh)
     run = identity(cfg, model_digest=digest, data_fingerprint=trees)
     return Setup(
@@ -107,7 +107,11 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
 
 
 def find_examples(
-    cfg: Any, workdir: pathlib.Path, examples: Examples | None, model_digest: str
+    cfg: Any,
+    config: ModelConfig,
+    workdir: pathlib.Path,
+    examples: Examples | None,
+    model_digest: str,
 ) -> tuple[Examples, str]:
     """(the trees to train on, a fingerprint of their contents)."""
     if examples is not None:
@@ -123,7 +127,7 @@ def find_examples(
         )
     examples = Examples(
         source,
-        Processor.from_dir(cfg.model.path),
+        Processor.from_dir(cfg.model.path, config),
         scope=cfg.arbiter.scope,
         require_effective=cfg.arbiter.require_effective,
     )

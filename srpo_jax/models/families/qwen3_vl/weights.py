@@ -9,11 +9,12 @@ from srpo_jax.models.families.qwen2_5_vl.weights import patch_kernel
 HEAD = "lm_head.weight"
 # The Hub's names are also those in memory. Without "model." a model was saved without its head.
 SPELLINGS = ((r"^(visual|language_model)\.", r"model.\1."),)
+IN_MEMORY = ()
 
 
 def table(config: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the checkpoint."""
-    return decoder(config, "model.language_model.", HEAD) + _vision(config)
+    return decoder(config.text, "model.language_model.", HEAD) + _vision(config)
 
 
 def _vision(config: ModelConfig) -> list[TensorSpec]:
