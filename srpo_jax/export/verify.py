@@ -72,7 +72,7 @@ def verify(
     Raises Mismatch, and UserError where a folder cannot be read at all.
     """
     count = _read_back(pathlib.Path(folder), source, params, config)
-    processor = Processor.from_dir(folder, config)
+    processor = Processor.from_dir(folder, config.family)
     picture = fixture_picture()
     prompt = processor.encode_question(QUESTION, [picture])
     theirs, by = _transformers_logits(folder, processor, prompt, picture)

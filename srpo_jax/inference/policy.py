@@ -101,7 +101,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
         digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Policy(model, params, Processor.from_dir(folder, config), digest, mesh)
+    return Policy(model, params, Processor.from_dir(folder, config.family), digest, mesh)
 
 
 def params_digest(params: Any) -> str:

@@ -36,8 +36,8 @@ HINTS = {
 }
 
 
-def load_model_config(directory: str | pathlib.Path, family: str = "") -> ModelConfig:
-    """Reads DIRECTORY/config.json. family: `module:Name` of one more family, see known_families.
+def load_model_config(directory: str | pathlib.Path, family: str | Family = "") -> ModelConfig:
+    """Reads DIRECTORY/config.json. family: one more than the table has, see known_families.
 
     Raises UserError for a missing or unreadable file, an unsupported model_type, a missing key, or
     a feature that this code does not compute.
@@ -55,22 +55,22 @@ def load_model_config(directory: str | pathlib.Path, family: str = "") -> ModelC
     return known[model_type].read_config(str(path), raw, known[model_type])
 
 
-def known_families(spec: str = "") -> Mapping[str, Family]:
-    """The table above, and the family that `spec` names: `module:Name`, "" for none.
+def known_families(family: str | Family = "") -> Mapping[str, Family]:
+    """The table above, and one family more: `module:Name`, or what it names; "" for none.
 
-    Name is a Family, or a callable that gives one. Raises UserError if it is neither, or if one of
-    its model types is in the table already.
+    Name is a Family, or a callable that gives one. Raises UserError if it is neither, or if a model
+    type of the family is in the table for another one.
     """
-    if not spec:
+    if not family:
         return FAMILIES
-    family = _from_outside(spec)
-    taken = [name for name in family.model_types if name in FAMILIES]
-    if taken:
-        raise UserError(
-            f"model.family={spec}: model_type {taken[0]!r} is srpo_jax's own; give the family "
-            "and its checkpoints another model_type"
-        )
-    return FAMILIES | dict.fromkeys(family.model_types, family)
+    found = _from_outside(family) if isinstance(family, str) else family
+    for name in found.model_types:
+        if FAMILIES.get(name, found) is not found:
+            raise UserError(
+                f"model.family: model_type {name!r} is srpo_jax's own; give your family and its "
+                "checkpoints another one"
+            )
+    return FAMILIES | dict.fromkeys(found.model_types, found)
 
 
 @functools.cache  # one object, so that the configs of two calls are equal

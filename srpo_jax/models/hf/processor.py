@@ -17,7 +17,7 @@ from PIL import Image
 
 from srpo_jax.errors import UserError
 from srpo_jax.files import one_line
-from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
@@ -64,17 +64,17 @@ class Processor:
         self._control = re.compile(f"(?={'|'.join(map(re.escape, words))}).", re.DOTALL)
 
     @classmethod
-    def from_dir(cls, folder: str | pathlib.Path, config: ModelConfig | None = None) -> Processor:
+    def from_dir(cls, folder: str | pathlib.Path, family: str | Family = "") -> Processor:
         """The processor of the checkpoint in `folder`. No network, no code from the folder.
 
-        config: the model's, where it has been read already.
+        family: one from outside, see registry.known_families.
         Raises UserError if a file is missing or damaged, or if the files contradict each other.
         """
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
 
         folder = pathlib.Path(folder)
-        config = config or load_model_config(folder)
+        config = load_model_config(folder, family)
         tokenizer = loaded(
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
