@@ -5,7 +5,7 @@ from srpo_jax.models.blocks.qwen_positions import mrope_positions
 from srpo_jax.models.families.qwen2_5_vl.images import Images
 from srpo_jax.models.families.qwen3_vl.model import image_layout, read_config
 from srpo_jax.models.families.qwen3_vl.tower import Tower
-from srpo_jax.models.families.qwen3_vl.weights import HEAD, IN_MEMORY, SPELLINGS, table
+from srpo_jax.models.families.qwen3_vl.weights import HEAD, SPELLINGS, table
 
 FAMILY = Family(
     model_types=("qwen3_vl",),
@@ -17,5 +17,4 @@ FAMILY = Family(
     tensors=table,
     head=HEAD,
     spellings=SPELLINGS,
-    in_memory=IN_MEMORY,
 )

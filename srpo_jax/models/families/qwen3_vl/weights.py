@@ -9,7 +9,6 @@ from srpo_jax.models.families.qwen2_5_vl.weights import patch_kernel
 HEAD = "lm_head.weight"
 # The Hub's names are also those in memory. Without "model." a model was saved without its head.
 SPELLINGS = ((r"^(visual|language_model)\.", r"model.\1."),)
-IN_MEMORY = ()
 
 
 def table(config: ModelConfig) -> list[TensorSpec]:

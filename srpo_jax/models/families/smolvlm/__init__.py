@@ -4,7 +4,7 @@ from srpo_jax.models.blocks.config import Family
 from srpo_jax.models.blocks.tiled_vit import TileTower, text_positions
 from srpo_jax.models.families.smolvlm.images import Images
 from srpo_jax.models.families.smolvlm.model import image_layout, read_config
-from srpo_jax.models.families.smolvlm.weights import HEAD, IN_MEMORY, SPELLINGS, table
+from srpo_jax.models.families.smolvlm.weights import HEAD, SPELLINGS, table
 
 FAMILY = Family(
     model_types=("smolvlm", "idefics3"),
@@ -16,5 +16,4 @@ FAMILY = Family(
     tensors=table,
     head=HEAD,
     spellings=SPELLINGS,
-    in_memory=IN_MEMORY,
 )

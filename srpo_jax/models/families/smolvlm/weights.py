@@ -18,7 +18,6 @@ from srpo_jax.models.blocks.tensor_spec import (
 HEAD = "lm_head.weight"
 # The Hub's names are also those in memory. Without "model." a model was saved without its head.
 SPELLINGS = ((r"^(vision_model|connector|text_model)\.", r"model.\1."),)
-IN_MEMORY = ()
 
 
 def table(config: ModelConfig) -> list[TensorSpec]:
