@@ -31,7 +31,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object")
     return found
@@ -54,3 +54,8 @@ def read_lines(path: pathlib.Path) -> list[dict]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def one_line(error: object) -> str:
+    """The text of an exception without line breaks."""
+    return " ".join(str(error).split())

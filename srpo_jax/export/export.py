@@ -51,7 +51,8 @@ def newest_params(
     Errors: UserError when there is none, or the model of `config` is another one.
     """
     workdir, path = pathlib.Path(workdir), config.model.path
-    model_config, mesh = load_model_config(path), make_mesh(**config.mesh)
+    model_config = load_model_config(path, config.model.get("family", ""))
+    mesh = make_mesh(**config.mesh)
     abstract = abstract_params(model_config, jnp.float32)
     shardings = param_shardings(abstract, mesh)
     lora = lora_of_run(workdir, model_config)
@@ -142,7 +143,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
-    model_config = load_model_config(source)
+    model_config = load_model_config(source, config.model.get("family", ""))
     lora = lora_of_run(workdir, model_config)
     if lora is None:
         if form == "peft":

@@ -87,7 +87,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
     folder = model_dir or cfg.model.path
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
-    config = load_model_config(folder)
+    config = load_model_config(folder, cfg.model.get("family", ""))
     dtype = jnp.dtype(cfg.model.dtype)
     mesh, options, shardings = None, {}, None
     if jax.device_count() > 1:
@@ -101,7 +101,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
         digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Policy(model, params, Processor.from_dir(folder), digest, mesh)
+    return Policy(model, params, Processor.from_dir(folder, config.family), digest, mesh)
 
 
 def params_digest(params: Any) -> str:

@@ -126,7 +126,7 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     budgets = Budgets.fit([full], row_tokens=row_tokens, patch_multiple=unit)
     per_picture = total.patches / len(parts)
     # A patch sees its tile, or the whole picture where there are none.
-    seen = unit if hasattr(config.vision, "tile_features") else per_picture
+    seen = unit if config.vision.tile_length else per_picture
     work = Work(
         tokens=total.tokens,
         pairs=sum(visible_pairs(part.subtree_end) for part in parts),

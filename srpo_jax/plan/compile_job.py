@@ -88,7 +88,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     """
     cfg = ConfigDict(job["config"])
     try:
-        config = load_model_config(cfg.model.path)
+        config = load_model_config(cfg.model.path, cfg.model.get("family", ""))
         mesh = make_mesh(**cfg.mesh, devices=devices_of(job["topology"], job["host_bounds"]))
         began = time.monotonic()
         lowered = lower_step(cfg, config, mesh, Budgets(**job["budgets"]))

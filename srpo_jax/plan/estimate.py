@@ -24,15 +24,7 @@ from srpo_jax.models.attention.dispatch import choose
 from srpo_jax.models.attention.tpu_sizes import row_sizes_for, sizes_for
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.models.blocks.tiled_vit import TileConfig
-from srpo_jax.models.flops import (
-    Flops,
-    Work,
-    attention_flops,
-    model_flops,
-    tower_trained,
-    vision_attention_flops,
-)
+from srpo_jax.models.flops import Flops, Work, attention_flops, model_flops, tower_trained
 from srpo_jax.plan.candidates import Candidate, Rows, kept_elements
 from srpo_jax.train.train_state import TrainState
 
@@ -236,16 +228,15 @@ def kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
 def _tower_kernel_flops(model: Model, chip: Chip) -> float:
     """Of the pictures' tower, one forward pass over a row; 0 where no kernel attends."""
     vision, asked, work = model.config.vision, model.cfg.model.attention, model.rows.work
-    if isinstance(vision, TileConfig):  # each tile is a row of its own
-        length = vision.patch_unit + vision.class_token
+    if vision.tile_length:  # each tile is a row of its own
+        length = vision.tile_length
         block = row_sizes_for(chip.kind, length).q
-        pairs = work.patches / vision.patch_unit * (-(-length // block) * block) ** 2
-        flops = 4 * vision.num_heads * vision.head_dim * vision.depth * pairs
     else:
         length = model.rows.budgets.patches
         block = sizes_for(chip.kind, length).q
-        flops = vision_attention_flops(vision, work, block=block)
-    return 0.0 if choose(asked, "tpu", length) == "xla" else flops
+    if choose(asked, "tpu", length) == "xla":
+        return 0.0
+    return vision.kernel_flops(work.patches, work.patch_pairs, block)
 
 
 def _guessed_network(model: Model, candidate: Candidate, where: Slice) -> float:

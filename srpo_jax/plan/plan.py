@@ -10,6 +10,7 @@ and run again.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -125,7 +126,7 @@ def plan(
     say = say or progress()
     if cfg.get("lora") and cfg.lora.rank:
         raise UserError("srpo plan does not know adapters yet: set lora.rank to 0")
-    config = load_model_config(cfg.model.path)
+    config = load_model_config(cfg.model.path, cfg.model.get("family", ""))
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(
         cfg, config, options.question, options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS
@@ -204,7 +205,9 @@ def _compile(
     jobs = [_job(cfg, model, where, candidate, LEAST_EFFORT) for candidate in fitting]
     names = [f"{where.name} {candidate.name}" for candidate in fitting]
     folder = cache_folder(options.cache)
-    with Compiler(folder, repr(model.config), say, workers=options.jobs) as compiler:
+    # The source of a tower from outside of this package is not in the digest of this package's.
+    tower = inspect.getsource(sys.modules[model.config.family.tower.__module__])
+    with Compiler(folder, repr(model.config) + tower, say, workers=options.jobs) as compiler:
         results = compiler.until(jobs, names, options.top)
         known = [(c, r) for c, r in zip(fitting, results) if r is not None]
         best = rank(model, where, known)

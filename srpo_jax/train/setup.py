@@ -18,7 +18,7 @@ from srpo_jax.distributed.mesh import make_mesh, row_shards, rows_here
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
-from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
 from srpo_jax.models.hf.load import policy_digest
@@ -73,7 +73,7 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
     Errors: UserError for settings that do not fit together, or data that cannot be used.
     """
     # The policy: what it is, and where its arrays will lie.
-    config = load_model_config(cfg.model.path)
+    config = load_model_config(cfg.model.path, cfg.model.get("family", ""))
     mesh = make_mesh(**cfg.mesh)
     _check_rows(cfg, row_shards(mesh))
     model = PolicyModel(
@@ -98,7 +98,7 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
-    examples, trees = find_examples(cfg, workdir, examples, digest)
+    examples, trees = find_examples(cfg, workdir, examples, digest, config.family)
     batches = make_batches(cfg, examples, mesh)
     run = identity(cfg, model_digest=digest, data_fingerprint=trees)
     return Setup(
@@ -107,7 +107,11 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
 
 
 def find_examples(
-    cfg: Any, workdir: pathlib.Path, examples: Examples | None, model_digest: str
+    cfg: Any,
+    workdir: pathlib.Path,
+    examples: Examples | None,
+    model_digest: str,
+    family: Family,
 ) -> tuple[Examples, str]:
     """(the trees to train on, a fingerprint of their contents)."""
     if examples is not None:
@@ -123,7 +127,7 @@ def find_examples(
         )
     examples = Examples(
         source,
-        Processor.from_dir(cfg.model.path),
+        Processor.from_dir(cfg.model.path, family),
         scope=cfg.arbiter.scope,
         require_effective=cfg.arbiter.require_effective,
     )

@@ -29,7 +29,7 @@ import tempfile
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.registry import family, load_model_config
+from srpo_jax.models.registry import load_model_config
 from studies.speed import timing, workload
 from studies.speed.workload import Shape, Width
 
@@ -117,7 +117,7 @@ def _torch_program(folder, config, tree, shape, pairs, args):
     grid = workload.picture_grid(shape, config)
     # Our prompts hold patches in the order of the tower; transformers takes the processor's.
     pixels = np.empty_like(tree.prompt.patches)
-    pixels[family(config).image_layout(grid, config).order] = tree.prompt.patches
+    pixels[config.family.image_layout(grid, config).order] = tree.prompt.patches
     program = Pairwise(
         folder,
         tree,
