@@ -36,11 +36,11 @@ from srpo_jax.data_pipelines.tree_store import (
 )
 from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
-from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers, write_json
+from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, split_pieces, with_reference
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import format_summary, summarise
-from srpo_jax.files import read_json
+from srpo_jax.files import read_json, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
 

@@ -13,7 +13,6 @@ from srpo_jax import __version__
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_text
 from srpo_jax.inference.policy import Policy
 
 RUN = "run.json"  # beside the shards: what made them
@@ -68,8 +67,3 @@ def _flat(run: dict[str, Any]) -> dict[str, Any]:
     flat = {**run, **run["sampler"]}
     # A newer version of the program may finish the run of an older one.
     return {name: flat[name] for name in flat if name not in ("sampler", "created_by")}
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """As indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_text
+from srpo_jax.files import write_json
 
 DECIDING = {
     "model": ("dtype",),
@@ -114,7 +114,7 @@ def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
         "run": run,
         "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
-    write_text(workdir / "config.json", json.dumps(content, indent=1) + "\n")
+    write_json(workdir / "config.json", content)
 
 
 def fingerprint_of_trees(trees: Any) -> str:

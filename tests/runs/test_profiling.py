@@ -16,7 +16,7 @@ from srpo_jax.runs.profiling import Profile, clip, parse_window
 from srpo_jax.train import loop as module
 from srpo_jax.train.loop import train
 from tests.support import multi_device_run as tiny
-from tests.train.test_loop import make_config
+from tests.train.test_loop import make_config, world  # noqa: F401, a fixture
 
 PARTS = ("embed", "vision", "layers/.*attention", "layers/.*ffn", "head", "loss")
 

@@ -13,6 +13,7 @@ import unicodedata
 
 from srpo_jax.data_pipelines.images import load_image
 from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.errors import one_line
 
 MAX_TEXT = 4000  # characters of one text; longer ones are cut and say so
 PICTURE_SIDE = 360  # pixels; shown at most that large on a screen
@@ -75,7 +76,7 @@ def picture(source: bytes | pathlib.Path | None, alt: str) -> str:
     try:
         image = load_image(source, what="picture")
     except (RecordError, OSError) as error:
-        return f'<div class="nopicture">{esc(" ".join(str(error).split())[:120])}</div>'
+        return f'<div class="nopicture">{esc(one_line(error, 120))}</div>'
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer, form = io.BytesIO(), "png"
     image.save(buffer, "PNG", optimize=True)
