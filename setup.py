@@ -52,7 +52,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["srpo_jax*"]),
-    package_data={"srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"]},
+    package_data={
+        "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
+        "srpo_jax.runs.report": ["templates/*", "style.css"],
+    },
     install_requires=CORE,
     extras_require={
         "test": TEST,

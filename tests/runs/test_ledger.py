@@ -1,4 +1,4 @@
-"""srpo_jax/runs/ledger.py and goodput.py: where the time of a run went, over crashes and restarts."""
+"""srpo_jax/runs/ledger.py and goodput.py: where the time of a run went, over restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from srpo_jax.runs import ledger as events
 from srpo_jax.runs.goodput import goodput, line
 from srpo_jax.runs.ledger import Ledger
-from srpo_jax.runs.report.goodput import section_of
+from srpo_jax.runs.report.goodput import goodput_table
 
 
 class Clock:
@@ -67,8 +67,8 @@ def test_the_parts_add_up_to_the_wall_time_over_crashes(tmp_path):
     assert found["goodput"] == pytest.approx(60 / found["wall"], rel=0.01)
     said = line(found)
     assert said.startswith("goodput ") and "4 steps lost" in said and "\n" not in said
-    page = section_of(tmp_path)
-    assert "4 steps" in page and "compile" in page
+    shown = goodput_table(tmp_path)
+    assert "4 steps" in shown["line"] and "compile" in [part for part, *_ in shown["rows"]]
 
 
 def test_killed_in_the_middle_of_a_long_step(tmp_path):
