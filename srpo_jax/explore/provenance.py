@@ -19,7 +19,7 @@ RUN = "run.json"  # beside the shards: what made them
 
 
 def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> dict[str, Any]:
-    """Everything that decides which branches are sampled and how they are judged."""
+    """Names everything that decides which branches are sampled and how they are judged."""
     names = ("branches", "temperature", "max_new_tokens", "branch_points", "reference")
     sampler = {name: getattr(cfg.explore, name) for name in names}
     sampler["dtype"] = cfg.model.dtype
@@ -44,7 +44,10 @@ def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> 
 
 
 def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
-    """UserError when `folder` has shards that were not made by `run`."""
+    """Raises UserError when `folder` has shards that another run than `run` made.
+
+    run: the provenance of this run and its number of shards, as RUN records them.
+    """
     shards = sorted(folder.glob(f"*{SUFFIX}"))
     if not shards:
         return
