@@ -26,7 +26,7 @@ from jax._src import cloud_tpu_init, distributed  # no public way to the store a
 
 import srpo_jax
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
-from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.errors import RunFailure, UserError, one_line
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
@@ -197,7 +197,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
         mistake = isinstance(error, (ValueError, TypeError))
         if process.kind == "explicit" and not mistake:
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"jax.distributed did not start on this {process.kind} cluster ({said}); "
         if mistake:
             raise UserError(
@@ -212,7 +212,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
 
 def _line(error: BaseException) -> str:
     """What is told of a failure."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(f"{type(error).__name__}: {error}", 300)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -128,6 +128,20 @@ def param_shardings(params: Any, mesh: Mesh, rules: tuple[ShardingRule, ...] = R
     return shardings
 
 
+def bytes_per_device(tree: Any, shardings: Any = None) -> int:
+    """Bytes of a tree of (abstract) arrays on the device that holds the most of them (all hold the
+    same but for arrays that stay whole). shardings: where they lie; default: each array's own.
+    """
+    if shardings is None:
+        shardings = jax.tree.map(lambda x: x.sharding, tree)
+    parts = jax.tree.map(
+        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(parts))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())

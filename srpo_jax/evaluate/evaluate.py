@@ -21,7 +21,7 @@ from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.scores import format_scores, scores
-from srpo_jax.files import write_text
+from srpo_jax.files import write_json, write_text
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 
@@ -70,7 +70,7 @@ def evaluate(
     # Scores without their generations would be worse than none: they go first.
     (folder / "scores.json").unlink(missing_ok=True)
     write_text(folder / "generations.jsonl", "".join(lines))
-    write_text(folder / "scores.json", json.dumps(result, indent=1) + "\n")
+    write_json(folder / "scores.json", result)
     print(format_scores(result, name), flush=True)
     return result
 

@@ -1,14 +1,12 @@
 """`srpo export`: a verified checkpoint of a workdir, the newest or another, as a HF directory.
 
 hf_checkpoint.py writes the weights in the source checkpoint's own form, peft.py writes adapters
-alone in peft's; here the run is read back and the model card is written, from what the run recorded
-and nothing else. A run with LoRA recorded adapters: their policy's weights are read again from its
-folder, which must hold what it held then.
+alone in peft's, model_card.py writes the card; here the run is read back. A run with LoRA recorded
+adapters: their policy's weights are read again from its folder, which must hold what it held then.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,19 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax import __version__
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import param_shardings, replicated
 from srpo_jax.errors import UserError
-from srpo_jax.evaluate.scores import RATES
 from srpo_jax.export.hf_checkpoint import export_checkpoint
+from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
-from srpo_jax.files import read_json, read_lines
+from srpo_jax.files import read_json
 from srpo_jax.models.blocks.param_paths import by_path, merge, select
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.runs.workdir import method, read_config, read_evaluations
+from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.train.optimizer import trainable_paths
@@ -125,7 +122,7 @@ def export(
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
     it back, compare what it computes (verify.py), and print the result. step: a number, "best"
     by the run's train.best_metric, or "" for the newest.
-    Errors: UserError; verify.Mismatch, and then there is no folder.
+    Errors: UserError; export.verify.Mismatch, and then there is no folder.
 
     Example:
         folder = srpo_jax.export("runs/mini", "runs/mini/export", step="best", verify=True)
@@ -184,98 +181,3 @@ def verifying(params: Any, source: str, model_config: Any) -> Callable[[pathlib.
     from srpo_jax.export.verify import verify
 
     return lambda folder: print(f"verified: {verify(folder, source, params, model_config)}")
-
-
-def model_card(
-    workdir: pathlib.Path, config: Mapping[str, Any], step: int, form: str = "merged"
-) -> str:
-    """README.md of the export: what was trained on what, how, and with what result."""
-    base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
-    run = read_json(workdir / "config.json").get("run") or {}
-    data = str(run.get("trees", "unknown"))[:16]
-    lines = [
-        "---",
-        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
-        "pipeline_tag: image-text-to-text",
-        "tags: [srpo, safety, reasoning]",
-        "---",
-        "",
-        f"# {config['name']}",
-        "",
-        f"`{base}`, trained with srpo_jax {__version__}: {method(config)}.",
-        "",
-        f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
-        f"* reasoning trees: fingerprint `{data}`, judged by `{config['arbiter']['kind']}`",
-        *_weights_lines(config.get("lora") or {}, base, form),
-        "",
-    ]
-    lines += _results(read_evaluations(workdir))
-    lines += _last_metrics(read_lines(workdir / "metrics.jsonl"), step)
-    lines += [
-        "## Limits",
-        "",
-        "The figures hold for the questions and the arbiter of this run. A safety rate is not a "
-        "guarantee: test the model on your own questions before anybody relies on it.",
-        "",
-        "## Config",
-        "",
-        "```json",
-        json.dumps(_without_folders(config), indent=1),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:
-    """What the exported weights are."""
-    lines = []
-    if lora.get("rank"):
-        kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
-        where = ", ".join(f"`{target}`" for target in lora["targets"])
-        lines = [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
-    if form == "peft":
-        return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
-    same = "same architecture, tokenizer and processor as the base model; only the weights differ"
-    return [*lines, f"* {same}"]
-
-
-def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
-    if not evaluations:
-        return []
-    names = list(evaluations)
-    rows = ["## Evaluation (percent)", "", "| | " + " | ".join(names) + " |"]
-    rows.append("|---|" + "---|" * len(names))
-    for rate in RATES:
-        values = [evaluations[name].get(rate) for name in names]
-        cells = " | ".join("-" if value is None else f"{value:.1f}" for value in values)
-        rows.append(f"| {rate} | {cells} |")
-    return [*rows, ""]
-
-
-def _last_metrics(metrics: list[dict], step: int) -> list[str]:
-    rows = [row for row in metrics if isinstance(row.get("step"), int) and row["step"] <= step]
-    if not rows:
-        return []
-    shown = {
-        name: value
-        for name, value in rows[-1].items()
-        if isinstance(value, float) and not name.startswith("perf/")
-    }
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-    return [f"## Training, step {rows[-1]['step']}", "", listed, ""]
-
-
-def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with file names instead of paths, and without addresses."""
-    plain = json.loads(json.dumps(config, default=str))
-    named = (
-        "model.path",
-        "data.train_records",
-        "data.test_records",
-        "data.trees",
-        "train.compilation_cache",
-    )
-    for section, field in (name.split(".") for name in named):
-        plain[section][field] = pathlib.PurePath(plain[section].get(field, "")).name
-    plain.pop("processes", None)  # addresses of a cluster
-    return plain

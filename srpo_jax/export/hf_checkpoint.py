@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
+from srpo_jax.files import sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import load, tensor_match
 
@@ -151,8 +152,7 @@ def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, pl
             # In C order whatever the strides: a transposed view must come out right.
             value = np.ascontiguousarray(values_on_disk(params, *placed[name]))
             f.write(value.reshape(-1).view(np.uint8).data)
-        f.flush()
-        os.fsync(f.fileno())
+    sync(target)
 
 
 def values_on_disk(
@@ -207,12 +207,3 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 def _sync_folders(root: pathlib.Path) -> None:
     for folder, _, _ in os.walk(root):
         sync(pathlib.Path(folder))
-
-
-def sync(path: pathlib.Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from srpo_jax.export.hf_checkpoint import new_folder, sync
+from srpo_jax.export.hf_checkpoint import new_folder
+from srpo_jax.files import sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import tensor_match
 

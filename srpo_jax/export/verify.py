@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from srpo_jax.errors import one_line
 from srpo_jax.export.hf_checkpoint import Edit, values_on_disk
-from srpo_jax.files import one_line
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import load
 from srpo_jax.models.hf.processor import Processor
@@ -191,7 +191,7 @@ def _quietly_loaded(folder):
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     except Exception as error:  # transformers raises many kinds
-        raise Mismatch(f"transformers cannot load it: {one_line(error)[:300]}") from error
+        raise Mismatch(f"transformers cannot load it: {one_line(error, 300)}") from error
     finally:
         logging.set_verbosity(before)
         if bars:

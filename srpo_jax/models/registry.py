@@ -11,8 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from srpo_jax.errors import UserError
-from srpo_jax.files import one_line
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import read_config_json
 from srpo_jax.models.families import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
@@ -17,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType
 from srpo_jax.config.check import RULES
 from srpo_jax.distributed.accelerators import Slice
 from srpo_jax.distributed.mesh import AXES, row_shards
-from srpo_jax.distributed.sharding import param_shardings
+from srpo_jax.distributed.sharding import bytes_per_device, param_shardings
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
@@ -236,16 +235,6 @@ def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
     return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def local_bytes(tree: Any, shardings: Any) -> int:
-    """Bytes of a tree of (abstract) arrays on one device."""
-    parts = jax.tree.map(
-        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(parts))
-
-
 def least_memory(
     cfg: Any,
     config: ModelConfig,
@@ -304,4 +293,6 @@ def kept_elements(
 def trained_bytes(params: Any, shardings: Any, trainable: Sequence[str]) -> int:
     """Bytes of the gradients, which have the parameters' dtype, on one device."""
     leaves, shards = by_path(params), by_path(shardings)
-    return local_bytes(*({path: tree[path] for path in trainable} for tree in (leaves, shards)))
+    return bytes_per_device(
+        *({path: tree[path] for path in trainable} for tree in (leaves, shards))
+    )

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.inputs import no_patches
@@ -146,7 +146,7 @@ def out_of_memory(message: str) -> dict[str, Any]:
 
     Two forms: "Used 18.75G of 15.75G hbm", "... (1.16T) exceeds available HBM (15.75G)".
     """
-    text = " ".join(message.split())
+    text = one_line(message)
     found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", text)
     found = found or re.search(r"\(([\d.]+)([KMGT])\) exceeds available", text)
     found = found or re.search(r"([\d.]+)([KMGT]) exceeds", text)

@@ -18,6 +18,7 @@ from typing import Any
 
 from srpo_jax.config.check import RULES
 from srpo_jax.distributed.accelerators import Slice, parse_slice
+from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
 from srpo_jax.models.flops import tower_trained
 from srpo_jax.models.registry import load_model_config
@@ -27,7 +28,6 @@ from srpo_jax.plan.candidates import (
     abstract_mesh,
     candidates,
     least_memory,
-    local_bytes,
     rows_of,
     trained_bytes,
 )
@@ -187,7 +187,7 @@ def _least_memory(model: Model, candidate: Candidate) -> int:
         model.config,
         candidate,
         model.rows.budgets,
-        local_bytes(model.state, shardings),
+        bytes_per_device(model.state, shardings),
         gradients,
         tower=tower_trained(model.trainable),
     )

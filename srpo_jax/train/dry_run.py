@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from srpo_jax.distributed import compile_cache
+from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
 from srpo_jax.files import existing_parent, read_json
 from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
 from srpo_jax.train.checkpoint.seal import space_needed
-from srpo_jax.train.setup import Setup, bytes_per_device, counts, headline, make_setup
+from srpo_jax.train.setup import Setup, counts, headline, make_setup
 
 
 def dry_run(cfg: Any, workdir: str | pathlib.Path) -> str:

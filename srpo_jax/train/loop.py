@@ -51,7 +51,7 @@ def train(
     objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
     is on disk and was read back. profile: these steps, counted from the start of this call, are
     traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
-    wall clock, for the ledger (events.py); default: now.
+    wall clock, for the ledger (runs/ledger.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or

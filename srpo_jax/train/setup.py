@@ -205,12 +205,3 @@ def counts(setup: Setup) -> tuple[int, int]:
     if setup.lora is not None:
         total += sum(math.prod(x.shape) for x in jax.tree.leaves(setup.target.base))
     return sum(sizes[path] for path in setup.optimizer.trainable), total
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes of a tree of ShapeDtypeStructs with shardings on the device that holds the most (all
-    hold the same but for arrays that stay whole).
-    """
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )

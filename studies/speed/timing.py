@@ -151,6 +151,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def ratio(found: Sequence[float] | None) -> str:
+    """A cell: the median and the range of a ratio [least, median, largest]; "1" for the baseline,
+    which has none.
+    """
+    return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
+
+
 def machine() -> dict[str, Any]:
     """What was measured on."""
     import os

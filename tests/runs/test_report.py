@@ -5,12 +5,15 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from tests.support.report_sample import make_workdir
 
 from srpo_jax.errors import UserError
-from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.charts import label, ticks
+from srpo_jax.runs.report.drawing import draw_tree
+from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
+from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
+from srpo_jax.runs.report.twigs import make_twigs
+from tests.support.report_sample import make_workdir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert(1)</script><img src="http://evil/x.png" onerror=alert(1)>\u202e & "quoted"'
@@ -72,9 +75,21 @@ def test_the_page_is_well_formed_and_asks_nothing_of_anyone(page):
 def test_the_page_has_every_part(page):
     """Table, curves, path against reply, categories, trees with pictures, answers, settings."""
     text = " ".join(page.text)
-    for part in ("Safe replies", "Late failure", "Path against reply", "self-corrected", "Violence",
-                 "Loss", "Gradient norm", "Where branches end", "Read the reference path",
-                 "before", "after", "data.test_records", "judged unsafe"):
+    for part in (
+        "Safe replies",
+        "Late failure",
+        "Path against reply",
+        "self-corrected",
+        "Violence",
+        "Loss",
+        "Gradient norm",
+        "Where branches end",
+        "Read the reference path",
+        "before",
+        "after",
+        "data.test_records",
+        "judged unsafe",
+    ):
         assert part in text, part
     assert "missing" not in page.values("class")
     assert page.tags.count("img") == 6 + 8  # trees and answers
@@ -103,6 +118,22 @@ def test_what_a_model_or_user_wrote_is_escaped(tmp_path):
     assert all(value.startswith("data:image/") for value in found.values("src"))
     assert not any(name.startswith("on") for _, name, _ in found.attributes)
     assert "<script>alert(1)</script>" in " ".join(found.text)
+
+
+def test_what_is_drawn_is_escaped():
+    """Texts and values of the drawings are escaped and made plain as those of the templates are;
+    only pictures are not cut.
+    """
+    branch = {"at": 0, "k": 0, "text": EVIL, "tokens": [1], "logp": -1.0, "finished": True}
+    verdicts = {"reply_verdict": "SAFE", "step_verdicts": ["SAFE"]}
+    tree = {"step_texts": [EVIL], "reply_text": EVIL, "branches": [{**branch, **verdicts}]}
+    text = draw_tree(tree, make_twigs(tree, 0))
+    drawing = Page(text)
+    assert {"svg", "title"} < set(drawing.tags) and not {"script", "img"} & set(drawing.tags)
+    assert "\u202e" not in text and "<script>alert(1)</script>" in " ".join(drawing.text)
+    long = "x" * (MAX_TEXT + 5)
+    assert plain(long).endswith(" [... 5 more characters]") and plain(DataUri(long)) == long
+    assert Page(element("a", href='"><b>')).values("href") == ['"><b>']
 
 
 def test_parts_that_are_not_there_are_named(workdir, tmp_path):
@@ -162,8 +193,10 @@ def test_trees_worth_looking_at_come_first():
         return {"id": name, "risky": risky, "category": category, "branches": branches}
 
     trees = [
-        tree("benign", False, None, ["SAFE"]), tree("safe", True, "a", ["SAFE"]),
-        tree("a1", True, "a", ["SAFE", "UNSAFE"]), tree("a2", True, "a", ["SAFE", "UNSAFE"]),
+        tree("benign", False, None, ["SAFE"]),
+        tree("safe", True, "a", ["SAFE"]),
+        tree("a1", True, "a", ["SAFE", "UNSAFE"]),
+        tree("a2", True, "a", ["SAFE", "UNSAFE"]),
         tree("b1", True, "b", ["UNSAFE", "SAFE"]),
     ]
     assert [t["id"] for t in choose_trees(trees, 4)] == ["a1", "b1", "a2", "safe"]

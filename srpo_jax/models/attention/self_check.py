@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.errors import UserError
-from srpo_jax.files import one_line
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.attention.dispatch import (
     PLATFORM_OF,
     choose,

@@ -8,8 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from srpo_jax.errors import UserError
-from srpo_jax.files import one_line
+from srpo_jax.errors import UserError, one_line
 
 # Without it transformers prints "PyTorch was not found" on import.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

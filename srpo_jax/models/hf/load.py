@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from srpo_jax.errors import UserError
-from srpo_jax.files import one_line
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec
 from srpo_jax.models.hf import tensor_match as names

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError
-from srpo_jax.files import one_line
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images

@@ -19,6 +19,8 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from srpo_jax.files import file_sha256, sync
+
 SEAL = "SEAL"
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
 SPARE = 1 << 20  # bytes that a step may take besides its arrays and 2 % of them
@@ -41,10 +43,8 @@ def write_seal(folder: str | os.PathLike) -> None:
     """Writes STEP/SEAL for the files that are in the folder now. Reads each of them once."""
     folder = pathlib.Path(folder)
     payload = json.dumps({"files": _facts_of(folder, _names(folder))}, sort_keys=True)
-    with open(folder / SEAL, "w", encoding="utf-8") as file:
-        file.write(_signed(payload))
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / SEAL).write_text(_signed(payload), encoding="utf-8")
+    sync(folder / SEAL)
 
 
 def check_files(
@@ -134,9 +134,8 @@ def _facts(path: pathlib.Path) -> list | None:
     """[size, SHA-256] of a file, None for a folder: it counts that there is one."""
     if path.is_dir():
         return None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return [os.fstat(file.fileno()).st_size, digest]
+    digest = file_sha256(path)
+    return [path.stat().st_size, digest]
 
 
 def _signed(payload: str) -> str:

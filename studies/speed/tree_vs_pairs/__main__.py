@@ -74,9 +74,6 @@ def report(result: dict) -> str:
     if any("peak_rss_mib" in f for f in result["variants"].values()):
         head.append("MiB RSS")
 
-    def ratio(found: list[float] | None) -> str:
-        return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
-
     rows = []
     for name, f in result["variants"].items():
         difference = [
@@ -91,8 +88,8 @@ def report(result: dict) -> str:
                 f["padded_tokens"],
                 f["wall_s"],
                 f["cpu_s"],
-                ratio(f.get("wall_ratio")),
-                ratio(f.get("cpu_ratio")),
+                measure.ratio(f.get("wall_ratio")),
+                measure.ratio(f.get("cpu_ratio")),
                 f["temp_mib"],
                 f"{f['loss']:.6f}" if "loss" in f else "-",
                 *difference,

@@ -243,9 +243,6 @@ def report(result: dict) -> str:
         "loss",
     ]
 
-    def ratio(found: list[float] | None) -> str:
-        return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
-
     rows = [
         [
             name,
@@ -255,8 +252,8 @@ def report(result: dict) -> str:
             f["padded_tokens"],
             f["wall_s"],
             f["cpu_s"],
-            ratio(f.get("wall_ratio")),
-            ratio(f.get("cpu_ratio")),
+            measure.ratio(f.get("wall_ratio")),
+            measure.ratio(f.get("cpu_ratio")),
             f["pairs_per_second"],
             f["peak_rss_mib"],
             f"{f['loss']:.6f}",
