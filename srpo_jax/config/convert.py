@@ -44,8 +44,11 @@ def _typed(flat: Mapping[str, Any]) -> Config:
     parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
     for name, value in flat.items():
         field = FIELDS[name]
-        listed = field.rule.kind is tuple and isinstance(value, list)  # JSON has no tuples
-        parts[field.section][field.leaf] = tuple(value) if listed else value
+        if field.rule.kind is tuple and isinstance(value, list):  # JSON has no tuples
+            value = tuple(value)
+        elif field.rule.kind is float and type(value) is int:  # as ConfigDict does
+            value = float(value)
+        parts[field.section][field.leaf] = value
     run = parts.pop("")
     default = Config()
     sections = {

@@ -102,16 +102,16 @@ def _one_line(text: object, limit: int = 300) -> str:
 def _own_folder_importable(path: pathlib.Path) -> Iterator[None]:
     """While the file at `path` runs, `from folder import sibling` finds what lies beside it.
 
-    `configs` is the folder of that name beside the file or its folder, or its folder itself, and
-    never one that happens to be in the working directory.
+    `configs` is the folder of that name beside the file, then the one beside its folder (or its
+    folder itself), and never one that happens to be in the working directory.
     """
     here = path.resolve().parent
-    own = [at / "configs" for at in (here.parent, here) if (at / "configs").is_dir()]
+    own = [str(at / "configs") for at in (here, here.parent) if (at / "configs").is_dir()]
     hidden = {name: sys.modules.pop(name) for name in _modules_of_configs()}
     sys.modules["configs"] = None  # importing it fails
     if own:
         sys.modules["configs"] = types.ModuleType("configs")
-        sys.modules["configs"].__path__ = [str(own[0])]
+        sys.modules["configs"].__path__ = own
     sys.path.insert(0, str(here.parent))
     try:
         yield

@@ -70,6 +70,10 @@ class DataSettings:
     test_records: str = setting("", "JSONL of the held-out questions", required=True, decides=False)
     trees: str = setting("", "folder of the trees to train on; empty: WORKDIR/trees", decides=False)
 
+    def records(self, split: str) -> str:
+        """The records of a split, "train" or "test"."""
+        return {"train": self.train_records, "test": self.test_records}[split]
+
 
 @dataclass(frozen=True)
 class ExploreSettings:

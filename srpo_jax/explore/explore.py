@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from srpo_jax.arbiter.ssui_mini_rules import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
@@ -46,7 +49,7 @@ from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
 
 
 def explore(
-    cfg,
+    cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     *,
     model_dir: str | os.PathLike | None = None,
@@ -58,6 +61,7 @@ def explore(
     cfg.arbiter.kind names. Raises UserError for bad records, pictures or settings, and when
     `workdir` holds shards of another run.
     """
+    cfg = as_config(cfg)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
@@ -145,7 +149,7 @@ class Explorer:
 
     def __init__(
         self,
-        cfg,
+        cfg: Config,
         policy: Policy,
         arbiter,
         records: Sequence[Record],
@@ -278,11 +282,9 @@ class Explorer:
         return [self._first_safe(*item) for item in zip(records, branches, strict=True)]
 
     def _first_safe(self, record: Record, branches: Sequence[dict[str, Any]]):
-        arbiter = self.cfg.arbiter
+        rules = arguments(branch_label, self.cfg.arbiter)
         for branch in branches:
-            label = branch_label(
-                branch, scope=arbiter.scope, require_effective=arbiter.require_effective
-            )
+            label = branch_label(branch, **rules)
             if label is True and branch["finished"]:
                 pieces = split_pieces(branch["tokens"], self.processor)
                 if pieces is not None:
@@ -331,7 +333,7 @@ def _summary_there(folder: pathlib.Path) -> dict[str, Any] | None:
     return found if found.get("fingerprint") == fingerprint(folder) else None
 
 
-def _summarise(cfg, folder: pathlib.Path, records, provenance) -> dict[str, Any]:
+def _summarise(cfg: Config, folder: pathlib.Path, records, provenance) -> dict[str, Any]:
     """Print the table and write summary.json."""
     trees = read_shards(folder)
     kept = set()
@@ -341,7 +343,7 @@ def _summarise(cfg, folder: pathlib.Path, records, provenance) -> dict[str, Any]
             kept.add(tree["id"])
             yield tree
 
-    rules = {"scope": cfg.arbiter.scope, "require_effective": cfg.arbiter.require_effective}
+    rules = arguments(summarise, cfg.arbiter)
     summary = summarise(passing(), **rules)
     dropped = [record.id for record in records if record.id not in kept]
     print(format_summary(summary))
