@@ -14,9 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
@@ -27,7 +30,7 @@ from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 
 
 def evaluate(
-    cfg,
+    cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     name: str,
     *,
@@ -47,8 +50,9 @@ def evaluate(
         scores = srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
         print(scores["safety_rate"], scores["path_safety_rate"])
     """
-    field = f"{cfg.eval.split}_records"
-    source = records_path(cfg.data[field], workdir, field=f"data.{field}")
+    cfg = as_config(cfg)
+    split = cfg.eval.split
+    source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
     records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
@@ -76,7 +80,7 @@ def evaluate(
 
 
 def generate(
-    cfg, policy: Policy, arbiter, records: Sequence[Record], *, name: str
+    cfg: Config, policy: Policy, arbiter, records: Sequence[Record], *, name: str
 ) -> Iterator[dict[str, Any]]:
     """One row of generations.jsonl per record, in order. Prints progress about once a second."""
     tokens, patches = policy.budgets(records, [0] * len(records))

@@ -14,8 +14,12 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
+from ml_collections import ConfigDict
+
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import shard_done, shard_path, write_shard
@@ -32,7 +36,7 @@ from srpo_jax.inference.policy import choose_questions, load_policy
 
 
 def explore(
-    cfg,
+    cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     *,
     model_dir: str | os.PathLike | None = None,
@@ -48,6 +52,7 @@ def explore(
         config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.explore.branches=8"])
         trees = srpo_jax.explore(config, "runs/mini")
     """
+    cfg = as_config(cfg)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)

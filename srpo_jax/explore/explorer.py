@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.arbiter.verdict import Arbiter, Case
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import branch_label, make_tree_record
@@ -28,7 +29,7 @@ class Explorer:
 
     def __init__(
         self,
-        cfg,
+        cfg: Config,
         policy: Policy,
         arbiter: Arbiter,
         records: Sequence[Record],
@@ -169,11 +170,9 @@ class Explorer:
         """The record with the first of these whole paths that counts as safe as its reference path,
         and the tokens of that path in pieces.
         """
-        arbiter = self.cfg.arbiter
+        rules = arguments(branch_label, self.cfg.arbiter)
         for branch in branches:
-            label = branch_label(
-                branch, scope=arbiter.scope, require_effective=arbiter.require_effective
-            )
+            label = branch_label(branch, **rules)
             if label is True and branch["finished"]:
                 pieces = split_pieces(branch["tokens"], self.processor)
                 if pieces is not None:

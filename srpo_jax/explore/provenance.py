@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srpo_jax import __version__
+from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
@@ -18,10 +19,11 @@ from srpo_jax.inference.policy import Policy
 RUN = "run.json"  # beside the shards: what made them
 
 
-def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> dict[str, Any]:
+def make_provenance(
+    cfg: Config, policy: Policy, arbiter, records: Sequence[Record]
+) -> dict[str, Any]:
     """Names everything that decides which branches are sampled and how they are judged."""
-    names = ("branches", "temperature", "max_new_tokens", "branch_points", "reference")
-    sampler = {name: getattr(cfg.explore, name) for name in names}
+    sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
     sampler["dtype"] = cfg.model.dtype
     if cfg.explore.reference == "self":
         sampler["reference_scope"] = cfg.arbiter.scope

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from srpo_jax.config.fields import arguments
+from srpo_jax.config.sections import ArbiterSettings
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import branch_label, fingerprint, read_shards
 from srpo_jax.errors import UserError
@@ -25,7 +27,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_summary(
-    arbiter: Any,
+    arbiter: ArbiterSettings,
     folder: pathlib.Path,
     records: Sequence[Record],
     provenance: Mapping[str, Any],
@@ -43,8 +45,7 @@ def write_summary(
             kept.add(tree["id"])
             yield tree
 
-    rules = {"scope": arbiter.scope, "require_effective": arbiter.require_effective}
-    summary = summarise(passing(), **rules)
+    summary = summarise(passing(), **arguments(summarise, arbiter))
     dropped = [record.id for record in records if record.id not in kept]
     print(format_summary(summary))
     if dropped:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.config.convert import as_config, stored_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import param_shardings, replicated
 from srpo_jax.errors import UserError
@@ -38,7 +40,7 @@ NEWEST: dict[str, Any] = {}
 
 
 def newest_params(
-    config: ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
+    config: Config | ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
 ) -> tuple[int, Any]:
     """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
 
@@ -47,9 +49,10 @@ def newest_params(
     which: load_params' `step` or `best`, for another checkpoint.
     Errors: UserError when there is none, or the model of `config` is another one.
     """
-    workdir, path = pathlib.Path(workdir), config.model.path
-    model_config = load_model_config(path, config.model.get("family", ""))
-    mesh = make_mesh(**config.mesh)
+    config, workdir = as_config(config), pathlib.Path(workdir)
+    path = config.model.path
+    model_config = load_model_config(path, config.model.family)
+    mesh = make_mesh(**arguments(make_mesh, config.mesh))
     abstract = abstract_params(model_config, jnp.float32)
     shardings = param_shardings(abstract, mesh)
     lora = lora_of_run(workdir, model_config)
@@ -59,10 +62,10 @@ def newest_params(
             abstract,
             shardings,
         )
-        train = read_config(workdir).get("train") or {}
-        if train.get("param_dtype", "float32") == "float32":
+        train = stored_config(read_config(workdir)).train
+        if train.param_dtype == "float32":
             return load_params(workdir / "checkpoints", target, **which)
-        trained = select(target, trainable_paths(target, tuple(train["freeze"])))
+        trained = select(target, trainable_paths(target, train.freeze))
         step, master = load_params(workdir / "checkpoints", trained, "master", **which)
         if len(trained) < len(by_path(target)):
             check_base(workdir, path)
@@ -76,9 +79,8 @@ def newest_params(
 def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
     """The adapters that the run of a workdir trained: by its own config, whatever one is used now,
     because a checkpoint does not say how much its adapters count."""
-    stored = read_config(workdir)
-    section = stored.get("lora") or {}
-    return make_lora(ConfigDict(stored), model_config) if section.get("rank") else None
+    config = stored_config(read_config(workdir))
+    return make_lora(config.lora, config.seed, model_config)
 
 
 def newest_adapters(
@@ -135,12 +137,12 @@ def export(
     stored = read_config(workdir)
     if not stored:
         raise UserError(f"{workdir} has no config.json: run `srpo train` first")
-    config = ConfigDict(stored)
-    which = _which(step, stored)
+    config = stored_config(stored)
+    which = _which(step, config.train.best_metric)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
-    model_config = load_model_config(source, config.model.get("family", ""))
+    model_config = load_model_config(source, config.model.family)
     lora = lora_of_run(workdir, model_config)
     if lora is None:
         if form == "peft":
@@ -154,7 +156,8 @@ def export(
         check = verifying(params, source, model_config) if verify else None
         export_checkpoint(params, source, out, model_config, model_card=card, check=check)
         return out
-    found, adapters = newest_adapters(lora, workdir, source, make_mesh(**config.mesh), which)
+    mesh = make_mesh(**arguments(make_mesh, config.mesh))
+    found, adapters = newest_adapters(lora, workdir, source, mesh, which)
     adapters = {path: np.asarray(leaf) for path, leaf in by_path(adapters).items()}
     card = model_card(workdir, stored, found, form)
     if form == "peft":
@@ -167,10 +170,10 @@ def export(
     return out
 
 
-def _which(step: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _which(step: str, best_metric: str) -> dict[str, Any]:
     """load_params' choice for --step."""
     if step == "best":
-        return {"best": stored["train"].get("best_metric", "loss")}
+        return {"best": best_metric}
     if step and not step.isdecimal():
         raise UserError(f"--step={step}: must be a step's number, or best")
     return {"step": int(step)} if step else {}

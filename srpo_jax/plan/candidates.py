@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from srpo_jax.config.check import RULES
+from srpo_jax.config.fields import FIELDS, Config, arguments
 from srpo_jax.distributed.accelerators import Slice
 from srpo_jax.distributed.mesh import AXES, row_shards
 from srpo_jax.distributed.sharding import bytes_per_device, param_shardings
@@ -97,7 +97,7 @@ class Candidate(NamedTuple):
         )
 
 
-def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) -> Rows:
+def rows_of(cfg: Config, config: ModelConfig, question: Question, row_tokens: int) -> Rows:
     """Rows of `row_tokens` tokens, full of such questions.
 
     One such tree is really laid out, with the config's pairs and objective, so that targets,
@@ -105,18 +105,10 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     The budgets hold as much of everything as a completely full row has.
     """
     tree = _tree(cfg, config, question)
-    pairs = choose_pairs(
-        tree,
-        pairing=cfg.objective.pairing,
-        max_pairs=cfg.objective.max_pairs,
-        branch_points=cfg.objective.branch_points,
-        odds_from=cfg.objective.odds_from,
-    )
+    pairs = choose_pairs(tree, **arguments(choose_pairs, cfg.objective))
     unit = config.vision.patch_unit
     large = Budgets(row_tokens, *[1 << 30] * 5)
-    parts = lay_out_within(
-        tree, pairs, large, reference=cfg.objective.reference, odds_from=cfg.objective.odds_from
-    )
+    parts = lay_out_within(tree, pairs, large, **arguments(lay_out_within, cfg.objective))
     total = TreeSizes(*(sum(sizes) for sizes in zip(*(part.sizes for part in parts))))
     scale = row_tokens / total.tokens
     least = np.max([part.sizes for part in parts], axis=0)
@@ -138,7 +130,7 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     return Rows(budgets, questions, work.times(questions), ends)
 
 
-def _tree(cfg: Any, config: ModelConfig, question: Question) -> Tree:
+def _tree(cfg: Config, config: ModelConfig, question: Question) -> Tree:
     fresh = iter(range(1 << 30))  # tokens that never repeat: no branch shares any with another
 
     def text(count: float) -> np.ndarray:
@@ -167,7 +159,7 @@ def _tree(cfg: Any, config: ModelConfig, question: Question) -> Tree:
 
 
 def candidates(
-    cfg: Any,
+    cfg: Config,
     params: Any,
     where: Slice,
     *,
@@ -207,7 +199,7 @@ def candidates(
         found += [
             Candidate(*mesh, count, remat)
             for count in fitting
-            for remat in remats or RULES["model.remat"].words
+            for remat in remats or FIELDS["model.remat"].rule.words
         ]
     if not found or (asked and refused):
         raise UserError(f"no legal plan for {where.name}: {refused[0]}")
@@ -236,7 +228,7 @@ def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
 
 
 def least_memory(
-    cfg: Any,
+    cfg: Config,
     config: ModelConfig,
     candidate: Candidate,
     budgets: Budgets,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from srpo_jax.config.fields import Config
 from srpo_jax.distributed.accelerators import Chip, Slice
 from srpo_jax.models.attention.dispatch import choose
 from srpo_jax.models.attention.tpu_sizes import row_sizes_for, sizes_for
@@ -48,7 +49,7 @@ LAST = ("mlp/down/kernel", "mlp/fc2/kernel")  # of a layer
 class Model(NamedTuple):
     """What the estimates need to know of the run, besides the candidate."""
 
-    cfg: Any
+    cfg: Config
     config: ModelConfig
     state: TrainState  # abstract
     trainable: tuple[str, ...]

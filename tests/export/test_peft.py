@@ -9,9 +9,9 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
+from srpo_jax.config.sections import LoraSettings
 from srpo_jax.errors import UserError
 from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.peft import export_adapters
@@ -33,8 +33,8 @@ class Adapted(Loaded):
 
     def __init__(self, case, folder, use_rslora=False):
         super().__init__(case, folder)
-        section = dict(rank=3, alpha=4.5, use_rslora=use_rslora, dropout=0.1, targets=EVERYWHERE)
-        self.lora = lora.make_lora(ConfigDict({"seed": 0, "lora": section}), self.config)
+        section = LoraSettings(3, 4.5, use_rslora, dropout=0.1, targets=EVERYWHERE)
+        self.lora = lora.make_lora(section, 0, self.config)
         rng = np.random.default_rng(0)
         self.adapters = jax.tree.map(
             lambda x: (0.1 * rng.standard_normal(x.shape)).astype(np.float32),

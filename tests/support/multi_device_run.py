@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.config.sections import LoraSettings
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain
 from srpo_jax.models.attention.dispatch import Attend
@@ -182,7 +183,7 @@ def tiny_lora(config: ModelConfig, **changes) -> Lora:
         targets=("layers/.*/kernel", "vision/.*/kernel"),
     )
     seed = changes.pop("seed", 0)
-    return make_lora(ConfigDict({"seed": seed, "lora": {**values, **changes}}), config)
+    return make_lora(LoraSettings(**{**values, **changes}), seed, config)
 
 
 def train(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options):

@@ -5,7 +5,7 @@ the step gets its name, so a step has a seal from the moment that it exists. It 
 any file, also one that would not change what is restored. Checksums of the arrays themselves are
 in meta, see checkpoint.py: they do not depend on how arrays are cut into files.
 
-`python -m srpo_jax.train.checkpoint.seal WORKDIR/checkpoints` says of each step whether it is good.
+`srpo checkpoints check WORKDIR` says of each step whether it is good.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -159,9 +158,8 @@ def _first(names: list[str]) -> str:
     return name + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def main(directory: str) -> int:
+def tell_states(root: pathlib.Path) -> int:
     """Prints one line per step; 0 only if there are steps and all are good."""
-    root = pathlib.Path(directory)
     steps = steps_in(root) if root.is_dir() else []
     bad = 0
     for step in steps:
@@ -176,9 +174,3 @@ def main(directory: str) -> int:
     if not steps:
         print(f"{root}: no checkpoints")
     return 1 if bad or not steps else 0
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m srpo_jax.train.checkpoint.seal WORKDIR/checkpoints")
-    sys.exit(main(sys.argv[1]))
