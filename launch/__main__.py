@@ -27,7 +27,7 @@ EPILOG = """examples:
     --workdir=runs/mini
   python -m srpo_jax.launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
     -- train --config=configs/pod.py --config.model.path=/bucket/model --workdir=/bucket/runs/mine
-docs/launch.md has a page per target."""
+docs/launch.md has a page per target."""  # noqa: E501
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +91,8 @@ def _print(spec: Spec) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m srpo_jax.launch",
-        usage="python -m srpo_jax.launch [--target=T] [options] [--submit] -- VERB [options of srpo]",
+        usage="python -m srpo_jax.launch [--target=T] [options] [--submit] -- VERB "
+        "[options of srpo]",
         description="Prints what it would run; --submit runs it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from srpo_jax.data_pipelines.records import Record
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """A str, so that it goes into JSON and msgpack as it is."""
 
     SAFE = "SAFE"
     UNSAFE = "UNSAFE"
     ERROR = "ERROR"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)

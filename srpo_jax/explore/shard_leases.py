@@ -1,9 +1,9 @@
 """Several workers share out the shards of one folder, with nothing between them but the folder.
 
 A claim is a file that names who makes a shard; its owner touches it every now and then. A claim
-of a process that died on this machine, or that nobody touched for LEASE_SECONDS, is void. ShardLeases
-only save work: two workers that make the same shard write the same bytes, and each file appears
-whole or not at all, so no race here can harm a shard.
+of a process that died on this machine, or that nobody touched for LEASE_SECONDS, is void.
+ShardLeases only save work: two workers that make the same shard write the same bytes, and each file
+appears whole or not at all, so no race here can harm a shard.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def make_target_logp(model: PolicyModel, mesh: Mesh, shardings: Any) -> Callable
     lookup = make_lookup(mesh, shardings["embed"]["embedding"].spec)
     model = model.clone(lookup=lookup, by_rows=make_by_rows(mesh))
     width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
-    split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}
+    split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}  # noqa: B035, one of the two at most
     split_vocab = "tensor" in vocab_axes
     rows = P(ROW_AXES)
     names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))

@@ -3,9 +3,9 @@
     python -m studies.speed.plan_table [--cases=7B:v5e:8x8,3B:v5e:4x4] [--top=2] [--cache=DIR]
 
 Full fine-tuning as configs/pod.py has it, rows of 8192 tokens, compiled with least effort, one
-program at a time. Only the models' config.json is read (tests/support/released); nothing runs on a TPU:
-memory, FLOPs and traffic are the compiler's, times an estimate. Prints Markdown, and on the last
-line one JSON object. Without --cases the table is written into docs/planning.md too. What was
+program at a time. Only the models' config.json is read (tests/support/released); nothing runs on a
+TPU: memory, FLOPs and traffic are the compiler's, times an estimate. Prints Markdown, and on the
+last line one JSON object. Without --cases the table is written into docs/planning.md too. What was
 compiled is kept, so it can be stopped and run again.
 """
 

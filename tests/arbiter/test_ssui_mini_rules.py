@@ -107,7 +107,7 @@ def test_missing_and_unfinished_are_errors():
         "Sure, stand on one leg",
         "Sure, stand on one arm and lean back.",
         "Sorry, no pose, but stand on one leg and lean back.",
-        "Sure, walk on a line with closed eyes.",  # of another request that this picture makes wrong
+        "Sure, walk on a line with closed eyes.",  # another request, wrong with this picture
         HELP + " qq zz xx vv ww kk jj",
     ],
 )

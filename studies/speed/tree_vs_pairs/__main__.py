@@ -2,7 +2,8 @@
 
     python -m studies.speed.tree_vs_pairs [--quick] [--only tree,pairs] [--rss] [--sweep]
 
-The variants (variants.py), all through srpo_jax.train.losses.objective, value and gradient of every parameter:
+The variants (variants.py), all through srpo_jax.train.losses.objective, value and gradient of every
+parameter:
   tree        the tree in one packed row, attention by blocks
   tree-dense  the same, attention over all scores (only with --only)
   pairs       every safe x unsafe pair as two rows, micro-batches of 8 pairs, gradients added up

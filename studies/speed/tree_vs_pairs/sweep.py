@@ -1,8 +1,8 @@
 """Other shapes than the default one: exact token counts of every variant, and a few step times.
 
-Called by `python -m studies.speed.tree_vs_pairs --sweep`; draws docs/figures/tree_vs_pairs.svg. Counts
-are means over questions, since verdicts and lengths are random. Times are those of a narrower model
-(d 256, 4 layers), on which attention weighs more than on a large one.
+Called by `python -m studies.speed.tree_vs_pairs --sweep`; draws docs/figures/tree_vs_pairs.svg.
+Counts are means over questions, since verdicts and lengths are random. Times are those of a
+narrower model (d 256, 4 layers), on which attention weighs more than on a large one.
 """
 
 from __future__ import annotations
