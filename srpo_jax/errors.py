@@ -13,3 +13,10 @@ class RunFailure(RuntimeError):
     """Not the user's mistake: exit code 1, so that launchers start the run again. The message is
     one line that says what failed and where.
     """
+
+
+def one_line(text: object, limit: int | None = None) -> str:
+    """The text of anything (an exception, say) on one line: every run of white space becomes one
+    space, and what is longer than `limit` characters is cut.
+    """
+    return " ".join(str(text).split())[:limit]

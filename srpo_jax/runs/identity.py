@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import (write_text)
+from srpo_jax.files import write_text
 
 DECIDING = {
     "model": ("dtype",),
@@ -22,8 +22,18 @@ DECIDING = {
     "pack": None,
     "arbiter": ("scope", "require_effective"),
     "train": (
-        "steps", "learning_rate", "warmup_steps", "schedule", "weight_decay", "b1", "b2", "eps",
-        "clip_norm", "freeze", "optimizer", "param_dtype",
+        "steps",
+        "learning_rate",
+        "warmup_steps",
+        "schedule",
+        "weight_decay",
+        "b1",
+        "b2",
+        "eps",
+        "clip_norm",
+        "freeze",
+        "optimizer",
+        "param_dtype",
     ),
     "lora": None,
 }
@@ -37,8 +47,14 @@ HARMLESS = {
     "arbiter": ("kind",),
     "train": (
         "accumulate",  # but see `identity`
-        "save_every", "keep", "keep_best", "best_metric", "log_every", "report_to",
-        "watchdog_minutes", "compilation_cache",
+        "save_every",
+        "keep",
+        "keep_best",
+        "best_metric",
+        "log_every",
+        "report_to",
+        "watchdog_minutes",
+        "compilation_cache",
     ),
     "mesh": None,
     "processes": None,

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srpo_jax.files import write_text
 from srpo_jax.runs.trackers import make_trackers
-from srpo_jax.files import (write_text)
 
 FILE = "metrics.jsonl"
 
@@ -128,5 +128,8 @@ class Metrics:
             except Exception as error:
                 self._trackers.remove(tracker)
                 said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                print(f"train.report_to: {tracker.name} {lost} ({said}); {FILE} has it all",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"train.report_to: {tracker.name} {lost} ({said}); {FILE} has it all",
+                    file=sys.stderr,
+                    flush=True,
+                )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import (write_text)
+from srpo_jax.files import write_text
 
 EXTRAS = {  # tracker: (module, extra of this package)
     "tensorboard": ("tensorboardX", "report"),

@@ -9,7 +9,8 @@ Readers take what is there: a missing file is empty, a damaged one a UserError t
 from __future__ import annotations
 
 import pathlib
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json
@@ -87,5 +88,3 @@ def record_folders(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[pat
             drawn = workdir / "data" / world
             folders.append(drawn if colon and drawn.is_dir() else pathlib.Path(spec).parent)
     return [*folders, workdir]
-
-

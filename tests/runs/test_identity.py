@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from srpo_jax.configs import common
 from srpo_jax.config.check import RULES, flatten
+from srpo_jax.configs import common
 from srpo_jax.errors import UserError
 from srpo_jax.runs.identity import DECIDING, HARMLESS, check_same, identity
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from srpo_jax.runs import ledger as events
-from srpo_jax.runs.ledger import Ledger
 from srpo_jax.runs.goodput import goodput, line
+from srpo_jax.runs.ledger import Ledger
 from srpo_jax.runs.report.goodput import section_of
 
 

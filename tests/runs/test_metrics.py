@@ -12,11 +12,20 @@ from srpo_jax.errors import UserError
 from srpo_jax.runs.metrics import FILE, Metrics, duration, line
 
 VALUES = {
-    "loss": 0.41234, "srpo/loss_ref": 0.3, "srpo/loss_exp": 0.11, "rewards/margins": 0.831,
-    "rewards/accuracies": 0.91, "grad_norm": 1.2, "learning_rate": 5e-6,
-    "perf/questions_per_second": 3.14, "perf/pairs_per_second": 75.4,
-    "perf/tokens_per_second": 12300.0, "perf/model_tflops_per_second": 412.77, "perf/mfu": 0.4171,
-    "perf/data_share": 0.03, "perf/eta_seconds": 72.0,
+    "loss": 0.41234,
+    "srpo/loss_ref": 0.3,
+    "srpo/loss_exp": 0.11,
+    "rewards/margins": 0.831,
+    "rewards/accuracies": 0.91,
+    "grad_norm": 1.2,
+    "learning_rate": 5e-6,
+    "perf/questions_per_second": 3.14,
+    "perf/pairs_per_second": 75.4,
+    "perf/tokens_per_second": 12300.0,
+    "perf/model_tflops_per_second": 412.77,
+    "perf/mfu": 0.4171,
+    "perf/data_share": 0.03,
+    "perf/eta_seconds": 72.0,
 }
 
 

@@ -7,16 +7,16 @@ import re
 import signal
 
 import jax
-from tests.support import multi_device_run as tiny
 import numpy as np
 import pytest
-from tests.train.test_loop import make_config, world
 
-from srpo_jax.train import loop as module
-from srpo_jax.errors import UserError
 from srpo_jax.distributed.mesh import make_mesh
+from srpo_jax.errors import UserError
 from srpo_jax.runs.profiling import Profile, clip, parse_window
+from srpo_jax.train import loop as module
 from srpo_jax.train.loop import train
+from tests.support import multi_device_run as tiny
+from tests.train.test_loop import make_config
 
 PARTS = ("embed", "vision", "layers/.*attention", "layers/.*ffn", "head", "loss")
 
@@ -40,8 +40,13 @@ def test_every_part_of_the_step_has_its_name():
 @pytest.mark.parametrize(
     "window, steps, expected",
     [
-        ((10, 13), 100, (10, 13)), ((10, 13), 12, (10, 12)), ((10, 13), 10, (7, 10)),
-        ((10, 13), 3, (1, 3)), ((10, 13), 1, (0, 1)), ((10, 13), 0, (0, 0)), ((0, 2), 5, (0, 2)),
+        ((10, 13), 100, (10, 13)),
+        ((10, 13), 12, (10, 12)),
+        ((10, 13), 10, (7, 10)),
+        ((10, 13), 3, (1, 3)),
+        ((10, 13), 1, (0, 1)),
+        ((10, 13), 0, (0, 0)),
+        ((0, 2), 5, (0, 2)),
     ],
 )
 def test_the_window_is_clipped_to_the_run(window, steps, expected):

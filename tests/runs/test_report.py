@@ -5,12 +5,12 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from tests.support.report_sample import make_workdir
 
 from srpo_jax.errors import UserError
-from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.charts import label, ticks
+from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
+from tests.support.report_sample import make_workdir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert(1)</script><img src="http://evil/x.png" onerror=alert(1)>\u202e & "quoted"'
@@ -72,9 +72,21 @@ def test_the_page_is_well_formed_and_asks_nothing_of_anyone(page):
 def test_the_page_has_every_part(page):
     """Table, curves, path against reply, categories, trees with pictures, answers, settings."""
     text = " ".join(page.text)
-    for part in ("Safe replies", "Late failure", "Path against reply", "self-corrected", "Violence",
-                 "Loss", "Gradient norm", "Where branches end", "Read the reference path",
-                 "before", "after", "data.test_records", "judged unsafe"):
+    for part in (
+        "Safe replies",
+        "Late failure",
+        "Path against reply",
+        "self-corrected",
+        "Violence",
+        "Loss",
+        "Gradient norm",
+        "Where branches end",
+        "Read the reference path",
+        "before",
+        "after",
+        "data.test_records",
+        "judged unsafe",
+    ):
         assert part in text, part
     assert "missing" not in page.values("class")
     assert page.tags.count("img") == 6 + 8  # trees and answers
@@ -162,8 +174,10 @@ def test_trees_worth_looking_at_come_first():
         return {"id": name, "risky": risky, "category": category, "branches": branches}
 
     trees = [
-        tree("benign", False, None, ["SAFE"]), tree("safe", True, "a", ["SAFE"]),
-        tree("a1", True, "a", ["SAFE", "UNSAFE"]), tree("a2", True, "a", ["SAFE", "UNSAFE"]),
+        tree("benign", False, None, ["SAFE"]),
+        tree("safe", True, "a", ["SAFE"]),
+        tree("a1", True, "a", ["SAFE", "UNSAFE"]),
+        tree("a2", True, "a", ["SAFE", "UNSAFE"]),
         tree("b1", True, "b", ["UNSAFE", "SAFE"]),
     ]
     assert [t["id"] for t in choose_trees(trees, 4)] == ["a1", "b1", "a2", "safe"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from srpo_jax.runs.report.html import chip, esc, kind, picture
 from srpo_jax.runs.report.trees import effective_chip, steps_html

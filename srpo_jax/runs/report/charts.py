@@ -7,8 +7,8 @@ page's CSS classes, so that one drawing serves light and dark.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from srpo_jax.runs.report.html import esc
 

@@ -24,8 +24,10 @@ def esc(text: object) -> str:
     plain = str(text)
     if len(plain) > MAX_TEXT:
         plain = plain[:MAX_TEXT] + f" [... {len(plain) - MAX_TEXT} more characters]"
-    kept = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\ufffd"
-            for c in plain)
+    kept = (
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\ufffd"
+        for c in plain
+    )
     return html.escape("".join(kept), quote=True)
 
 

@@ -9,19 +9,30 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from srpo_jax import __version__
-from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.errors import UserError
+from srpo_jax.files import read_json, read_lines, write_text
+from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.goodput import section_of as goodput_section
 from srpo_jax.runs.report.html import esc, fold, mark, missing, section
 from srpo_jax.runs.report.style import CSS
 from srpo_jax.runs.report.trees import choose_trees, tree_card
-from srpo_jax.runs.workdir import (AFTER, BEFORE, method, read_config, read_evaluations, read_runs, record_folders, shown_run, trees_folder)
-from srpo_jax.files import (read_json, read_lines, write_text)
+from srpo_jax.runs.workdir import (
+    AFTER,
+    BEFORE,
+    method,
+    read_config,
+    read_evaluations,
+    read_runs,
+    record_folders,
+    shown_run,
+    trees_folder,
+)
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NOTICE = (
@@ -65,8 +76,13 @@ def render(workdir: pathlib.Path) -> str:
         _answers(folders, [r for f in folders for r in record_folders(f, config)], before, after),
         _settings(config),
     ]
-    links = (("results", "Results"), ("training", "Training"), ("trees", "Reasoning trees"),
-             ("answers", "Answers"), ("settings", "Settings"))
+    links = (
+        ("results", "Results"),
+        ("training", "Training"),
+        ("trees", "Reasoning trees"),
+        ("answers", "Answers"),
+        ("settings", "Settings"),
+    )
     nav = "".join(f'<a href="#{name}">{title}</a>' for name, title in links)
     name = (config.get("name") if home == workdir else None) or workdir.resolve().name
     tiles = report_scores.tiles(evaluations.get(before), evaluations[after]) if after else ""

@@ -7,9 +7,10 @@ lines cross. A line is as thick as the branch is likely under the policy that sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.runs.report.html import chip, esc, fold, kind, mark, picture

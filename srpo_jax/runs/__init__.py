@@ -1,0 +1,1 @@
+"""What a run leaves in its workdir: identity, ledger, metrics, trackers, and the report."""
