@@ -1,4 +1,4 @@
-"""srpo_jax/runs/ledger.py and goodput.py: where the time of a run went, over crashes and restarts."""
+"""srpo_jax/runs/ledger.py and goodput.py: where a run's time went, over crashes and restarts."""
 
 from __future__ import annotations
 
