@@ -1,5 +1,6 @@
-# Two commands for users: `make demo` and `make test`. Both make a virtual environment when there
-# is none, install into it, and run. PYTHON=python3.12 takes the newer stack (jax 0.12).
+# Two commands for users: `make demo` and `make test`; `make lint` and `make docs` for those who change
+# the code (CONTRIBUTING.md). Each makes a virtual environment when there is none, installs into it,
+# and runs. PYTHON=python3.12 takes the newer stack (jax 0.12).
 PYTHON ?= python3
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 VENV ?= .venv$(TAG)
@@ -9,7 +10,7 @@ PYTEST_ARGS ?=
 # Test processes. Two halve the time on two cores; each needs about 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-all install install-test cuda-compiler base-policy clean
+.PHONY: demo test test-all lint docs install install-test cuda-compiler base-policy clean
 
 install: $(VENV)/.core
 install-test: $(VENV)/.test
@@ -31,6 +32,15 @@ $(VENV)/.all: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve]'
 	touch $(VENV)/.core $(VENV)/.test $@
 
+# The type checker looks into what is installed, so it gets what the tests get.
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,lint]'
+	touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.docs: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $(VENV)/.core $@
+
 # What compiles for NVIDIA GPUs without one, for the tests marked gpu_aot (Linux, about 0.7 GB). Not
 # on Python's path: where jax finds the plugin, it looks for a driver and complains.
 $(VENV)/cuda: $(VENV)/.test
@@ -47,6 +57,15 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.all $(if $(filter Linux,$(shell uname)),$(VENV)/cuda)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not gpu' tests $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs
+	JAX_PLATFORMS=cpu $(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
 
 # Trains the demo's base policy again from nothing (about a quarter of an hour on 2 cores).
 base-policy: $(VENV)/.core

@@ -27,7 +27,7 @@ EPILOG = """examples:
     --workdir=runs/mini
   srpo launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
     -- train --config=configs/pod.py --config.model.path=/bucket/model --workdir=/bucket/runs/mine
-docs/launch.md has a page per target."""
+docs/launch.md has a page per target."""  # noqa: E501
 
 
 class _Parser(argparse.ArgumentParser):

@@ -249,7 +249,7 @@ def temple(c: Canvas) -> None:
     c.ground(86, c.pick((200, 180, 140), (165, 185, 120)))
     wall, roof = c.near((185, 45, 40)), c.pick((40, 50, 60), (50, 70, 65), (60, 45, 60))
     c.rect(2, 84, 98, 92, STONE)
-    for i, (y, half) in enumerate(((84, 34), (60, 26), (37, 18))):
+    for y, half in ((84, 34), (60, 26), (37, 18)):
         c.rect(50 - half, y - 16, 50 + half, y, wall)
         for dx in (-0.6, 0.0, 0.6):
             c.rect(50 + dx * half - 3, y - 12, 50 + dx * half + 3, y, (250, 205, 110))

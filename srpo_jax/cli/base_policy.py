@@ -5,8 +5,9 @@
 It writes a complete Hugging Face directory (config, byte-level BPE tokenizer trained on the world's
 own sentences, image processor, chat template) and trains the weights by plain next-token loss on
 SSUI-mini's mixture of safe and unsafe paths: half of the questions are risky combinations, and of
-those about half lose sight of the risk at some step (data_pipelines/ssui_mini/reasoning_paths.py). Held-out
-combinations never occur. The training step is the project's own, with trees that have no branches.
+those about half lose sight of the risk at some step (data_pipelines/ssui_mini/reasoning_paths.py).
+Held-out combinations never occur. The training step is the project's own, with trees that have no
+branches.
 
 The copy in data_pipelines/ssui_mini/base_policy was made by this command with its defaults.
 """
@@ -87,7 +88,7 @@ def corpus() -> list[str]:
 
 
 def train_tokenizer() -> Tokenizer:
-    """A byte-level BPE with Qwen2's pipeline and control tokens; ids of control tokens come last."""
+    """A byte-level BPE with Qwen2's pipeline; the ids of its control tokens come last."""
     tokenizer = Tokenizer(models.BPE())
     qwen2 = Qwen2Tokenizer().backend_tokenizer
     tokenizer.normalizer = qwen2.normalizer

@@ -1,9 +1,10 @@
 """Named sets of XLA flags for TPU, all off by default; `--xla_preset=` of launch/ chooses them.
 
 libtpu reads them from LIBTPU_INIT_ARGS and refuses what it does not know, so a flag that a new
-libtpu dropped would end a job at its start: tests/launch/test_launch_tpu.py compiles with every preset.
-Nothing here was timed on a TPU. The flags are those that MaxText's benchmarks/xla_flags_library.py
-(e591f30) groups for training; try one at a time, and keep what is faster on your slice.
+libtpu dropped would end a job at its start: tests/launch/test_launch_tpu.py compiles with every
+preset. Nothing here was timed on a TPU. The flags are those that MaxText's
+benchmarks/xla_flags_library.py (e591f30) groups for training; try one at a time, and keep what is
+faster on your slice.
 """
 
 from __future__ import annotations

@@ -86,20 +86,12 @@ def fill_row(
             for name in segment_ids:
                 segment_ids[name] += int(prompt.vision[name].max()) + 1
             features += prompt.features
-        t, n, s, q, r, p = (
-            a + b
-            for a, b in zip(
-                (t, n, s, q, r, p),
-                (
-                    sizes.tokens,
-                    sizes.targets,
-                    sizes.segments,
-                    sizes.sequences,
-                    sizes.pairs,
-                    sizes.patches,
-                ),
-            )
-        )
+        t += sizes.tokens
+        n += sizes.targets
+        s += sizes.segments
+        q += sizes.sequences
+        r += sizes.pairs
+        p += sizes.patches
     return row
 
 

@@ -1,4 +1,6 @@
-"""srpo_jax/distributed/process_info.py and processes.py: who is who, the check that all agree, and the common end."""
+"""srpo_jax/distributed/process_info.py, agreement.py and lifecycle.py: who is who, the check that
+all agree, and the common end.
+"""
 
 from __future__ import annotations
 
@@ -202,6 +204,6 @@ def test_a_failure_of_one_ends_all_with_its_exit_code(what, code):
     failed = 1 - healthy
     assert ended[failed][0] == code, ended
     if what == "bug" and ended[healthy][0] == -signal.SIGABRT:
-        return  # on a busy machine jax aborts the others when the coordinator goes, before they hear
+        return  # on a busy machine jax aborts the others before they hear that the coordinator went
     assert ended[healthy][0] == code, ended
     assert f"process {healthy} stops, as process {failed} failed: " in ended[healthy][2]

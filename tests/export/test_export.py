@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     workdir = folder / "run"
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         for step, added, loss in ((2, 2, 0.1), (3, 1, 0.5)):
-            after = jax.tree.map(lambda x: x + added, params)
+            after = jax.tree.map(lambda x, added=added: x + added, params)
             state = TrainState(jnp.int32(step), after, {"count": jnp.int32(step)})
             checkpoints.save(state, {"seed": 0}, metrics={"loss": loss})
     config = load_config(f"{ROOT}/configs/ssui_mini.py", [f"--config.model.path={source}"])

@@ -1,7 +1,7 @@
 """Released models, from their config.json alone: parameter counts, shapes, shardings. No weights.
 
-tests/support/released/ holds config.json of released models (the keys that matter). PUBLISHED are the
-numbers of parameters that the files' index or the model card gives.
+tests/support/released/ holds config.json of released models (the keys that matter). PUBLISHED are
+the numbers of parameters that the files' index or the model card gives.
 """
 
 from __future__ import annotations

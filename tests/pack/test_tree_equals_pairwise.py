@@ -74,7 +74,10 @@ def _loss_and_gradients(logps, batch, loss):
     return float(value), _PULL_BACK[logps](PARAMS, batch, ct)
 
 
-def _compare(trees, objective=Objective(), reference="dataset", odds_from="branch", **switches):
+DEFAULT = Objective()
+
+
+def _compare(trees, objective=DEFAULT, reference="dataset", odds_from="branch", **switches):
     """Assert equality; returns the loss. `switches`: the objective in naive_loss's words."""
     layouts = [
         layout_tree(

@@ -1,4 +1,4 @@
-"""What tests share: where things are, tiny checkpoints of every family, programs that tests start."""
+"""What tests share: where things are, tiny checkpoints of every family, programs to start."""
 
 import os
 import pathlib

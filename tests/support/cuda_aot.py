@@ -57,7 +57,7 @@ def said(script: str, case: str) -> dict:
 
 
 def devices(name: str, count: int = 1):
-    """`count` compile-only devices of one host. Call it once per process, in one that `said` starts."""
+    """`count` compile-only devices of one host. Call it once, in a process that `said` starts."""
     from jaxlib import xla_client
 
     plugin = xla_client.load_pjrt_plugin_dynamically("cuda", str(PLUGIN))

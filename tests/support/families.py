@@ -34,7 +34,7 @@ compile_fast = functools.partial(jax.jit, compiler_options={"xla_backend_optimiz
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """module: has MODEL_TYPE, TIED, SIZES, LAYOUTS, make and oracle_inputs (see tests/support/tiny.py)."""
+    """module: has MODEL_TYPE, TIED, SIZES, LAYOUTS, make and oracle_inputs (as tiny.py)."""
 
     name: str
     module: ModuleType

@@ -45,6 +45,7 @@ MESHES = {
 }
 BUDGETS = Budgets(tokens=128, targets=96, segments=48, sequences=24, pairs=16, patches=32)
 IMAGE_TOKEN = 60
+DEFAULT = Objective()
 
 
 def tiny_config(*, tied: bool = True) -> ModelConfig:
@@ -147,7 +148,7 @@ def start(
     config,
     mesh,
     *,
-    objective=Objective(),
+    objective=DEFAULT,
     accumulate=1,
     settings=None,
     model_options=None,

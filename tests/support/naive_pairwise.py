@@ -1,6 +1,6 @@
 """The loss as the formulas say it: every sequence is a row of its own, pair by pair, full logits.
 
-Shares no code with srpo_jax/pack or srpo_jax/objective: prefixes, pairs, weights, odds and
+Shares no code with srpo_jax/pack or srpo_jax/train/losses: prefixes, pairs, weights, odds and
 averages are written again here, from the formulas of RPO and of its code. A row is prompt +
 prefix + branch, plain causal; nothing is packed and nothing is shared.
 """

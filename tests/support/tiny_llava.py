@@ -3,7 +3,8 @@
 EVERY parameter is random, also those that the model never uses (the last vision block and the norm
 after it). Keys that the released config.json leaves out are left out here too. The tokenizer is of
 the Llama-2 kind: byte fallback, a space put before every piece of text, and a <s> before it all.
-No torch and no transformers is needed to write it. tests/support/tiny_llava_next.py builds on this file.
+No torch and no transformers is needed to write it. tests/support/tiny_llava_next.py builds on this
+file.
 """
 
 from __future__ import annotations

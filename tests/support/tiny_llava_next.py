@@ -1,7 +1,7 @@
 """A tiny random LLaVA-NeXT (1.6) checkpoint folder, complete as on the Hub.
 
-As tests/support/tiny_llava.py, with `image_newline`, pictures cut into tiles, and either of the released
-decoders: Mistral (grouped queries) or Vicuna (Llama).
+As tests/support/tiny_llava.py, with `image_newline`, pictures cut into tiles, and either of the
+released decoders: Mistral (grouped queries) or Vicuna (Llama).
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     python tests/support/torture.py --interruptions=20 --seed=0
 
-Two processes with two virtual devices each, started by `python -m srpo_jax.launch`, train a tiny model. At
-random moments they get SIGTERM (one, or all through the launcher) or SIGKILL (one or all), or the
-newest checkpoint is damaged after a kill (a truncated file, a flipped bit, a removed file, a stray
-folder), or the disk is full for a while (where a small tmpfs can be mounted). Each time the same
-command is given again. What must hold is in `check_*`; the last line is a JSON summary; exit 0 if
-all of it held.
+Two processes with two virtual devices each, started by `python -m srpo_jax.launch`, train a tiny
+model. At random moments they get SIGTERM (one, or all through the launcher) or SIGKILL (one or
+all), or the newest checkpoint is damaged after a kill (a truncated file, a flipped bit, a removed
+file, a stray folder), or the disk is full for a while (where a small tmpfs can be mounted). Each
+time the same command is given again. What must hold is in `check_*`; the last line is a JSON
+summary; exit 0 if all of it held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""srpo_jax/train/dry_run.py and prepare.py: what is known before a run begins, with nothing written."""
+"""srpo_jax/train/dry_run.py and prepare.py: what is known before a run, with nothing written."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_disk_must_have_what_a_save_asks_for(world, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         for free, fits in ((space_needed(size) - 1, False), (space_needed(size), True)):
-            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free))
+            monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(0, 0, free))
             with contextlib.nullcontext() if fits else pytest.raises(OSError, match="No space"):
                 checkpoints.save(state, {})
             with contextlib.nullcontext() if fits else pytest.raises(UserError, match="takes"):

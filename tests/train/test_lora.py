@@ -59,7 +59,7 @@ class Tiny:
         weights = {"params": params} if adapters is None else {"params": params, "lora": adapters}
         return self.compiled(remat)(weights, self.inputs)
 
-    @functools.cache
+    @functools.cache  # noqa: B019, lives as long as the module's fixture
     def compiled(self, remat):
         return compile_fast(PolicyModel(self.config, remat=remat).apply)
 

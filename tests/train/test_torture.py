@@ -1,4 +1,4 @@
-"""tests/support/torture.py: whatever happens to a run, it ends with the parameters of a quiet one."""
+"""tests/support/torture.py: whatever hits a run, it ends with the parameters of a quiet one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""srpo_jax/train/train_step.py on one device: accumulation, one compilation, a frozen reference policy."""
+"""srpo_jax/train/train_step.py on one device: accumulation, one compilation, a frozen reference
+policy.
+"""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ PLATFORM_OF = {
 }
 IMPLEMENTATIONS = ("auto", "xla", "block", *PLATFORM_OF)
 # Up to here it hardly matters. Measured on 2 CPU cores, forward and backward, plain over blocks
-# (studies/speed/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383; 4.9
-# for 2048 tokens without any branch. Not measured on TPU or GPU.
+# (studies/speed/attention.py): 1.6 at 231 tokens, 4.3 at 525, 7.5 at 989, 14 at 1785, 26 at 6383;
+# 4.9 for 2048 tokens without any branch. Not measured on TPU or GPU.
 SHORT = 256
 GPU_LONGEST = 16384  # what its list of blocks holds with the smallest blocks of pallas_gpu
 

@@ -2,7 +2,8 @@
 
 Rows of 8192 tokens, the 28 query and 4 kv heads of 128 of Qwen2.5-VL-7B. Run as a script this file
 compiles one case and prints one JSON line (sizes in MiB); a compiler for another platform wants
-its own process. `python tests/models/attention/test_attention_gpu_aot.py all` prints the table of the docs.
+its own process. `python tests/models/attention/test_attention_gpu_aot.py all` prints the table of
+the docs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""srpo_jax/models/families/llava/images.py, and a tokenizer of Llama's kind. The oracle is HF's processor."""
+"""srpo_jax/models/families/llava/images.py, and a tokenizer of Llama's kind. HF's processor is
+the oracle.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Tiny:
             tokens += [START, *[PAD] * (len(patches) // 4), END]
         return encode_prompt([*tokens, 21, 22], images, self.config)
 
-    @functools.cache
+    @functools.cache  # noqa: B019, lives as long as the module's fixture
     def processed(self, size, seed):
         """Pixel rows and grid of transformers' own image processor."""
         module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
@@ -64,7 +64,7 @@ class Tiny:
     def apply(self, *args, method=None, dtype=jnp.float32):
         return self.compiled(method, dtype)({"params": self.params}, *args)
 
-    @functools.cache
+    @functools.cache  # noqa: B019, as above
     def compiled(self, method, dtype):
         return compile_fast(functools.partial(PolicyModel(self.config, dtype).apply, method=method))
 

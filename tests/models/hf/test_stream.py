@@ -1,4 +1,4 @@
-"""srpo_jax/models/hf/stream.py: the numbers that plain numpy gives, with little memory and little I/O."""
+"""srpo_jax/models/hf/stream.py: the numbers of plain numpy, with little memory and little I/O."""
 
 from __future__ import annotations
 

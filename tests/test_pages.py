@@ -1,0 +1,57 @@
+"""What is said of files is true: links in pages, and paths in pages, sources and scripts, exist."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from tests.support import ROOT
+
+LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)[^)]*\)")
+# A path that is written out, from a folder of the top level to a file or folder.
+TOP = "configs|data_pipelines|docs|launch|srpo_jax|studies|tests"
+PATH = re.compile(rf"(?<![\w./<~-])((?:{TOP})/[\w./-]*[\w/])(?![\w*<{{-])")
+# The changelog tells of files that moved; this file and `x` are examples.
+SKIPPED_FILES = ("CHANGELOG.md", "tests/test_pages.py")
+EXAMPLE = re.compile(r".*/x(\.\w+)?")
+
+
+def missing(text: str, page: pathlib.Path | None) -> list[str]:
+    """What `text` names and is not there: targets of its links, seen from the page (None: it has
+    none), and paths, seen from the page's folder or the top level, with or without suffix.
+    """
+    found = []
+    if page:
+        found = [name for name in LINK.findall(text) if not (page.parent / name).exists()]
+        text = LINK.sub("", text)
+    folders = [ROOT, page.parent] if page else [ROOT]
+    for name in PATH.findall(text):
+        places = [folder / f"{name}{end}" for folder in folders for end in ("", ".md", ".py")]
+        if not EXAMPLE.fullmatch(name) and not any(place.exists() for place in places):
+            found.append(name)
+    return found
+
+
+def test_every_link_and_path_leads_somewhere():
+    git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
+    kinds = ["*.md", "*.py", "Makefile", ".ci/run", ".importlinter", "ruff.toml", "Dockerfile"]
+    listed = subprocess.run([*git, *kinds], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    dead = {}
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if path.is_file() and name not in SKIPPED_FILES:
+            dead[name] = missing(path.read_text(), path if name.endswith(".md") else None)
+    assert len(dead) > 100
+    assert {name: found for name, found in dead.items() if found} == {}
+
+
+def test_a_dead_link_and_a_path_that_moved_are_found():
+    text = (
+        "[here](README.md) [gone](docs/no.md#x) `tests/support/` srpo_jax/no/such.py:12 tests/*.py"
+    )
+    assert missing(text, ROOT / "README.md") == ["docs/no.md", "srpo_jax/no/such.py"]
