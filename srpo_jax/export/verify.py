@@ -171,7 +171,7 @@ def _transformers_logits(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "mm_token_type_ids" in takes:  # without it Qwen's positions are silently 1-D
         inputs["mm_token_type_ids"] = (ids == processor.config.image_token_id).int()
-    process = processor._pictures._process  # transformers' image processor of the folder
+    process = processor.images._process  # transformers' image processor of the folder
     shown = process(picture, return_tensors="np", **CALL.get(processor.config.model_type, {}))
     inputs |= {name: torch.tensor(np.asarray(v)) for name, v in shown.items() if name in takes}
     with torch.inference_mode():

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 
 from srpo_jax.distributed import compile_cache
-from srpo_jax.distributed.global_arrays import put_batch
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
+from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
 from srpo_jax.models.hf.load import load_params

@@ -12,6 +12,7 @@ the family files), which tests compare with transformers: a silent guess would l
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -89,7 +90,7 @@ class TextConfig:
     qk_norm: bool = False
     max_positions: int = 0
 
-    @property
+    @functools.cached_property
     def padded_vocab(self) -> int:
         if self.vocab_size < UNPADDED_VOCAB:
             return self.vocab_size
@@ -108,7 +109,7 @@ class PatchField:
     shape: tuple[int, ...] = ()
     dtype: Any = np.int32
 
-    @property
+    @functools.cached_property
     def is_segment(self) -> bool:
         return self.name.endswith("_seg")
 

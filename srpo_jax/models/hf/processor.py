@@ -33,13 +33,15 @@ class Processor:
     config: the model's configuration. eos_ids: ids that end a reply, the tokenizer's own first.
     suppress_ids: ids that the policy must never sample, sorted: placeholders for pictures, padding,
     and rows of the vocabulary that no token has. Never one of eos_ids.
+    images: the family's own (families/*/images.py): `images(RGB picture)` -> its patches and grid,
+    `images.grid(width, height)` -> the grid that a picture of this size has, without pixels.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer, pictures, template: str, eos_ids):
+    def __init__(self, config: ModelConfig, tokenizer, images, template: str, eos_ids):
         self.config = config
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self._tokenizer = tokenizer
-        self._pictures = pictures
+        self.images = images
         self._template = template
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
@@ -47,7 +49,7 @@ class Processor:
         self._adds_space = self._tokenizer.tokenize("a")[0].startswith("\u2581")
 
         added = tokenizer.added_tokens_decoder
-        pads = {config.image_token_id, *pictures.suppress}
+        pads = {config.image_token_id, *images.suppress}
         if tokenizer.pad_token_id is not None:
             pads.add(tokenizer.pad_token_id)
         rows = set(range(config.text.vocab_size))
@@ -75,21 +77,17 @@ class Processor:
         tokenizer = loaded(
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
-        pictures = make_images(folder, config, tokenizer)
+        images = make_images(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
-        _check(folder, config, tokenizer, eos_ids, pictures.suppress)
-        return cls(config, tokenizer, pictures, chat_template(folder), eos_ids)
+        _check(folder, config, tokenizer, eos_ids, images.suppress)
+        return cls(config, tokenizer, images, chat_template(folder), eos_ids)
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
-        """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
+        """A picture of any mode -> patches float32 [p, patch_dim] in the processor's order, grid.
 
         Raises UserError if the picture has a shape that the processor refuses.
         """
-        return self._pictures(picture.convert("RGB"))
-
-    def image_grid(self, width: int, height: int) -> Grid:
-        """The grid that `image` gives for a picture of this size, without pixels; same errors."""
-        return self._pictures.grid(width, height)
+        return self.images(picture.convert("RGB"))
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
         """Ids of the user turn with `question`, up to where the assistant's answer begins.
@@ -116,10 +114,10 @@ class Processor:
         rendered = self._render([{"role": "user", "content": content}])
 
         # Every whole placeholder is the template's: those of the question have been cut.
-        first, *others = rendered.split(self._pictures.placeholder)
+        first, *others = rendered.split(self.images.placeholder)
         if len(others) != len(grids):
             raise UserError("the chat template does not place one image placeholder per picture")
-        expanded = [self._pictures.expansion(grid) + text for grid, text in zip(grids, others)]
+        expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
         ids = self._encode_pieces("".join([first, *expanded]).split(mark))
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids

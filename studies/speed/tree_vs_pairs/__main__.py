@@ -29,7 +29,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.policy_model import PolicyModel
-from srpo_jax.pack.pairs import choose_pairs
+from srpo_jax.pack.tree_layout import choose_pairs
 from srpo_jax.train.losses.objective import Objective
 from studies.speed import timing as measure
 from studies.speed import workload

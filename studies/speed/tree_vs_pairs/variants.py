@@ -22,11 +22,9 @@ import numpy as np
 
 from srpo_jax.models.inputs import causal_row, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import Pair
-from srpo_jax.pack.rows import make_batch
+from srpo_jax.pack.packing import Budgets, make_batch
 from srpo_jax.pack.tree import Tree
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.tree_layout import Pair, layout_tree
 from srpo_jax.train.losses.objective import Objective, srpo_loss, target_logps
 
 PAIRS = 8  # of a micro-batch: 16 rows

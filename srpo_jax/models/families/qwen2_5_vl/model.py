@@ -18,7 +18,16 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import ModelConfig, PatchField, Reader, read_text
-from srpo_jax.models.blocks.decoder import STACKED, Constrain, Linear, RMSNorm, Rope, SwiGLU
+from srpo_jax.models.blocks.decoder import (
+    STACKED,
+    Constrain,
+    Linear,
+    RMSNorm,
+    Rope,
+    SwiGLU,
+    layer_input,
+    with_remat,
+)
 from srpo_jax.models.blocks.image_layout import (
     Grid,
     ImageLayout,
@@ -27,7 +36,6 @@ from srpo_jax.models.blocks.image_layout import (
     patch_positions,
 )
 from srpo_jax.models.blocks.qwen_vit import THETA, VisionAttention, vision_rope
-from srpo_jax.models.blocks.remat import layer_input, with_remat
 
 EPS = 1e-6  # fixed in the family's code, not in its config files
 positions = mrope_positions

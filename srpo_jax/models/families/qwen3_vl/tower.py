@@ -17,9 +17,16 @@ import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import PatchField
-from srpo_jax.models.blocks.decoder import STACKED, Constrain, LayerNorm, Linear, Rope
+from srpo_jax.models.blocks.decoder import (
+    STACKED,
+    Constrain,
+    LayerNorm,
+    Linear,
+    Rope,
+    layer_input,
+    with_remat,
+)
 from srpo_jax.models.blocks.qwen_vit import VisionAttention, vision_rope
-from srpo_jax.models.blocks.remat import layer_input, with_remat
 
 EPS = 1e-6  # fixed in the family's code, not in its config files
 
