@@ -18,16 +18,85 @@ sequence is a sum of segment sums.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from srpo_jax.pack.pairs import Pair, common_prefix, has_two_sides
 from srpo_jax.pack.tree import Tree
 
+PAIRINGS = ("all", "one", "rpo_code")
+BRANCH_POINTS = ("all", "first")
 REFERENCES = ("dataset", "chosen", "none")
 ODDS_FROM = ("branch", "divergence")
+
+Pair = tuple[int, int, float]  # chosen branch, rejected branch, weight
+
+
+def choose_pairs(
+    tree: Tree,
+    *,
+    pairing: str = "all",
+    max_pairs: int = 8,
+    branch_points: str = "all",
+    odds_from: str = "branch",
+    seed: int = 0,
+    epoch: int = 0,
+) -> list[Pair]:
+    """[(index of the chosen branch, index of the rejected branch, weight)], ordered by point.
+
+    The weights sum to 1 if there is any pair. A pure function of its arguments.
+
+    branch_points="first" keeps only branches right after the prompt (whole paths: the ORPO and
+    DPO baselines). Pairs of identical branches are left out; so are, with
+    odds_from="divergence", pairs of which one branch is a beginning of the other, because
+    nothing is left of it after the common tokens. They are left out before weights are made.
+    """
+    if pairing not in PAIRINGS or branch_points not in BRANCH_POINTS:
+        raise ValueError(
+            f"pairing {pairing!r} not in {PAIRINGS}, or "
+            f"branch_points {branch_points!r} not in {BRANCH_POINTS}"
+        )
+    points = [0] if branch_points == "first" else range(len(tree.pieces))
+    by_point = [found for found in (_pairs_at(tree, at, odds_from) for at in points) if found]
+    if not by_point:
+        return []
+    # crc32, not hash(): the same draw in every process.
+    rng = np.random.default_rng([seed, epoch, zlib.crc32(tree.id.encode())])
+    if pairing == "rpo_code":
+        pool = [pair for pairs in by_point for pair in pairs]
+        drawn = sorted(rng.permutation(len(pool))[:max_pairs])
+        return [(*pool[i], 1.0 / len(drawn)) for i in drawn]
+    if pairing == "one":
+        by_point = [[pairs[rng.integers(len(pairs))]] for pairs in by_point]
+    return [(*pair, 1.0 / (len(by_point) * len(pairs))) for pairs in by_point for pair in pairs]
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """The number of tokens with which both int arrays begin."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def _pairs_at(tree: Tree, at: int, odds_from: str) -> list[tuple[int, int]]:
+    here = [k for k, branch in enumerate(tree.branches) if branch.at == at]
+    return [
+        (c, r)
+        for c in here
+        if tree.branches[c].safe
+        for r in here
+        if not tree.branches[r].safe
+        if has_two_sides(tree.branches[c].tokens, tree.branches[r].tokens, odds_from)
+    ]
+
+
+def has_two_sides(chosen: np.ndarray, rejected: np.ndarray, odds_from: str) -> bool:
+    """Whether the two token arrays make a pair (see choose_pairs)."""
+    if odds_from == "divergence":
+        return common_prefix(chosen, rejected) < min(len(chosen), len(rejected))
+    return not np.array_equal(chosen, rejected)
 
 
 class TreeSizes(NamedTuple):
@@ -141,6 +210,12 @@ def layout_tree(
             members[node].append(number)
             node = trie.parent[node]
     return _assemble(tree, trie, members, book, chosen_seq, rejected_seq, weights)
+
+
+def visible_pairs(subtree_end: np.ndarray) -> int:
+    """Query-key pairs that see each other, for int [..., T]; a padding token sees only itself."""
+    ends = np.asarray(subtree_end, np.int64)
+    return int((ends - np.arange(ends.shape[-1])).sum())
 
 
 class _Sequences:

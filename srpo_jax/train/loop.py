@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import compile_cache
-from srpo_jax.distributed.global_arrays import put_batch
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
+from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
 from srpo_jax.models.hf.load import load_params

@@ -17,9 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.distributed import sharding
-from srpo_jax.distributed.mesh import ROW_AXES
-from srpo_jax.models.blocks.param_paths import merge, select
-from srpo_jax.models.blocks.remat import check_host_memory
+from srpo_jax.distributed.sharding import ROW_AXES, gather, make_by_rows, make_lookup
+from srpo_jax.models.blocks.decoder import check_host_memory
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.train.lora import Lora, dropout_key, variables
 from srpo_jax.train.losses.objective import (
@@ -29,8 +28,7 @@ from srpo_jax.train.losses.objective import (
     srpo_loss,
 )
 from srpo_jax.train.losses.target_logps import target_logps
-from srpo_jax.train.optimizer import Optimizer
-from srpo_jax.train.sharded_embedding import gather, make_by_rows, make_lookup
+from srpo_jax.train.optimizer import Optimizer, merge, select
 from srpo_jax.train.train_state import TrainState
 
 Batch = dict[str, jax.Array]

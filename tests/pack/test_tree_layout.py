@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from srpo_jax.pack.pairs import choose_pairs, common_prefix
 from srpo_jax.pack.tree import Branch
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.tree_layout import choose_pairs, common_prefix, layout_tree
 from tests.support.tree_cases import example_tree, trees
 
 SWITCHES = [(r, o) for r in ("dataset", "chosen", "none") for o in ("branch", "divergence")]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from srpo_jax.models.attention import block_list as blocks
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
+from srpo_jax.models.attention.xla import named
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

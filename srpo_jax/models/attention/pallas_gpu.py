@@ -22,7 +22,7 @@ from jax.experimental.pallas import triton as pltriton
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention import block_list as blocks
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
+from srpo_jax.models.attention.xla import named
 
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b

@@ -22,8 +22,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from srpo_jax.models.attention import block_list as blocks
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
 from srpo_jax.models.attention.tpu_sizes import KernelSizes, compiler_params, cost
+from srpo_jax.models.attention.xla import named
 
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
