@@ -37,7 +37,7 @@ def _run(*argv: object, cwd: pathlib.Path, code: int = 0, **env: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == code, done.stdout[-3000:]
     return done.stdout
