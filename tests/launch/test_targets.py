@@ -23,7 +23,7 @@ from srpo_jax.launch import tpu_vm
 from srpo_jax.launch.__main__ import main, parse, render
 from tests.support import ROOT
 
-GOLDEN = ROOT / "tests" / "launch_golden"
+GOLDEN = ROOT / "tests" / "launch" / "golden"
 TRAIN = [
     "--",
     "train",
