@@ -106,9 +106,9 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
                 data = _parse_json(line.strip())
                 rid = data.get("id")
                 record = record_from_dict(data, root)
-                if rid in first_line:
-                    raise ValueError(f"duplicate id, first used on line {first_line[rid]}")
-                first_line[rid] = number
+                if record.id in first_line:
+                    raise ValueError(f"duplicate id, first used on line {first_line[record.id]}")
+                first_line[record.id] = number
                 yield record
             except ValueError as e:
                 name = f"record {rid!r}" if isinstance(rid, str) else "record"
@@ -125,7 +125,10 @@ def read_records(path: str | os.PathLike, *, max_bad_fraction: float = 0.0) -> l
     good: list[Record] = []
     bad: list[RecordError] = []
     for item in iter_records(path):
-        (bad if isinstance(item, RecordError) else good).append(item)
+        if isinstance(item, RecordError):
+            bad.append(item)
+        else:
+            good.append(item)
     total = len(good) + len(bad)
     if not total:
         raise RecordError(f"{path}: holds no record")

@@ -50,7 +50,8 @@ class Canvas:
     def near(self, color: Color, amount: int = 10) -> Color:
         """`color` a little brighter or darker, warmer or cooler."""
         light, warm = self.rng.randint(-amount, amount), self.rng.randint(-amount // 2, amount // 2)
-        return tuple(max(0, min(255, c + light + w)) for c, w in zip(color, (warm, 0, -warm)))
+        r, g, b = (max(0, min(255, c + light + w)) for c, w in zip(color, (warm, 0, -warm)))
+        return r, g, b
 
     # -- backgrounds ----------------------------------------------------------------------------
     def gradient(self, top: Color, bottom: Color) -> None:

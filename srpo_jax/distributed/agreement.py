@@ -36,7 +36,8 @@ def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T
     UserError, PermissionError and MemoryError are raised as they are, by this process alone;
     processes.alarm then ends the others.
     """
-    result, problem, cause = None, "", None
+    result: Any = None
+    problem, cause = "", None
     try:
         result = action()
     except (UserError, PermissionError, MemoryError):

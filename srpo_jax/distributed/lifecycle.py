@@ -226,7 +226,7 @@ class _Lifeline:
     """The thread that looks for another process's failure, and the two ways to end."""
 
     def __init__(self) -> None:
-        self._client = distributed.global_state.client
+        self._client: Any = distributed.global_state.client
         self._index = jax.process_index()
         self._over = threading.Event()
         self._said = threading.Lock()  # held from the line that names the failed process on

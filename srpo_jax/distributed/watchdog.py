@@ -81,7 +81,7 @@ class Watchdog:
         head = f"watchdog: process {self._process} finished nothing for {silent:.0f} s"
         head += f" after {self._at}"
         _say(f"{head}; the stacks of its threads follow, also in {path}")
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
         # the end would never come.
         writer = threading.Thread(

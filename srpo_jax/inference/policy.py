@@ -84,7 +84,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
     params: use these instead of the folder's weights; they stay where they are.
     On several devices the parameters are laid out over the mesh of cfg.mesh.
     """
-    folder = model_dir or cfg.model.path
+    folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
     config = load_model_config(folder)

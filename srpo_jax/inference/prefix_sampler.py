@@ -199,7 +199,7 @@ class Sampler:
             spec = PartitionSpec(None, *self._sharding.spec)
             place = NamedSharding(self._sharding.mesh, spec)
             own = jax.lax.with_sharding_constraint(own, (place, place))
-        keys = jax.random.wrap_key_data(rows.seeds, impl="threefry2x32")
+        keys = jax.random.wrap_key_data(jnp.asarray(rows.seeds), impl="threefry2x32")
         zeros = jnp.zeros(rows.active.shape, jnp.int32)
 
         def take(t, hidden, tokens, length, logp, done):

@@ -103,7 +103,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         return {"status": "oom", **out_of_memory(str(error)), "seconds": time.monotonic() - began}
     done = time.monotonic()
     memory = compiled.memory_analysis()
-    stats = dataclasses.asdict(read_stats(compiled.as_text(), dict(mesh.shape)))
+    assert memory  # XLA's compilers all have one
+    stats = dataclasses.asdict(read_stats(compiled.as_text() or "", dict(mesh.shape)))
     for collective in stats["collectives"]:
         collective["extent"] = extent(mesh, collective["axes"])
     return {

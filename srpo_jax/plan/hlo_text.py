@@ -177,10 +177,10 @@ class Module:
             return None
         return _constant(computation, start.operands[index])
 
-    def _step(self, body: Computation, index: int) -> int:
+    def _step(self, body: Computation, index: int | None) -> int:
         """What a round adds to the counter: 1, unless the body says otherwise."""
         root = body.instructions[body.root]
-        if root.opcode != "tuple" or index >= len(root.operands):
+        if root.opcode != "tuple" or index is None or index >= len(root.operands):
             return 1
         made, where = body.operand(root, index), body
         if made.opcode == "fusion":

@@ -109,7 +109,8 @@ def _mesh(text: str) -> tuple[int, int, int]:
         sizes = []
     if len(sizes) not in (2, 3) or min(sizes) < 1:
         raise UserError(f"--meshes={text}: write fsdp*tensor or data*fsdp*tensor, as in 32*2")
-    return tuple([1] * (3 - len(sizes)) + sizes)
+    data, fsdp, tensor = [1] * (3 - len(sizes)) + sizes
+    return data, fsdp, tensor
 
 
 def plan(
@@ -211,8 +212,9 @@ def _compile(
         if options.full and best[0][1]["status"] == "ok":
             winner = best[0][0]
             job = _job(cfg, model, where, winner, FULL_EFFORT)
-            again = compiler.until([job], [f"{names[fitting.index(winner)]} (full effort)"], 1)
-            best = rank(model, where, [(winner, again[0]), *best[1:]])
+            (again,) = compiler.until([job], [f"{names[fitting.index(winner)]} (full effort)"], 1)
+            assert again  # of one job one result is wanted
+            best = rank(model, where, [(winner, again), *best[1:]])
     return best
 
 
