@@ -1,1 +1,1 @@
-"""Data: records, images, reasoning-tree records, the grain loader, and the SSUI-mini world."""
+"""Data on disk: records, images, path format, tree records, and the SSUI-mini world."""

@@ -1,4 +1,4 @@
-"""The record format: one JSON object a line (JSONL), image files beside it. Read, check, write.
+"""The record format, one JSON object a line (JSONL) with image files beside it: read, check, write.
 
 A record is a question (text and images), its reference path (steps, then a reply) and labels.
 docs/data.md has the schema, an example and every message of this file. The nine categories and

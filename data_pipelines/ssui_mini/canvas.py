@@ -76,12 +76,12 @@ class Canvas:
                 self.oval(x + dx, y + dy, r + 2, r, (248, 250, 252))
 
     def ground(self, y: float, color: Color) -> None:
-        """Everything below frame height y."""
+        """Fill everything below frame height y."""
         width, height = self._image.size
         self._draw.rectangle((0, self._xy(0, y)[1], width, height), fill=color)
 
     def tiles(self, color: Color, joint: Color, step: float) -> None:
-        """A tiled wall over the whole picture."""
+        """Fill the whole picture with a tiled wall."""
         self.gradient(color, color)
         for i in range(-4, int(140 / step) + 4):
             self.line([(-40, i * step), (140, i * step)], joint, 1)

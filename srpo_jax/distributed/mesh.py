@@ -82,8 +82,8 @@ def row_shards(mesh: Mesh) -> int:
 def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     """Which rows of a global batch of `rows` lie on this process's devices, in ascending order.
 
-    Not always a p-th part: where `tensor` goes over processes they hold the same rows, and on a
-    TPU a host's chips are neighbours in the torus, not in the order of the mesh.
+    This is not always a p-th part: where `tensor` goes over processes they hold the same rows, and
+    on a TPU a host's chips are neighbours in the torus, not in the order of the mesh.
     """
     rows_sharding = NamedSharding(mesh, P(ROW_AXES))
     held: set[int] = set()

@@ -128,12 +128,12 @@ def param_shardings(params: Any, mesh: Mesh, rules: tuple[ShardingRule, ...] = R
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that lies whole on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """For every array of a batch: its first axis, the rows, over data and fsdp."""
+    """The sharding of every array of a batch: its first axis, the rows, over data and fsdp."""
     return NamedSharding(mesh, P(ROW_AXES))
 
 

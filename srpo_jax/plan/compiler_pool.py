@@ -134,8 +134,8 @@ def key_of(job: Job, model: str, versions: Sequence[str]) -> str:
 class Compiler:
     """Compiles jobs; in a `with`, so that no process outlives it.
 
-    report(line): told what begins and ends. workers: processes at once (default: CPU cores; each
-    takes 2 to 4 GB of memory).
+    report(line): called with a line when a compilation begins or ends. workers: processes at once
+    (default: CPU cores; each takes 2 to 4 GB of memory).
     """
 
     def __init__(

@@ -64,7 +64,7 @@ class Stats:
 
 
 def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
-    """Of the text of a compiled program.
+    """The counts of a compiled program, from its text.
 
     mesh: axis name -> size in the order of the program's devices; names the axes of collectives.
     """

@@ -3,7 +3,7 @@
     questions -> rows -> legal candidates -> (least memory) -> compiled by libtpu -> ranked
 
 Every figure of memory, FLOPs and traffic is the compiler's own for the real train step; times are
-estimates (plan_estimate.py). Compiled candidates are kept in a cache, so the command can be stopped
+estimates (estimate.py). Compiled candidates are kept in a cache, so the command can be stopped
 and run again.
 """
 
@@ -45,7 +45,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says besides config and topology; see cli.py for the words."""
+    """What the command line says besides config and topology; `srpo plan --help` explains it."""
 
     meshes: tuple[tuple[int, int, int], ...] = ()
     rows: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class Options:
 
 
 def parse_options(given: dict[str, Any]) -> Options:
-    """From the values of the command line. Errors: UserError naming the option."""
+    """The options, from the values of the command line. Errors: UserError naming the option."""
     question: dict[str, Any] = {}
     for item in _split(given["question"]):
         name, _, value = item.partition("=")
@@ -219,7 +219,7 @@ def _compile(
 
 
 def rank(model: Model, where: Slice, known: list[tuple[Candidate, Result]]) -> list:
-    """Fitting ones first, by the time of a question when nothing overlaps."""
+    """Sorts what was compiled: what fits first, by the time of a question when nothing overlaps."""
 
     def order(pair: tuple[Candidate, Result]) -> tuple[bool, float]:
         candidate, result = pair
