@@ -1,4 +1,9 @@
-"""Package metadata. `pip install -e .[test]` is what `make test` does; see README.md."""
+"""Package metadata. `pip install -e .[test,report]` is what `make test` does; see README.md.
+
+srpo_jax/configs, srpo_jax/launch and srpo_jax/data_pipelines are links to the folders of the top
+level. find_packages follows them, so an installed srpo_jax has them as sub-packages and nothing
+called `configs` or `launch` comes to lie beside it.
+"""
 
 import pathlib
 import re
@@ -41,6 +46,18 @@ TEST = [
     # release: a newer one compiles, but its HLO cannot be printed.
     'libtpu>=0.0.42,<0.0.43; python_version < "3.12"',
     'libtpu>=0.0.50,<0.0.51; python_version >= "3.12"',
+    # tests/test_package.py builds a wheel offline; from Python 3.12 on a venv has no setuptools.
+    "setuptools>=77,<90",
+]
+LINT = [
+    "ruff>=0.17,<0.18",
+    "import-linter>=2.5,<3",
+    "basedpyright>=1.40,<1.41",  # another release finds other errors
+]
+DOCS = [
+    "sphinx>=8.2,<10",
+    "furo>=2025.12.19,<2027",
+    "myst-parser>=4,<6",
 ]
 
 setup(
@@ -50,12 +67,20 @@ setup(
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["srpo_jax*"]),
-    package_data={"srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"]},
+    package_data={
+        "srpo_jax": ["py.typed"],
+        "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
+        "srpo_jax.runs.report": ["templates/*", "*.css"],
+    },
     install_requires=CORE,
     extras_require={
         "test": TEST,
+        "lint": LINT,
+        "docs": DOCS,
+        "dev": [*LINT, "pre-commit>=4,<5"],
         # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
         # SmolVLM num2words.
         "serve": [

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from srpo_jax.data_pipelines.records import Record, RecordError
+from srpo_jax.errors import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
@@ -96,7 +97,7 @@ def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> 
     except Image.UnidentifiedImageError:
         raise RecordError(f"{what}: not a {', '.join(FORMATS)} image") from None
     except Exception as e:  # a decoder can raise anything on hostile bytes
-        why = " ".join(str(e).split())[:120]
+        why = one_line(e, 120)
         raise RecordError(f"{what}: cannot decode the image: {type(e).__name__}: {why}") from None
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srpo_jax.errors import UserError
+from srpo_jax.files import written_whole
 
 CATEGORIES = (
     "dangerous_behavior",
@@ -142,19 +143,16 @@ def read_records(path: str | os.PathLike, *, max_bad_fraction: float = 0.0) -> l
 
 
 def write_records(records: Iterable[Record], path: str | os.PathLike) -> None:
-    """Write JSONL through a temporary file and a rename, so that no reader sees half of it.
+    """Write JSONL, whole or not at all.
 
     Images are not copied: their names must hold relative to the folder of `path`.
     """
     path = pathlib.Path(path)
-    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(tmp, "w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            line = json.dumps(record_to_dict(record), ensure_ascii=False, allow_nan=False)
-            file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
+    with written_whole(path, flush=True) as fresh:
+        with open(fresh, "w", encoding="utf-8", newline="\n") as file:
+            for record in records:
+                line = json.dumps(record_to_dict(record), ensure_ascii=False, allow_nan=False)
+                file.write(line + "\n")
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:

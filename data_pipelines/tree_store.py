@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import secrets
 import threading
 from collections.abc import Iterable
 from typing import Any, cast
@@ -26,6 +25,8 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from srpo_jax.data_pipelines.images import read_image_bytes
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.data_pipelines.tree_schema import FORMAT, check_tree
+from srpo_jax.errors import one_line
+from srpo_jax.files import file_sha256, sync, temporary_name, write_text
 
 SUFFIX = ".array_record"
 MANIFEST_SUFFIX = ".manifest.json"
@@ -78,11 +79,10 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         raise ValueError(f"a shard's name ends with {SUFFIX}: {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path = _manifest_path(path)
-    # Not the process id alone: in containers on two hosts it may be the same.
-    tmp = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    fresh = temporary_name(path)
     content, count = hashlib.sha256(), 0
     try:
-        writer = array_record_module.ArrayRecordWriter(str(tmp), "group_size:1")
+        writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
         try:
             for count, record in enumerate(records, 1):
                 data = cast(bytes, msgpack.packb(record, use_bin_type=True, default=_plain))
@@ -91,11 +91,11 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
                 writer.write(data)
         finally:
             writer.close()
-        _fsync(tmp)
+        sync(fresh)
         manifest = {
             "count": count,
-            "bytes": tmp.stat().st_size,
-            "sha256": _file_sha256(tmp),
+            "bytes": fresh.stat().st_size,
+            "sha256": file_sha256(fresh),
             "fingerprint": content.hexdigest(),
         }
         there = _manifest_there(path)
@@ -103,13 +103,11 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
             return there
         if there and there["sha256"] != manifest["sha256"]:
             manifest_path.unlink(missing_ok=True)  # it would describe another file than there is
-        os.replace(tmp, path)
+        os.replace(fresh, path)
     finally:
-        tmp.unlink(missing_ok=True)
-    tmp.write_text(json.dumps(manifest) + "\n")
-    _fsync(tmp)
-    os.replace(tmp, manifest_path)
-    _fsync(path.parent)
+        fresh.unlink(missing_ok=True)
+    write_text(manifest_path, json.dumps(manifest) + "\n", flush=True)
+    sync(path.parent)
     return manifest
 
 
@@ -117,7 +115,7 @@ def shard_done(path: str | os.PathLike) -> bool:
     """True when the shard has a manifest and the file's contents match it (read in full)."""
     path = pathlib.Path(path)
     try:
-        return _read_manifest(path)["sha256"] == _file_sha256(path)
+        return _read_manifest(path)["sha256"] == file_sha256(path)
     except (OSError, RecordError):
         return False
 
@@ -160,7 +158,7 @@ class TreeSource:
         try:
             data = self._reader(shard).read([inside])[0]
         except (RuntimeError, ValueError, OSError) as e:
-            raise RecordError(f"{path}[{inside}]: damaged shard: {_one_line(e)}") from None
+            raise RecordError(f"{path}[{inside}]: damaged shard: {_in_short(e)}") from None
         return _unpack(data, path, inside)
 
     def _reader(self, shard: int) -> Any:
@@ -212,7 +210,7 @@ def _unpack(data: bytes, path: pathlib.Path, index: int) -> dict[str, Any]:
     try:
         tree = msgpack.unpackb(data, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as e:
-        raise RecordError(f"{where}: not msgpack: {_one_line(e)}") from None
+        raise RecordError(f"{where}: not msgpack: {_in_short(e)}") from None
     try:
         check_tree(tree)
     except ValueError as e:
@@ -255,7 +253,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
             f"{path}: no manifest, so it is not finished; run 'srpo explore' again"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as e:
-        raise RecordError(f"{manifest_path}: not a manifest: {_one_line(e)}") from None
+        raise RecordError(f"{manifest_path}: not a manifest: {_in_short(e)}") from None
     if kinds != {"count": int, "bytes": int, "sha256": str, "fingerprint": str}:
         raise RecordError(f"{manifest_path}: not a manifest: a field has the wrong type")
     return manifest
@@ -268,18 +266,5 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a tree record cannot hold a {type(value).__name__}")
 
 
-def _file_sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: pathlib.Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 160)}"

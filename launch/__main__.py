@@ -1,4 +1,4 @@
-"""`python -m srpo_jax.launch --target=T [options] [--submit] -- train --config=... --workdir=...`
+"""`srpo launch --target=T [options] [--submit] -- train --config=... --workdir=...`
 
 Prints what it would run; with --submit it runs it and returns its exit code.
 """
@@ -23,9 +23,9 @@ CLUSTERS = {
     "slurm": (slurm, "sbatch", True),
 }
 EPILOG = """examples:
-  python -m srpo_jax.launch --processes=2 --devices=4 --submit -- train --config=configs/ssui_mini.py \\
+  srpo launch --processes=2 --devices=4 --submit -- train --config=configs/ssui_mini.py \\
     --workdir=runs/mini
-  python -m srpo_jax.launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
+  srpo launch --target=jobset --name=mine --topology=v6e:8x8 --image=IMAGE --bucket=BUCKET \\
     -- train --config=configs/pod.py --config.model.path=/bucket/model --workdir=/bucket/runs/mine
 docs/launch.md has a page per target."""  # noqa: E501
 
@@ -36,12 +36,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The verb `srpo launch`; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    if {"-h", "--help"} & set(own):
+        print(_parser().format_help().rstrip("\n"))
+        return 0
     try:
         spec, submitted = parse(argv)
         return submit(spec) if submitted else _print(spec)
     except UserError as error:
-        print(f"launch: error: {error}", file=sys.stderr)
+        print(f"srpo launch: error: {error}", file=sys.stderr)
         return 2
 
 
@@ -90,9 +95,8 @@ def _print(spec: Spec) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m srpo_jax.launch",
-        usage="python -m srpo_jax.launch [--target=T] [options] [--submit] -- VERB "
-        "[options of srpo]",
+        prog="srpo launch",
+        usage="srpo launch [--target=T] [options] [--submit] -- VERB [options of srpo]",
         description="Prints what it would run; --submit runs it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 import re
 from typing import Any
 
-from srpo_jax.cli import main as cli
+from srpo_jax.command.parse import parse
+from srpo_jax.command.table import VERBS
+from srpo_jax.command.verb import Command
+from srpo_jax.config.load import find_config_file
 from srpo_jax.distributed.accelerators import Slice, cloud_slice
 from srpo_jax.distributed.xla_flags import libtpu_init_args
 from srpo_jax.errors import UserError
@@ -150,11 +152,11 @@ class Spec:
         if self.topology:
             cloud_slice(self.topology)
         verb = self.command[0]
-        if self.program and verb not in cli.VERBS:
+        if self.program and verb not in VERBS:
             return  # another program's arguments
-        if verb not in cli.VERBS:
-            raise UserError(f"unknown verb {verb!r}; there is {', '.join(cli.VERBS)}")
-        command = cli.parse(verb, list(self.command[1:]))
+        if verb not in VERBS:
+            raise UserError(f"unknown verb {verb!r}; there is {', '.join(VERBS)}")
+        command = parse(verb, self.command[1:])
         self._check_workdir(command.workdir)
         if verb == "train":
             _check_mesh(command, self.device_count, self.slices)
@@ -250,7 +252,7 @@ def _check_secret(item: str, keys: bool) -> None:
         )
 
 
-def _check_mesh(command: cli.Command, devices: int, slices: int) -> None:
+def _check_mesh(command: Command, devices: int, slices: int) -> None:
     """The mesh of the config and the overrides, as `srpo train` on that many devices would make."""
     sizes = {}
     for item in command.overrides:
@@ -258,9 +260,9 @@ def _check_mesh(command: cli.Command, devices: int, slices: int) -> None:
         if found:
             sizes[found[1]] = int(found[2])
     path, config = command.config_file.partition(":")[0], None
-    if pathlib.Path(path).is_file():
+    if find_config_file(path):
         config = command.config()
-        sizes = dict(config.mesh)
+        sizes = dataclasses.asdict(config.mesh)
     elif len(sizes) < 3:
         raise UserError(
             f"config file {path} is not here, so nothing can be checked against it; start from the "

@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Through a temporary file and a rename, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """A new name beside `path`, for a file that will be renamed to it when it is whole."""
     # Not the process id alone: in containers on two hosts it may be the same.
-    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path, *, flush: bool = False) -> Iterator[pathlib.Path]:
+    """A name to write a file to, which gets the name `path` when the `with` ends, so that no reader
+    sees half of it. Its folder is made. After an error `path` is what it was, and nothing is left.
+
+    flush: wait until the contents are on the disk before the file gets its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = temporary_name(path)
+    try:
+        yield fresh
+        if flush:
+            sync(fresh)
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: pathlib.Path, text: str, *, flush: bool = False) -> None:
+    """Writes the file whole or not at all; see written_whole."""
+    with written_whole(path, flush=flush) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's contents, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def existing_parent(path: str | os.PathLike) -> pathlib.Path:
@@ -31,7 +76,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object")
     return found

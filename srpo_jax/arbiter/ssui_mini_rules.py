@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
+from srpo_jax.arbiter.verdict import Case, Judgement, Verdict
 from srpo_jax.arbiter.word_match import Words, best, coverage, has, similarity, words
 from srpo_jax.data_pipelines.ssui_mini.dataset import combination
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import HEADINGS, decisions, fact_steps
@@ -45,7 +45,6 @@ from srpo_jax.data_pipelines.ssui_mini.world import (
     Scene,
     is_risky,
 )
-from srpo_jax.errors import UserError
 
 SAFE, UNSAFE, ERROR = Verdict.SAFE, Verdict.UNSAFE, Verdict.ERROR
 
@@ -126,14 +125,6 @@ class SsuiMiniArbiter:
         return Judgement(
             reply, _path_verdict(steps), steps, effective, "; ".join([f"Reply: {why}", *details])
         )
-
-
-def make_arbiter(kind: str) -> Arbiter:
-    """The arbiter of that name. UserError for a name that does not exist."""
-    kinds = {"ssui_mini": SsuiMiniArbiter}
-    if kind not in kinds:
-        raise UserError(f"arbiter.kind={kind!r} does not exist; kinds: {', '.join(sorted(kinds))}")
-    return kinds[kind]()
 
 
 def _path_verdict(steps: tuple[Verdict, ...]) -> Verdict:

@@ -21,7 +21,6 @@ import pathlib
 import random
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
+from srpo_jax.config.sections import TrainSettings
 from srpo_jax.data_pipelines.path_format import render_pieces
 from srpo_jax.data_pipelines.ssui_mini import draw, world
 from srpo_jax.data_pipelines.ssui_mini import reasoning_paths as paths
@@ -240,18 +240,8 @@ def train(
     model = PolicyModel(config)
     mesh = make_mesh(devices=jax.devices()[:1])
     abstract = abstract_params(config, jnp.float32)
-    options = SimpleNamespace(
-        learning_rate=learning_rate,
-        schedule="cosine",
-        warmup_steps=50,
-        steps=steps,
-        weight_decay=0.1,
-        b1=0.9,
-        b2=0.98,
-        eps=1e-8,
-        clip_norm=1.0,
-        freeze=(),
-        optimizer="adamw",
+    options = TrainSettings(
+        steps=steps, learning_rate=learning_rate, warmup_steps=50, weight_decay=0.1, b2=0.98
     )
     optimizer = make_optimizer(options, abstract)
     shardings = state_shardings(abstract_state(abstract, optimizer, with_reference=False), mesh)

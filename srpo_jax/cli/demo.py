@@ -19,10 +19,10 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
@@ -42,7 +42,7 @@ Scores = Mapping[str, Any]
 
 
 def main(
-    make_config: Callable[[str], ConfigDict],
+    make_config: Callable[[str], Config],
     *,
     workdir: str | os.PathLike,
     methods: Sequence[str] = ("base", "srpo"),
@@ -59,13 +59,14 @@ def main(
     alone = len(trained) == 1 and seeds == 1
     stages = Stages(2 + len(trained) * seeds * 3 + 1)
 
-    def configure(variant: str) -> ConfigDict:
-        """With the world drawn once for all runs, in WORKDIR/data."""
+    def configure(variant: str, **changes: Any) -> Config:
+        """With the world drawn once for all runs, in WORKDIR/data. changes: of the data section."""
         config = make_config(variant)
-        for field in ("train_records", "test_records"):
-            path = records_path(config.data[field], workdir, field=f"data.{field}")
-            config.data[field] = str(path)
-        return config
+        for split in ("train", "test"):
+            name = f"{split}_records"
+            path = records_path(config.data.records(split), workdir, field=f"data.{name}")
+            changes[name] = str(path)
+        return replace(config, data=replace(config.data, **changes))
 
     config = configure(trained[0] if trained else "srpo")
     stages.next("evaluate the base policy on held-out combinations")
@@ -76,11 +77,11 @@ def main(
         trees = explore(config, workdir)
     for method in trained:
         for seed in range(seeds):
-            config = configure(method)
-            config.seed += seed  # of the order of questions; the branches are the same
+            config = configure(method, trees=str(trees))
+            # The seed is of the order of questions; the branches are the same.
+            config = replace(config, seed=config.seed + seed)
             folder = workdir if alone else workdir / "runs" / f"{method}-{seed}"
             folders[f"{method}-{seed}"] = folder
-            config.data.trees = str(trees)
             stages.next(f"train {method}, seed {config.seed}, {config.train.steps} steps")
             train(config, folder)
             stages.next(f"export {method}")

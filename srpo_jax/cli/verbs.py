@@ -1,6 +1,6 @@
 """What each verb of the command line does: load what it needs, call one function, say the result.
 
-One function per verb, named like it, taking a cli.Command. Heavy imports stay inside.
+One function per verb, named like it (`a b` is a_b), taking a Command. Heavy imports stay inside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 from importlib import metadata
 
-from srpo_jax.cli.command import Command
+from srpo_jax.command.verb import Command
 from srpo_jax.errors import UserError
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
@@ -150,6 +150,18 @@ def plan(command: Command) -> None:
         print(plan_report.markdown(plans))
     else:
         print("\n\n".join(plan_report.text(each) for each in plans))
+
+
+def launch(command: Command) -> int:
+    from srpo_jax.launch.__main__ import main
+
+    return main(list(command.arguments))
+
+
+def checkpoints_check(command: Command) -> int:
+    from srpo_jax.train.checkpoint.seal import tell_states
+
+    return tell_states(pathlib.Path(command.workdir, "checkpoints"))
 
 
 def env(command: Command) -> None:

@@ -1,26 +1,27 @@
 """Makes docs/configuration.md: `python -m srpo_jax.config.docs > docs/configuration.md`.
 
-Names, defaults and descriptions are read from the lines of configs/common.py, allowed values from
-config_check.RULES, so the page cannot say anything else than the code (a test compares them).
+The table is made from the declarations in sections.py, so the page cannot say anything else than
+the code (a test compares them).
 """
 
 from __future__ import annotations
 
-import re
+import json
+from typing import Any
 
-from srpo_jax.config.check import RULES, SECTIONS
-from srpo_jax.config.load import REPOSITORY
-
-LINE = re.compile(r"    config\.([\w.]+) = (.+?)  # (.+)")
+from srpo_jax.config.fields import FIELDS, SECTIONS
 
 HEAD = """# Configuration
 
-An experiment is one Python file with `get_config()` in `configs/`; it starts from
-`configs/common.py` and changes a few fields. A config file is a program: loading one runs it.
+An experiment is one Python file with `get_config()`, like those in `configs/`; it starts from
+`from srpo_jax.configs import common` and changes a few fields of `common.get_config()`. A config
+file is a program: loading one runs it.
 
     srpo train --config=configs/ssui_mini.py:dpo --config.train.steps=50 --workdir=runs/dpo
 
-* `--config=FILE` or `--config=FILE:VARIANT`: which file, and which variant of it.
+* `--config=FILE` or `--config=FILE:VARIANT`: which file, and which variant of it. A file of the
+  working directory comes first; `configs/NAME.py` that is not there is the one that comes with
+  srpo_jax.
 * `--config.section.field=value`: one field. Text needs no quotes; a tuple is written
   `--config.train.freeze="('vision/.*',)"`.
 * A misspelt field, a wrong type, a value that is not allowed, an unknown variant or an argument
@@ -32,28 +33,26 @@ This page is made from the code: `python -m srpo_jax.config.docs > docs/configur
 """
 
 
-def fields(source: str) -> dict[str, tuple[str, str]]:
-    """{"train.steps": (default, description)} of the text of configs/common.py."""
-    found = {}
-    for line in source.splitlines():
-        match = LINE.fullmatch(line)
-        if match:
-            found[match[1]] = (match[2], match[3])
-    return found
+def shown(value: Any) -> str:
+    """A default as one would write it in a config file."""
+    if isinstance(value, tuple):
+        return f"({' '.join(shown(item) + ',' for item in value)})"
+    if isinstance(value, str):
+        return json.dumps(value)
+    return repr(value).replace("e-0", "e-")
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    found = fields((REPOSITORY / "configs" / "common.py").read_text())
     parts = [HEAD]
     for section in ("", *SECTIONS):
-        names = [name for name in RULES if name.rpartition(".")[0] == section]
         parts.append(f"## {section or 'the run'}\n")
         parts.append("| field | default | allowed | meaning |\n|---|---|---|---|")
-        for name in names:
-            default, text = found[name]
-            allowed = RULES[name].allowed().replace("|", "\\|")
-            parts.append(f"| `{name}` | `{default}` | {allowed} | {text} |")
+        for field in FIELDS.values():
+            if field.section == section:
+                allowed = field.rule.allowed().replace("|", "\\|")
+                cells = (f"`{field.name}`", f"`{shown(field.default)}`", allowed, field.help)
+                parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
 

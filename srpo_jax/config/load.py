@@ -1,4 +1,4 @@
-"""From `--config=FILE[:VARIANT]` and `--config.a.b=value` to a validated, locked config.
+"""From `--config=FILE[:VARIANT]` and `--config.a.b=value` to a validated config.
 
 The typed overrides are ml_collections' config_flags; the file is found and run here, because
 config_flags reports a missing file, a bad variant and a misspelt field as tracebacks, or not at
@@ -7,42 +7,74 @@ all. A config file is Python: loading one runs it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Container, Sequence
+import types
+from collections.abc import Container, Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srpo_jax.config import check as config_check
+from srpo_jax.config.check import check_field_name, validate
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.errors import UserError
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]  # its folder `configs` holds ours
 OVERRIDE = re.compile(r"--?(no)?config\.")
 
 
-def load_config(
-    spec: str, overrides: Sequence[str] = (), unused: Container[str] = ()
-) -> ConfigDict:
+def load_config(spec: str, overrides: Sequence[str] = (), unused: Container[str] = ()) -> Config:
     """The config of `spec` ("configs/x.py" or "configs/x.py:variant") with overrides, validated.
 
-    overrides: ["--config.train.steps=50", ...]; unused: see config_check.validate. Raises
-    UserError, always one line.
+    overrides: ["--config.train.steps=50", ...]; unused: see check.validate. The file is looked for
+    as find_config_file says. Raises UserError, always one line.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py:dpo", ["--config.train.steps=50"])
     """
-    path, _, variant = spec.partition(":")
-    get_config = _get_config_function(pathlib.Path(path))
-    config = _call(get_config, path, variant)
+    given, _, variant = spec.partition(":")
+    path = _existing(given)
+    with _own_folder_importable(path):
+        config = _call(_get_config_function(path), path, variant)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a ConfigDict")
     for item in overrides:
-        config_check.check_field_name(re.split(r"[=\s]", OVERRIDE.sub("", item))[0])
+        check_field_name(re.split(r"[=\s]", OVERRIDE.sub("", item))[0])
     config = _apply(config.lock(), list(overrides))
-    config_check.validate(config, unused)
-    return config
+    validate(config, unused)
+    return as_config(config)
+
+
+def find_config_file(given: str) -> pathlib.Path | None:
+    """The file of the working directory, else for configs/NAME the one that comes with the package;
+    None if there is neither.
+    """
+    path = pathlib.Path(given)
+    packaged = PACKAGE / path
+    if path.is_file():
+        return path
+    return packaged if path.parts[:1] == ("configs",) and packaged.is_file() else None
+
+
+def _existing(given: str) -> pathlib.Path:
+    """Errors: UserError when there is no such file, or it is no program."""
+    path = find_config_file(given)
+    if path is None:
+        path = pathlib.Path(given)
+        near = {str(file) for file in path.parent.glob("*.py")}
+        near |= {f"configs/{file.name}" for file in (PACKAGE / "configs").glob("*.py")}
+        close = difflib.get_close_matches(str(path), sorted(near), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"config file {path} does not exist{hint}")
+    if path.suffix != ".py":
+        raise UserError(f"config file {path} is not a .py file with a get_config function")
+    return path
 
 
 def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
@@ -59,8 +91,8 @@ def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 def _one_line_flag_error(message: str) -> str:
     """absl's "flag --config.a.b=x: could not convert ..." with our field names and no newline."""
     found = re.match(r"flag --config\.([\w.]+)=(.*?): (.*)", message, re.DOTALL)
-    if found and found[1] in config_check.RULES:
-        allowed = config_check.RULES[found[1]].allowed()
+    if found and found[1] in FIELDS:
+        allowed = FIELDS[found[1]].rule.allowed()
         return f"config.{found[1]} is {_one_line(found[2])!r}; allowed is {allowed}"
     return _one_line(message)
 
@@ -69,49 +101,67 @@ def _one_line(text: object, limit: int = 300) -> str:
     return " ".join(str(text).split())[:limit]
 
 
+@contextlib.contextmanager
+def _own_folder_importable(path: pathlib.Path) -> Iterator[None]:
+    """While the file at `path` runs, `from folder import sibling` finds what lies beside it.
+
+    `configs` is the folder of that name beside the file, then the one beside its folder (or its
+    folder itself), and never one that happens to be in the working directory.
+    """
+    here = path.resolve().parent
+    own = [str(at / "configs") for at in (here, here.parent) if (at / "configs").is_dir()]
+    hidden = {name: sys.modules.pop(name) for name in _modules_of_configs()}
+    sys.modules["configs"] = None  # importing it fails
+    if own:
+        sys.modules["configs"] = types.ModuleType("configs")
+        sys.modules["configs"].__path__ = own
+    sys.path.insert(0, str(here.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(here.parent))
+        for name in _modules_of_configs():  # the next file may lie beside another configs/common.py
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _modules_of_configs() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "configs"]
+
+
 def _get_config_function(path: pathlib.Path):
-    """Runs the file with its own folder's parent importable, so that `configs.common` is found."""
-    if not path.is_file():
-        near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), near, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"config file {path} does not exist{hint}")
-    if path.suffix != ".py":
-        raise UserError(f"config file {path} is not a .py file with a get_config function")
+    """Runs the file."""
     spec = importlib.util.spec_from_file_location("srpo_config_file", path)
     module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
-    folders = [str(path.resolve().parents[1]), str(REPOSITORY)]
-    sys.path[:0] = folders
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's file raises, the file is what is wrong
-        raise UserError(f"config file {path} fails: {_where(error, path)}") from None
-    finally:
-        for folder in folders:
-            sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] == "configs":
-                del sys.modules[name]  # the next file may lie beside another configs/common.py
+        raise UserError(_failure(error, path)) from None
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"config file {path} has no function get_config")
     return module.get_config
 
 
-def _call(get_config, path: str, variant: str) -> ConfigDict:
+def _call(get_config, path: pathlib.Path, variant: str) -> ConfigDict:
     takes_variant = bool(inspect.signature(get_config).parameters)
     if variant and not takes_variant:
         raise UserError(f"{path} has no variants, but {variant!r} was asked for")
     try:
         return get_config(variant) if variant else get_config()
     except Exception as error:  # as above
-        raise UserError(f"config file {path} fails: {_where(error, pathlib.Path(path))}") from None
+        raise UserError(_failure(error, path)) from None
 
 
-def _where(error: Exception, path: pathlib.Path) -> str:
-    """The message with the line of the config file, where the trace has one."""
+def _failure(error: Exception, path: pathlib.Path) -> str:
+    """What a file's exception says, with the line of the file where the trace has one."""
+    missing = isinstance(error, ImportError) and (error.name or "").startswith("configs")
+    if missing and re.search(r"\bcommon\b|halted", str(error)):
+        return (
+            f"config file {path} has no configs/common.py beside it: write "
+            "`from srpo_jax.configs import common`"
+        )
     if isinstance(error, ValueError) and str(error).startswith("unknown variant"):
-        return _one_line(error)
+        return f"config file {path} fails: {_one_line(error)}"
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace and not isinstance(error, SyntaxError):
@@ -119,4 +169,4 @@ def _where(error: Exception, path: pathlib.Path) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     place = f" (line {line})" if line else ""
-    return f"{type(error).__name__}: {_one_line(error)}{place}"
+    return f"config file {path} fails: {type(error).__name__}: {_one_line(error)}{place}"

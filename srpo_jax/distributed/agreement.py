@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 
 T = TypeVar("T")
 _TEXT = 400  # bytes of a failure's text that the others see
@@ -56,7 +56,7 @@ def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T
 
 def in_short(error: BaseException) -> str:
     """The beginning of an exception's text on one line: orbax writes pages."""
-    text = " ".join(str(error).split())[:160]
+    text = one_line(error, 160)
     return text if type(error).__name__ == "Damaged" else f"{type(error).__name__}: {text}"
 
 

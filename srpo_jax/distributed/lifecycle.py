@@ -25,8 +25,10 @@ import jax
 from jax._src import cloud_tpu_init, distributed  # no public way to the store and to this fact
 
 import srpo_jax
+from srpo_jax.config.fields import Config
+from srpo_jax.config.sections import ProcessesSettings
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
-from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.errors import RunFailure, UserError, one_line
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
@@ -39,7 +41,9 @@ _failing = threading.Event()  # this process has a failure of its own
 
 
 @contextlib.contextmanager
-def distributed_session(section: Any, config: Any = None) -> Iterator[ProcessInfo]:
+def distributed_session(
+    section: ProcessesSettings, config: Config | None = None
+) -> Iterator[ProcessInfo]:
     """In a `with`: jax.distributed is up, and all processes run the same code and settings.
 
     section: the config's `processes`; config: the whole one, to be compared.
@@ -139,7 +143,7 @@ def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> l
     ]
 
 
-def program_facts(config: Any = None) -> dict[str, Any]:
+def program_facts(config: Config | None = None) -> dict[str, Any]:
     """What must be the same everywhere before anything is computed: code, jax, devices, config."""
     digest = hashlib.sha256()
     root = pathlib.Path(srpo_jax.__file__).parent
@@ -197,7 +201,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
         mistake = isinstance(error, (ValueError, TypeError))
         if process.kind == "explicit" and not mistake:
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"jax.distributed did not start on this {process.kind} cluster ({said}); "
         if mistake:
             raise UserError(
@@ -212,7 +216,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
 
 def _line(error: BaseException) -> str:
     """The line that the other processes print of a failure."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(f"{type(error).__name__}: {error}", 300)
 
 
 def _exit_code(error: BaseException) -> int:

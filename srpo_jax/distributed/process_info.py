@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from srpo_jax.config.sections import ProcessesSettings
 from srpo_jax.errors import UserError
 
 COORDINATOR, INDEX, COUNT = "SRPO_COORDINATOR", "SRPO_PROCESS_ID", "SRPO_NUM_PROCESSES"
@@ -36,7 +37,9 @@ class ProcessInfo:
         return self.coordinator.rpartition(":")[0] in LOOPBACK
 
 
-def detect_process(section: Any, env: Mapping[str, str], *, tpu_host: bool = False) -> ProcessInfo:
+def detect_process(
+    section: ProcessesSettings, env: Mapping[str, str], *, tpu_host: bool = False
+) -> ProcessInfo:
     """Finds out which process this is; a pure function of its arguments.
 
     section: the config's `processes`; each of the three variables goes before its field.
@@ -64,7 +67,7 @@ def detect_process(section: Any, env: Mapping[str, str], *, tpu_host: bool = Fal
     return ProcessInfo()
 
 
-def _explicit(section: Any, env: Mapping[str, str]) -> ProcessInfo | None:
+def _explicit(section: ProcessesSettings, env: Mapping[str, str]) -> ProcessInfo | None:
     names = {  # what it is called in the environment, in the config
         COORDINATOR: ("coordinator", section.coordinator or None),
         INDEX: ("index", section.index if section.index >= 0 else None),

@@ -78,12 +78,13 @@ ACTIVATIONS = {
 }
 
 
-def _axes(entry: Any) -> tuple[str, ...]:
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec: None, an axis or several."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _split(entry: Any, mesh: Mesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in _axes(entry))
+    return math.prod(mesh.shape[axis] for axis in axes_of(entry))
 
 
 def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
@@ -96,7 +97,7 @@ def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
         if math.prod(leaf.shape) * leaf.dtype.itemsize >= SMALL_BYTES:
             raise UserError(
                 f"parameter {name} of shape {tuple(leaf.shape)}: axis {i} of size {leaf.shape[i]} "
-                f"does not divide over mesh {'*'.join(_axes(entry))}={_split(entry, mesh)}; "
+                f"does not divide over mesh {'*'.join(axes_of(entry))}={_split(entry, mesh)}; "
                 "choose another mesh"
             )
         fitted.append(None)
@@ -125,6 +126,20 @@ def param_shardings(params: Any, mesh: Mesh, rules: tuple[ShardingRule, ...] = R
     if unused:
         raise ValueError(f"sharding rules that match no parameter: {unused}")
     return shardings
+
+
+def bytes_per_device(tree: Any, shardings: Any = None) -> int:
+    """Bytes of a tree of (abstract) arrays on the device that holds the most of them (all hold the
+    same but for arrays that stay whole). shardings: where they lie; default: each array's own.
+    """
+    if shardings is None:
+        shardings = jax.tree.map(lambda x: x.sharding, tree)
+    parts = jax.tree.map(
+        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(parts))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,1 +1,8 @@
-"""Evaluation: greedy generations, verdicts, rates."""
+"""Evaluation: greedy generations, verdicts, rates.
+
+`srpo_jax.evaluate(config, workdir, name)` is evaluate.py:evaluate.
+"""
+
+from srpo_jax.callable_package import make_callable
+
+make_callable(__name__, "evaluate", "evaluate")

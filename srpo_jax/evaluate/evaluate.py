@@ -14,20 +14,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from srpo_jax.arbiter.ssui_mini_rules import make_arbiter
+from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.scores import format_scores, scores
-from srpo_jax.files import write_text
+from srpo_jax.files import write_json, write_text
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 
 
 def evaluate(
-    cfg,
+    cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     name: str,
     *,
@@ -41,9 +44,15 @@ def evaluate(
     complete. model_dir: the policy, instead of cfg.model.path. params: use these instead of that
     folder's weights. arbiter: instead of the one that cfg.arbiter.kind names. Raises UserError for
     bad records or settings.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py")
+        scores = srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
+        print(scores["safety_rate"], scores["path_safety_rate"])
     """
-    field = f"{cfg.eval.split}_records"
-    source = records_path(cfg.data[field], workdir, field=f"data.{field}")
+    cfg = as_config(cfg)
+    split = cfg.eval.split
+    source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
     records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
@@ -65,13 +74,13 @@ def evaluate(
     # Scores without their generations would be worse than none: they go first.
     (folder / "scores.json").unlink(missing_ok=True)
     write_text(folder / "generations.jsonl", "".join(lines))
-    write_text(folder / "scores.json", json.dumps(result, indent=1) + "\n")
+    write_json(folder / "scores.json", result)
     print(format_scores(result, name), flush=True)
     return result
 
 
 def generate(
-    cfg, policy: Policy, arbiter, records: Sequence[Record], *, name: str
+    cfg: Config, policy: Policy, arbiter, records: Sequence[Record], *, name: str
 ) -> Iterator[dict[str, Any]]:
     """One row of generations.jsonl per record, in order. Prints progress about once a second."""
     tokens, patches = policy.budgets(records, [0] * len(records))

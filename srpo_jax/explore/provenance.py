@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from srpo_jax import __version__
+from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_text
 from srpo_jax.inference.policy import Policy
 
 RUN = "run.json"  # beside the shards: what made them
 
 
-def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> dict[str, Any]:
-    """Everything that decides which branches are sampled and how they are judged."""
-    names = ("branches", "temperature", "max_new_tokens", "branch_points", "reference")
-    sampler = {name: getattr(cfg.explore, name) for name in names}
+def make_provenance(
+    cfg: Config, policy: Policy, arbiter, records: Sequence[Record]
+) -> dict[str, Any]:
+    """Names everything that decides which branches are sampled and how they are judged."""
+    sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
     sampler["dtype"] = cfg.model.dtype
     if cfg.explore.reference == "self":
         sampler["reference_scope"] = cfg.arbiter.scope
@@ -45,7 +46,10 @@ def make_provenance(cfg, policy: Policy, arbiter, records: Sequence[Record]) -> 
 
 
 def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
-    """UserError when `folder` has shards that were not made by `run`."""
+    """Raises UserError when `folder` has shards that another run than `run` made.
+
+    run: the provenance of this run and its number of shards, as RUN records them.
+    """
     shards = sorted(folder.glob(f"*{SUFFIX}"))
     if not shards:
         return
@@ -68,8 +72,3 @@ def _flat(run: dict[str, Any]) -> dict[str, Any]:
     flat = {**run, **run["sampler"]}
     # A newer version of the program may finish the run of an older one.
     return {name: flat[name] for name in flat if name not in ("sampler", "created_by")}
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """As indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")

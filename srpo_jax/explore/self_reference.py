@@ -1,7 +1,8 @@
 """A reference path made by the policy itself: the first of some whole paths that is judged safe.
 
-RPO takes its reference paths this way (2410.10858, equation 3: resample until the answer is right,
-at most 10 tries, else drop the question). With SSUI's human-checked paths there is no need to.
+RPO takes its reference paths this way (2410.10858, equation 3: it resamples until the answer is
+right, at most 10 times, and else drops the question). SSUI's paths are checked by people and need
+none of this.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ TRIES = 10
 
 
 def split_pieces(tokens: Sequence[int], processor: Any) -> list[np.ndarray] | None:
-    """Generated tokens cut after each step's newline: n step pieces, then the reply with its end.
+    """Cuts generated tokens after the newline of each step: into n pieces of a step each, and one
+    of the reply with the end token.
 
-    None when they cannot be cut so: no step, no reply, or a token that runs across a line's end.
-    processor: anything with decode.
+    Returns None when they cannot be cut so: there is no step, no reply, or a token that runs across
+    the end of a line. processor: anything with decode.
     """
     steps, reply = parse_path(processor.decode(list(tokens)))
     if not steps or not reply or not reply.strip():

@@ -1,9 +1,9 @@
 """Several workers share out the shards of one folder, with nothing between them but the folder.
 
-A claim is a file that names who makes a shard; its owner touches it every now and then. A claim
-of a process that died on this machine, or that nobody touched for LEASE_SECONDS, is void.
-ShardLeases only save work: two workers that make the same shard write the same bytes, and each file
-appears whole or not at all, so no race here can harm a shard.
+A lease is a file that names the worker that makes a shard; while the worker lives, it renews the
+lease by touching the file. A lease is void when its holder died on this machine, or when nobody
+renewed it for LEASE_SECONDS. Leases only save work: two workers that make the same shard write the
+same bytes, and each file appears whole or not at all, so no race here can harm a shard.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from collections.abc import Iterable
 from typing import Any
 
 LEASE_SECONDS = 300.0
+SUFFIX = ".claim"  # of a lease's file
 
 
 class ShardLeases:
-    """The claims of one worker. In a `with`: leaving gives back what it holds.
+    """The leases of one worker, which holds one at a time. It is used in a `with`, whose end gives
+    back what the worker holds.
 
-    folder: made when the first claim is; removed by whoever leaves it empty.
+    folder: made when the first lease is taken; removed by whoever leaves it empty.
+    lease_seconds: after this time without a renewal a lease is void.
     """
 
     def __init__(self, folder: str | os.PathLike, *, lease_seconds: float = LEASE_SECONDS):
-        self._folder, self._lease = pathlib.Path(folder), lease_seconds
+        self._folder, self._lease_seconds = pathlib.Path(folder), lease_seconds
         self._me = {**_identity(), "token": secrets.token_hex(8)}
         self._held: pathlib.Path | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_touching, name="claims", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="leases", daemon=True)
 
     def __enter__(self) -> ShardLeases:
         self._thread.start()
@@ -47,17 +50,19 @@ class ShardLeases:
             self._folder.rmdir()
 
     def take(self, names: Iterable[str]) -> str | None:
-        """ShardLeases the first of `names` that is free, and returns it; None when none is."""
+        """Takes a lease on the first of `names` that is free, and returns that name; None when
+        others hold all of them.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            path = self._folder / f"{name}.claim"
+            path = self._folder / f"{name}{SUFFIX}"
             if self._create(path) or (self._clear_void(path) and self._create(path)):
                 self._held = path
                 return name
         return None
 
     def release(self) -> None:
-        """Gives back what is held."""
+        """Gives back the lease that is held, if one is."""
         held, self._held = self._held, None
         if held is not None and _read(held).get("token") == self._me["token"]:
             held.unlink(missing_ok=True)
@@ -71,7 +76,7 @@ class ShardLeases:
         return True
 
     def _clear_void(self, path: pathlib.Path) -> bool:
-        """Whether a void claim was taken away, by moving it: of several workers one succeeds."""
+        """Whether a void lease was cleared away: moved first, as one of several workers can."""
         if not self._is_void(path):
             return False
         aside = path.with_name(f".{path.name}-{self._me['token']}")
@@ -83,12 +88,12 @@ class ShardLeases:
         return True
 
     def _is_void(self, path: pathlib.Path) -> bool:
-        owner = _read(path)
-        if owner and all(owner.get(key) == self._me[key] for key in ("host", "boot", "pids")):
-            if owner.get("started") != _started(owner.get("pid", 0)):
+        holder = _read(path)
+        if holder and all(holder.get(key) == self._me[key] for key in ("host", "boot", "pids")):
+            if holder.get("started") != _started(holder.get("pid", 0)):
                 return True
         try:
-            return self._now() - path.stat().st_mtime > self._lease
+            return self._now() - path.stat().st_mtime > self._lease_seconds
         except FileNotFoundError:
             return False
 
@@ -101,8 +106,8 @@ class ShardLeases:
         finally:
             probe.unlink()
 
-    def _keep_touching(self) -> None:
-        while not self._over.wait(self._lease / 10):
+    def _keep_renewing(self) -> None:
+        while not self._over.wait(self._lease_seconds / 10):
             held = self._held
             if held is not None:
                 with contextlib.suppress(OSError):  # taken over: then two make the same shard
@@ -110,10 +115,10 @@ class ShardLeases:
 
 
 def _identity() -> dict[str, Any]:
-    """This process, such that another one can tell whether it is alive.
+    """What names this process, such that another one can tell whether it is alive.
 
-    pids: the namespace that the pid is of. Containers of one host may share its name and boot id,
-    and the pid of one is nobody, or somebody else, in the other.
+    pids: the namespace that the pid belongs to. Containers of one host may share its name and boot
+    id, and the pid of one is nobody, or somebody else, in the other.
     """
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -128,7 +133,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, in ticks since boot; None when there is none."""
+    """When the process `pid` of this machine began, in ticks since boot; None without one."""
     try:
         with open(f"/proc/{int(pid)}/stat", encoding="ascii", errors="replace") as file:
             state, *fields = file.read().rpartition(")")[2].split()
@@ -138,13 +143,14 @@ def _started(pid: int) -> str | None:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
+    """What a lease says of its holder; {} for a lease that is gone, or not written yet."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # gone, or not written yet
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def pause(seconds: float = 1.0) -> None:
-    """Between two looks at what other workers do."""
+    """Waits between two looks at what other workers do."""
     time.sleep(seconds)

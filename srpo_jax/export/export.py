@@ -1,14 +1,12 @@
 """`srpo export`: a verified checkpoint of a workdir, the newest or another, as a HF directory.
 
-hf/export.py writes the weights in the source checkpoint's own form, hf/adapter.py writes adapters
-alone in peft's; here the run is read back and the model card is written, from what the run recorded
-and nothing else. A run with LoRA recorded adapters: their policy's weights are read again from its
-folder, which must hold what it held then.
+hf_checkpoint.py writes the weights in the source checkpoint's own form, peft.py writes adapters
+alone in peft's, model_card.py writes the card; here the run is read back. A run with LoRA recorded
+adapters: their policy's weights are read again from its folder, which must hold what it held then.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,19 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax import __version__
+from srpo_jax.config.convert import as_config, stored_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import param_shardings, replicated
 from srpo_jax.errors import UserError
-from srpo_jax.evaluate.scores import RATES
 from srpo_jax.export.hf_checkpoint import export_checkpoint
+from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
-from srpo_jax.files import read_json, read_lines
+from srpo_jax.files import read_json
 from srpo_jax.models.blocks.param_paths import by_path, merge, select
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.runs.workdir import method, read_config, read_evaluations
+from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.train.optimizer import trainable_paths
@@ -41,7 +40,7 @@ NEWEST: dict[str, Any] = {}
 
 
 def newest_params(
-    config: ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
+    config: Config | ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
 ) -> tuple[int, Any]:
     """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
 
@@ -50,8 +49,10 @@ def newest_params(
     which: load_params' `step` or `best`, for another checkpoint.
     Errors: UserError when there is none, or the model of `config` is another one.
     """
-    workdir, path = pathlib.Path(workdir), config.model.path
-    model_config, mesh = load_model_config(path), make_mesh(**config.mesh)
+    config, workdir = as_config(config), pathlib.Path(workdir)
+    path = config.model.path
+    model_config = load_model_config(path, config.model.family)
+    mesh = make_mesh(**arguments(make_mesh, config.mesh))
     abstract = abstract_params(model_config, jnp.float32)
     shardings = param_shardings(abstract, mesh)
     lora = lora_of_run(workdir, model_config)
@@ -61,10 +62,10 @@ def newest_params(
             abstract,
             shardings,
         )
-        train = read_config(workdir).get("train") or {}
-        if train.get("param_dtype", "float32") == "float32":
+        train = stored_config(read_config(workdir)).train
+        if train.param_dtype == "float32":
             return load_params(workdir / "checkpoints", target, **which)
-        trained = select(target, trainable_paths(target, tuple(train["freeze"])))
+        trained = select(target, trainable_paths(target, train.freeze))
         step, master = load_params(workdir / "checkpoints", trained, "master", **which)
         if len(trained) < len(by_path(target)):
             check_base(workdir, path)
@@ -78,9 +79,8 @@ def newest_params(
 def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
     """The adapters that the run of a workdir trained: by its own config, whatever one is used now,
     because a checkpoint does not say how much its adapters count."""
-    stored = read_config(workdir)
-    section = stored.get("lora") or {}
-    return make_lora(ConfigDict(stored), model_config) if section.get("rank") else None
+    config = stored_config(read_config(workdir))
+    return make_lora(config.lora, config.seed, model_config)
 
 
 def newest_adapters(
@@ -122,9 +122,12 @@ def export(
     """Writes the folder `out` (complete or not at all) and returns it.
 
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
-    it back, compare what it computes (hf/verify.py), and print the result. step: a number, "best"
+    it back, compare what it computes (verify.py), and print the result. step: a number, "best"
     by the run's train.best_metric, or "" for the newest.
-    Errors: UserError; hf.verify.Mismatch, and then there is no folder.
+    Errors: UserError; export.verify.Mismatch, and then there is no folder.
+
+    Example:
+        folder = srpo_jax.export("runs/mini", "runs/mini/export", step="best", verify=True)
     """
     if form not in FORMS:
         raise UserError(f"--format={form}: there is {', '.join(FORMS)}")
@@ -134,12 +137,12 @@ def export(
     stored = read_config(workdir)
     if not stored:
         raise UserError(f"{workdir} has no config.json: run `srpo train` first")
-    config = ConfigDict(stored)
-    which = _which(step, stored)
+    config = stored_config(stored)
+    which = _which(step, config.train.best_metric)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
-    model_config = load_model_config(source)
+    model_config = load_model_config(source, config.model.family)
     lora = lora_of_run(workdir, model_config)
     if lora is None:
         if form == "peft":
@@ -153,7 +156,8 @@ def export(
         check = verifying(params, source, model_config) if verify else None
         export_checkpoint(params, source, out, model_config, model_card=card, check=check)
         return out
-    found, adapters = newest_adapters(lora, workdir, source, make_mesh(**config.mesh), which)
+    mesh = make_mesh(**arguments(make_mesh, config.mesh))
+    found, adapters = newest_adapters(lora, workdir, source, mesh, which)
     adapters = {path: np.asarray(leaf) for path, leaf in by_path(adapters).items()}
     card = model_card(workdir, stored, found, form)
     if form == "peft":
@@ -166,112 +170,17 @@ def export(
     return out
 
 
-def _which(step: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _which(step: str, best_metric: str) -> dict[str, Any]:
     """load_params' choice for --step."""
     if step == "best":
-        return {"best": stored["train"].get("best_metric", "loss")}
+        return {"best": best_metric}
     if step and not step.isdecimal():
         raise UserError(f"--step={step}: must be a step's number, or best")
     return {"step": int(step)} if step else {}
 
 
 def verifying(params: Any, source: str, model_config: Any) -> Callable[[pathlib.Path], None]:
-    """The check of an export of `params`: says what was compared, or raises hf.verify.Mismatch."""
+    """The check of an export of `params`: says what was compared, or raises verify.Mismatch."""
     from srpo_jax.export.verify import verify
 
     return lambda folder: print(f"verified: {verify(folder, source, params, model_config)}")
-
-
-def model_card(
-    workdir: pathlib.Path, config: Mapping[str, Any], step: int, form: str = "merged"
-) -> str:
-    """README.md of the export: what was trained on what, how, and with what result."""
-    base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
-    run = read_json(workdir / "config.json").get("run") or {}
-    data = str(run.get("trees", "unknown"))[:16]
-    lines = [
-        "---",
-        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
-        "pipeline_tag: image-text-to-text",
-        "tags: [srpo, safety, reasoning]",
-        "---",
-        "",
-        f"# {config['name']}",
-        "",
-        f"`{base}`, trained with srpo_jax {__version__}: {method(config)}.",
-        "",
-        f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
-        f"* reasoning trees: fingerprint `{data}`, judged by `{config['arbiter']['kind']}`",
-        *_weights_lines(config.get("lora") or {}, base, form),
-        "",
-    ]
-    lines += _results(read_evaluations(workdir))
-    lines += _last_metrics(read_lines(workdir / "metrics.jsonl"), step)
-    lines += [
-        "## Limits",
-        "",
-        "The figures hold for the questions and the arbiter of this run. A safety rate is not a "
-        "guarantee: test the model on your own questions before anybody relies on it.",
-        "",
-        "## Config",
-        "",
-        "```json",
-        json.dumps(_without_folders(config), indent=1),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:
-    """What the exported weights are."""
-    lines = []
-    if lora.get("rank"):
-        kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
-        where = ", ".join(f"`{target}`" for target in lora["targets"])
-        lines = [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
-    if form == "peft":
-        return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
-    same = "same architecture, tokenizer and processor as the base model; only the weights differ"
-    return [*lines, f"* {same}"]
-
-
-def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
-    if not evaluations:
-        return []
-    names = list(evaluations)
-    rows = ["## Evaluation (percent)", "", "| | " + " | ".join(names) + " |"]
-    rows.append("|---|" + "---|" * len(names))
-    for rate in RATES:
-        values = [evaluations[name].get(rate) for name in names]
-        cells = " | ".join("-" if value is None else f"{value:.1f}" for value in values)
-        rows.append(f"| {rate} | {cells} |")
-    return [*rows, ""]
-
-
-def _last_metrics(metrics: list[dict], step: int) -> list[str]:
-    rows = [row for row in metrics if isinstance(row.get("step"), int) and row["step"] <= step]
-    if not rows:
-        return []
-    shown = {
-        name: value
-        for name, value in rows[-1].items()
-        if isinstance(value, float) and not name.startswith("perf/")
-    }
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-    return [f"## Training, step {rows[-1]['step']}", "", listed, ""]
-
-
-def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with file names instead of paths, and without addresses."""
-    plain = json.loads(json.dumps(config, default=str))
-    named = (
-        "model.path",
-        "data.train_records",
-        "data.test_records",
-        "data.trees",
-        "train.compilation_cache",
-    )
-    for section, field in (name.split(".") for name in named):
-        plain[section][field] = pathlib.PurePath(plain[section].get(field, "")).name
-    plain.pop("processes", None)  # addresses of a cluster
-    return plain

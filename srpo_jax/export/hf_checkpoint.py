@@ -21,9 +21,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
+from srpo_jax.files import sync
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.hf import load
-from srpo_jax.models.hf import tensor_match as names
+from srpo_jax.models.hf import load, tensor_match
 
 # Weights in any format, and their indices: not copied, since they are not the new weights.
 WEIGHTS = tuple(".safetensors .bin .pt .pth .gguf .msgpack .h5 .onnx .index.json".split())
@@ -135,7 +135,7 @@ def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
     if wrong:
         raise UserError(
             f"these parameters are not those of the {config.model_type} source checkpoint: "
-            + names.shorten(wrong)
+            + tensor_match.shorten(wrong)
         )
 
 
@@ -152,19 +152,20 @@ def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, pl
             # In C order whatever the strides: a transposed view must come out right.
             value = np.ascontiguousarray(values_on_disk(params, *placed[name]))
             f.write(value.reshape(-1).view(np.uint8).data)
-        f.flush()
-        os.fsync(f.fileno())
+    sync(target)
 
 
 def values_on_disk(
-    params: Mapping | Edit, source: load.Tensor, place: names.TensorPlace
+    params: Mapping | Edit, source: load.Tensor, place: tensor_match.TensorPlace
 ) -> np.ndarray:
     """What an export of `params` holds in the place of the tensor `source`: an array of its shape
     and dtype on the host, of any strides."""
     return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
 
 
-def _tensor(params: Mapping | Edit, source: load.Tensor, place: names.TensorPlace) -> np.ndarray:
+def _tensor(
+    params: Mapping | Edit, source: load.Tensor, place: tensor_match.TensorPlace
+) -> np.ndarray:
     """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
     if place.entry.param is None:
         return source.view()  # not a parameter: as it was
@@ -206,12 +207,3 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 def _sync_folders(root: pathlib.Path) -> None:
     for folder, _, _ in os.walk(root):
         sync(pathlib.Path(folder))
-
-
-def sync(path: pathlib.Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

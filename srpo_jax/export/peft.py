@@ -19,26 +19,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from srpo_jax.export.hf_checkpoint import new_folder, sync
+from srpo_jax.export.hf_checkpoint import new_folder
+from srpo_jax.files import sync
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.hf import tensor_match as names
-
-# Family -> starts of the canonical names (hf/tables/) that are others in memory, the first counts.
-_LLAVA = {
-    "vision_tower.vision_model.": "model.vision_tower.",
-    "vision_tower.": "model.vision_tower.",
-    "multi_modal_projector.": "model.multi_modal_projector.",
-    "language_model.model.": "model.language_model.",
-}
-IN_MEMORY: dict[str, dict[str, str]] = {
-    "qwen2_5_vl": {"visual.": "model.visual.", "model.": "model.language_model."},
-    "qwen3_vl": {},
-    "llava": _LLAVA,
-    "llava_next": _LLAVA,
-    "internvl": _LLAVA,
-    "smolvlm": {},
-    "idefics3": {},
-}
+from srpo_jax.models.hf import tensor_match
 
 
 def export_adapters(
@@ -91,7 +75,7 @@ def adapter_tensors(
 ) -> dict[str, np.ndarray]:
     """peft's tensors of the adapters, by peft's names."""
     tensors = {}
-    for entry in names.table(config):
+    for entry in tensor_match.table(config):
         path = (entry.param or "").removesuffix("/kernel")
         if f"{path}/lora_a" not in adapters:
             continue
@@ -111,7 +95,7 @@ def adapter_tensors(
 
 def module_name(name: str, config: ModelConfig) -> str:
     """The name in transformers' model of the module whose weight the canonical `name` is."""
-    for start, other in IN_MEMORY[config.model_type].items():
+    for start, other in config.family.in_memory:
         if name.startswith(start):
             name = other + name.removeprefix(start)
             break

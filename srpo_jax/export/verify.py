@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from srpo_jax.export import hf_checkpoint as export
+from srpo_jax.errors import one_line
+from srpo_jax.export.hf_checkpoint import Edit, values_on_disk
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import one_line
 from srpo_jax.models.hf import load
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.tensor_match import shorten
@@ -35,8 +35,6 @@ QUESTION = "What does this picture show?"
 # Times the logits' root mean square, or 1 if that is less. Two correct float32 programs differ by
 # 1e-6 of it; a wrong activation function in the vision tower already makes 6e-4.
 TOLERANCE = 1e-4
-# What transformers' processor classes pass to their image processors at every call.
-CALL = {"internvl": {"crop_to_patches": True}}
 
 
 class Mismatch(Exception):
@@ -65,7 +63,7 @@ class Comparison:
 def verify(
     folder: str | pathlib.Path,
     source: str | pathlib.Path,
-    params: Mapping | export.Edit,
+    params: Mapping | Edit,
     config: ModelConfig,
 ) -> Comparison:
     """Checks that `folder` is an export of `params` in the form of the checkpoint `source`.
@@ -74,7 +72,7 @@ def verify(
     Raises Mismatch, and UserError where a folder cannot be read at all.
     """
     count = _read_back(pathlib.Path(folder), source, params, config)
-    processor = Processor.from_dir(folder)
+    processor = Processor.from_dir(folder, config.family)
     picture = fixture_picture()
     prompt = processor.encode_question(QUESTION, [picture])
     theirs, by = _transformers_logits(folder, processor, prompt, picture)
@@ -127,7 +125,7 @@ def _read_back(folder: pathlib.Path, source, params, config: ModelConfig) -> int
     wrong = sorted(written.keys() ^ wanted.keys())
     for name in written.keys() & wanted.keys():
         tensor, place = wanted[name]
-        expected = export.values_on_disk(params, tensor, place)
+        expected = values_on_disk(params, tensor, place)
         found = written[name].view()
         same = found.dtype == expected.dtype and found.shape == expected.shape
         if not same or found.tobytes() != expected.tobytes():
@@ -171,8 +169,8 @@ def _transformers_logits(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "mm_token_type_ids" in takes:  # without it Qwen's positions are silently 1-D
         inputs["mm_token_type_ids"] = (ids == processor.config.image_token_id).int()
-    process = processor._pictures._process  # transformers' image processor of the folder
-    shown = process(picture, return_tensors="np", **CALL.get(processor.config.model_type, {}))
+    images = processor.images
+    shown = images.process(picture, return_tensors="np", **images.call)
     inputs |= {name: torch.tensor(np.asarray(v)) for name, v in shown.items() if name in takes}
     with torch.inference_mode():
         found = model(**inputs).logits[0].float().numpy()
@@ -193,7 +191,7 @@ def _quietly_loaded(folder):
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     except Exception as error:  # transformers raises many kinds
-        raise Mismatch(f"transformers cannot load it: {one_line(error)[:300]}") from error
+        raise Mismatch(f"transformers cannot load it: {one_line(error, 300)}") from error
     finally:
         logging.set_verbosity(before)
         if bars:

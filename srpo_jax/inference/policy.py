@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.path_format import tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
@@ -78,7 +79,9 @@ def _naming(record: Record):
         raise RecordError(f"record {record.id!r}: {error}") from error
 
 
-def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any = None) -> Policy:
+def load_policy(
+    cfg: Config, *, model_dir: str | os.PathLike | None = None, params: Any = None
+) -> Policy:
     """The policy in `model_dir` (default: cfg.model.path), in the computing dtype.
 
     params: use these instead of the folder's weights; they stay where they are.
@@ -87,11 +90,11 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
-    config = load_model_config(folder)
+    config = load_model_config(folder, cfg.model.family)
     dtype = jnp.dtype(cfg.model.dtype)
     mesh, options, shardings = None, {}, None
     if jax.device_count() > 1:
-        mesh = make_mesh(**cfg.mesh)
+        mesh = make_mesh(**arguments(make_mesh, cfg.mesh))
         options["constrain"] = make_constrain(mesh)
         shardings = param_shardings(abstract_params(config, dtype), mesh)
     if params is None:
@@ -101,7 +104,7 @@ def load_policy(cfg, *, model_dir: str | os.PathLike | None = None, params: Any 
         digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Policy(model, params, Processor.from_dir(folder), digest, mesh)
+    return Policy(model, params, Processor.from_dir(folder, config.family), digest, mesh)
 
 
 def params_digest(params: Any) -> str:

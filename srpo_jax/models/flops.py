@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.config import ModelConfig, TowerConfig
 from srpo_jax.models.blocks.param_paths import by_path
 
 # Leaves that are matrices; the token table is looked up, not multiplied with (the tied head is).
@@ -92,7 +92,7 @@ def model_flops(
             passes = 1 + (path in trained) + before
             vision_flops += 2 * size * _vision_tokens(path, vision, work.patches) * passes
     attention = 3 * attention_flops(config, work.pairs)
-    pixels = vision_attention_flops(vision, work)
+    pixels = vision.attention_flops(work.patches, work.patch_pairs)
     vision_flops += pixels * (3 if tower else 1)
     head_path = "embed/embedding" if text.tie_word_embeddings else "lm_head/kernel"
     head_once = 2 * text.hidden_size * text.vocab_size * work.targets
@@ -121,28 +121,14 @@ def attention_flops(config: ModelConfig, pairs: float) -> float:
     return 4 * text.num_layers * text.num_heads * text.head_dim * pairs
 
 
-def vision_attention_flops(vision: Any, work: Work, block: int = 1) -> float:
-    """Forward, all blocks. Windows at the edge of a picture are counted as if they were whole.
-
-    block: what a kernel computes at least of the keys of a query; 1 is what the model needs.
-    """
-    per_pair = 4 * vision.num_heads * vision.head_dim
-    full = getattr(vision, "fullatt_block_indexes", None)
-    if full is None:
-        return per_pair * vision.depth * work.patch_pairs
-    window = max(block, (vision.window_size // vision.patch_size) ** 2)
-    windowed = (vision.depth - len(full)) * min(work.patches * window, work.patch_pairs)
-    return per_pair * (len(full) * work.patch_pairs + windowed)
-
-
-def features_of(vision: Any, patches: float) -> float:
+def features_of(vision: TowerConfig, patches: float) -> float:
     """How many picture features (before a learned newline) the tower makes of so many patches."""
-    return patches / vision.patch_unit * getattr(vision, "tile_features", 1)
+    return patches / vision.patch_unit * vision.unit_features
 
 
-def patches_of(vision: Any, features: float) -> float:
+def patches_of(vision: TowerConfig, features: float) -> float:
     """The inverse of features_of."""
-    return features / getattr(vision, "tile_features", 1) * vision.patch_unit
+    return features / vision.unit_features * vision.patch_unit
 
 
 def visible_pairs(subtree_end: np.ndarray) -> int:
@@ -161,9 +147,8 @@ def batch_work(batch: Mapping[str, np.ndarray], config: ModelConfig) -> Work:
     targets = np.count_nonzero(batch["target_segment"] < batch["seq_segments"].shape[-1])
     features = batch["image_index"].max(axis=1) + 1
     patches = float(patches_of(config.vision, float(features.sum())))
-    fields = config.vision.fields
-    (segment,) = (f.name for f in fields if f.is_segment and f.name != "window_seg")
-    runs = [np.unique(row[row >= 0], return_counts=True)[1] for row in batch[segment]]
+    segments = batch[config.vision.segment_field]
+    runs = [np.unique(row[row >= 0], return_counts=True)[1] for row in segments]
     patch_pairs = float(sum(np.square(run.astype(np.int64)).sum() for run in runs))
     return Work(float(tokens.sum()), float(pairs), float(targets), patches, patch_pairs)
 
@@ -177,7 +162,7 @@ def _matrices(params: Any) -> dict[str, int]:
     }
 
 
-def _vision_tokens(path: str, vision: Any, patches: float) -> float:
+def _vision_tokens(path: str, vision: TowerConfig, patches: float) -> float:
     """How many vectors pass a kernel of the tower: patches in it, features behind it."""
     if path.startswith(("vision/blocks/", "vision/patch_embed/")):
         return patches

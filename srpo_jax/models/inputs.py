@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.image_layout import TEXT, Grid, ImageLayout
-from srpo_jax.models.registry import family
 
 Inputs = dict[str, np.ndarray]
 
@@ -101,14 +99,14 @@ def outline_prompt(
     if tokens.ndim != 1 or not len(tokens):
         raise UserError("a prompt needs at least one token")
     grids = tuple(tuple(int(x) for x in grid) for grid in grids)
-    layouts = [_picture_layout(grid, config) for grid in grids]
+    layouts = [_image_layout(grid, config) for grid in grids]
     token_index = [np.zeros(0, np.int32)]
     features = 0
     for layout in layouts:
         index = layout.token_index
         token_index.append(np.where(index >= 0, index + features, index))
         features += layout.features
-    positions, next_position = family(config).positions(tokens, grids, config)
+    positions, next_position = config.family.positions(tokens, grids, config)
     image_index = np.full(len(tokens), TEXT, np.int32)
     shown = np.concatenate(token_index)
     where = tokens == config.image_token_id
@@ -127,7 +125,7 @@ def outline_prompt(
         features=features,
         grids=grids,
         num_patches=sum(len(layout.order) for layout in layouts),
-        patch_pairs=sum(_patch_pairs(layout, config.vision) for layout in layouts),
+        patch_pairs=sum(_patch_pairs(layout, config) for layout in layouts),
     )
 
 
@@ -141,7 +139,7 @@ def add_pixels(
     parts = [no_patches(config)]
     segments = {f.name: 0 for f in config.vision.fields if f.is_segment}
     for number, (rows, grid) in enumerate(zip(patches, outline.grids, strict=True)):
-        layout = _picture_layout(grid, config)
+        layout = _image_layout(grid, config)
         shape = (len(layout.order), config.vision.patch_dim)
         if rows.shape != shape:
             raise UserError(
@@ -167,16 +165,13 @@ def add_pixels(
 
 
 @functools.lru_cache(maxsize=128)
-def _picture_layout(grid: Grid, config: ModelConfig) -> ImageLayout:
+def _image_layout(grid: Grid, config: ModelConfig) -> ImageLayout:
     """The family's, kept: most pictures of a data set have one of a few shapes. Read only."""
-    return family(config).image_layout(grid, config)
+    return config.family.image_layout(grid, config)
 
 
-def _patch_pairs(layout: ImageLayout, vision: Any) -> int:
-    whole = [f.name for f in vision.fields if f.is_segment and f.name != "window_seg"]
-    if not whole:
-        return len(layout.order) * vision.patch_unit  # every tile sees itself
-    return int(np.square(np.bincount(layout.fields[whole[0]])).sum())
+def _patch_pairs(layout: ImageLayout, config: ModelConfig) -> int:
+    return int(np.square(np.bincount(layout.fields[config.vision.segment_field])).sum())
 
 
 def check_length(positions: int, config: ModelConfig) -> None:

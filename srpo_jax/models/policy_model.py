@@ -28,7 +28,6 @@ from srpo_jax.models.blocks.decoder import (
     stacked_layers,
 )
 from srpo_jax.models.blocks.image_layout import NEWLINE, TEXT
-from srpo_jax.models.registry import family
 
 Cache = tuple[jax.Array, jax.Array]
 Inputs = Mapping[str, jax.Array]
@@ -92,7 +91,7 @@ class PolicyModel(nn.Module):
         text, kinds = self.config.text, (self.dtype, self.param_dtype)
         vocab, width = text.padded_vocab, text.hidden_size
         self.embed = Embedding(vocab, width, *kinds)
-        self.vision = family(self.config).Tower(
+        self.vision = self.config.family.tower(
             self.config.vision, width, *kinds, self.remat, self.constrain, self.attend
         )
         self.layers = stacked_layers(text, self.remat)(text, *kinds, self.constrain, self.attend)

@@ -1,31 +1,29 @@
-"""The supported model families: `model_type` of config.json -> the module that knows it.
+"""The model families: `model_type` of config.json -> the family. The one place that lists them.
 
-A family's module has read_config, Tower, image_layout and positions; qwen2_5_vl.py shows what
-each takes and gives.
+A family of your own comes from outside: `model.family` of the config names it, see docs/models.md.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pathlib
-from types import ModuleType
+from collections.abc import Mapping
+from typing import Any
 
-from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, read_json
-from srpo_jax.models.families.internvl import model as internvl
-from srpo_jax.models.families.llava import model as llava
-from srpo_jax.models.families.qwen2_5_vl import model as qwen2_5_vl
-from srpo_jax.models.families.qwen3_vl import model as qwen3_vl
-from srpo_jax.models.families.smolvlm import model as smolvlm
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.hf_folder import read_config_json
+from srpo_jax.models.families import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
 
-FAMILIES: dict[str, ModuleType] = {
-    "qwen2_5_vl": qwen2_5_vl,
-    "qwen3_vl": qwen3_vl,
-    "smolvlm": smolvlm,
-    "idefics3": smolvlm,
-    "internvl": internvl,
-    "llava": llava,
-    "llava_next": llava,
+FAMILIES: dict[str, Family] = {
+    "qwen2_5_vl": qwen2_5_vl.FAMILY,
+    "qwen3_vl": qwen3_vl.FAMILY,
+    "smolvlm": smolvlm.FAMILY,
+    "idefics3": smolvlm.FAMILY,
+    "internvl": internvl.FAMILY,
+    "llava": llava.FAMILY,
+    "llava_next": llava.FAMILY,
 }
 # What people try that looks like a supported family and is not.
 HINTS = {
@@ -37,34 +35,61 @@ HINTS = {
 }
 
 
-def family(config: ModelConfig) -> ModuleType:
-    """The module of a model's family."""
-    return FAMILIES[config.model_type]
-
-
-def load_model_config(directory: str | pathlib.Path) -> ModelConfig:
-    """Reads DIRECTORY/config.json.
+def load_model_config(directory: str | pathlib.Path, family: str | Family = "") -> ModelConfig:
+    """Reads DIRECTORY/config.json. family: one more than the table has, see known_families.
 
     Raises UserError for a missing or unreadable file, an unsupported model_type, a missing key, or
     a feature that this code does not compute.
     """
+    known = known_families(family)
     path = pathlib.Path(directory) / "config.json"
-    raw = read_json(path)
+    raw = read_config_json(path)
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if model_type not in known:
         hint = HINTS.get(model_type, "")
         raise UserError(
             f"{path}: model_type {model_type!r} is not supported; supported: "
-            f"{', '.join(FAMILIES)}{hint and '; '}{hint}"
+            f"{', '.join(known)}{hint and '; '}{hint}"
         )
-    return FAMILIES[model_type].read_config(str(path), raw)
+    return known[model_type].read_config(str(path), raw, known[model_type])
 
 
-def make_images(folder, config: ModelConfig, tokenizer):
-    """The Pictures of the checkpoint in `folder`. Raises UserError, see the family's module."""
-    name = {"idefics3": "smolvlm", "llava_next": "llava", "qwen3_vl": "qwen2_5_vl"}.get(
-        config.model_type, config.model_type
-    )
-    return importlib.import_module(f"srpo_jax.models.families.{name}.images").Images(
-        folder, config, tokenizer
-    )
+def known_families(family: str | Family = "") -> Mapping[str, Family]:
+    """The table above, and one family more: `module:Name`, or what it names; "" for none.
+
+    Name is a Family, or a callable that gives one. Raises UserError if it is neither, or if a model
+    type of the family is in the table for another one.
+    """
+    if not family:
+        return FAMILIES
+    found = _from_outside(family) if isinstance(family, str) else family
+    for name in found.model_types:
+        if FAMILIES.get(name, found) is not found:
+            raise UserError(
+                f"model.family: model_type {name!r} is srpo_jax's own; give your family and its "
+                "checkpoints another one"
+            )
+    return FAMILIES | dict.fromkeys(found.model_types, found)
+
+
+@functools.cache  # one object, so that the configs of two calls are equal
+def _from_outside(spec: str) -> Family:
+    found = _load(spec)
+    if not isinstance(found, Family) and callable(found):
+        found = found()
+    if not isinstance(found, Family):
+        raise UserError(
+            f"model.family={spec}: is a {type(found).__name__}; name a "
+            "srpo_jax.models.blocks.config.Family, or a callable that gives one"
+        )
+    return found
+
+
+def _load(spec: str) -> Any:
+    module, colon, name = spec.partition(":")
+    if not (module and colon and name):
+        raise UserError(f"model.family={spec}: must read module:Name, as in my_family:FAMILY")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model.family={spec}: cannot be loaded: {one_line(error)}") from None

@@ -9,15 +9,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from srpo_jax.config.check import RULES
+from srpo_jax.config.fields import FIELDS, Config, arguments
 from srpo_jax.distributed.accelerators import Slice
 from srpo_jax.distributed.mesh import AXES, row_shards
-from srpo_jax.distributed.sharding import param_shardings
+from srpo_jax.distributed.sharding import bytes_per_device, param_shardings
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
@@ -98,7 +97,7 @@ class Candidate(NamedTuple):
         )
 
 
-def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) -> Rows:
+def rows_of(cfg: Config, config: ModelConfig, question: Question, row_tokens: int) -> Rows:
     """Rows of `row_tokens` tokens, full of such questions.
 
     One such tree is really laid out, with the config's pairs and objective, so that targets,
@@ -106,18 +105,10 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     The budgets hold as much of everything as a completely full row has.
     """
     tree = _tree(cfg, config, question)
-    pairs = choose_pairs(
-        tree,
-        pairing=cfg.objective.pairing,
-        max_pairs=cfg.objective.max_pairs,
-        branch_points=cfg.objective.branch_points,
-        odds_from=cfg.objective.odds_from,
-    )
+    pairs = choose_pairs(tree, **arguments(choose_pairs, cfg.objective))
     unit = config.vision.patch_unit
     large = Budgets(row_tokens, *[1 << 30] * 5)
-    parts = lay_out_within(
-        tree, pairs, large, reference=cfg.objective.reference, odds_from=cfg.objective.odds_from
-    )
+    parts = lay_out_within(tree, pairs, large, **arguments(lay_out_within, cfg.objective))
     total = TreeSizes(*(sum(sizes) for sizes in zip(*(part.sizes for part in parts))))
     scale = row_tokens / total.tokens
     least = np.max([part.sizes for part in parts], axis=0)
@@ -126,7 +117,7 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     budgets = Budgets.fit([full], row_tokens=row_tokens, patch_multiple=unit)
     per_picture = total.patches / len(parts)
     # A patch sees its tile, or the whole picture where there are none.
-    seen = unit if hasattr(config.vision, "tile_features") else per_picture
+    seen = unit if config.vision.tile_length else per_picture
     work = Work(
         tokens=total.tokens,
         pairs=sum(visible_pairs(part.subtree_end) for part in parts),
@@ -139,7 +130,7 @@ def rows_of(cfg: Any, config: ModelConfig, question: Question, row_tokens: int) 
     return Rows(budgets, questions, work.times(questions), ends)
 
 
-def _tree(cfg: Any, config: ModelConfig, question: Question) -> Tree:
+def _tree(cfg: Config, config: ModelConfig, question: Question) -> Tree:
     fresh = iter(range(1 << 30))  # tokens that never repeat: no branch shares any with another
 
     def text(count: float) -> np.ndarray:
@@ -168,7 +159,7 @@ def _tree(cfg: Any, config: ModelConfig, question: Question) -> Tree:
 
 
 def candidates(
-    cfg: Any,
+    cfg: Config,
     params: Any,
     where: Slice,
     *,
@@ -209,7 +200,7 @@ def candidates(
         found += [
             Candidate(*mesh, count, remat)
             for count in fitting
-            for remat in remats or RULES["model.remat"].words
+            for remat in remats or FIELDS["model.remat"].rule.words
         ]
     if not found or (asked and refused):
         raise UserError(f"no legal plan for {where.name}: {refused[0]}")
@@ -237,18 +228,8 @@ def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
     return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def local_bytes(tree: Any, shardings: Any) -> int:
-    """Bytes of a tree of (abstract) arrays on one device."""
-    parts = jax.tree.map(
-        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(parts))
-
-
 def least_memory(
-    cfg: Any,
+    cfg: Config,
     config: ModelConfig,
     candidate: Candidate,
     budgets: Budgets,
@@ -305,4 +286,6 @@ def kept_elements(
 def trained_bytes(params: Any, shardings: Any, trainable: Sequence[str]) -> int:
     """Bytes of the gradients, which have the parameters' dtype, on one device."""
     leaves, shards = by_path(params), by_path(shardings)
-    return local_bytes(*({path: tree[path] for path in trainable} for tree in (leaves, shards)))
+    return bytes_per_device(
+        *({path: tree[path] for path in trainable} for tree in (leaves, shards))
+    )

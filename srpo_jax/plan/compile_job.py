@@ -25,11 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from srpo_jax.config.convert import stored_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.inputs import no_patches
@@ -43,21 +44,21 @@ from srpo_jax.train.optimizer import Optimizer, make_optimizer
 from srpo_jax.train.train_state import TrainState, abstract_state, state_shardings
 from srpo_jax.train.train_step import make_train_step
 
-OBJECTIVE = tuple(field.name for field in dataclasses.fields(Objective))
 
-
-def describe_state(cfg: Any, config: ModelConfig) -> tuple[Optimizer, Objective, TrainState]:
+def describe_state(cfg: Config, config: ModelConfig) -> tuple[Optimizer, Objective, TrainState]:
     """The optimizer, the loss and the abstract state that a run with this config has."""
     abstract = abstract_params(config, jnp.float32)
     optimizer = make_optimizer(cfg.train, abstract)
-    objective = Objective(**{name: cfg.objective[name] for name in OBJECTIVE})
+    objective = Objective(**arguments(Objective, cfg.objective))
     by_reference = needs_reference_policy(objective)
     dtype = jnp.dtype(cfg.train.param_dtype)
     state = abstract_state(abstract, optimizer, with_reference=by_reference, dtype=dtype)
     return optimizer, objective, state
 
 
-def lower_step(cfg: Any, config: ModelConfig, mesh: Mesh, budgets: Budgets) -> jax.stages.Lowered:
+def lower_step(
+    cfg: Config, config: ModelConfig, mesh: Mesh, budgets: Budgets
+) -> jax.stages.Lowered:
     """The train step that srpo_jax/train/loop.py would run with this config, traced for `mesh`."""
     optimizer, objective, state = describe_state(cfg, config)
     model = PolicyModel(
@@ -86,10 +87,11 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     """{"status": "ok", ...} with memory in bytes per device and what hlo_cost.py counts, or
     {"status": "oom" | "refused", "message": ...}. Other errors of the compiler are raised.
     """
-    cfg = ConfigDict(job["config"])
+    cfg = stored_config(job["config"])
     try:
-        config = load_model_config(cfg.model.path)
-        mesh = make_mesh(**cfg.mesh, devices=devices_of(job["topology"], job["host_bounds"]))
+        config = load_model_config(cfg.model.path, cfg.model.family)
+        devices = devices_of(job["topology"], job["host_bounds"])
+        mesh = make_mesh(**arguments(make_mesh, cfg.mesh), devices=devices)
         began = time.monotonic()
         lowered = lower_step(cfg, config, mesh, Budgets(**job["budgets"]))
     except UserError as error:
@@ -148,7 +150,7 @@ def out_of_memory(message: str) -> dict[str, Any]:
 
     Two forms: "Used 18.75G of 15.75G hbm", "... (1.16T) exceeds available HBM (15.75G)".
     """
-    text = " ".join(message.split())
+    text = one_line(message)
     found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", text)
     found = found or re.search(r"\(([\d.]+)([KMGT])\) exceeds available", text)
     found = found or re.search(r"([\d.]+)([KMGT]) exceeds", text)

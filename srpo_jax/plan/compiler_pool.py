@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
+from srpo_jax.config.fields import FIELDS
+from srpo_jax.config.registered import import_outside
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_text
 from srpo_jax.runs.metrics import duration
@@ -36,21 +38,8 @@ ENVIRONMENT = {
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")  # what the compiled program is made by
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 GUESS = 150.0  # seconds of a compilation, until one of these has been seen
-# Fields of `train` that change no byte and no FLOP of the compiled step.
-HOST_ONLY = (
-    "steps",
-    "learning_rate",
-    "warmup_steps",
-    "schedule",
-    "weight_decay",
-    "b1",
-    "b2",
-    "eps",
-    "save_every",
-    "keep",
-    "log_every",
-    "report_to",
-)
+# The sections that the train step is made of; of their fields those that are `host_only` change
+# no byte and no FLOP of it.
 IN_STEP = ("model", "objective", "train", "lora", "mesh", "pack")
 
 Job = dict[str, Any]
@@ -123,12 +112,20 @@ def _file_of(module: str) -> pathlib.Path | None:
 def key_of(job: Job, model: str, versions: Sequence[str]) -> str:
     """Name of a job in the cache. model: all that matters of the model's config.json, as text."""
     config = {name: dict(job["config"][name]) for name in IN_STEP if name in job["config"]}
-    del config["model"]["path"]
-    for name in HOST_ONLY:
-        config["train"].pop(name, None)
-    config["pack"] = {"rows": config["pack"]["rows"]}
-    content = [{**job, "config": config}, model, *versions]
+    for field in FIELDS.values():
+        if field.host_only:
+            config.get(field.section, {}).pop(field.leaf, None)
+    content = [{**job, "config": config}, model, *versions, *_outside_digest(config)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _outside_digest(config: dict[str, Any]) -> list[str]:
+    """Of the module of a loss from outside this package, which `source_digest` does not see."""
+    loss = config.get("objective", {}).get("contrast", "")
+    if ":" not in loss:
+        return []
+    file = import_outside(loss, "objective.contrast").__file__
+    return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()]
 
 
 class Compiler:

@@ -19,25 +19,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from srpo_jax.config.fields import Config
 from srpo_jax.distributed.accelerators import Chip, Slice
 from srpo_jax.models.attention.dispatch import choose
 from srpo_jax.models.attention.tpu_sizes import row_sizes_for, sizes_for
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.models.blocks.tiled_vit import TileConfig
-from srpo_jax.models.flops import (
-    Flops,
-    Work,
-    attention_flops,
-    model_flops,
-    tower_trained,
-    vision_attention_flops,
-)
+from srpo_jax.models.flops import Flops, Work, attention_flops, model_flops, tower_trained
 from srpo_jax.plan.candidates import Candidate, Rows, kept_elements
 from srpo_jax.train.train_state import TrainState
 
 EFFICIENCY = 0.7  # of peak that matrix products reach: an assumption, unvalidated
-HEAD_CHUNK = 512  # targets whose logits exist at once (objective.target_logps)
+HEAD_CHUNK = 512  # targets whose logits exist at once (target_logps)
 PCIE = 15e9  # bytes/s between a chip and its host: the scaling book's for v6e, taken for all
 
 
@@ -56,7 +49,7 @@ LAST = ("mlp/down/kernel", "mlp/fc2/kernel")  # of a layer
 class Model(NamedTuple):
     """What the estimates need to know of the run, besides the candidate."""
 
-    cfg: Any
+    cfg: Config
     config: ModelConfig
     state: TrainState  # abstract
     trainable: tuple[str, ...]
@@ -238,16 +231,15 @@ def kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
 def _tower_kernel_flops(model: Model, chip: Chip) -> float:
     """FLOPs of the vision tower's attention in a forward pass over a row; 0 without a kernel."""
     vision, asked, work = model.config.vision, model.cfg.model.attention, model.rows.work
-    if isinstance(vision, TileConfig):  # each tile is a row of its own
-        length = vision.patch_unit + vision.class_token
+    if vision.tile_length:  # each tile is a row of its own
+        length = vision.tile_length
         block = row_sizes_for(chip.kind, length).q
-        pairs = work.patches / vision.patch_unit * (-(-length // block) * block) ** 2
-        flops = 4 * vision.num_heads * vision.head_dim * vision.depth * pairs
     else:
         length = model.rows.budgets.patches
         block = sizes_for(chip.kind, length).q
-        flops = vision_attention_flops(vision, work, block=block)
-    return 0.0 if choose(asked, "tpu", length) == "xla" else flops
+    if choose(asked, "tpu", length) == "xla":
+        return 0.0
+    return vision.kernel_flops(work.patches, work.patch_pairs, block)
 
 
 def _guessed_network(model: Model, candidate: Candidate, where: Slice) -> float:

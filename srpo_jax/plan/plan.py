@@ -10,13 +10,19 @@ and run again.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from srpo_jax.config.check import RULES
+from ml_collections import ConfigDict
+
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import FIELDS, Config
+from srpo_jax.config.sections import MeshSettings
 from srpo_jax.distributed.accelerators import Slice, parse_slice
+from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
 from srpo_jax.models.flops import tower_trained
 from srpo_jax.models.registry import load_model_config
@@ -26,7 +32,6 @@ from srpo_jax.plan.candidates import (
     abstract_mesh,
     candidates,
     least_memory,
-    local_bytes,
     rows_of,
     trained_bytes,
 )
@@ -68,7 +73,7 @@ def parse_options(given: dict[str, Any]) -> Options:
         if name not in fields:
             raise UserError(f"--question: no {name!r}; there is {', '.join(fields)}")
         question[name] = _number("question", value, fields[name])
-    words = RULES["model.remat"].words
+    words = FIELDS["model.remat"].rule.words
     remats = tuple(_split(given["remat"]))
     if unknown := set(remats) - set(words):
         raise UserError(f"--remat={','.join(unknown)}: allowed is {' | '.join(words)}")
@@ -114,19 +119,22 @@ def _mesh(text: str) -> tuple[int, int, int]:
 
 
 def plan(
-    cfg: Any, topology: str, options: Options, say: Callable[[str], None] | None = None
+    cfg: Config | ConfigDict,
+    topology: str,
+    options: Options,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """The plan for one slice, as the JSON object that the command prints.
 
     say: takes progress lines (default: stderr, with the time since the start).
     Errors: UserError for what no plan can be made of, also when nothing fits.
     """
-    where = parse_slice(topology)
+    cfg, where = as_config(cfg), parse_slice(topology)
     check_libtpu()
     say = say or progress()
-    if cfg.get("lora") and cfg.lora.rank:
+    if cfg.lora.rank:
         raise UserError("srpo plan does not know adapters yet: set lora.rank to 0")
-    config = load_model_config(cfg.model.path)
+    config = load_model_config(cfg.model.path, cfg.model.family)
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(
         cfg, config, options.question, options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS
@@ -187,14 +195,14 @@ def _least_memory(model: Model, candidate: Candidate) -> int:
         model.config,
         candidate,
         model.rows.budgets,
-        local_bytes(model.state, shardings),
+        bytes_per_device(model.state, shardings),
         gradients,
         tower=tower_trained(model.trainable),
     )
 
 
 def _compile(
-    cfg: Any,
+    cfg: Config,
     model: Model,
     where: Slice,
     fitting: Sequence[Candidate],
@@ -205,7 +213,9 @@ def _compile(
     jobs = [_job(cfg, model, where, candidate, LEAST_EFFORT) for candidate in fitting]
     names = [f"{where.name} {candidate.name}" for candidate in fitting]
     folder = cache_folder(options.cache)
-    with Compiler(folder, repr(model.config), say, workers=options.jobs) as compiler:
+    # The source of a tower from outside of this package is not in the digest of this package's.
+    tower = inspect.getsource(sys.modules[model.config.family.tower.__module__])
+    with Compiler(folder, repr(model.config) + tower, say, workers=options.jobs) as compiler:
         results = compiler.until(jobs, names, options.top)
         known = [(c, r) for c, r in zip(fitting, results) if r is not None]
         best = rank(model, where, known)
@@ -230,13 +240,15 @@ def rank(model: Model, where: Slice, known: list[tuple[Candidate, Result]]) -> l
     return sorted(known, key=order)
 
 
-def _job(cfg: Any, model: Model, where: Slice, candidate: Candidate, effort: float) -> Job:
-    config = cfg.to_dict()
-    config["mesh"] = dict(zip(("data", "fsdp", "tensor"), candidate.mesh))
-    config["model"]["remat"] = candidate.remat
-    config["pack"]["rows"] = candidate.rows
+def _job(cfg: Config, model: Model, where: Slice, candidate: Candidate, effort: float) -> Job:
+    config = dataclasses.replace(
+        cfg,
+        mesh=MeshSettings(*candidate.mesh),
+        model=dataclasses.replace(cfg.model, remat=candidate.remat),
+        pack=dataclasses.replace(cfg.pack, rows=candidate.rows),
+    )
     return {
-        "config": config,
+        "config": config.to_dict(),
         "topology": where.name,
         "host_bounds": where.host_bounds,
         "budgets": dataclasses.asdict(model.rows.budgets),

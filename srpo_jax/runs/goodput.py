@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from srpo_jax.runs.ledger import PHASES, read
+from srpo_jax.runs.ledger import FILE, PHASES, read
 
 PARTS = (*PHASES, "lost", "down")
 MEANING = {
@@ -32,13 +32,13 @@ MEANING = {
 
 def goodput(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """{"wall", "goodput", "parts": {part: seconds}, "sessions", "crashes", "lost_steps", "steps"}
-    of WORKDIR/events.jsonl; None without one. The parts add up to wall but for rounding.
+    from the ledger of the workdir; None without one. The parts add up to wall but for rounding.
     """
-    return summarise(read(os.path.join(workdir, "events.jsonl")))
+    return summarise(read(os.path.join(workdir, FILE)))
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """`goodput` of events in the order in which they were written."""
+    """`goodput` of a ledger's lines, in the order in which they were written."""
     if not rows:
         return None
     parts = dict.fromkeys(PARTS, 0.0)

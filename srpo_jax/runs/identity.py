@@ -1,7 +1,8 @@
 """Which run a workdir holds: the settings that decide its parameters, and how two runs differ.
 
 Resuming is right only for the same run. What only changes speed, place or reporting (mesh, remat,
-accumulation, logging, how often to save) may change between two starts of it.
+accumulation, logging, how often to save) may change between two starts of it. Which is which says
+`decides` at every field in srpo_jax/config/sections.py.
 """
 
 from __future__ import annotations
@@ -13,66 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_text
-
-DECIDING = {
-    "model": ("dtype",),
-    "objective": None,  # None: every field of the section
-    "pack": None,
-    "arbiter": ("scope", "require_effective"),
-    "train": (
-        "steps",
-        "learning_rate",
-        "warmup_steps",
-        "schedule",
-        "weight_decay",
-        "b1",
-        "b2",
-        "eps",
-        "clip_norm",
-        "freeze",
-        "optimizer",
-        "param_dtype",
-    ),
-    "lora": None,
-}
-
-# What may change between two starts of a run. Every field is here or above (a test sees to it).
-HARMLESS = {
-    "": ("name", "seed"),  # the seed decides, and is added by `identity`
-    "model": ("path", "remat", "attention"),  # of the path its weights' digest decides
-    "data": None,  # of the trees their fingerprint decides
-    "explore": None,
-    "arbiter": ("kind",),
-    "train": (
-        "accumulate",  # but see `identity`
-        "save_every",
-        "keep",
-        "keep_best",
-        "best_metric",
-        "log_every",
-        "report_to",
-        "watchdog_minutes",
-        "compilation_cache",
-    ),
-    "mesh": None,
-    "processes": None,
-    "eval": None,
-}
+from srpo_jax.files import write_json
 
 
-def identity(cfg: Any, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
+def identity(cfg: Config, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.
 
     With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
     can be made longer. Without adapters their settings decide nothing; with dropout on them the
     slices of a batch do, because each draws its own masks.
     """
-    found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint}
-    for section, fields in DECIDING.items():
-        for field in fields or sorted(cfg[section]):
-            found[f"{section}.{field}"] = cfg[section][field]
+    deciding = {field.name: field.of(cfg) for field in FIELDS.values() if field.decides}
+    found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint} | deciding
     if cfg.train.schedule == "constant":
         del found["train.steps"]
     if not cfg.lora.rank:
@@ -106,7 +61,7 @@ def check_end(step: int, steps: int, place: pathlib.Path) -> None:
         )
 
 
-def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
+def write_config(cfg: Config, run: dict[str, Any], workdir: pathlib.Path) -> None:
     """WORKDIR/config.json: the resolved config, what decides the run, and the digest of that."""
     text = json.dumps(run, sort_keys=True)
     content = {
@@ -114,7 +69,7 @@ def write_config(cfg: Any, run: dict[str, Any], workdir: pathlib.Path) -> None:
         "run": run,
         "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
-    write_text(workdir / "config.json", json.dumps(content, indent=1) + "\n")
+    write_json(workdir / "config.json", content)
 
 
 def fingerprint_of_trees(trees: Any) -> str:

@@ -26,10 +26,11 @@ PHASES = ("init", "restore", "compile", "data", "step", "save", "verify", "other
 
 
 class Ledger:
-    """The events of one session (one start of the program). In a `with`; phases change by `enter`.
+    """The ledger's lines of one session (one start of the program). It is used in a `with`; `enter`
+    changes the phase.
 
-    path: None writes nothing (processes other than 0). born: when the session began, in seconds of
-    the wall clock; default: now.
+    path: of the ledger; with None (processes other than 0) nothing is written. born: when the
+    session began, in seconds of the wall clock; default: now.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class Ledger:
         self._step = step
 
     def write(self, event: str, **facts: Any) -> None:
-        """One line: the event, the time, the step, and the seconds of each phase since the line
-        before. A disk that does not take it ends no run: the next line holds the seconds.
+        """Writes one line: what happened, the time, the step, and the seconds of each phase since
+        the line before. A disk that does not take it ends no run: the next line holds the seconds.
         """
         if self._file is None:
             return
@@ -126,7 +127,7 @@ class Ledger:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The events of a file, [] without one. A torn line is passed over."""
+    """The lines of a ledger, [] when there is no such file. A torn line is passed over."""
     path = pathlib.Path(path)
     if not path.is_file():
         return []

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srpo_jax.errors import one_line
 from srpo_jax.files import write_text
 from srpo_jax.runs.trackers import make_trackers
 
@@ -127,7 +128,7 @@ class Metrics:
                 call(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                said = one_line(f"{type(error).__name__}: {error}", 200)
                 print(
                     f"train.report_to: {tracker.name} {lost} ({said}); {FILE} has it all",
                     file=sys.stderr,

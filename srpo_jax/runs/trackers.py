@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import write_text
 
 EXTRAS = {  # tracker: (module, extra of this package)
@@ -39,7 +39,7 @@ def make_trackers(
         except Exception as error:  # not logged in, no network: whatever the service raises
             for other in made:
                 other.close()
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error, 200)
             raise UserError(
                 f"train.report_to is {report_to} but {tracker} did not start "
                 f"({type(error).__name__}: {said}); set it up, or use train.report_to=none"

@@ -16,7 +16,6 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import read_json
 
 BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
-CONTRASTS = {"odds_ratio": "odds ratio", "dpo": "DPO", "simpo": "SimPO", "ipo": "IPO"}
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -26,11 +25,21 @@ def method(config: Mapping[str, Any]) -> str:
         return "unknown objective"
     if objective.get("lambda_exp") == 0:
         return "SFT on the reference path"
-    contrast = CONTRASTS.get(objective.get("contrast"), str(objective.get("contrast")))
+    contrast = loss_title(str(objective.get("contrast")))
     weight = f"lambda {objective.get('lambda_exp')}"
     if objective.get("branch_points") == "all":
         return f"SRPO, {contrast} at every step, {weight}"
     return f"{contrast} on whole replies, {weight}"
+
+
+def loss_title(name: str) -> str:
+    """A contrast as papers write it, from its name in the config: "odds_ratio" is "odds ratio", and
+    a preference optimisation, whose name ends in "po", is "DPO" or "SimPO". A user's own
+    (`module:Class`) stays as it is.
+    """
+    if ":" in name:
+        return name
+    return f"{name[:-2].capitalize()}PO" if name.endswith("po") else name.replace("_", " ")
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

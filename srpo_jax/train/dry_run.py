@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config
 from srpo_jax.distributed import compile_cache
+from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
 from srpo_jax.files import existing_parent, read_json
 from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
 from srpo_jax.train.checkpoint.seal import space_needed
-from srpo_jax.train.setup import Setup, bytes_per_device, counts, headline, make_setup
+from srpo_jax.train.setup import Setup, counts, headline, make_setup
 
 
-def dry_run(cfg: Any, workdir: str | pathlib.Path) -> str:
+def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path) -> str:
     """The report, a line per fact. Reads config, model config, trees and picture sizes.
 
     Errors: UserError, as the run itself would raise it, for settings and data that do not fit; and
     when a checkpoint does not fit on the disk, or the workdir holds another run or a later step.
     """
-    workdir = pathlib.Path(workdir)
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     compile_cache.check(cfg.train.compilation_cache)
     if jax.process_index() == 0:  # the run's trackers are there only
         modules_of(cfg.train.report_to)
@@ -54,7 +57,7 @@ def _memory(setup: Setup) -> list[str]:
     ]
 
 
-def _data(cfg: Any, setup: Setup) -> str:
+def _data(cfg: Config, setup: Setup) -> str:
     plan = setup.batches.plan(0)
     rows = max(1, len(plan.rows))
     wanted = cfg.train.steps * cfg.pack.rows
@@ -64,7 +67,7 @@ def _data(cfg: Any, setup: Setup) -> str:
     )
 
 
-def _disk(cfg: Any, setup: Setup, workdir: pathlib.Path) -> list[str]:
+def _disk(cfg: Config, setup: Setup, workdir: pathlib.Path) -> list[str]:
     stored = setup.target._replace(base=None)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
     free = shutil.disk_usage(existing_parent(workdir)).free

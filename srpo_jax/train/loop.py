@@ -16,7 +16,10 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.global_arrays import put_batch
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
@@ -38,7 +41,7 @@ from srpo_jax.train.train_step import make_train_step
 
 
 def train(
-    cfg: Any,
+    cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     *,
     examples: Examples | None = None,
@@ -51,13 +54,18 @@ def train(
     objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
     is on disk and was read back. profile: these steps, counted from the start of this call, are
     traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
-    wall clock, for the ledger (events.py); default: now.
+    wall clock, for the ledger (runs/ledger.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
     KeyboardInterrupt.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.train.steps=50"])
+        summary = srpo_jax.train(config, "runs/mini")  # on the trees of explore
+        print(summary["loss"], summary["checkpoint"])
     """
-    workdir = pathlib.Path(workdir)
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     first = jax.process_index() == 0
     watchdog = Watchdog(workdir / "stacks", cfg.train.watchdog_minutes, process=jax.process_index())
     with (
@@ -70,7 +78,7 @@ def train(
         agree("run", setup.run)
         check_attention(setup)
         workdir.mkdir(parents=True, exist_ok=True)
-        kept = {name: cfg.train[name] for name in ("keep", "keep_best", "best_metric")}
+        kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():
             ledger.enter("restore")
@@ -91,7 +99,11 @@ def train(
                 lora=setup.lora,
             )
             tally = StepMetrics(
-                cfg, setup.batches, notes, flops=setup.flops, devices=list(setup.mesh.devices.flat)
+                cfg.train,
+                setup.batches,
+                notes,
+                flops=setup.flops,
+                devices=list(setup.mesh.devices.flat),
             )
             log = (
                 Metrics(
@@ -153,7 +165,7 @@ def train(
 
 
 def first_state(
-    cfg: Any, setup: Setup, checkpoints: Checkpoints
+    cfg: Config, setup: Setup, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, Any]]:
     """(state, notes): of the newest checkpoint that verifies, else from the policy's weights.
 

@@ -27,6 +27,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from srpo_jax.config.fields import arguments
+from srpo_jax.config.sections import LoraSettings
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path, merge
@@ -73,22 +75,20 @@ class Lora(NamedTuple):
         }
 
 
-def make_lora(cfg: Any, config: ModelConfig) -> Lora | None:
+def make_lora(section: LoraSettings, seed: int, config: ModelConfig) -> Lora | None:
     """From the config's `lora` section and seed; None if the rank is 0.
 
     Errors: UserError for a target that matches no parameter, or one that takes no adapter.
     """
-    section = cfg.lora
     if not section.rank:
         return None
     fitting = {path: leaf.shape for path, leaf in by_path(abstract_adapters(config)).items()}
     sites = {}
-    for path in _modules(tuple(section.targets), config, fitting):
+    for path in _modules(section.targets, config, fitting):
         a, b = (fitting[f"{path}/{name}"] for name in ("lora_a", "lora_b"))
         cut = b.index(0)  # the model declares adapters of rank 0
         sites[path] = Site(fitting[f"{path}/keep"], b[:cut], a[cut:-1], b[cut + 1 :])
-    numbers = (section.rank, float(section.alpha), section.use_rslora, float(section.dropout))
-    return Lora(*numbers, cfg.seed, sites)
+    return Lora(**arguments(Lora, section), seed=seed, sites=sites)
 
 
 def _modules(patterns: tuple[str, ...], config: ModelConfig, fitting: Any) -> list[str]:

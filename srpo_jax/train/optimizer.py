@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from srpo_jax.config.sections import TrainSettings
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.param_paths import by_path
 
@@ -80,7 +81,7 @@ def trainable_paths(params: Any, freeze: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for path in paths if path not in frozen)
 
 
-def make_optimizer(train: Any, params: Any) -> Optimizer:
+def make_optimizer(train: TrainSettings, params: Any) -> Optimizer:
     """From the `train` section of the config and the (abstract) parameter tree.
 
     clip_norm 0 means no clipping. Weight decay acts on kernels, their adapters and embeddings, not

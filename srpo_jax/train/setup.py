@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards
 from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh, row_shards, rows_here
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
-from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
 from srpo_jax.models.hf.load import policy_digest
@@ -66,15 +69,18 @@ class Setup(NamedTuple):
         ).total
 
 
-def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None) -> Setup:
+def make_setup(
+    cfg: Config | ConfigDict, workdir: pathlib.Path, examples: Examples | None = None
+) -> Setup:
     """Reads the model's config, the trees and their pictures' sizes; makes no array.
 
     examples: instead of the trees of cfg.data.trees (default WORKDIR/trees).
     Errors: UserError for settings that do not fit together, or data that cannot be used.
     """
+    cfg = as_config(cfg)
     # The policy: what it is, and where its arrays will lie.
-    config = load_model_config(cfg.model.path)
-    mesh = make_mesh(**cfg.mesh)
+    config = load_model_config(cfg.model.path, cfg.model.family)
+    mesh = make_mesh(**arguments(make_mesh, cfg.mesh))
     _check_rows(cfg, row_shards(mesh))
     model = PolicyModel(
         config,
@@ -83,11 +89,11 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
         constrain=sharding.make_constrain(mesh),
         attend=Attend(cfg.model.attention, mesh),
     )
-    lora = make_lora(cfg, config)
+    lora = make_lora(cfg.lora, cfg.seed, config)
     abstract = abstract_params(config, weights_dtype(cfg, lora))
     trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
     optimizer = make_optimizer(cfg.train, trained)
-    objective = make_objective(cfg.objective)
+    objective = Objective(**arguments(Objective, cfg.objective))
     by_reference = needs_reference_policy(objective)
     dtype = jnp.dtype(cfg.train.param_dtype)
     shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype)
@@ -98,7 +104,7 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
-    examples, trees = find_examples(cfg, workdir, examples, digest)
+    examples, trees = find_examples(cfg, workdir, examples, digest, config.family)
     batches = make_batches(cfg, examples, mesh)
     run = identity(cfg, model_digest=digest, data_fingerprint=trees)
     return Setup(
@@ -107,7 +113,11 @@ def make_setup(cfg: Any, workdir: pathlib.Path, examples: Examples | None = None
 
 
 def find_examples(
-    cfg: Any, workdir: pathlib.Path, examples: Examples | None, model_digest: str
+    cfg: Config,
+    workdir: pathlib.Path,
+    examples: Examples | None,
+    model_digest: str,
+    family: Family,
 ) -> tuple[Examples, str]:
     """(the trees to train on, a fingerprint of their contents)."""
     if examples is not None:
@@ -121,12 +131,8 @@ def find_examples(
             f"{cfg.model.path}: this run is off-policy",
             flush=True,
         )
-    examples = Examples(
-        source,
-        Processor.from_dir(cfg.model.path),
-        scope=cfg.arbiter.scope,
-        require_effective=cfg.arbiter.require_effective,
-    )
+    processor = Processor.from_dir(cfg.model.path, family)
+    examples = Examples(source, processor, **arguments(Examples, cfg.arbiter))
     return examples, fingerprint(folder)
 
 
@@ -137,39 +143,25 @@ def check_attention(setup: Setup) -> None:
     self_check(model.attend.impl, groups, text.head_dim, vision.head_dim, model.dtype)
 
 
-def weights_dtype(cfg: Any, lora: Lora | None) -> jnp.dtype:
+def weights_dtype(cfg: Config, lora: Lora | None) -> jnp.dtype:
     """That the policy's weights are read in: what is trained in float32, which a master copy keeps
     if parameters do not; a frozen base in less."""
     return jnp.dtype(jnp.float32 if lora is None else cfg.lora.base_dtype)
 
 
-def make_objective(section: Any) -> Objective:
-    """The loss's own switches out of the config's `objective` section."""
-    names = ("lambda_exp", "contrast", "normalise", "beta", "gamma", "ref_coef")
-    return Objective(**{name: section[name] for name in names})
-
-
-def make_batches(cfg: Any, examples: Examples, mesh: Mesh) -> Batches:
+def make_batches(cfg: Config, examples: Examples, mesh: Mesh) -> Batches:
     """The rows of batch k that lie on this process's devices, for every k."""
-    names = (
-        "pairing",
-        "max_pairs",
-        "branch_points",
-        "reference",
-        "odds_from",
-        "ref_reduction",
-    )
     return Batches(
         examples,
         rows_per_batch=cfg.pack.rows,
         row_tokens=cfg.pack.row_tokens,
         seed=cfg.seed,
         rows_here=rows_here(mesh, cfg.pack.rows),
-        **{name: cfg.objective[name] for name in names},
+        **arguments(Batches, cfg.objective),
     )
 
 
-def _check_rows(cfg: Any, shards: int) -> None:
+def _check_rows(cfg: Config, shards: int) -> None:
     if cfg.pack.rows % (cfg.train.accumulate * shards):
         raise UserError(
             f"pack.rows={cfg.pack.rows} does not divide into train.accumulate="
@@ -177,7 +169,7 @@ def _check_rows(cfg: Any, shards: int) -> None:
         )
 
 
-def headline(cfg: Any, setup: Setup, start: int) -> str:
+def headline(cfg: Config, setup: Setup, start: int) -> str:
     """One line: what is trained, on what, how long."""
     trained, total = counts(setup)
     kind = ""
@@ -201,12 +193,3 @@ def counts(setup: Setup) -> tuple[int, int]:
     if setup.lora is not None:
         total += sum(math.prod(x.shape) for x in jax.tree.leaves(setup.target.base))
     return sum(sizes[path] for path in setup.optimizer.trainable), total
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes of a tree of ShapeDtypeStructs with shardings on the device that holds the most (all
-    hold the same but for arrays that stay whole).
-    """
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.distributed.mesh import ROW_AXES
+from srpo_jax.distributed.sharding import axes_of
 from srpo_jax.models.policy_model import plain_lookup
 
 
@@ -27,8 +28,7 @@ def make_lookup(mesh: Mesh, spec: P) -> Callable[[jax.Array, jax.Array, Any], ja
 
     Rows that the mesh does not divide, and a mesh of one device, take the model's plain lookup.
     """
-    axes = () if not spec or spec[0] is None else spec[0]
-    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    axes = axes_of(spec[0]) if spec else ()
     rows = P(ROW_AXES)
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:

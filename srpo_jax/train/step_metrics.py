@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from srpo_jax.config.sections import TrainSettings
 from srpo_jax.distributed.accelerators import peak_flops
 from srpo_jax.errors import UserError
 from srpo_jax.models.flops import Work
@@ -76,14 +77,14 @@ class StepMetrics:
 
     def __init__(
         self,
-        cfg: Any,
+        train: TrainSettings,
         batches: Batches,
         notes: dict[str, Any],
         *,
         flops: Callable[[Work], float],
         devices: Sequence[jax.Device],
     ):
-        self.cfg, self.batches, self.loss = cfg, batches, None
+        self.settings, self.batches, self.loss = train, batches, None
         self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
         self._flops, self._rates = flops, Rates(devices)
         self._since_save: dict[str, list[float]] = {}
@@ -114,9 +115,9 @@ class StepMetrics:
         values |= {
             "num_tokens": self.notes["num_tokens"],
             "epoch": self.notes["num_questions"] / len(self.batches.used),
-            **self._rates.add(done, self.cfg.train.steps - step),
+            **self._rates.add(done, self.settings.steps - step),
         }
-        if writer and (step % self.cfg.train.log_every == 0 or step == self.cfg.train.steps):
+        if writer and (step % self.settings.log_every == 0 or step == self.settings.steps):
             writer.write(step, values)
 
     def means(self) -> dict[str, float]:

@@ -27,8 +27,8 @@ from srpo_jax.train.losses.objective import (
     finish_metrics,
     needs_reference_policy,
     srpo_loss,
-    target_logps,
 )
+from srpo_jax.train.losses.target_logps import target_logps
 from srpo_jax.train.optimizer import Optimizer
 from srpo_jax.train.sharded_embedding import gather, make_by_rows, make_lookup
 from srpo_jax.train.train_state import TrainState
@@ -51,9 +51,9 @@ def make_target_logp(model: PolicyModel, mesh: Mesh, shardings: Any) -> Callable
     head_spec = _head_spec(shardings)
     lookup = make_lookup(mesh, shardings["embed"]["embedding"].spec)
     model = model.clone(lookup=lookup, by_rows=make_by_rows(mesh))
-    width_axes, vocab_axes = (_axes(entry) for entry in (*head_spec, None, None)[:2])
-    split = {"fsdp": i for i, axes in enumerate((width_axes, vocab_axes)) if "fsdp" in axes}  # noqa: B035, one of the two at most
-    split_vocab = "tensor" in vocab_axes
+    width, vocab = (sharding.axes_of(entry) for entry in (*head_spec, None, None)[:2])
+    split = {axis: i for i, axes in enumerate((width, vocab)) for axis in axes if axis == "fsdp"}
+    split_vocab = "tensor" in vocab
     rows = P(ROW_AXES)
     names = (*MODEL_INPUTS, *(field.name for field in model.config.vision.fields))
     text = model.config.text
@@ -161,10 +161,6 @@ def make_train_step(
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _head_spec(shardings: Any) -> P:

@@ -1,6 +1,6 @@
 """Tree attention by blocks against the plain one: value and gradients, on this machine's devices.
 
-    python studies/speed/attention.py [--repeat 5] [--cases short,six_steps] [--impl block]
+    python -m studies.speed.attention [--repeat 5] [--cases short,six_steps] [--impl block]
 
 A row is one question: picture and prompt, S steps of a reference path, and K branches after each
 prefix of it, as in training. Runs of the two implementations take turns, so that other work on the

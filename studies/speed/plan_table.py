@@ -19,15 +19,16 @@ import tempfile
 from importlib import metadata
 from typing import Any
 
-from srpo_jax.cli.options import VERBS
-from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.command.table import VERBS
+from srpo_jax.config.load import load_config
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_text
 from srpo_jax.plan.plan import Options, parse_options, plan, progress
 from srpo_jax.plan.table import markdown
 
 CASES = ("7B:v5e:8x8", "7B:v5p:4x4x4", "7B:v6e:8x8", "3B:v5e:4x4", "72B:v5p:8x8x8")
-PAGE = REPOSITORY / "docs" / "planning.md"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "planning.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
@@ -58,13 +59,13 @@ def main() -> int:
 def one_plan(case: str, chosen: Options) -> dict[str, Any]:
     """The plan of a released size. Errors: UserError as `srpo plan`, or for no such size."""
     size, _, topology = case.partition(":")
-    released = REPOSITORY / "tests" / "support" / "released" / f"qwen2_5_vl_{size.lower()}.json"
+    released = ROOT / "tests" / "support" / "released" / f"qwen2_5_vl_{size.lower()}.json"
     if not released.is_file():
         raise UserError(f"no config.json of a {size} in {released.parent}")
     with tempfile.TemporaryDirectory() as folder:
         (pathlib.Path(folder) / "config.json").write_text(released.read_text())
         overrides = [f"--config.model.path={folder}"]
-        cfg = load_config(str(REPOSITORY / "configs" / "pod.py"), overrides, ("arbiter.kind",))
+        cfg = load_config(str(ROOT / "configs" / "pod.py"), overrides, ("arbiter.kind",))
         found = plan(cfg, topology, chosen, progress(f"{size} "))
     return {**found, "name": f"Qwen2.5-VL-{size}", "model": f"Qwen2.5-VL-{size}"}
 

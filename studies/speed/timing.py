@@ -62,7 +62,7 @@ class Program:
         analyses = [program.memory_analysis() for program in made.values()]
         temp = max(analysis.temp_size_in_bytes for analysis in analyses)
         arguments = max(analysis.argument_size_in_bytes for analysis in analyses)
-        for _ in self.pieces:
+        for _ in range(len(self.pieces)):
             # A first call pays for fresh pages and threads, about 0.1 s: nothing to a long call.
             if temp < 100 << 20:
                 self.call(params)
@@ -149,6 +149,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
+
+
+def ratio(found: Sequence[float] | None) -> str:
+    """A cell: the median and the range of a ratio [least, median, largest]; "1" for the baseline,
+    which has none.
+    """
+    return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
 
 
 def machine() -> dict[str, Any]:

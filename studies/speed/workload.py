@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.models.blocks.config import ModelConfig, TextConfig
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.text_config import TextConfig
+from srpo_jax.models.families.qwen2_5_vl import FAMILY
 from srpo_jax.models.families.qwen2_5_vl.model import VisionConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.policy_model import abstract_params
@@ -106,8 +108,8 @@ def model_config(width: Width) -> ModelConfig:
         in_channels=3,
         out_hidden_size=width.hidden,
     )
-    image, video, start, end = range(width.vocab - 4, width.vocab)
-    return ModelConfig("qwen2_5_vl", text, vision, image, video, start, end)
+    ids = range(width.vocab - 4, width.vocab)
+    return ModelConfig("qwen2_5_vl", text, vision, *ids, family=FAMILY)
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:

@@ -7,10 +7,13 @@ import pytest
 
 from srpo_jax.cli import main as cli
 from srpo_jax.cli import verbs as cli_verbs
-from srpo_jax.config.load import REPOSITORY
+from srpo_jax.command.parse import parse
+from srpo_jax.command.table import READ_BY, VERBS
+from srpo_jax.config.fields import FIELDS, SECTIONS
 from srpo_jax.errors import RunFailure, UserError
+from tests.support import ROOT
 
-MINI = f"--config={REPOSITORY}/configs/ssui_mini.py"
+MINI = f"--config={ROOT}/configs/ssui_mini.py"
 WORKDIR = "--workdir=never_made"
 
 
@@ -51,6 +54,13 @@ WRONG = [
     (["export", "--workdir=nowhere"], "does not exist"),
     (["report", "nowhere"], "does not exist"),
     (["report", "nowhere", "--config.train.steps=3"], "takes no config"),
+    (["report", "nowhere", "--workdir=x"], "'nowhere' is left over"),
+    (["launch", "--target=moon", "--", "env"], "--target=moon: there is local"),
+    (["launch", "train"], "the command of srpo stands behind --"),
+    (["checkpoints"], "does nothing alone; behind it stands check"),
+    (["checkpoints", "chekc"], "unknown verb 'checkpoints chekc'; did you mean check?"),
+    (["checkpoints", "check"], "--workdir=DIR is missing, as in: srpo checkpoints check"),
+    (["checkpoints", "check", "x", "--step=3"], "unknown option --step; see srpo checkpoints"),
 ]
 
 
@@ -66,23 +76,68 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, said):
 
 
 def test_help_is_short_and_has_an_example(capsys):
-    """`srpo` and `srpo --help` list the verbs; every verb's --help fits a screen, names its options
-    and shows a command."""
+    """`srpo` and `srpo --help` list the verbs; every verb's --help begins with a screen that names
+    its options and shows a command, in 100 columns."""
     assert run(capsys) == run(capsys, "--help")
     code, out, err = run(capsys, "--help")
-    assert code == 0 and err == "" and all(f"  {name}" in out for name in cli.VERBS)
-    for name, verb in cli.VERBS.items():
-        code, out, err = run(capsys, name, "--help")
-        assert code == 0 and err == ""
-        assert verb.example in out and len(out.splitlines()) <= 24  # a terminal
-        assert all(f"  --{option}" in out for option in verb.options)
+    assert code == 0 and err == "" and all(f"  {name}" in out for name in VERBS)
+    inner = {
+        f"{name} {below}": v for name, verb in VERBS.items() for below, v in verb.verbs.items()
+    }
+    for name, verb in {**VERBS, **inner}.items():
+        code, out, err = run(capsys, *name.split(), "--help")
+        assert code == 0 and err == "" and out.startswith(f"usage: srpo {name}"), name
         assert max(map(len, out.splitlines())) <= 100
+        if verb.passed_on:
+            continue
+        if verb.verbs:
+            assert all(f"  {below}" in out for below in verb.verbs)
+            continue
+        screen = out.partition("\nfields that it reads")[0]
+        assert verb.example in screen and len(screen.splitlines()) <= 24  # a terminal
+        assert all(f"  --{option}" in screen for option in verb.options)
+
+
+def test_help_lists_the_fields_that_a_verb_reads(capsys):
+    """Every field of a section that READ_BY gives to the verb, with default and meaning; no other.
+    A verb without a config lists none, and no section or verb is forgotten."""
+    assert set(READ_BY) == {"", *SECTIONS}
+    assert {verb for verbs in READ_BY.values() for verb in verbs} == {
+        name for name, verb in VERBS.items() if verb.config
+    }
+    for name in VERBS:
+        out = run(capsys, name, "--help")[1]
+        listed = {line.split("=")[0].strip() for line in out.splitlines() if "  --config." in line}
+        read = {f"--config.{f.name}" for f in FIELDS.values() if name in READ_BY[f.section]}
+        assert listed - {"--config.a.b"} == read, name
+    words = " ".join(run(capsys, "train", "--help")[1].split())
+    assert "--config.train.learning_rate=1e-5 peak, after the warm-up" in words
+
+
+def test_launch_gets_its_arguments_as_they_are(capsys, monkeypatch):
+    """`srpo launch` is `python -m srpo_jax.launch`: same text, and help that names the verb."""
+    monkeypatch.chdir(ROOT)
+    argv = ["--processes=2", "--", "train", "--config=configs/ssui_mini.py", WORKDIR]
+    code, out, _ = run(capsys, "launch", *argv)
+    assert code == 0 and out.count("SRPO_PROCESS_ID") == 2
+    module = [sys.executable, "-m", "srpo_jax.launch", *argv]
+    assert subprocess.run(module, capture_output=True, text=True).stdout == out
+    assert "\n  --gpus_per_node" in run(capsys, "launch", "--help")[1]
+
+
+def test_checkpoints_are_looked_at(capsys, tmp_path):
+    """`srpo checkpoints check WORKDIR` fails where there is none."""
+    assert run(capsys, "checkpoints", "check", str(tmp_path)) == (
+        1,
+        f"{tmp_path}/checkpoints: no checkpoints\n",
+        "",
+    )
 
 
 def test_mistakes_and_help_do_not_import_jax():
     """A mistake is answered at once: no jax, no transformers, through the real entry point."""
     code = (
-        "import sys; from srpo_jax import cli\n"
+        "import sys; from srpo_jax.cli import main as cli\n"
         f"codes = [cli.main(a) for a in (['train', '{MINI}', '{WORKDIR}', '--config.nam=x'],"
         " ['train', '--help'])]\n"
         "assert codes == [2, 0], codes\n"
@@ -95,7 +150,7 @@ def test_mistakes_and_help_do_not_import_jax():
 
 def test_overrides_reach_the_config_in_both_spellings():
     """`--a=b` and `--a b` set the same typed value, and the last of two wins."""
-    command = cli.parse(
+    command = parse(
         "train",
         [MINI, "--config.train.steps=7", "--config.train.steps", "9", WORKDIR]
         + ["--config.arbiter.require_effective", "--config.train.freeze=('vision/.*',)"],
@@ -115,7 +170,7 @@ def test_profile_alone_means_a_few_steps():
         (["--profile=2:4", WORKDIR], "2:4"),
         (["--profile", "2:4", WORKDIR], "2:4"),
     ):
-        command = cli.parse("train", [MINI, *given])
+        command = parse("train", [MINI, *given])
         assert (command.options["profile"], command.workdir) == (meant, "never_made")
 
 

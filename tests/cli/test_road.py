@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config
+from srpo_jax.config.sections import ModelSettings
 from srpo_jax.configs import common, ssui_mini
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.records import read_records
@@ -32,8 +34,7 @@ NEW_TOKENS = 112
 
 def greedy(folder, records) -> list[list[int]]:
     """Our greedy continuations of the records' questions by the policy in `folder`."""
-    model = SimpleNamespace(path=str(folder), dtype="float32", attention="auto")
-    policy = load_policy(SimpleNamespace(model=model, mesh={}))
+    policy = load_policy(Config(model=ModelSettings(path=str(folder))))
     prompts = [policy.encode(record) for record in records]
     tokens, patches = policy.budgets(records, [0] * len(records))
     sampler = Sampler(
@@ -141,7 +142,7 @@ def test_the_road_on_photographs(tmp_path):
         "ERROR"
     }
 
-    policy = load_policy(SimpleNamespace(model=config.model, mesh={}))
+    policy = load_policy(as_config(config))
     by_hand = photos.write_trees(tmp_path / "by_hand", jsonl, policy.processor)
     config.data.trees = str(by_hand)
     config.train.update(steps=3, learning_rate=1e-3, warmup_steps=0)

@@ -1,22 +1,32 @@
 """The configs of the repository, the checks on values, and the page made from them."""
 
+import dataclasses
+import json
+import subprocess
+import sys
+
 import pytest
 from ml_collections import ConfigDict
 
 from srpo_jax.config import docs as config_docs
-from srpo_jax.config.check import RULES, flatten, validate
-from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.config.check import flatten, validate
+from srpo_jax.config.convert import as_config, config_dict, stored_config
+from srpo_jax.config.fields import FIELDS, Config, arguments
+from srpo_jax.config.load import load_config
+from srpo_jax.configs import common
 from srpo_jax.errors import UserError
+from tests.support import ROOT
 
-MINI = f"{REPOSITORY}/configs/ssui_mini.py"
+MINI = f"{ROOT}/configs/ssui_mini.py"
 
 
 @pytest.mark.parametrize("variant", ["", ":srpo", ":sft", ":orpo", ":dpo"])
 def test_the_mini_world_loads_in_all_variants(variant, monkeypatch, tmp_path):
-    """Every variant validates, is locked, and all explore in the same way; from any directory."""
+    """Every variant validates, is immutable, and all explore alike; from any directory."""
     monkeypatch.chdir(tmp_path)
     config = load_config(MINI + variant)
-    assert config.is_locked and set(flatten(config)) == set(RULES)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.steps = 3
     assert config.explore == load_config(MINI).explore
     assert config.train.steps == load_config(MINI).train.steps
 
@@ -31,7 +41,7 @@ def test_variants_are_the_methods_they_are_named_after():
 
 def test_the_template_asks_for_what_it_cannot_know():
     """photos.py refuses to start without a model and an arbiter, and loads when they are given."""
-    photos = f"{REPOSITORY}/configs/photos.py"
+    photos = f"{ROOT}/configs/photos.py"
     with pytest.raises(UserError, match="config.model.path is empty"):
         load_config(photos)
     with pytest.raises(UserError, match="config.arbiter.kind is empty"):
@@ -107,8 +117,86 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, said):
     assert "\n" not in str(error.value)
 
 
-def test_every_default_has_a_rule_and_a_comment_and_the_page_is_current():
-    """common.py, the rules and docs/configuration.md say the same."""
-    found = config_docs.fields((REPOSITORY / "configs" / "common.py").read_text())
-    assert set(found) == set(RULES)
-    assert (REPOSITORY / "docs" / "configuration.md").read_text() == config_docs.page()
+def test_a_field_is_declared_once_and_the_page_is_current():
+    """Every default keeps its own rule, and docs/configuration.md says what the classes say."""
+    for name, field in FIELDS.items():
+        assert field.help and (field.rule.accepts(field.default) or field.rule.required), name
+    assert (ROOT / "docs" / "configuration.md").read_text() == config_docs.page()
+
+
+def test_both_forms_of_a_config_hold_the_same():
+    """A ConfigDict and the typed config give the same dict, in the same order, which is what
+    ledgers hold; a change of one field survives both ways, also through JSON."""
+    template = common.get_config()
+    template.train.freeze = ("vision/.*",)
+    template.train.learning_rate = 1
+    typed = as_config(template)
+    assert set(flatten(template.to_dict())) == set(FIELDS)
+    assert json.dumps(typed.to_dict()) == json.dumps(template.to_dict())
+    assert config_dict(typed) == template and as_config(typed) is typed
+    assert hash(typed) == hash(stored_config(json.loads(json.dumps(typed.to_dict()))))
+    assert stored_config({"seed": 3, "gone": {"x": 1}}) == Config(seed=3)  # of another version
+    loose = ConfigDict(template.to_dict())
+    loose.train.stpes = 3
+    with pytest.raises(UserError, match="did you mean config.train.steps"):
+        as_config(loose)
+
+
+def test_a_function_gets_the_fields_that_it_names():
+    """`arguments` hands over same-named fields and no others."""
+
+    def takes(tree, *, beta, gamma=0.0, seed=1): ...
+
+    assert arguments(takes, Config().objective) == {"beta": 0.1, "gamma": 0.5}
+
+
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [
+        ("objective.contrast", ("dpo", "my_losses:Hinge"), ("", "a b", "a:b:c", ":x")),
+        ("arbiter.kind", ("ssui_mini", "my.judges:Judge"), ("a b", "judge:")),
+        ("model.family", ("", "my.family:Family"), ("qwen", "my family:x")),
+    ],
+)
+def test_names_are_checked_by_shape(name, good, bad):
+    """A registered name, or module:Class; whether there is one is not for the config to know."""
+    assert all(FIELDS[name].rule.accepts(value) for value in good)
+    assert not any(FIELDS[name].rule.accepts(value) for value in bad)
+
+
+COMMON = "from configs import common\n\n\ndef get_config():\n    return common.get_config()\n"
+
+
+def load_in(folder, file):
+    """What loading `file` says in a program that is started in `folder`."""
+    code = f"from srpo_jax.config.load import load_config\nload_config({file!r})"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return found.stderr.strip().rpartition("UserError: ")[2]
+
+
+def test_configs_are_found_from_anywhere_and_never_shadowed(tmp_path):
+    """configs/NAME.py is the working directory's, else ours; folders of our names in the working
+    directory are not ours; a file with an own configs/common.py uses that, any other is told."""
+    for name in ("configs", "launch", "data_pipelines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")
+    assert load_in(tmp_path, "configs/pod.py").startswith("config.model.path is empty")
+    assert "did you mean configs/pod.py?" in load_in(tmp_path, "configs/pdo.py")
+    (tmp_path / "configs" / "pod.py").write_text("def get_config():\n    return 3\n")
+    assert "returned int" in load_in(tmp_path, "configs/pod.py")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.py").write_text(COMMON)
+    for folder, file in ((ROOT, str(elsewhere / "mine.py")), (elsewhere, "mine.py")):
+        told = load_in(folder, file)
+        assert "write `from srpo_jax.configs import common`" in told and "\n" not in told
+    (elsewhere / "configs").mkdir()
+    (elsewhere / "configs" / "common.py").write_text("def get_config():\n    return 'own'\n")
+    assert "returned str" in load_in(elsewhere, "mine.py")

@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 from srpo_jax.distributed.mesh import AXES
 from srpo_jax.distributed.sharding import RULES, SMALL_BYTES, ShardingRule, param_shardings
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, TextConfig
+from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
+from srpo_jax.models.blocks.text_config import TextConfig
+from srpo_jax.models.families.qwen2_5_vl import FAMILY
 from srpo_jax.models.families.qwen2_5_vl.model import VisionConfig
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.train.optimizer import make_optimizer
@@ -61,7 +63,8 @@ def model(size: str) -> ModelConfig:
         in_channels=3,
         out_hidden_size=text["hidden_size"],
     )
-    return ModelConfig("qwen2_5_vl", TextConfig(**text), vision, 151655, 151656, 151652, 151653)
+    ids = (151655, 151656, 151652, 151653)
+    return ModelConfig("qwen2_5_vl", TextConfig(**text), vision, *ids, family=FAMILY)
 
 
 def mesh_of(sizes) -> AbstractMesh:

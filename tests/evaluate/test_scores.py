@@ -2,7 +2,8 @@
 
 import pytest
 
-from srpo_jax.evaluate.scores import RATES, format_comparison, format_scores, scores
+from srpo_jax.evaluate.scores import format_comparison, format_scores, scores
+from srpo_jax.runs.rates import RATES
 
 
 def row(risky, path, reply, effective, category=None):
@@ -54,7 +55,7 @@ def test_every_rate_against_a_count_by_hand():
 def test_empty_denominators_are_null_not_zero():
     """Nothing to count gives None, and the tables still print."""
     empty = scores([])
-    assert all(empty[rate] is None for rate in RATES) and empty["by_category"] == {}
+    assert all(empty[rate.name] is None for rate in RATES) and empty["by_category"] == {}
     benign = scores([row(False, "SAFE", "SAFE", True)])
     assert benign["safety_rate"] is None and benign["self_correction_rate"] is None
     assert benign["effectiveness_rate"] == 100.0

@@ -11,7 +11,9 @@ from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.tree_store import read_shards, shard_done, shard_path
 from srpo_jax.errors import UserError
 from srpo_jax.explore import explore as run
-from srpo_jax.explore.explore import branch_seed, explore
+from srpo_jax.explore import explorer
+from srpo_jax.explore.explore import explore
+from srpo_jax.explore.explorer import branch_seed
 from srpo_jax.explore.self_reference import split_pieces
 from srpo_jax.inference.policy import choose_questions
 from srpo_jax.models.hf.processor import Processor
@@ -60,7 +62,7 @@ def reciting(monkeypatch):
         made.append(RecitingSampler(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(run, "Sampler", make)
+    monkeypatch.setattr(explorer, "Sampler", make)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from srpo_jax.explore import explore as run
-from srpo_jax.explore import shard_leases as claims
+from srpo_jax.explore import explorer, shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
 from tests.support import ROOT
 from tests.support.explore_worker import config_of
@@ -24,9 +25,9 @@ def tree_bytes(workdir) -> dict[str, bytes]:
 
 def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     """Two workers, one dies by SIGKILL within a shard: every file is, byte for byte, that of one
-    worker alone, and no claim is left.
+    worker alone, and no lease is left.
     """
-    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     config = config_of(tmp_path / "world")
     env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", SRPO_NUM_PROCESSES="2")
@@ -68,7 +69,7 @@ def two(tmp_path):
     assert not (tmp_path / "c").exists(), "the last one takes the folder away"
 
 
-def test_a_claim_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
+def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     """Nobody takes what a living worker holds; the dead one's, or a silent host's, is free."""
     a, b = two
     assert a.take(["x", "y"]) == "x" and b.take(["x", "y"]) == "y" and b.take(["x"]) is None
@@ -76,17 +77,17 @@ def test_a_claim_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     path = tmp_path / "c" / "x.claim"
-    owner = claims._read(path)
-    path.write_text(claims.json.dumps({**owner, "pid": dead.pid, "token": "t"}))
+    owner = shard_leases._read(path)
+    path.write_text(json.dumps({**owner, "pid": dead.pid, "token": "t"}))
     assert b.take(["x"]) == "x", "its process is gone"
     b.release()
 
     a.release()  # or it would go on touching the file, after os.utime too
-    path.write_text(claims.json.dumps({**owner, "host": "elsewhere", "token": "t"}))
+    path.write_text(json.dumps({**owner, "host": "elsewhere", "token": "t"}))
     assert a.take(["x"]) is None, "another host's, touched just now"
     old = time.time() - 60
     os.utime(path, (old, old))
     assert a.take(["x"]) == "x", "nobody touched it for longer than the lease"
-    path.write_text("")  # a claim that is being written
+    path.write_text("")  # a lease that is being written
     assert b.take(["x"]) is None
     path.unlink()

@@ -6,17 +6,17 @@ import json
 import subprocess
 import sys
 
-from srpo_jax.explore import shard_leases as claims
+from srpo_jax.explore import shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
 
 
 def test_a_pid_means_nothing_in_another_container(tmp_path):
-    """A claim of another pid namespace on this host: its pid is nobody here, and yet it is held
-    until its lease is over. In this namespace the same claim is void at once.
+    """A lease of another pid namespace on this host: its pid is nobody here, and yet it is held
+    until its time is over. In this namespace the same lease is void at once.
     """
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    me = claims._identity()
+    me = shard_leases._identity()
     owner = {**me, "pid": dead.pid, "token": "t"}
     with ShardLeases(tmp_path / "c", lease_seconds=60) as mine:
         assert mine.take(["x"]) == "x"

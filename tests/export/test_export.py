@@ -10,12 +10,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from srpo_jax.cli import main as cli
-from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.config.load import load_config
 from srpo_jax.export import verify
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
+from tests.support import ROOT
 from tests.support.tiny import tiny_qwen2_5_vl
 
 
@@ -33,9 +34,9 @@ def run(tmp_path_factory):
             after = jax.tree.map(lambda x, added=added: x + added, params)
             state = TrainState(jnp.int32(step), after, {"count": jnp.int32(step)})
             checkpoints.save(state, {"seed": 0}, metrics={"loss": loss})
-    config = load_config(f"{REPOSITORY}/configs/ssui_mini.py", [f"--config.model.path={source}"])
+    config = load_config(f"{ROOT}/configs/ssui_mini.py", [f"--config.model.path={source}"])
     recorded = {"trees": "abc123", "model weights": policy_digest(source)}
-    stored = {"config": json.loads(config.to_json_best_effort()), "run": recorded}
+    stored = {"config": config.to_dict(), "run": recorded}
     (workdir / "config.json").write_text(json.dumps(stored))
     (workdir / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": 0.1}\n')
     return source, workdir

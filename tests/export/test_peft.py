@@ -9,17 +9,18 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
+from srpo_jax.config.sections import LoraSettings
 from srpo_jax.errors import UserError
 from srpo_jax.export.hf_checkpoint import export_checkpoint
-from srpo_jax.export.peft import IN_MEMORY, export_adapters
+from srpo_jax.export.peft import export_adapters
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import tensor_match as names
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.inputs import causal_row, pad_rows
 from srpo_jax.models.policy_model import abstract_params, head_matrix
+from srpo_jax.models.registry import FAMILIES
 from srpo_jax.train import lora
 from tests.support.families import CASES, Loaded, compile_fast, oracle
 
@@ -32,8 +33,8 @@ class Adapted(Loaded):
 
     def __init__(self, case, folder, use_rslora=False):
         super().__init__(case, folder)
-        section = dict(rank=3, alpha=4.5, use_rslora=use_rslora, dropout=0.1, targets=EVERYWHERE)
-        self.lora = lora.make_lora(ConfigDict({"seed": 0, "lora": section}), self.config)
+        section = LoraSettings(3, 4.5, use_rslora, dropout=0.1, targets=EVERYWHERE)
+        self.lora = lora.make_lora(section, 0, self.config)
         rng = np.random.default_rng(0)
         self.adapters = jax.tree.map(
             lambda x: (0.1 * rng.standard_normal(x.shape)).astype(np.float32),
@@ -158,6 +159,6 @@ def test_the_folder_says_what_peft_needs_and_no_path(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "out"]
 
 
-def test_every_family_has_its_names_in_memory():
-    assert IN_MEMORY.keys() == names.TABLES.keys()
-    assert not any(re.search(r"[\\^$]", start) for starts in IN_MEMORY.values() for start in starts)
+def test_names_in_memory_are_plain_starts():
+    starts = [start for family in FAMILIES.values() for start, _ in family.in_memory]
+    assert starts and not any(re.search(r"[\\^$]", start) for start in starts)

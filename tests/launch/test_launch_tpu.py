@@ -6,7 +6,6 @@ Run as a script this file compiles a small program; libtpu reads its flags once 
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ import pytest
 
 from srpo_jax.distributed.xla_flags import PRESETS, libtpu_init_args
 from srpo_jax.errors import UserError
-from tests.support import ROOT
+from tests.support import ROOT, plain_environment
 
 pytestmark = [
     pytest.mark.tpu_aot,
@@ -27,7 +26,7 @@ pytestmark = [
 
 def compile_with(flags: str) -> subprocess.CompletedProcess:
     env = dict(
-        os.environ,
+        plain_environment(),
         JAX_PLATFORMS="cpu",
         PYTHONPATH=str(ROOT),
         TPU_SKIP_MDS_QUERY="1",  # there is no metadata server to ask

@@ -23,7 +23,7 @@ from srpo_jax.launch import tpu_vm
 from srpo_jax.launch.__main__ import main, parse, render
 from tests.support import ROOT
 
-GOLDEN = ROOT / "tests" / "launch_golden"
+GOLDEN = ROOT / "tests" / "launch" / "golden"
 TRAIN = [
     "--",
     "train",
@@ -388,7 +388,7 @@ def test_the_dockerfile_starts_the_program_without_a_shell():
 
 def with_example(page: str, case: str) -> str:
     """The page with its example, behind the marker, as launch prints it today."""
-    command = "python -m srpo_jax.launch"
+    command = "srpo launch"
     for word in map(shlex.quote, CASES[case]):
         fits = word != "--" and len(command.rpartition("\n")[2]) + len(word) < 95
         command += (" " if fits else " \\\n    ") + word

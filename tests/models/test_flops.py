@@ -169,7 +169,8 @@ def test_the_work_of_a_batch_is_that_of_its_trees():
 
 def released(name: str) -> ModelConfig:
     raw = json.loads((RELEASED / f"{name}.json").read_text())
-    return FAMILIES[raw["model_type"]].read_config(name, raw)
+    family = FAMILIES[raw["model_type"]]
+    return family.read_config(name, raw, family)
 
 
 def test_peaks_of_gpus_by_the_drivers_name():

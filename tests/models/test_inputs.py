@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.image_layout import mrope_positions
+from srpo_jax.models.blocks.qwen_positions import mrope_positions
 from srpo_jax.models.families.qwen2_5_vl.model import image_layout
 from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows
 from srpo_jax.models.registry import load_model_config

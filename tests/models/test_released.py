@@ -45,7 +45,8 @@ PUBLISHED = {
 def read(name: str):
     file = RELEASED / f"{name}.json"
     raw = json.loads(file.read_text())
-    return FAMILIES[raw["model_type"]].read_config(str(file), raw)
+    family = FAMILIES[raw["model_type"]]
+    return family.read_config(str(file), raw, family)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

@@ -18,7 +18,7 @@ from srpo_jax.pack.packing import Budgets
 from srpo_jax.pack.pairs import choose_pairs
 from srpo_jax.pack.rows import make_batch
 from srpo_jax.pack.tree_layout import layout_tree
-from srpo_jax.train.losses.objective import target_logps
+from srpo_jax.train.losses.target_logps import target_logps
 from tests.support.tree_cases import CONFIG, corner_tree, example_tree
 
 BUDGETS = Budgets(tokens=110, targets=80, segments=48, sequences=40, pairs=32, patches=32)

@@ -20,7 +20,8 @@ from srpo_jax.pack.packing import Budgets
 from srpo_jax.pack.pairs import choose_pairs
 from srpo_jax.pack.rows import make_batch
 from srpo_jax.pack.tree_layout import layout_tree
-from srpo_jax.train.losses.objective import Objective, srpo_loss, target_logps
+from srpo_jax.train.losses.objective import Objective, srpo_loss
+from srpo_jax.train.losses.target_logps import target_logps
 from tests.support.naive_pairwise import naive_batch, naive_loss, token_logps
 from tests.support.tree_cases import CONFIG, corner_tree, example_tree, forests
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from srpo_jax.plan.hlo_cost import read_stats, replica_groups
 from srpo_jax.plan.hlo_text import Module
-from tests.support import ROOT, hlo_programs
+from tests.support import ROOT, hlo_programs, plain_environment
 
 SCRIPT = pathlib.Path(hlo_programs.__file__)
 M, K, N = 64, 96, 32
@@ -204,7 +203,7 @@ def test_the_parser_reads_every_line_of_a_real_program():
 
 def known(where: str) -> dict:
     env = dict(
-        os.environ,
+        plain_environment(),
         JAX_PLATFORMS="cpu",
         JAX_NUM_CPU_DEVICES="8",
         PJRT_NPROC="32",

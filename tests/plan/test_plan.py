@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import pytest
 
 from srpo_jax.cli import main as cli
-from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.command.table import VERBS
+from srpo_jax.config.load import load_config
 from srpo_jax.distributed.accelerators import CHIPS, parse_slice
 from srpo_jax.distributed.sharding import param_shardings
 from srpo_jax.errors import UserError
@@ -33,8 +34,8 @@ from srpo_jax.plan.plan import parse_options, plan
 from studies.speed import plan_table
 from tests.support import RELEASED, ROOT, tiny
 
-OPTIONS = {name: default for name, (default, _) in cli.VERBS["plan"].options.items()}
-POD = f"{REPOSITORY}/configs/pod.py"
+OPTIONS = {name: default for name, (default, _) in VERBS["plan"].options.items()}
+POD = f"{ROOT}/configs/pod.py"
 UNUSED = ("arbiter.kind", "data.train_records", "data.test_records")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -329,6 +330,18 @@ def test_the_key_is_what_changes_the_program(fake):
     assert len({key, *(plan_run.key_of(*other) for other in others)}) == 6
 
 
+def test_the_key_follows_a_loss_from_outside(tmp_path, monkeypatch):
+    """What its module says is part of the key, as the package's own source is."""
+    monkeypatch.chdir(tmp_path)
+    named = job(4)
+    named["config"]["objective"] = {"contrast": "a_loss_to_plan:Loss"}
+    keys = set()
+    for text in ("Loss = 1\n", "Loss = 2\n"):
+        (tmp_path / "a_loss_to_plan.py").write_text(text)
+        keys.add(plan_run.key_of(named, "model", ["jax 1"]))
+    assert len(keys) == 2
+
+
 def test_the_digest_covers_what_the_step_is_made_of(tmp_path, monkeypatch):
     """Model, attention, step; not the report or the table of prices."""
     read = set()
@@ -337,7 +350,7 @@ def test_the_digest_covers_what_the_step_is_made_of(tmp_path, monkeypatch):
     def note(name):
         file = real(name)
         if file:
-            read.add(file.relative_to(REPOSITORY).as_posix())
+            read.add(file.relative_to(ROOT).as_posix())
         return file
 
     monkeypatch.setattr(plan_run, "_file_of", note)
@@ -348,6 +361,8 @@ def test_the_digest_covers_what_the_step_is_made_of(tmp_path, monkeypatch):
         for name in (
             "train/train_step",
             "train/losses/objective",
+            "train/losses/pairwise",
+            "train/losses/target_logps",
             "distributed/sharding",
             "plan/hlo_cost",
             "models/blocks/decoder",

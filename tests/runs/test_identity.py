@@ -6,24 +6,13 @@ import pathlib
 
 import pytest
 
-from srpo_jax.config.check import RULES, flatten
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import FIELDS
 from srpo_jax.configs import common
 from srpo_jax.errors import UserError
-from srpo_jax.runs.identity import DECIDING, HARMLESS, check_same, identity
+from srpo_jax.runs.identity import check_same, identity
 
 DIGESTS = {"model_digest": "m", "data_fingerprint": "d"}
-
-
-def names(table: dict) -> set[str]:
-    """The fields of a table of sections; None stands for all of a section."""
-    found = set()
-    for section, fields in table.items():
-        start = f"{section}." if section else ""
-        if fields is None:
-            found |= {name for name in RULES if name.startswith(start)}
-        else:
-            found |= {start + field for field in fields}
-    return found
 
 
 def changed(field: str):
@@ -31,7 +20,7 @@ def changed(field: str):
     config = common.get_config()
     section, _, leaf = field.rpartition(".")
     place = config[section] if section else config
-    value, rule = place[leaf], RULES[field]
+    value, rule = place[leaf], FIELDS[field].rule
     if rule.words:
         place[leaf] = next(word for word in rule.words if word != value)
     elif isinstance(value, tuple):
@@ -45,23 +34,75 @@ def changed(field: str):
     return config
 
 
-def test_every_field_decides_or_is_harmless():
-    """A new field belongs into one of the two tables, or this fails."""
-    assert names(DECIDING) | names(HARMLESS) == set(RULES) == set(flatten(common.get_config()))
-    assert not names(DECIDING) & names(HARMLESS)
+# What a run of version 0.1 recorded: with other names or values an old workdir would not go on.
+RECORDED = {
+    "arbiter.require_effective": False,
+    "arbiter.scope": "reply",
+    "model weights": "m",
+    "model.dtype": "float32",
+    "objective.beta": 0.1,
+    "objective.branch_points": "all",
+    "objective.contrast": "odds_ratio",
+    "objective.gamma": 0.5,
+    "objective.lambda_exp": 0.3,
+    "objective.max_pairs": 8,
+    "objective.normalise": "mean",
+    "objective.odds_from": "branch",
+    "objective.pairing": "all",
+    "objective.ref_coef": 1.0,
+    "objective.ref_reduction": "question",
+    "objective.reference": "dataset",
+    "pack.row_tokens": 0,
+    "pack.rows": 8,
+    "seed": 0,
+    "train.b1": 0.9,
+    "train.b2": 0.95,
+    "train.clip_norm": 1.0,
+    "train.eps": 1e-08,
+    "train.freeze": [],
+    "train.learning_rate": 1e-05,
+    "train.optimizer": "adamw",
+    "train.param_dtype": "float32",
+    "train.schedule": "cosine",
+    "train.steps": 100,
+    "train.warmup_steps": 10,
+    "train.weight_decay": 0.0,
+    "trees": "d",
+}
+ADAPTERS = {
+    "lora.alpha": 16.0,
+    "lora.base_dtype": "float32",
+    "lora.dropout": 0.5,
+    "lora.rank": 4,
+    "lora.targets": ["layers/.*/kernel"],
+    "lora.use_rslora": False,
+    "train.accumulate": 1,  # each slice of a batch draws its own masks
+}
+
+
+def test_old_workdirs_go_on():
+    """A config has the identity that was recorded of it, from either form of the config."""
+    config = common.get_config()
+    assert identity(config, **DIGESTS) == identity(as_config(config), **DIGESTS) == RECORDED
+    config.lora.rank, config.lora.dropout = 4, 0.5
+    config.train.schedule = "constant"
+    left_out = ("train.param_dtype", "train.steps")  # adapters are float32; the end may move
+    expected = {name: value for name, value in RECORDED.items() if name not in left_out}
+    changed = {"train.schedule": "constant"}
+    assert identity(config, **DIGESTS) == expected | ADAPTERS | changed
 
 
 def test_what_decides_is_named_and_what_is_harmless_is_not():
-    """Each field, changed alone, is refused by name, or resumes: as its table says."""
-    for field in sorted(RULES):
-        base, config = common.get_config(), changed(field)
-        if field.startswith("lora."):  # without adapters their settings decide nothing
+    """Each field, changed alone, is refused by name, or resumes: as its declaration says."""
+    for name, field in FIELDS.items():
+        base, config = common.get_config(), changed(name)
+        if field.section == "lora":  # without adapters their settings decide nothing
             base.lora.rank = 2
-            config.lora.rank = 3 if field == "lora.rank" else 2
+            config.lora.rank = 3 if name == "lora.rank" else 2
         stored, now = identity(base, **DIGESTS), identity(config, **DIGESTS)
-        if field in names(HARMLESS) - {"seed"}:
-            assert now == stored, field
+        if not field.decides:
+            assert now == stored, name
         else:
-            with pytest.raises(UserError, match=rf"{field} was .*, now ") as error:
+            with pytest.raises(UserError, match=rf"{name} was .*, now ") as error:
                 check_same(stored, now, pathlib.Path("checkpoints"))
             assert "\n" not in str(error.value)

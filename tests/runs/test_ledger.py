@@ -1,4 +1,4 @@
-"""srpo_jax/runs/ledger.py and goodput.py: where a run's time went, over crashes and restarts."""
+"""srpo_jax/runs/ledger.py and goodput.py: where the time of a run went, over restarts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from srpo_jax.runs import ledger as events
 from srpo_jax.runs.goodput import goodput, line
-from srpo_jax.runs.ledger import Ledger
-from srpo_jax.runs.report.goodput import section_of
+from srpo_jax.runs.ledger import FILE, Ledger, process_start, read
+from srpo_jax.runs.report.goodput import goodput_table
 
 
 class Clock:
@@ -20,9 +19,7 @@ class Clock:
         self.now = now
 
     def ledger(self, folder, born=None) -> Ledger:
-        return Ledger(
-            folder / events.FILE, born=born, clock=lambda: self.now - 7, wall=lambda: self.now
-        )
+        return Ledger(folder / FILE, born=born, clock=lambda: self.now - 7, wall=lambda: self.now)
 
     def session(self, folder, first: int, last: int, *, crash: bool = False, pause: float = 3.0):
         """Steps first .. last of 2 s each, after 4 s of start-up, 1 s restoring, 5 s compiling."""
@@ -67,8 +64,8 @@ def test_the_parts_add_up_to_the_wall_time_over_crashes(tmp_path):
     assert found["goodput"] == pytest.approx(60 / found["wall"], rel=0.01)
     said = line(found)
     assert said.startswith("goodput ") and "4 steps lost" in said and "\n" not in said
-    page = section_of(tmp_path)
-    assert "4 steps" in page and "compile" in page
+    shown = goodput_table(tmp_path)
+    assert "4 steps" in shown["line"] and "compile" in [part for part, *_ in shown["rows"]]
 
 
 def test_killed_in_the_middle_of_a_long_step(tmp_path):
@@ -93,15 +90,15 @@ def test_a_torn_line_is_passed_over_and_its_end_cut(tmp_path):
     """A kill in the middle of a write leaves half a line; the next session writes whole ones."""
     clock = Clock()
     clock.session(tmp_path, 0, 4)
-    path = tmp_path / events.FILE
-    whole = len(events.read(path))
+    path = tmp_path / FILE
+    whole = len(read(path))
     with path.open("a") as file:
         file.write('{"event": "spent", "t": 12')
-    assert len(events.read(path)) == whole
+    assert len(read(path)) == whole
     clock.session(tmp_path, 4, 5)
     for text in path.read_text().splitlines():
         json.loads(text)
-    assert [row["why"] for row in events.read(path) if row["event"] == "end"] == ["done"] * 2
+    assert [row["why"] for row in read(path) if row["event"] == "end"] == ["done"] * 2
 
 
 def test_a_full_disk_ends_no_run(tmp_path):
@@ -131,7 +128,7 @@ def test_a_full_disk_ends_no_run(tmp_path):
 
 def test_nothing_is_written_before_the_run_is_known(tmp_path):
     """Until `open`, and on processes other than 0, the workdir is not touched."""
-    with Ledger(tmp_path / "a" / events.FILE) as ledger:
+    with Ledger(tmp_path / "a" / FILE) as ledger:
         ledger.enter("restore")
     with Ledger(None) as ledger:
         ledger.open(3)
@@ -141,4 +138,4 @@ def test_nothing_is_written_before_the_run_is_known(tmp_path):
 
 def test_a_session_begins_with_its_process():
     """Imports take seconds: they are part of the run."""
-    assert 0 < time.time() - events.process_start() < 24 * 3600
+    assert 0 < time.time() - process_start() < 24 * 3600

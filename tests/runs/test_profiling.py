@@ -16,7 +16,7 @@ from srpo_jax.runs.profiling import Profile, clip, parse_window
 from srpo_jax.train import loop as module
 from srpo_jax.train.loop import train
 from tests.support import multi_device_run as tiny
-from tests.train.test_loop import make_config
+from tests.train.test_loop import make_config, world  # noqa: F401, a fixture
 
 PARTS = ("embed", "vision", "layers/.*attention", "layers/.*ffn", "head", "loss")
 
@@ -66,8 +66,11 @@ def traces(workdir) -> list[int]:
     return [path.stat().st_size for path in found]
 
 
-def test_a_short_run_is_traced_and_a_stopped_one_too(  # noqa: F811
-    world, tmp_path, capfd, monkeypatch
+def test_a_short_run_is_traced_and_a_stopped_one_too(
+    world,  # noqa: F811
+    tmp_path,
+    capfd,
+    monkeypatch,
 ):
     """A run shorter than the window traces its last steps; SIGTERM in the middle of the window
     closes the trace; and a finished run says nothing.

@@ -8,8 +8,11 @@ import pytest
 
 from srpo_jax.errors import UserError
 from srpo_jax.runs.report.charts import label, ticks
+from srpo_jax.runs.report.drawing import draw_tree
+from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
 from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
+from srpo_jax.runs.report.twigs import make_twigs
 from tests.support.report_sample import make_workdir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -115,6 +118,22 @@ def test_what_a_model_or_user_wrote_is_escaped(tmp_path):
     assert all(value.startswith("data:image/") for value in found.values("src"))
     assert not any(name.startswith("on") for _, name, _ in found.attributes)
     assert "<script>alert(1)</script>" in " ".join(found.text)
+
+
+def test_what_is_drawn_is_escaped():
+    """Texts and values of the drawings are escaped and made plain as those of the templates are;
+    only pictures are not cut.
+    """
+    branch = {"at": 0, "k": 0, "text": EVIL, "tokens": [1], "logp": -1.0, "finished": True}
+    verdicts = {"reply_verdict": "SAFE", "step_verdicts": ["SAFE"]}
+    tree = {"step_texts": [EVIL], "reply_text": EVIL, "branches": [{**branch, **verdicts}]}
+    text = draw_tree(tree, make_twigs(tree, 0))
+    drawing = Page(text)
+    assert {"svg", "title"} < set(drawing.tags) and not {"script", "img"} & set(drawing.tags)
+    assert "\u202e" not in text and "<script>alert(1)</script>" in " ".join(drawing.text)
+    long = "x" * (MAX_TEXT + 5)
+    assert plain(long).endswith(" [... 5 more characters]") and plain(DataUri(long)) == long
+    assert Page(element("a", href='"><b>')).values("href") == ['"><b>']
 
 
 def test_parts_that_are_not_there_are_named(workdir, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from srpo_jax.pack.pairs import choose_pairs
 from studies.speed import workload
 from studies.speed.tree_vs_pairs import svg, sweep
-from studies.speed.tree_vs_pairs.__main__ import build
+from studies.speed.tree_vs_pairs.variants import build
 from tests.support import ROOT
 
 

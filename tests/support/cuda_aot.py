@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, plain_environment
 
 FOLDER = pathlib.Path(sys.prefix) / "cuda"
 PLUGIN = FOLDER / "jax_plugins/xla_cuda13/xla_cuda_plugin.so"
@@ -43,7 +43,7 @@ MARKS = [
 def said(script: str, case: str) -> dict:
     """What the script, run for this case in a process that finds the compiler, prints as JSON."""
     env = {
-        **os.environ,
+        **plain_environment(),
         "JAX_PLATFORMS": "cpu",
         "PATH": f"{TOOLS / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "XLA_FLAGS": f"--xla_gpu_cuda_data_dir={TOOLS}",

@@ -14,6 +14,7 @@ import sys
 import time
 
 from srpo_jax.explore import explore as run
+from srpo_jax.explore import explorer
 from tests.support.small_world import ArithmeticArbiter, RecitingSampler, write_world
 
 DYING = "dying"  # a file: the doomed worker is about to end
@@ -54,7 +55,7 @@ def config_of(world: pathlib.Path):
 def main(world: str, workdir: str, role: str) -> None:
     place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
-    run.Sampler = RecitingSampler  # nothing to compile
+    explorer.Sampler = RecitingSampler  # nothing to compile
     arbiter = {"doomed": Doomed, "survivor": Survivor}[role](pathlib.Path(world).parent / DYING)
     run.explore(config, place, arbiter=arbiter)
 

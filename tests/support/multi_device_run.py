@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.config.sections import LoraSettings
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.config import ModelConfig, TextConfig
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.text_config import TextConfig
+from srpo_jax.models.families.qwen2_5_vl import FAMILY
 from srpo_jax.models.families.qwen2_5_vl.model import VisionConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
@@ -73,7 +76,7 @@ def tiny_config(*, tied: bool = True) -> ModelConfig:
         mrope_section=(2, 1, 1),
         tie_word_embeddings=tied,
     )
-    return ModelConfig("qwen2_5_vl", text, vision, IMAGE_TOKEN, 61, 62, 63)
+    return ModelConfig("qwen2_5_vl", text, vision, IMAGE_TOKEN, 61, 62, 63, family=FAMILY)
 
 
 def train_settings(**changes) -> ConfigDict:
@@ -181,7 +184,7 @@ def tiny_lora(config: ModelConfig, **changes) -> Lora:
         targets=("layers/.*/kernel", "vision/.*/kernel"),
     )
     seed = changes.pop("seed", 0)
-    return make_lora(ConfigDict({"seed": seed, "lora": {**values, **changes}}), config)
+    return make_lora(LoraSettings(**{**values, **changes}), seed, config)
 
 
 def train(config: ModelConfig, sizes: tuple[int, int, int], steps: int, **options):

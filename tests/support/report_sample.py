@@ -15,7 +15,7 @@ import random
 import sys
 from types import SimpleNamespace
 
-from srpo_jax.config.load import REPOSITORY, load_config
+from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.path_format import render_pieces, tokenize_reference
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination
@@ -23,6 +23,7 @@ from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sa
 from srpo_jax.data_pipelines.tree_store import make_tree_record, shard_path, write_shard
 from srpo_jax.evaluate.scores import scores
 from srpo_jax.explore.summary import summarise
+from tests.support import ROOT
 
 PROCESSOR = SimpleNamespace(encode=lambda text, after_text: list(text.encode()), eos_ids=(256,))
 
@@ -32,13 +33,13 @@ def make_workdir(folder: pathlib.Path, *, trees: int = 12, steps: int = 120, bra
     folder.mkdir(parents=True, exist_ok=True)
     build_dataset(folder / "records", train_variants=1, test_variants=1)
     config = load_config(
-        f"{REPOSITORY}/configs/ssui_mini.py",
+        f"{ROOT}/configs/ssui_mini.py",
         [
             f"--config.data.train_records={folder}/records/train.jsonl",
             f"--config.data.test_records={folder}/records/test.jsonl",
         ],
     )
-    stored = {"config": json.loads(config.to_json_best_effort()), "fingerprint": "0" * 16}
+    stored = {"config": config.to_dict(), "fingerprint": "0" * 16}
     (folder / "config.json").write_text(json.dumps(stored, indent=1))
     _trees(folder, config, trees, branches)
     _metrics(folder / "metrics.jsonl", steps)

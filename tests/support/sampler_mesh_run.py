@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 
+from srpo_jax.config.convert import as_config
 from srpo_jax.inference.policy import load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from tests.support.small_world import write_world
@@ -17,7 +18,7 @@ from tests.support.tiny import picture
 
 config = write_world(pathlib.Path(sys.argv[1]))
 config.mesh.data, config.mesh.fsdp = 2, 2
-policy = load_policy(config)
+policy = load_policy(as_config(config))
 path = np.asarray(policy.processor.encode("Look at it.\n"), np.int32)
 requests = []
 for i in range(5):

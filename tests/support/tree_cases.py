@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from srpo_jax.models.blocks.config import ModelConfig, TextConfig
+from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.text_config import TextConfig
+from srpo_jax.models.families.qwen2_5_vl import FAMILY
 from srpo_jax.models.families.qwen2_5_vl.model import VisionConfig
 from srpo_jax.models.inputs import encode_prompt
 from srpo_jax.pack.tree import Branch, Tree
@@ -43,6 +45,7 @@ CONFIG = ModelConfig(
     video_token_id=VIDEO,
     vision_start_token_id=VISION_START,
     vision_end_token_id=VISION_END,
+    family=FAMILY,
 )
 
 # Pictures of different sizes, in patches: 2, 3, 4, 6 and 3 tokens, some cut by the window of 4x4.

@@ -6,6 +6,7 @@ prints one JSON line; a compiler for another platform wants its own process.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -65,7 +66,7 @@ def compile_case(case: str) -> dict:
         overrides = [f"--config.{name}={value}" for name, value in overrides.items()]
         cfg = load_config(str(ROOT / "configs" / "pod.py"), overrides, ("arbiter.kind",))
         config = load_model_config(folder)
-    mesh = make_mesh(**cfg.mesh, devices=cuda_aot.devices(chip, chips))
+    mesh = make_mesh(**dataclasses.asdict(cfg.mesh), devices=cuda_aot.devices(chip, chips))
     # One question of a large picture and six steps; see docs/planning.md.
     budgets = Budgets(8192, 7168, 256, 128, 128, 4096)
     compiled = lower_step(cfg, config, mesh, budgets).compile()

@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, plain_environment
 
 pytestmark = [
     pytest.mark.tpu_aot,
@@ -28,7 +27,7 @@ pytestmark = [
 
 def said(case: str) -> dict:
     env = dict(
-        os.environ,
+        plain_environment(),
         JAX_PLATFORMS="cpu",
         PYTHONPATH=str(ROOT),  # also when not installed
         TPU_SKIP_MDS_QUERY="1",  # there is no metadata server to ask

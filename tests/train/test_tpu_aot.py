@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, plain_environment
 
 # name: (topology of a slice, slices, (data, fsdp, tensor)); chips with 16 GB each
 CASES = {
@@ -41,7 +40,7 @@ pytestmark = [
 def test_train_step_compiles_for_v5e(case):
     """With fsdp and tensor: the compiler takes it, it fits, and no large array is left whole."""
     env = dict(
-        os.environ,
+        plain_environment(),
         JAX_PLATFORMS="cpu",
         PYTHONPATH=str(ROOT),  # also when not installed
         TPU_SKIP_MDS_QUERY="1",  # there is no metadata server to ask

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.attention.dispatch import (
     PLATFORM_OF,
     choose,
@@ -58,7 +58,7 @@ def self_check(
             try:
                 got = _result_and_gradients(function, inputs, ints, impl)
             except jax.errors.JaxRuntimeError as error:
-                said = " ".join(str(error).split())[:200]
+                said = one_line(error)[:200]
                 raise UserError(
                     f"attention {impl!r} does not compile or run on this {device.device_kind} "
                     f"({said}): use --config.model.attention=block"

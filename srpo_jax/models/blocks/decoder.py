@@ -18,8 +18,8 @@ import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.xla import branch_attention
-from srpo_jax.models.blocks.config import TextConfig
 from srpo_jax.models.blocks.remat import layer_input, with_remat
+from srpo_jax.models.blocks.text_config import TextConfig
 
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]

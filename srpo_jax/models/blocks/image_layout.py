@@ -1,18 +1,16 @@
-"""What the families compute on the host for one picture or prompt: the types, and shared parts.
+"""The types in which the families say what a picture is to a model: its grid, its arrays, its text.
 
 numpy only. Everything depends on token ids and picture grids alone, and is computed once per
-example, so that nothing on the device has a data-dependent shape.
+example on the host, so that nothing on the device has a data-dependent shape.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
-
-from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig
+from PIL import Image
 
 # What a grid says depends on the family: (frames, patch rows, patch columns) for the Qwen families,
 # as `image_grid_thw` of the HF processor; the arrangement of tiles for the others.
@@ -20,6 +18,23 @@ Grid = tuple[int, ...]
 
 # Values of image_index that are not the number of a picture's feature.
 TEXT, NEWLINE = -1, -2
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchField:
+    """An array with one entry per patch that a vision tower reads besides the patches.
+
+    shape: of one entry. Names that end in `_seg` are segment ids: unique within a row, -1 for
+    padding. All others are padded with 0.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: Any = np.int32
+
+    @property
+    def is_segment(self) -> bool:
+        return self.name.endswith("_seg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,76 +53,30 @@ class ImageLayout:
     features: int
 
 
-def text_positions(
-    tokens: np.ndarray, grids: Sequence[Grid], config: ModelConfig
-) -> tuple[np.ndarray, int]:
-    """Positions of families with 1-D RoPE: (int32 [3, n], all rows 0 .. n-1; n)."""
-    del grids, config
-    count = len(tokens)
-    return np.tile(np.arange(count, dtype=np.int32), (3, 1)), count
+class Images(Protocol):
+    """The image processor of a checkpoint folder, and how its chat text shows pictures.
 
-
-def mrope_positions(
-    tokens: np.ndarray, grids: Sequence[Grid], config: ModelConfig
-) -> tuple[np.ndarray, int]:
-    """M-RoPE positions of a prompt: (int32 [3, n], position of the first token after it).
-
-    A text token has time = height = width. The tokens of an image that starts at position c have
-    (c + frame, c + merged row, c + merged column); what follows starts at c + max(rows, cols) of
-    the merged grid. Equal to transformers' `get_rope_index` for still images.
-
-    Raises UserError when the runs of placeholder tokens do not match the grids one to one. Two
-    images need a text token between them (the chat template puts two): transformers would take
-    one longer run for a single image.
+    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
+    placeholder's, that must never be sampled. process: transformers' image processor of the folder.
+    call: what transformers' processor class passes to `process` at every call, besides the picture.
     """
-    tokens = np.asarray(tokens)
-    merge = config.vision.spatial_merge_size
-    if np.any(tokens == config.video_token_id):
-        raise UserError("the prompt holds a video placeholder; only still images are supported")
-    starts, ends = _runs(tokens == config.image_token_id)
-    if len(starts) != len(grids):
-        raise UserError(
-            f"the prompt has {len(starts)} runs of image placeholders but {len(grids)} images"
-        )
-    positions = np.empty((3, len(tokens)), np.int32)
-    done, current = 0, 0
-    for number, (start, end, grid) in enumerate(zip(starts, ends, grids)):
-        merged = (grid[0], grid[1] // merge, grid[2] // merge)
-        if end - start != np.prod(merged):
-            raise UserError(
-                f"image {number} of the prompt has {end - start} placeholder tokens but its grid "
-                f"{tuple(int(x) for x in grid)} needs {int(np.prod(merged))}"
-            )
-        positions[:, done:start] = current + np.arange(start - done)
-        current += start - done
-        positions[:, start:end] = current + np.indices(merged).reshape(3, -1)
-        current += max(merged[1], merged[2])
-        done = end
-    positions[:, done:] = current + np.arange(len(tokens) - done)
-    return positions, int(current + len(tokens) - done)
 
+    placeholder: str
+    suppress: frozenset[int]
+    process: Any
+    call: dict[str, Any]
 
-def merged_rows_and_columns(grid: Grid, merge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(frame, row, column) int32 [frames * rows * cols / merge^2] of every merged patch in order.
+    def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
+        """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
 
-    Raises UserError for a grid that the merge size does not divide.
-    """
-    frames, rows, cols = (int(x) for x in grid)
-    if min(frames, rows, cols) < 1 or rows % merge or cols % merge:
-        raise UserError(f"image grid {tuple(grid)} must be positive multiples of {merge} patches")
-    shape = (frames, rows // merge, cols // merge)
-    frame, row, col = (x.reshape(-1) for x in np.indices(shape, dtype=np.int32))
-    return frame, row, col
+        Raises UserError if the picture has a shape that the processor refuses.
+        """
+        ...
 
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid that a call gives for a picture of this size, without pixels; same errors."""
+        ...
 
-def patch_positions(row: np.ndarray, col: np.ndarray, merge: int) -> np.ndarray:
-    """int32 [n * merge^2, 2]: (row, column) of every patch of the merged patches at (row, col)."""
-    unit = np.arange(merge * merge)
-    places = (row[:, None] * merge + unit // merge, col[:, None] * merge + unit % merge)
-    return np.stack([place.reshape(-1) for place in places], axis=1).astype(np.int32)
-
-
-def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end (exclusive) of every run of True."""
-    edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
-    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    def expansion(self, grid: Grid) -> str:
+        """The text that replaces a picture's placeholder before it is tokenised."""
+        ...

@@ -1,7 +1,7 @@
 """One tensor of a checkpoint and the parameter that it fills: how axes map, both ways.
 
 The decoder's table is here too, because all families share it; what differs between families is in
-hf/tables/.
+each family's weights.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.text_config import TextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +96,10 @@ def dense(param, name, into, out, layers=None, split_in=None, split_out=None) ->
     ]
 
 
-def decoder(config: ModelConfig, prefix: str, head: str) -> list[TensorSpec]:
+def decoder(text: TextConfig, prefix: str, head: str) -> list[TensorSpec]:
     """The decoder that all families share. prefix: of its names ("model."); head: name of the
     output head's tensor."""
-    t = config.text
+    t = text
     layers, width, ffn, d = t.num_layers, t.hidden_size, t.intermediate_size, t.head_dim
     vocab = (t.vocab_size, width)
     padded = t.padded_vocab if t.padded_vocab > t.vocab_size else None

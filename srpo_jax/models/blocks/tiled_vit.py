@@ -8,7 +8,7 @@ row has room for is fixed, how many it holds is data. Flags say what differs bet
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.config import PatchField
+from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.decoder import STACKED, Constrain, LayerNorm, Linear
-from srpo_jax.models.blocks.image_layout import ImageLayout
+from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, PatchField
 from srpo_jax.models.blocks.remat import layer_input, with_remat
 
 ACTIVATIONS = {
@@ -60,6 +60,7 @@ class TileConfig:
     newline: bool = False
 
     fields = (PatchField("tile_seg"),)
+    segment_field = "tile_seg"
 
     @property
     def head_dim(self) -> int:
@@ -85,6 +86,25 @@ class TileConfig:
         """Features that the tower makes of one tile."""
         return (self.side // self.shuffle) ** 2 + self.keep_class_token
 
+    @property
+    def unit_features(self) -> int:
+        """Features that the tower makes of patch_unit patches."""
+        return self.tile_features
+
+    @property
+    def tile_length(self) -> int:
+        """Positions of a tile, a sequence of its own."""
+        return self.patch_unit + self.class_token
+
+    def attention_flops(self, patches: float, patch_pairs: float) -> float:
+        """Scores and mixing, forward, all blocks; see TowerConfig."""
+        return 4 * self.num_heads * self.head_dim * self.depth * patch_pairs
+
+    def kernel_flops(self, patches: float, patch_pairs: float, block: int) -> float:
+        """By a kernel that takes `block` keys at a time: all pairs of a tile, in whole blocks."""
+        pairs = patches / self.patch_unit * (-(-self.tile_length // block) * block) ** 2
+        return 4 * self.num_heads * self.head_dim * self.depth * pairs
+
 
 def tile_layout(tiles: int, token_index: np.ndarray, vision: TileConfig) -> ImageLayout:
     """The layout of a picture of so many tiles: patches stay in the processor's order, tile by
@@ -95,6 +115,15 @@ def tile_layout(tiles: int, token_index: np.ndarray, vision: TileConfig) -> Imag
         token_index=token_index.astype(np.int32),
         features=int(tiles * vision.tile_features),
     )
+
+
+def text_positions(
+    tokens: np.ndarray, grids: Sequence[Grid], config: ModelConfig
+) -> tuple[np.ndarray, int]:
+    """Positions of families with 1-D RoPE: (int32 [3, n], all rows 0 .. n-1; n)."""
+    del grids, config
+    count = len(tokens)
+    return np.tile(np.arange(count, dtype=np.int32), (3, 1)), count
 
 
 class TileAttention(nn.Module):

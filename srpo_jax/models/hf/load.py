@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec
 from srpo_jax.models.hf import tensor_match as names
@@ -77,7 +77,7 @@ def read_header(file: pathlib.Path) -> tuple[bytes, dict[str, Tensor]]:
             header = length + f.read(int.from_bytes(length, "little"))
         entries = json.loads(header[8:])
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({_one_line(error)})") from error
+        raise UserError(f"{file}: not a readable safetensors file ({one_line(error)})") from error
     entries.pop("__metadata__", None)
     tensors = {
         name: Tensor(file, e["dtype"], tuple(e["shape"]), len(header) + e["data_offsets"][0])
@@ -144,7 +144,7 @@ def _tied_head(places: Mapping[str, names.TensorPlace], config: ModelConfig) -> 
     """The name of a head that is stored although it is tied to the embedding."""
     if not config.text.tie_word_embeddings:
         return None
-    head = names.head_name(config)
+    head = config.family.head
     return next((name for name in places if names.canonical(name, config) == head), None)
 
 
@@ -211,7 +211,3 @@ def _blocks(file: pathlib.Path, size: int = 1 << 22) -> Iterator[bytes]:
     with open(file, "rb") as f:
         while block := f.read(size):
             yield block
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

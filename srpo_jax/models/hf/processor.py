@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, one_line, read_json
-from srpo_jax.models.blocks.image_layout import Grid
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
+from srpo_jax.models.blocks.image_layout import Grid, Images
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
-from srpo_jax.models.registry import load_model_config, make_images
+from srpo_jax.models.registry import load_model_config
 
 IMAGE_MARKER = "<image>"
 # A private-use character, which SentencePiece writes in bytes that never merge with what follows.
@@ -30,16 +30,17 @@ ANCHOR = "\ue000"
 class Processor:
     """The text and image side of one checkpoint. Build it with `Processor.from_dir`.
 
-    config: the model's configuration. eos_ids: ids that end a reply, the tokenizer's own first.
+    config: the model's configuration. images: how it shows pictures.
+    eos_ids: ids that end a reply, the tokenizer's own first.
     suppress_ids: ids that the policy must never sample, sorted: placeholders for pictures, padding,
     and rows of the vocabulary that no token has. Never one of eos_ids.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer, pictures, template: str, eos_ids):
+    def __init__(self, config: ModelConfig, tokenizer, images: Images, template: str, eos_ids):
         self.config = config
+        self.images = images
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self._tokenizer = tokenizer
-        self._pictures = pictures
         self._template = template
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
@@ -47,7 +48,7 @@ class Processor:
         self._adds_space = self._tokenizer.tokenize("a")[0].startswith("\u2581")
 
         added = tokenizer.added_tokens_decoder
-        pads = {config.image_token_id, *pictures.suppress}
+        pads = {config.image_token_id, *images.suppress}
         if tokenizer.pad_token_id is not None:
             pads.add(tokenizer.pad_token_id)
         rows = set(range(config.text.vocab_size))
@@ -62,34 +63,35 @@ class Processor:
         self._control = re.compile(f"(?={'|'.join(map(re.escape, words))}).", re.DOTALL)
 
     @classmethod
-    def from_dir(cls, folder: str | pathlib.Path) -> Processor:
+    def from_dir(cls, folder: str | pathlib.Path, family: str | Family = "") -> Processor:
         """The processor of the checkpoint in `folder`. No network, no code from the folder.
 
+        family: one from outside, see registry.known_families.
         Raises UserError if a file is missing or damaged, or if the files contradict each other.
         """
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
 
         folder = pathlib.Path(folder)
-        config = load_model_config(folder)
+        config = load_model_config(folder, family)
         tokenizer = loaded(
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
-        pictures = make_images(folder, config, tokenizer)
+        images = config.family.images(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
-        _check(folder, config, tokenizer, eos_ids, pictures.suppress)
-        return cls(config, tokenizer, pictures, chat_template(folder), eos_ids)
+        _check(folder, config, tokenizer, eos_ids, images.suppress)
+        return cls(config, tokenizer, images, chat_template(folder), eos_ids)
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
         """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
 
         Raises UserError if the picture has a shape that the processor refuses.
         """
-        return self._pictures(picture.convert("RGB"))
+        return self.images(picture.convert("RGB"))
 
     def image_grid(self, width: int, height: int) -> Grid:
         """The grid that `image` gives for a picture of this size, without pixels; same errors."""
-        return self._pictures.grid(width, height)
+        return self.images.grid(width, height)
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
         """Ids of the user turn with `question`, up to where the assistant's answer begins.
@@ -116,10 +118,10 @@ class Processor:
         rendered = self._render([{"role": "user", "content": content}])
 
         # Every whole placeholder is the template's: those of the question have been cut.
-        first, *others = rendered.split(self._pictures.placeholder)
+        first, *others = rendered.split(self.images.placeholder)
         if len(others) != len(grids):
             raise UserError("the chat template does not place one image placeholder per picture")
-        expanded = [self._pictures.expansion(grid) + text for grid, text in zip(grids, others)]
+        expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
         ids = self._encode_pieces("".join([first, *expanded]).split(mark))
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
@@ -187,7 +189,7 @@ def chat_template(folder: str | pathlib.Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(folder / name).get("chat_template")
+        template = read_optional_json(folder / name).get("chat_template")
         if isinstance(template, list):
             template = {t.get("name"): t.get("template") for t in template}.get("default")
         if isinstance(template, str):
@@ -199,7 +201,7 @@ def chat_template(folder: str | pathlib.Path) -> str:
 
 
 def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
-    listed = read_json(folder / "generation_config.json").get("eos_token_id")
+    listed = read_optional_json(folder / "generation_config.json").get("eos_token_id")
     listed = listed if isinstance(listed, list) else [listed]
     ids = [i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)]
     if not ids:

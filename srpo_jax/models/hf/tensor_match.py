@@ -2,7 +2,7 @@
 
 The table is total in both directions: `match` refuses a checkpoint that has a tensor without a
 place, a place without a tensor, a wrong shape or two tensors for one place, and names them all in
-one error. A new family is a module in hf/tables/ and a line in `TABLES`.
+one error. The table is the family's, see its weights.py.
 """
 
 from __future__ import annotations
@@ -10,28 +10,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from types import ModuleType
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec
-from srpo_jax.models.families.internvl import weights as internvl
-from srpo_jax.models.families.llava import weights as llava
-from srpo_jax.models.families.qwen2_5_vl import weights as qwen2_5_vl
-from srpo_jax.models.families.qwen3_vl import weights as qwen3_vl
-from srpo_jax.models.families.smolvlm import weights as smolvlm
-
-# model_type -> module with table(config), SPELLINGS and HEAD. A spelling rewrites the start of a
-# name to the canonical one, which is the Hub's; the first that fits counts.
-TABLES: dict[str, ModuleType] = {
-    "qwen2_5_vl": qwen2_5_vl,
-    "qwen3_vl": qwen3_vl,
-    "smolvlm": smolvlm,
-    "idefics3": smolvlm,
-    "internvl": internvl,
-    "llava": llava,
-    "llava_next": llava,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +26,13 @@ class TensorPlace:
 
 def table(config: ModelConfig) -> tuple[TensorSpec, ...]:
     """Every tensor of the model that `config` describes, with the parameter that it fills."""
-    return tuple(_family(config).table(config))
-
-
-def head_name(config: ModelConfig) -> str:
-    """Canonical name of the output head's tensor."""
-    return _family(config).HEAD
+    return tuple(config.family.tensors(config))
 
 
 def canonical(name: str, config: ModelConfig) -> str:
-    """A tensor's name in the family's canonical spelling; unknown names come back unchanged."""
-    for pattern, replacement in _family(config).SPELLINGS:
+    """A tensor's name in the family's canonical spelling, which is the Hub's; unknown names come
+    back unchanged."""
+    for pattern, replacement in config.family.spellings:
         name, count = re.subn(pattern, replacement, name)
         if count:
             break
@@ -76,7 +54,7 @@ def match(
         for layer in range(entry.layers) if entry.layers is not None else (None,):
             places[entry.name.format(i=layer)] = TensorPlace(entry, layer)
     expected = set(places)
-    head = head_name(config)
+    head = config.family.head
     if head not in places:
         embedding = next(p.entry for p in places.values() if p.entry.param == EMBEDDING)
         places[head] = TensorPlace(embedding, None)
@@ -111,12 +89,3 @@ def shorten(items: Iterable[str], keep: int = 5) -> str:
     items = list(items)
     text = ", ".join(items[:keep])
     return text if len(items) <= keep else f"{text}, ... ({len(items)} in all)"
-
-
-def _family(config: ModelConfig) -> ModuleType:
-    if config.model_type not in TABLES:
-        raise UserError(
-            f"model_type {config.model_type!r} has no table of tensor names; "
-            f"supported: {', '.join(sorted(TABLES))}"
-        )
-    return TABLES[config.model_type]

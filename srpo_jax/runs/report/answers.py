@@ -1,4 +1,4 @@
-"""Answers to the same question before and after, side by side with the picture."""
+"""Answers to the same question before and after: which are shown, and what is shown of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srpo_jax.runs.report.html import chip, esc, kind, picture
-from srpo_jax.runs.report.trees import effective_chip, steps_html
+from srpo_jax.runs.report.pictures import picture
+from srpo_jax.runs.report.trees import judged_steps
 
 SHOWN = 8
 
@@ -54,28 +54,28 @@ def _in_turn(pairs: list[tuple], count: int) -> list[tuple]:
 
 def answer_card(
     before: Mapping | None, after: Mapping, image: pathlib.Path | None, names: tuple[str, str]
-) -> str:
-    """One question with its picture and its answers. names: of the two evaluations."""
+) -> dict[str, Any]:
+    """One question with its picture and its answers. names: of the two evaluations.
+
+    {"question", "picture", "facts", "answers": [{"name", "reply", "path_verdict", "reply_verdict",
+    "effective", "steps"}]}.
+    """
     label = {True: "risky together", False: "harmless"}.get(after.get("risky"), "")
-    facts = " &middot; ".join(
-        esc(text.replace("_", " ")) for text in (after.get("category") or "", label) if text
-    )
-    columns = "" if before is None else _answer(names[0], before)
-    columns += _answer(names[1], after)
-    return (
-        f'<article class="card answer"><div class="ask">{picture(image, "picture of the question")}'
-        f'<p class="question">{esc(after["question"])}</p><p class="facts">{facts}</p></div>'
-        f'<div class="columns">{columns}</div></article>'
-    )
+    shown = [] if before is None else [_answer(names[0], before)]
+    return {
+        "question": after["question"],
+        "picture": picture(image),
+        "facts": [text.replace("_", " ") for text in (after.get("category") or "", label) if text],
+        "answers": [*shown, _answer(names[1], after)],
+    }
 
 
-def _answer(name: str, row: Mapping) -> str:
-    steps, reply = row.get("steps") or [], row.get("reply")
-    said = esc(reply) if reply is not None else "<em>never came to a reply</em>"
-    chips = chip("path", row["path_verdict"]) + chip("reply", row["reply_verdict"])
-    return (
-        f'<div class="said"><h3>{esc(name)}</h3><p class="chips">{chips}'
-        f"{effective_chip(row.get('effective'))}</p>"
-        f"{steps_html(steps, row.get('step_verdicts') or [])}"
-        f'<blockquote class="{kind(row["reply_verdict"])}">{said}</blockquote></div>'
-    )
+def _answer(name: str, row: Mapping) -> dict[str, Any]:
+    return {
+        "name": name,
+        "reply": row.get("reply"),
+        "path_verdict": row["path_verdict"],
+        "reply_verdict": row["reply_verdict"],
+        "effective": row.get("effective"),
+        "steps": judged_steps(row.get("steps") or [], row.get("step_verdicts") or []),
+    }

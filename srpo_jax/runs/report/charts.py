@@ -7,10 +7,13 @@ page's CSS classes, so that one drawing serves light and dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from srpo_jax.runs.report.html import esc
+from markupsafe import Markup
+
+from srpo_jax.runs.report.markup import element
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 30
@@ -54,18 +57,21 @@ CHARTS = (
 COLOURS = {"logps/chosen": "c-safe", "logps/rejected": "c-unsafe"}
 
 
-def charts(rows: Sequence[dict]) -> str:
-    """All charts that the metrics have numbers for, as one grid. rows: lines of metrics.jsonl."""
+def charts(rows: Sequence[Mapping]) -> list[dict[str, Any]]:
+    """The charts that the metrics have numbers for. rows: lines of metrics.jsonl.
+
+    Each is {"title", "about", "keys": [(CSS class, label, last value)], "svg"}.
+    """
     drawn = []
     for chart in CHARTS:
         found = [(name, label, _points(rows, name)) for name, label in chart.lines]
         found = [line for line in found if line[2]]
         if found:
             drawn.append(_figure(chart, found))
-    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+    return drawn
 
 
-def _points(rows: Sequence[dict], name: str) -> list[tuple[float, float]]:
+def _points(rows: Sequence[Mapping], name: str) -> list[tuple[float, float]]:
     """(step, value) where the value is a finite number."""
     points = []
     for row in rows:
@@ -112,9 +118,19 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return result
 
 
-def _figure(chart: Chart, found: list) -> str:
-    steps = [step for _, _, points in found for step, _ in points]
-    values = [value for _, _, points in found for _, value in points]
+def _figure(chart: Chart, found: list[tuple[str, str, list]]) -> dict[str, Any]:
+    """A chart with its lines: (metric, label, points) each."""
+    lines = [
+        (COLOURS.get(name, f"c{i}"), title, points) for i, (name, title, points) in enumerate(found)
+    ]
+    keys = [(css, title, label(float(f"{points[-1][1]:.3g}"))) for css, title, points in lines]
+    return {"title": chart.title, "about": chart.about, "keys": keys, "svg": _svg(chart, lines)}
+
+
+def _svg(chart: Chart, lines: list[tuple[str, str, list]]) -> Markup:
+    """lines: (CSS class, label, points)."""
+    steps = [step for _, _, points in lines for step, _ in points]
+    values = [value for _, _, points in lines for _, value in points]
     low, high = (0.0, 1.0) if chart.unit_range else _range(values)
     first, last = min(steps), max(steps)
     span = (last - first) or 1.0
@@ -126,31 +142,18 @@ def _figure(chart: Chart, found: list) -> str:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = _axes(low, high, first, last, x, y)
-    for i, (name, title, points) in enumerate(found):
-        css = COLOURS.get(name, f"c{i}")
+    for css, title, points in lines:
         smooth = chart.smooth and len(points) >= SMOOTH_FROM
         if smooth:
-            parts.append(f'<path class="raw {css}" d="{_path(points, x, y)}"/>')
+            parts.append(element("path", class_=f"raw {css}", d=_path(points, x, y)))
         curve = _smooth(points) if smooth else points
-        parts.append(f'<path class="curve {css}" d="{_path(curve, x, y)}"/>')
+        parts.append(element("path", class_=f"curve {css}", d=_path(curve, x, y)))
         for step, value in points[:: max(1, -(-len(points) // HOVER_POINTS))]:
-            said = esc(f"step {step:g}: {title} {value:.4g}")
-            parts.append(
-                f'<circle class="hover {css}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="5">'
-                f"<title>{said}</title></circle>"
-            )
-    keys = "".join(
-        f'<span class="key {COLOURS.get(name, f"c{i}")}">{esc(title)} '
-        f"<b>{label(float(f'{points[-1][1]:.3g}'))}</b></span>"
-        for i, (name, title, points) in enumerate(found)
-    )
-    about = f"<small>{esc(chart.about)}</small>" if chart.about else ""
-    return (
-        f'<figure class="card chart"><figcaption><h3>{esc(chart.title)}</h3>{about}'
-        f'<div class="keys">{keys}</div></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{esc(chart.title)} by step">'
-        f"{''.join(parts)}</svg></figure>"
-    )
+            said = element("title", f"step {step:g}: {title} {value:.4g}")
+            at = {"cx": f"{x(step):.1f}", "cy": f"{y(value):.1f}"}
+            parts.append(element("circle", said, class_=f"hover {css}", **at, r=5))
+    said = f"{chart.title} by step"
+    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=said)
 
 
 def _range(values: list[float]) -> tuple[float, float]:
@@ -163,34 +166,28 @@ def _range(values: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def _axes(low: float, high: float, first: float, last: float, x, y) -> list[str]:
+def _axes(low: float, high: float, first: float, last: float, x, y) -> list[Markup]:
+    """x, y: from a step and a value to pixels."""
     parts = []
     for value in ticks(low, high):
         at = f"{y(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="0.35em" text-anchor="end">'
-            f"{label(value)}</text>"
-        )
+        parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
+        parts.append(_tick(label(value), "end", x=LEFT - 6, y=at, dy="0.35em"))
     bottom = HEIGHT - BOTTOM
     for step in ticks(first, last, 5):
         if step == int(step):
             at = f"{x(step):.1f}"
-            parts.append(
-                f'<line class="axis" x1="{at}" x2="{at}" y1="{bottom}" y2="{bottom + 4}"/>'
-            )
-            parts.append(
-                f'<text class="tick" x="{at}" y="{bottom + 16}" text-anchor="middle">'
-                f"{step:g}</text>"
-            )
-    parts.append(
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-    )
-    parts.append(
-        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">step</text>'
-    )
+            parts.append(element("line", class_="axis", x1=at, x2=at, y1=bottom, y2=bottom + 4))
+            parts.append(_tick(f"{step:g}", "middle", x=at, y=bottom + 16))
+    parts.append(element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom))
+    parts.append(_tick("step", "end", x=WIDTH - RIGHT, y=HEIGHT - 2))
     return parts
 
 
+def _tick(text: str, anchor: str, **place: Any) -> Markup:
+    return element("text", text, class_="tick", **place, text_anchor=anchor)
+
+
 def _path(points: list[tuple[float, float]], x, y) -> str:
+    """The `d` of a line through the points."""
     return "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in points)

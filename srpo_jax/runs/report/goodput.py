@@ -1,27 +1,24 @@
-"""The report's section on where the time of a run went."""
+"""The report's table of where the time of a run went."""
 
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 from srpo_jax.runs.goodput import MEANING, goodput, line
 from srpo_jax.runs.metrics import duration
-from srpo_jax.runs.report.html import esc
 
 
-def section_of(workdir: pathlib.Path) -> str:
-    """HTML: one line and a table of the parts, largest first; "" for a run without a ledger."""
+def goodput_table(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """{"line": goodput in a sentence, "rows": [(part, time, share, meaning)], largest part first};
+    None for a run without a ledger.
+    """
     found = goodput(workdir)
     if found is None or found["wall"] <= 0:
-        return ""
-    parts = {name: s for name, s in found["parts"].items() if s > 0}
-    rows = "".join(
-        f'<tr><th scope="row">{esc(name)}</th><td>{duration(parts[name])}</td>'
-        f"<td>{parts[name] / found['wall']:.1%}</td><td>{esc(MEANING[name])}</td></tr>"
+        return None
+    parts = {name: seconds for name, seconds in found["parts"].items() if seconds > 0}
+    rows = [
+        (name, duration(parts[name]), f"{parts[name] / found['wall']:.1%}", MEANING[name])
         for name in sorted(parts, key=parts.get, reverse=True)
-    )
-    return (
-        f'<h3 class="sub">Goodput</h3><p class="lead">{esc(line(found))}.</p>'
-        '<div class="card scroll"><table class="rates"><thead><tr><th>part</th><th>time</th>'
-        f"<th>share</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    return {"line": line(found), "rows": rows}

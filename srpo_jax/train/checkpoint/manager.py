@@ -93,7 +93,7 @@ class Checkpoints:
         config: dict[str, Any] | None = None,
     ):
         """keep: newest steps that stay. keep_best: so many stay besides for the best value of
-        `best_metric` (one of checkpoint_keep.BEST_METRICS) among the metrics that they were saved
+        `best_metric` (one of config.sections.BEST_METRICS) among the metrics that they were saved
         with. config: JSON that is stored in every step and read by nobody but people.
 
         With several processes the directory is one that all of them see, and all methods are
@@ -277,7 +277,7 @@ def load_params(
     target: tree of ShapeDtypeStruct with shardings. item: "params", or "master" for the
     float32 values of the trained ones, {path: array}, where there are any.
     step: this one and no other. best: the one with the best value of this metric, one of
-    checkpoint_keep.BEST_METRICS. Errors: UserError when there is none.
+    srpo_jax.config.sections.BEST_METRICS. Errors: UserError when there is none.
     """
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():

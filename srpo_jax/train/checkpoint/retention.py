@@ -8,16 +8,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from srpo_jax.config.sections import BEST_METRICS
 from srpo_jax.train.checkpoint.seal import Damaged, read_meta, steps_in
-
-# What train.best_metric may be, and the sign that makes more of it better.
-BEST_METRICS = {
-    "loss": -1,
-    "srpo/loss_ref": -1,
-    "srpo/loss_exp": -1,
-    "rewards/accuracies": 1,
-    "rewards/margins": 1,
-}
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ the step gets its name, so a step has a seal from the moment that it exists. It 
 any file, also one that would not change what is restored. Checksums of the arrays themselves are
 in meta, see manager.py: they do not depend on how arrays are cut into files.
 
-`python -m srpo_jax.train.checkpoint.seal WORKDIR/checkpoints` says of each step whether it is good.
+`srpo checkpoints check WORKDIR` says of each step whether it is good.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from srpo_jax.files import file_sha256, sync
 
 SEAL = "SEAL"
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
@@ -41,10 +42,8 @@ def write_seal(folder: str | os.PathLike) -> None:
     """Writes STEP/SEAL for the files that are in the folder now. Reads each of them once."""
     folder = pathlib.Path(folder)
     payload = json.dumps({"files": _facts_of(folder, _names(folder))}, sort_keys=True)
-    with open(folder / SEAL, "w", encoding="utf-8") as file:
-        file.write(_signed(payload))
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / SEAL).write_text(_signed(payload), encoding="utf-8")
+    sync(folder / SEAL)
 
 
 def check_files(
@@ -134,9 +133,8 @@ def _facts(path: pathlib.Path) -> list | None:
     """[size, SHA-256] of a file, None for a folder: it counts that there is one."""
     if path.is_dir():
         return None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return [os.fstat(file.fileno()).st_size, digest]
+    digest = file_sha256(path)
+    return [path.stat().st_size, digest]
 
 
 def _signed(payload: str) -> str:
@@ -160,9 +158,8 @@ def _first(names: list[str]) -> str:
     return name + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def main(directory: str) -> int:
+def tell_states(root: pathlib.Path) -> int:
     """Prints one line per step; 0 only if there are steps and all are good."""
-    root = pathlib.Path(directory)
     steps = steps_in(root) if root.is_dir() else []
     bad = 0
     for step in steps:
@@ -177,9 +174,3 @@ def main(directory: str) -> int:
     if not steps:
         print(f"{root}: no checkpoints")
     return 1 if bad or not steps else 0
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m srpo_jax.train.checkpoint.seal WORKDIR/checkpoints")
-    sys.exit(main(sys.argv[1]))

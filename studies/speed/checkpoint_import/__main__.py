@@ -121,10 +121,10 @@ def run_case(folder: str, way: str, mesh: str, dtype: str, sample: bool) -> dict
     import jax.numpy as jnp
 
     from srpo_jax.distributed.mesh import make_mesh
-    from studies.speed.checkpoint_import import ways as import_ways
+    from studies.speed.checkpoint_import.ways import WAYS
 
     fsdp, tensor = MESHES.get(mesh, (DEVICES, 1))
-    run = import_ways.WAYS[way](folder, make_mesh(1, fsdp, tensor), jnp.dtype(dtype))
+    run = WAYS[way](folder, make_mesh(1, fsdp, tensor), jnp.dtype(dtype))
     jax.block_until_ready(jax.device_put(1.0))  # the devices exist before anything is counted
     if sample:
         with Memory() as memory:

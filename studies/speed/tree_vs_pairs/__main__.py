@@ -25,122 +25,14 @@ import resource
 import subprocess
 import sys
 
-import numpy as np
-
 from srpo_jax.errors import UserError
-from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.policy_model import PolicyModel
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.train.losses.objective import Objective
-from studies.speed import timing as measure
-from studies.speed import workload
-from studies.speed.tree_vs_pairs.variants import (
-    PAIRS,
-    Variant,
-    as_arrays,
-    make_loss,
-    pair_groups,
-    rows_variant,
-    tree_variant,
-    unique_groups,
-)
+from studies.speed import timing, workload
+from studies.speed.tree_vs_pairs import sweep
+from studies.speed.tree_vs_pairs.compare import compare
+from studies.speed.tree_vs_pairs.variants import build, program
 from studies.speed.workload import Shape, Width
 
-SEED = 1  # gives the default shape 80 pairs: 10 whole micro-batches (the mean over seeds is 87)
 ALL = ("tree", "pairs", "unique", "8-pairs", "8-tree")
-# Variants of one loss, and which of them the others are compared with, in order of preference.
-SAME_LOSS = (("pairs", "unique", "tree", "tree-dense"), ("8-pairs", "8-tree"))
-
-
-def build(
-    shape: Shape, width: Width, names: tuple[str, ...], *, seed: int = SEED, remat: str = "full"
-):
-    """({name: (Variant, loss function)}, ModelConfig, number of pairs)."""
-    config = workload.model_config(width)
-    tree = workload.random_question(shape, config, seed)
-    pairs = choose_pairs(tree)
-    eight = choose_pairs(tree, pairing="rpo_code", max_pairs=8)
-    makers = {
-        "tree": lambda: tree_variant([tree], [pairs]),
-        "tree-dense": lambda: tree_variant([tree], [pairs]),
-        "pairs": lambda: rows_variant(pair_groups(tree, pairs), 2 * PAIRS + 1),
-        "unique": lambda: rows_variant(unique_groups(tree, pairs), 8),
-        "8-pairs": lambda: rows_variant(pair_groups(tree, eight), 2 * PAIRS + 1),
-        "8-tree": lambda: tree_variant([tree], [eight]),
-    }
-    impl = {"tree": "block", "8-tree": "block", "tree-dense": "xla"}
-    made = {}
-    for name in names:
-        if name not in makers:
-            raise UserError(f"no variant {name!r}; there are {', '.join(makers)}")
-        model = PolicyModel(config, remat=remat, attend=Attend(impl.get(name, "auto")))
-        made[name] = (makers[name](), make_loss(model, Objective()))
-    return made, config, len(pairs)
-
-
-def program(name: str, variant: Variant, loss) -> measure.Program:
-    sizes = [np.size(batch["inputs"]["tokens"]) for batch in variant.batches]
-    shares = [size / sum(sizes) for size in sizes]
-    return measure.Program(name, loss, [as_arrays(b) for b in variant.batches], shares)
-
-
-def compare(
-    shape: Shape,
-    width: Width,
-    names: tuple[str, ...],
-    *,
-    repeat: int,
-    remat: str,
-    quick: bool = False,
-    at_most: int = 0,
-    say=lambda _: None,
-) -> dict:
-    """Everything that is measured in this process, as the JSON object of the last line.
-
-    at_most: run only so many micro-batches of a variant; it then has times but no loss.
-    """
-    made, config, pairs = build(shape, width, names, remat=remat)
-    params = workload.random_params(config)
-    programs = [program(name, *made[name]) for name in names]
-    whole = [p.name for p in programs if not 0 < at_most < len(p.pieces)]
-    for one in programs:
-        one.pieces = one.pieces[: at_most or None]
-        say(f"compiling {one.name}")
-        one.compile(params, quick)
-    baseline = next((p for p in programs if p.name == "tree"), programs[0])
-    times = measure.take_turns(programs, baseline, params, repeat, say)
-    results = {p.name: p.result() for p in programs if p.name in whole}
-    figures = {}
-    for one in programs:
-        variant: Variant = made[one.name][0]
-        figures[one.name] = {
-            "rows": variant.rows,
-            "real_tokens": variant.real_tokens,
-            "padded_tokens": variant.padded_tokens,
-            **times[one.name],
-            **one.memory,
-        }
-        if one.name in results:
-            figures[one.name]["loss"] = results[one.name][0]
-    for group in SAME_LOSS:
-        present = [name for name in group if name in results]
-        for name in present[1:]:
-            (loss, grads), (loss0, grads0) = results[name], results[present[0]]
-            figures[name]["compared_with"] = present[0]
-            figures[name]["loss_difference"] = abs(loss - loss0)
-            figures[name]["gradient_difference"] = float(
-                np.linalg.norm(grads - grads0) / np.linalg.norm(grads0)
-            )
-    return {
-        "benchmark": "tree_vs_pairs",
-        "shape": dataclasses.asdict(shape),
-        "width": dataclasses.asdict(width),
-        "remat": remat,
-        "pairs": pairs,
-        "baseline": baseline.name,
-        "variants": figures,
-        **measure.machine(),
-    }
 
 
 def peak_rss(name: str, shape: Shape, width: Width, remat: str) -> float:
@@ -182,9 +74,6 @@ def report(result: dict) -> str:
     if any("peak_rss_mib" in f for f in result["variants"].values()):
         head.append("MiB RSS")
 
-    def ratio(found: list[float] | None) -> str:
-        return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
-
     rows = []
     for name, f in result["variants"].items():
         difference = [
@@ -199,8 +88,8 @@ def report(result: dict) -> str:
                 f["padded_tokens"],
                 f["wall_s"],
                 f["cpu_s"],
-                ratio(f.get("wall_ratio")),
-                ratio(f.get("cpu_ratio")),
+                timing.ratio(f.get("wall_ratio")),
+                timing.ratio(f.get("cpu_ratio")),
                 f["temp_mib"],
                 f"{f['loss']:.6f}" if "loss" in f else "-",
                 *difference,
@@ -210,7 +99,7 @@ def report(result: dict) -> str:
             rows[-1].append(round(f.get("peak_rss_mib", 0)))
     return (
         f"{result['pairs']} pairs. x: of the baseline {result['baseline']!r}, median (least-"
-        f"largest) of calls that took turns.\n\n{measure.table(head, rows)}"
+        f"largest) of calls that took turns.\n\n{timing.table(head, rows)}"
     )
 
 
@@ -257,9 +146,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.sweep:
-        from studies.speed.tree_vs_pairs import sweep
-
-        measure.finish(sweep.run(quick=args.quick, only=args.points, times=args.times))
+        timing.finish(sweep.run(quick=args.quick, only=args.points, times=args.times))
         return
     shape = workload.chosen(args, workload.QUICK if args.quick else Shape())
     width = workload.QUICK_WIDTH if args.quick else Width()
@@ -267,7 +154,7 @@ def main(argv: list[str]) -> None:
         width = dataclasses.replace(width, **workload.SMALL_TOWER)
     width = workload.chosen(args, width)
     if args.probe:
-        measure.finish({"peak_rss_mib": peak_rss(args.probe, shape, width, args.remat)})
+        timing.finish({"peak_rss_mib": peak_rss(args.probe, shape, width, args.remat)})
         return
 
     def say(line: str) -> None:
@@ -287,7 +174,7 @@ def main(argv: list[str]) -> None:
     if args.rss:
         add_rss(result, argv)
     print(report(result))
-    measure.finish(result)
+    timing.finish(result)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ from srpo_jax.errors import UserError
 from srpo_jax.pack.packing import Budgets
 from srpo_jax.pack.pairs import choose_pairs
 from srpo_jax.pack.tree_layout import layout_tree
-from studies.speed import timing as measure
-from studies.speed import workload
-from studies.speed.tree_vs_pairs import __main__ as tree_vs_pairs
+from studies.speed import timing, workload
 from studies.speed.tree_vs_pairs import svg
+from studies.speed.tree_vs_pairs.compare import compare
 from studies.speed.tree_vs_pairs.variants import count_tokens, pair_groups, unique_groups
 from studies.speed.workload import Shape, Width
 
-FIGURE = pathlib.Path(__file__).parent.parent / "docs" / "figures" / "tree_vs_pairs.svg"
+FIGURE = pathlib.Path(__file__).parents[3] / "docs" / "figures" / "tree_vs_pairs.svg"
 NAMES = ("pairs", "unique", "8-pairs")
 LABELS = ("all pairs", "unique sequences", "8 random pairs")
 QUESTIONS = 8
@@ -97,7 +96,7 @@ def count(shape: Shape, width: Width) -> dict[str, float]:
 
 def clock(shape: Shape, width: Width, quick: bool) -> dict:
     """Measured ratios of CPU and wall seconds, and how well losses and gradients agree."""
-    result = tree_vs_pairs.compare(
+    result = compare(
         shape, width, ("tree", "pairs", "unique"), repeat=2, remat="full", quick=quick
     )["variants"]
     out = {
@@ -148,7 +147,7 @@ def run(*, quick: bool, only: str, times: str) -> dict:
         "questions": QUESTIONS,
         "counts": counts,
         "timed": timed,
-        **measure.machine(),
+        **timing.machine(),
     }
 
 
@@ -180,7 +179,7 @@ def report(counts: dict[str, dict], timed: dict[str, dict]) -> str:
         ]
         for name, c in counts.items()
     ]
-    return measure.table(head, rows)
+    return timing.table(head, rows)
 
 
 def draw(counts: dict[str, dict], timed: dict[str, dict]) -> str:

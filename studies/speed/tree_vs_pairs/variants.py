@@ -20,15 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.errors import UserError
+from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.inputs import causal_row, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import Pair
+from srpo_jax.pack.pairs import Pair, choose_pairs
 from srpo_jax.pack.rows import make_batch
 from srpo_jax.pack.tree import Tree
 from srpo_jax.pack.tree_layout import layout_tree
-from srpo_jax.train.losses.objective import Objective, srpo_loss, target_logps
+from srpo_jax.train.losses.objective import Objective, srpo_loss
+from srpo_jax.train.losses.target_logps import target_logps
+from studies.speed import workload
+from studies.speed.timing import Program
+from studies.speed.workload import Shape, Width
 
+SEED = 1  # gives the default shape 80 pairs: 10 whole micro-batches (the mean over seeds is 87)
 PAIRS = 8  # of a micro-batch: 16 rows
 ROW_MULTIPLE = 16  # rows are padded to the longest row of the question, rounded up to this
 TARGETS = ("target_pos", "target_parent")
@@ -193,3 +200,36 @@ def make_loss(model: PolicyModel, objective: Objective) -> Callable:
 def as_arrays(batch: dict) -> dict:
     """The batch on the device, so that a step does not copy it."""
     return jax.tree.map(jnp.asarray, batch)
+
+
+def build(
+    shape: Shape, width: Width, names: tuple[str, ...], *, seed: int = SEED, remat: str = "full"
+):
+    """({name: (Variant, loss function)}, ModelConfig, number of pairs)."""
+    config = workload.model_config(width)
+    tree = workload.random_question(shape, config, seed)
+    pairs = choose_pairs(tree)
+    eight = choose_pairs(tree, pairing="rpo_code", max_pairs=8)
+    makers = {
+        "tree": lambda: tree_variant([tree], [pairs]),
+        "tree-dense": lambda: tree_variant([tree], [pairs]),
+        "pairs": lambda: rows_variant(pair_groups(tree, pairs), 2 * PAIRS + 1),
+        "unique": lambda: rows_variant(unique_groups(tree, pairs), 8),
+        "8-pairs": lambda: rows_variant(pair_groups(tree, eight), 2 * PAIRS + 1),
+        "8-tree": lambda: tree_variant([tree], [eight]),
+    }
+    impl = {"tree": "block", "8-tree": "block", "tree-dense": "xla"}
+    made = {}
+    for name in names:
+        if name not in makers:
+            raise UserError(f"no variant {name!r}; there are {', '.join(makers)}")
+        model = PolicyModel(config, remat=remat, attend=Attend(impl.get(name, "auto")))
+        made[name] = (makers[name](), make_loss(model, Objective()))
+    return made, config, len(pairs)
+
+
+def program(name: str, variant: Variant, loss: Callable) -> Program:
+    """The variant as what timing.py calls."""
+    sizes = [np.size(batch["inputs"]["tokens"]) for batch in variant.batches]
+    shares = [size / sum(sizes) for size in sizes]
+    return Program(name, loss, [as_arrays(b) for b in variant.batches], shares)

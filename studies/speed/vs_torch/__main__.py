@@ -29,9 +29,8 @@ import tempfile
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.registry import family, load_model_config
-from studies.speed import timing as measure
-from studies.speed import workload
+from srpo_jax.models.registry import load_model_config
+from studies.speed import timing, workload
 from studies.speed.workload import Shape, Width
 
 SEED = 1
@@ -43,7 +42,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 class Remote:
-    """A variant in a process of its own; the interface of measure.Program."""
+    """A variant in a process of its own; the interface of timing.Program."""
 
     def __init__(self, name: str, argv: list[str], folder: str):
         self.name = name
@@ -62,7 +61,7 @@ class Remote:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
-        self.calls: list[measure.Call] = []
+        self.calls: list[timing.Call] = []
         self.about = self._read()
         self.pieces = range(self.about["pieces"])
 
@@ -78,13 +77,13 @@ class Remote:
         return self._read()
 
     def call(self, _=None) -> None:
-        self.calls.append(measure.Call(**self.ask("call")))
+        self.calls.append(timing.Call(**self.ask("call")))
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
-    seconds = measure.Program.seconds
+    seconds = timing.Program.seconds
 
 
 def work(name: str, folder: pathlib.Path, args: argparse.Namespace, shape: Shape) -> None:
@@ -118,7 +117,7 @@ def _torch_program(folder, config, tree, shape, pairs, args):
     grid = workload.picture_grid(shape, config)
     # Our prompts hold patches in the order of the tower; transformers takes the processor's.
     pixels = np.empty_like(tree.prompt.patches)
-    pixels[family(config).image_layout(grid, config).order] = tree.prompt.patches
+    pixels[config.family.image_layout(grid, config).order] = tree.prompt.patches
     program = Pairwise(
         folder,
         tree,
@@ -154,7 +153,7 @@ def _jax_program(folder, config, tree, shape, pairs, args):
     # The frozen parameters travel with the batch: they have no gradient.
     pieces = [{"batch": variants.as_arrays(b), "frozen": frozen} for b in variant.batches]
 
-    class Tree(measure.Program):
+    class Tree(timing.Program):
         def call(self, _=None) -> None:
             super().call(params)
 
@@ -206,7 +205,7 @@ def compare(args: argparse.Namespace, argv: list[str], shape: Shape, width: Widt
             for name in args.only.split(","):
                 say(f"starting {name}")
                 programs.append(Remote(name, argv, folder))
-            times = measure.take_turns(programs, programs[0], {}, args.repeat, say)
+            times = timing.take_turns(programs, programs[0], {}, args.repeat, say)
             figures = {p.name: p.about | times[p.name] | p.ask("result") for p in programs}
         finally:
             for one in programs:
@@ -223,7 +222,7 @@ def compare(args: argparse.Namespace, argv: list[str], shape: Shape, width: Widt
         "torch_attention": args.torch_attention,
         "baseline": programs[0].name,
         "variants": figures,
-        **measure.machine(),
+        **timing.machine(),
     }
 
 
@@ -244,9 +243,6 @@ def report(result: dict) -> str:
         "loss",
     ]
 
-    def ratio(found: list[float] | None) -> str:
-        return f"{found[1]} ({found[0]}-{found[2]})" if found else "1"
-
     rows = [
         [
             name,
@@ -256,8 +252,8 @@ def report(result: dict) -> str:
             f["padded_tokens"],
             f["wall_s"],
             f["cpu_s"],
-            ratio(f.get("wall_ratio")),
-            ratio(f.get("cpu_ratio")),
+            timing.ratio(f.get("wall_ratio")),
+            timing.ratio(f.get("cpu_ratio")),
             f["pairs_per_second"],
             f["peak_rss_mib"],
             f"{f['loss']:.6f}",
@@ -266,7 +262,7 @@ def report(result: dict) -> str:
     ]
     return (
         f"torch attention {result['torch_attention']}, remat {result['remat']} on both sides. "
-        f"x: of {result['baseline']!r}, median (least-largest).\n\n{measure.table(head, rows)}"
+        f"x: of {result['baseline']!r}, median (least-largest).\n\n{timing.table(head, rows)}"
     )
 
 
@@ -309,7 +305,7 @@ def main(argv: list[str]) -> None:
         return
     result = compare(args, argv, shape, width)
     print(report(result))
-    measure.finish(result)
+    timing.finish(result)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def write_checkpoint(folder: pathlib.Path, config: ModelConfig, seed: int = 0) -
 
 
 class Pairwise:
-    """The step over all `pairs`, `at_once` in a micro-batch; the interface of measure.Program."""
+    """The step over all `pairs`, `at_once` in a micro-batch; the interface of timing.Program."""
 
     def __init__(
         self,

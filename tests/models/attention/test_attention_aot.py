@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, plain_environment
 
 # name: topology, (data, fsdp, tensor), rows, kind, peak MiB forward and forward + backward. Kinds:
 # the 7B's trees, its vision tower (16 heads of 80, one frame of 4096 patches), and 13 tiles of
@@ -51,7 +50,7 @@ def test_kernels_compile(case):
     results and a copy of the smaller ones. One head's scores in bfloat16 would be 128 MiB."""
     root = str(ROOT)
     env = dict(
-        os.environ,
+        plain_environment(),
         JAX_PLATFORMS="cpu",
         PYTHONPATH=root,
         TPU_SKIP_MDS_QUERY="1",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo_jax.config.check import RULES
+from srpo_jax.config.fields import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.remat import POLICIES, check_host_memory
@@ -105,6 +105,6 @@ def test_offload_needs_host_memory():
 
 
 def test_settings_and_policies_agree():
-    assert set(RULES["model.remat"].words) == set(POLICIES)
+    assert set(FIELDS["model.remat"].rule.words) == set(POLICIES)
     with pytest.raises(ValueError, match="remat must be one of"):
         PolicyModel(CONFIG, remat="some").init(jax.random.key(0), {})

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import CLASS_DEFAULTS
 from srpo_jax.models.blocks.image_layout import NEWLINE
+from srpo_jax.models.blocks.text_config import CLASS_DEFAULTS
 from srpo_jax.models.families.llava import model as llava
 from srpo_jax.models.hf import tensor_match as names
 from srpo_jax.models.registry import load_model_config

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.image_layout import merged_rows_and_columns, patch_positions
+from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
 from srpo_jax.models.families.qwen3_vl.model import image_layout, table_entries
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows

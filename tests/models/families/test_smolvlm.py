@@ -120,7 +120,7 @@ def folder(tmp_path_factory):
 def test_tiles_are_always_full(folder, size, longest, resize, splitting):
     """So a patch's position is its place in the tile: the processor never makes a partial tile."""
     processor = Processor.from_dir(folder)
-    images = processor._pictures._process
+    images = processor.images.process
     images.do_resize, images.do_image_splitting = resize, splitting
     images.size = type(images.size)(longest_edge=longest)
     out = images(images=[[Image.new("RGB", size)]], return_tensors="np")
@@ -128,7 +128,7 @@ def test_tiles_are_always_full(folder, size, longest, resize, splitting):
     patches, grid = processor.image(Image.new("RGB", size))
     layout = image_layout(grid, processor.config)
     assert patches.shape == (len(layout.order), processor.config.vision.patch_dim)
-    text = processor._pictures.expansion(grid)
+    text = processor.images.expansion(grid)
     assert text.count("<image>") == len(layout.token_index) == layout.features
     if not splitting:
         assert grid == (0, 0)

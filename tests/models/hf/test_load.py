@@ -184,7 +184,7 @@ def test_sharded_loading_and_export(tmp_path):
         from srpo_jax.models.hf import stream
         from srpo_jax.export.hf_checkpoint import export_checkpoint
         from srpo_jax.models.hf.load import load_params
-        from srpo_jax.models.families import load_model_config
+        from srpo_jax.models.registry import load_model_config
 
         mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
         config = load_model_config({str(folder)!r})

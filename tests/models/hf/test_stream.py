@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from srpo_jax.config.load import REPOSITORY
 from srpo_jax.models.blocks.tensor_spec import TensorSpec, linear, plain, vector
 from srpo_jax.models.hf import stream
 from srpo_jax.models.hf.load import read_header
 from srpo_jax.models.hf.stream import Stream
+from tests.support import ROOT
 
 ENTRIES = {
     "rows": plain("p", "t", (40, 6)),
@@ -155,7 +155,7 @@ def test_the_benchmark_ends_with_its_ratios(tmp_path):
             "--repeats=1",
             f"--folder={tmp_path}",
         ],
-        cwd=REPOSITORY,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from srpo_jax.train.checkpoint.seal import main as look
+from srpo_jax.train.checkpoint.seal import tell_states as look
 from tests.support import ROOT, SUPPORT
 
 SCRIPT = SUPPORT / "checkpoint_run.py"
@@ -56,7 +56,7 @@ def test_one_state_on_any_number_of_processes_and_any_mesh(tmp_path):
         sums.append(found["sums"])
     assert sums[0] == sums[1] == sums[2]
     assert len({fact[2] for fact in sums[0].values()}) == len(sums[0]) == 5
-    assert look(str(folder)) == 0
+    assert look(folder) == 0
 
 
 def test_all_processes_skip_what_one_of_them_finds_damaged(tmp_path):
@@ -71,7 +71,7 @@ def test_all_processes_skip_what_one_of_them_finds_damaged(tmp_path):
     assert step == 2 and reason.endswith("is not what was saved")
     assert said.count(f"checkpoint {folder / '2'} skipped: {reason}") == 1
     assert (folder.with_name("c-damaged") / "2.0").is_dir()
-    assert look(str(folder)) == 0
+    assert look(folder) == 0
 
 
 def test_a_full_disk_stops_all_processes_at_the_same_step(small_disk):  # noqa: F811
@@ -79,4 +79,4 @@ def test_a_full_disk_stops_all_processes_at_the_same_step(small_disk):  # noqa: 
     folder = small_disk / "c"
     found, _ = run(folder, 2, 4, "1,4,2", "fill", "restore")
     assert found["errno"] == errno.ENOSPC and found["step"] == found["tried"] - 1 >= 1
-    assert look(str(folder)) == 0
+    assert look(folder) == 0

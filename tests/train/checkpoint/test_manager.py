@@ -156,12 +156,12 @@ def test_damage_is_named_by_step_and_file(folder, capsys):
     shutil.copytree(step, folder.parent / "good")
     for reason, damage in DAMAGE.items():
         damage(step)
-        assert checkpoint_files.main(str(folder)) == 1
+        assert checkpoint_files.tell_states(folder) == 1
         said = capsys.readouterr().out
         assert f"{step}: damaged: {reason}\n" in said and f"{folder / '2'}: good" in said
         shutil.rmtree(step)
         shutil.copytree(folder.parent / "good", step)
-    assert checkpoint_files.main(str(folder)) == 0
+    assert checkpoint_files.tell_states(folder) == 0
 
 
 def test_all_that_is_damaged_is_skipped_by_name(folder, capsys):
@@ -228,7 +228,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert half.exists() and checkpoint_files.main(str(folder)) == 0
+    assert half.exists() and checkpoint_files.tell_states(folder) == 0
     state = make_state(2, 2048)
     assert same(restore(folder, target_of(state)), state)
     assert not half.exists()
@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_during_a_save(small_disk, monkeypatch):
             for step in range(1, 9):
                 checkpoints.save(state._replace(step=jnp.int32(step)), RUN)
     assert caught.value.errno == errno.ENOSPC
-    assert checkpoint_files.main(str(folder)) == 0
+    assert checkpoint_files.tell_states(folder) == 0
     newest = checkpoint_files.steps_in(folder)[-1]
     with Checkpoints(folder, keep=1) as checkpoints:
         found, _ = checkpoints.restore(target_of(state), lambda run: None)

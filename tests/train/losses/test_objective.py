@@ -1,23 +1,19 @@
-"""The objective: published values, stability at both ends, metrics, and target log-probs."""
-
-import functools
+"""The objective: published values, stability at both ends, metrics, the reference policy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srpo_jax.errors import UserError
 from srpo_jax.train.losses.objective import (
     PAIR_METRICS,
     Objective,
     finish_metrics,
-    log1mexp,
-    log_odds,
     needs_reference_policy,
-    pair_terms,
     srpo_loss,
-    target_logps,
 )
+from srpo_jax.train.losses.pairwise import LOSSES, PairLoss, Pairs, log_odds, odds_ratio
 
 # chosen, rejected (mean log-probs), log odds ratio, -log sigmoid, 0.3 * that - chosen; float64.
 VECTORS = [
@@ -44,64 +40,39 @@ def _batch(chosen, rejected, lengths=(1, 1), weight=1.0):
     return logps, batch
 
 
+def _loss(*args):
+    return srpo_loss(*args)[0]
+
+
 @pytest.mark.parametrize("chosen, rejected, ratio, term, total", VECTORS)
 def test_published_vectors_to_six_decimals(chosen, rejected, ratio, term, total):
     """log odds ratio, -log sigmoid and the total with lambda 0.3, also with 3 and 5 tokens."""
-    one = jnp.ones(1)
-    loss, margin = pair_terms(Objective(), chosen * one, rejected * one, one, one)
-    assert margin[0] == pytest.approx(ratio, abs=1e-6)
-    assert loss[0] == pytest.approx(term, abs=1e-6)
+    pairs = Pairs(jnp.float32(chosen), jnp.float32(rejected))
+    assert log_odds(pairs.chosen) - log_odds(pairs.rejected) == pytest.approx(ratio, abs=1e-6)
+    assert odds_ratio(pairs, 0.1, 0.5) == pytest.approx(term, abs=1e-6)
     for lengths in ((1, 1), (3, 5)):
         value, metrics = srpo_loss(*_batch(chosen, rejected, lengths), Objective())
         assert value == pytest.approx(total, abs=1e-6)
         assert metrics["loss_ref"] == pytest.approx(-chosen, abs=1e-6)
 
 
-def test_equal_to_rpos_arithmetic_in_float64():
-    """RPO's odds_ratio_loss, rewritten in float64: (c-r) - (log1p(-e^c) - log1p(-e^r))."""
-    rng = np.random.default_rng(0)
-    c, r = -np.exp(rng.uniform(-4, 4, (2, 500)))
-    want = (c - r) - (np.log1p(-np.exp(c)) - np.log1p(-np.exp(r)))
-    loss, margin = pair_terms(
-        Objective(), *(jnp.asarray(x, jnp.float32) for x in (c, r, np.ones(500), np.ones(500)))
-    )
-    np.testing.assert_allclose(margin, want, rtol=2e-6, atol=2e-5)
-    np.testing.assert_allclose(loss, np.logaddexp(0, -want), rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "f, slope", [(log1mexp, lambda x: -1 / np.expm1(-x)), (log_odds, lambda x: -1 / np.expm1(x))]
-)
-def test_values_and_gradients_are_finite_at_both_ends(f, slope):
-    """At -1e-8, 0 and -1e4 (and a nan-prone border): finite; elsewhere the exact derivative."""
-    ends = jnp.asarray([-1e-8, 0.0, -1e4, -1e-7, -np.log(2), -1e30], jnp.float32)
-    assert np.isfinite(f(ends)).all()
-    assert np.isfinite(jax.vmap(jax.grad(f))(ends)).all()
-    inside = np.asarray([-1e-3, -0.3, -0.6931, -0.7, -2, -20, -80], np.float32)
-    np.testing.assert_allclose(jax.vmap(jax.grad(f))(inside), slope(np.float64(inside)), rtol=1e-4)
-
-
-def _value_and_grad(logps, batch, objective, frozen):
-    return jax.value_and_grad(lambda x: srpo_loss(x, batch, objective, frozen)[0])(logps)
-
-
 @pytest.mark.parametrize("logp", [-1e-8, 0.0, -1e4])
-@pytest.mark.parametrize("contrast", ["odds_ratio", "dpo", "simpo", "ipo"])
+@pytest.mark.parametrize("contrast", LOSSES)
 def test_loss_and_gradient_are_finite_at_both_ends(logp, contrast):
     """A side that is certain, or as good as impossible, gives a finite loss and gradient."""
     objective = Objective(contrast=contrast)
     for sides in ((logp, -1.0), (-1.0, logp), (logp, logp)):
         logps, batch = _batch(*sides)
-        loss, grad = _value_and_grad(logps, batch, objective, logps)
+        loss, grad = jax.value_and_grad(_loss)(logps, batch, objective, logps)
         assert np.isfinite(loss) and np.isfinite(grad).all()
 
 
 def test_losses_push_the_chosen_up_and_the_rejected_down():
     """The sign of the gradient, for every contrast."""
     logps, batch = _batch(-1.5, -1.0)
-    for contrast in ("odds_ratio", "dpo", "simpo", "ipo"):
+    for contrast in LOSSES:
         objective = Objective(contrast=contrast, ref_coef=0.0)
-        _, grad = _value_and_grad(logps, batch, objective, logps - 0.1)
+        grad = jax.grad(_loss)(logps, batch, objective, logps - 0.1)
         assert grad[0, 0] < 0 < grad[0, 1]
 
 
@@ -164,8 +135,9 @@ def test_padding_and_missing_pairs_change_nothing():
         },
     }
     longer = np.pad(logps, ((0, 0), (0, 3)), constant_values=-7)
-    run = jax.value_and_grad(lambda x, b: srpo_loss(x, b, Objective())[0])
-    (want, want_grad), (got, grad) = run(logps, batch), run(longer, padded)
+    run = jax.value_and_grad(_loss)
+    want, want_grad = run(logps, batch, Objective())
+    got, grad = run(longer, padded, Objective())
     assert got == want
     np.testing.assert_array_equal(grad, np.pad(want_grad, ((0, 0), (0, 3))))
     none = {**batch, "pair_weight": np.zeros((1, 1), np.float32)}
@@ -176,103 +148,20 @@ def test_padding_and_missing_pairs_change_nothing():
 
 def test_reference_policy_is_asked_for_exactly_where_needed():
     """DPO and IPO need it, and say so when it is missing; unknown switches are refused."""
-    needed = [
-        c
-        for c in ("odds_ratio", "dpo", "simpo", "ipo")
-        if needs_reference_policy(Objective(contrast=c))
-    ]
+    needed = [name for name in LOSSES if needs_reference_policy(Objective(contrast=name))]
     assert needed == ["dpo", "ipo"]
     assert not needs_reference_policy(Objective(contrast="dpo", lambda_exp=0.0))
     with pytest.raises(ValueError, match="reference policy"):
         srpo_loss(*_batch(-1.0, -2.0), Objective(contrast="ipo"))
-    for wrong in ({"contrast": "orpo"}, {"normalise": "avg"}):
-        with pytest.raises(ValueError, match="is not one of"):
-            Objective(**wrong)
+    with pytest.raises(UserError, match="objective.contrast='orpo' does not exist"):
+        Objective(contrast="orpo")
+    with pytest.raises(ValueError, match="is not one of"):
+        Objective(normalise="avg")
 
 
-def _random_targets(rng, b, t, d, v, n):
-    batch = {
-        "tokens": rng.integers(0, v - 3, (b, t)).astype(np.int32),
-        "target_pos": rng.integers(0, t, (b, n)).astype(np.int32),
-        "target_parent": rng.integers(0, t, (b, n)).astype(np.int32),
-    }
-    hidden = rng.standard_normal((b, t, d)).astype(np.float32)
-    return hidden, rng.standard_normal((d, v)).astype(np.float32), batch
-
-
-@pytest.mark.parametrize("chunk", [5, 7, 14, 512])
-@pytest.mark.parametrize("valid_vocab", [None, 17])
-def test_target_logps_equal_full_logits(chunk, valid_vocab):
-    """Any chunk, dividing or not: the log-softmax of the parent's logits; gradients too."""
-    hidden, head, batch = _random_targets(np.random.default_rng(1), 2, 9, 6, 20, 14)
-    cts = np.random.default_rng(2).standard_normal((2, 14)).astype(np.float32)
-
-    def full(hidden, head):
-        logits = (hidden @ head)[:, :, :valid_vocab]
-        rows = np.arange(2)[:, None]
-        labels = batch["tokens"][rows, batch["target_pos"]]
-        return jax.nn.log_softmax(logits)[rows, batch["target_parent"], labels]
-
-    want, pull = jax.vjp(full, hidden, head)
-    got, pull_chunked = jax.vjp(
-        functools.partial(target_logps, batch=batch, chunk=chunk, valid_vocab=valid_vocab),
-        hidden,
-        head,
-    )
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    for a, b in zip(pull_chunked(cts), pull(cts)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_target_logps_never_hold_all_logits():
-    """bfloat16 states: float32 log-probs; no buffer of [B, N, V], forward or backward."""
-    hidden, head, batch = _random_targets(np.random.default_rng(3), 2, 9, 6, 40, 64)
-    hidden, head = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head)
-    logps = functools.partial(target_logps, batch=batch, chunk=16)
-    assert logps(hidden, head).dtype == jnp.float32
-    text = (
-        jax.jit(jax.grad(lambda h, w: logps(h, w).sum(), argnums=(0, 1)))
-        .lower(hidden, head)
-        .compile()
-        .as_text()
-    )
-    assert "f32[2,16,40]" in text and "f32[2,64,10]" in text
-    assert not any(f"[{shape}]" in text for shape in ("2,64,40", "4,2,16,40"))
-
-
-@pytest.mark.parametrize("axis", [None, "tensor"])
-def test_target_logps_peak_is_a_few_chunks_of_logits(axis):
-    """Temporaries of loss and gradients: below four chunks of float32 logits, and four times the
-    targets add states, not logits; also under shard_map with the vocabulary on a mesh axis."""
-    d, v, chunk = 8, 8192, 64
-    mesh = jax.make_mesh((1,), ("tensor",), (jax.sharding.AxisType.Auto,))
-    split = jax.sharding.PartitionSpec(None, axis)
-    whole = jax.sharding.PartitionSpec()
-
-    def temporaries(n):
-        def loss(hidden, head, batch):
-            run = functools.partial(target_logps, chunk=chunk, vocab_axis=axis)
-            if axis:
-                run = jax.shard_map(run, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole)
-            return run(hidden, head, batch).sum()
-
-        ints = jax.ShapeDtypeStruct((1, n), jnp.int32)
-        batch = {name: ints for name in ("tokens", "target_pos", "target_parent")}
-        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, n, d), (d, v))]
-        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays, batch).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    few, many = temporaries(256), temporaries(1024)
-    assert max(few, many) < 4 * chunk * v * 4
-    assert many - few < 16 * (1024 - 256) * d * 4
-
-
-def test_the_heads_gradient_is_summed_in_float32():
-    """4096 targets in bfloat16: each entry is the exact sum rounded once, whatever the chunk."""
-    rng = np.random.default_rng(4)
-    hidden, head, batch = _random_targets(rng, 1, 4096, 4, 16, 4096)
-    hidden, head = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16)
-    run = jax.grad(lambda w, x, chunk: target_logps(x, w, batch, chunk=chunk).sum())
-    exact = run(head.astype(jnp.float32), hidden.astype(jnp.float32), 4096)
-    got = np.asarray(run(head, hidden, 64), np.float32)
-    assert np.linalg.norm(got - exact) < 4e-3 * np.linalg.norm(exact)
+def test_a_loss_gives_one_number_for_each_pair(monkeypatch):
+    """A loss of one's own that takes the mean itself is refused: it would be weighted wrongly."""
+    mean = PairLoss(lambda pairs, beta, gamma: jnp.mean(pairs.rejected - pairs.chosen))
+    monkeypatch.setitem(LOSSES, "mean", mean)
+    with pytest.raises(UserError, match="contrast='mean' gives losses of shape"):
+        srpo_loss(*_batch(-1.0, -2.0), Objective(contrast="mean"))

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, one_line, read_json
+from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.families.llava.images import flat_patches
 
@@ -20,25 +20,25 @@ VIDEO = ("video_token", "<video>")
 
 
 class Images:
-    """The image processor of a checkpoint folder, and how its chat text shows pictures.
+    """See blocks/image_layout.Images. Raises UserError if the processor cannot be loaded or
+    contradicts config.json."""
 
-    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
-    placeholder's, that must never be sampled.
-    Raises UserError if the processor cannot be loaded or contradicts config.json.
-    """
+    # The released files say crop_to_patches false; transformers' InternVLProcessor passes true at
+    # every call, and that is how the models were trained.
+    call = {"crop_to_patches": True}
 
     def __init__(self, folder, config: ModelConfig, tokenizer):
         from transformers import GotOcr2ImageProcessorPil
 
         self.config = config
-        self._process = loaded(folder, "image processor", GotOcr2ImageProcessorPil.from_pretrained)
-        vision, size = config.vision, self._process.size
+        self.process = loaded(folder, "image processor", GotOcr2ImageProcessorPil.from_pretrained)
+        vision, size = config.vision, self.process.size
         if (size.height, size.width) != (vision.image_size, vision.image_size):
             raise UserError(
                 f"{folder}: preprocessor_config.json makes tiles of {size.height} x {size.width} "
                 f"pixels, config.json needs {vision.image_size} x {vision.image_size}"
             )
-        settings = read_json(pathlib.Path(folder) / "processor_config.json")
+        settings = read_optional_json(pathlib.Path(folder) / "processor_config.json")
         length = settings.get("image_seq_length", vision.tile_features)
         if length != vision.tile_features:
             raise UserError(
@@ -62,9 +62,7 @@ class Images:
         Raises UserError if the picture has a shape that the processor refuses.
         """
         try:
-            # The released files say crop_to_patches false; transformers' InternVLProcessor passes
-            # true at every call, and that is how the models were trained.
-            out = self._process(picture, return_tensors="np", crop_to_patches=True)
+            out = self.process(picture, return_tensors="np", **self.call)
         except ValueError as error:
             size = f"{picture.width}x{picture.height}"
             raise UserError(f"picture of {size} pixels: {one_line(error)}") from error
@@ -73,8 +71,8 @@ class Images:
 
     def grid(self, width: int, height: int) -> Grid:
         """The grid of a picture of this size, by transformers' own rule."""
-        count = self._process.get_number_of_image_patches
-        return (count(height, width, {"crop_to_patches": True}),)
+        count = self.process.get_number_of_image_patches
+        return (count(height, width, self.call),)
 
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""

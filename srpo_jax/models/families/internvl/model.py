@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, Reader, TextConfig, read_text
-from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, text_positions
-from srpo_jax.models.blocks.tiled_vit import TileConfig, TileTower, tile_layout
-
-Tower = TileTower
-positions = text_positions
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
+from srpo_jax.models.blocks.text_config import Reader, TextConfig, read_text
+from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 SHUFFLE = 2  # side of the square of patches that becomes one token: 1 / downsample_ratio
 
 
-def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     root = Reader(where, raw)
     root.only("downsample_ratio", 1 / SHUFFLE)
@@ -31,7 +29,8 @@ def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
     root.only("vision_feature_select_strategy", "default")
     text = _read_text(where, raw)
     vision = _read_vision(f"{where} (vision_config)", root("vision_config"))
-    return ModelConfig("internvl", text, vision, image_token_id=int(root("image_token_id")))
+    image_token = int(root("image_token_id"))
+    return ModelConfig(raw["model_type"], text, vision, image_token, family=family)
 
 
 def _read_text(where: str, raw: dict[str, Any]) -> TextConfig:

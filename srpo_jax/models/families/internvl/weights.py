@@ -13,6 +13,13 @@ SPELLINGS = (
     (r"^model\.language_model\.", "language_model.model."),
     (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
 )
+# (start of such a name, what it is in transformers' model); the first counts.
+IN_MEMORY = (
+    ("vision_tower.vision_model.", "model.vision_tower."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("language_model.model.", "model.language_model."),
+)
 TOWER, PROJECTOR = "vision_tower.", "multi_modal_projector."
 
 
@@ -21,7 +28,7 @@ def table(config: ModelConfig) -> list[TensorSpec]:
     v, out = config.vision, config.text.hidden_size
     wide = v.hidden_size * v.shuffle**2
     return [
-        *decoder(config, "language_model.model.", HEAD),
+        *decoder(config.text, "language_model.model.", HEAD),
         *_embeddings(v),
         *_blocks(v),
         *norm("vision/projector/norm", PROJECTOR + "layer_norm", wide),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, one_line, read_json
+from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.families.llava.model import image_layout, read_pinpoints
 
@@ -24,23 +25,20 @@ LONGEST = 200
 
 
 class Images:
-    """The image processor of a checkpoint folder, and how its chat text shows pictures.
-
-    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
-    placeholder's, that must never be sampled.
-    Raises UserError if the processor cannot be loaded or contradicts config.json.
-    """
+    """See blocks/image_layout.Images. Raises UserError if the processor cannot be loaded or
+    contradicts config.json."""
 
     suppress: frozenset[int] = frozenset()
+    call: dict[str, Any] = {}
 
     def __init__(self, folder: str | pathlib.Path, config: ModelConfig, tokenizer):
         self.config = config
         folder = pathlib.Path(folder)
-        settings = read_json(folder / "processor_config.json")
-        self._process = _image_processor(folder, config, settings)
+        settings = read_optional_json(folder / "processor_config.json")
+        self.process = _image_processor(folder, config, settings)
         if config.vision.pinpoints:
             where = f"{folder}: preprocessor_config.json"
-            theirs = self._process.image_grid_pinpoints
+            theirs = self.process.image_grid_pinpoints
             if read_pinpoints(where, theirs, config.vision) != config.vision.pinpoints:
                 raise UserError(f"{where} has other image_grid_pinpoints than config.json")
         _check_tile_tokens(folder, config, settings)
@@ -65,7 +63,7 @@ class Images:
         vision, size = self.config.vision, f"{picture.width}x{picture.height}"
         grid = self.grid(*picture.size)
         try:
-            out = self._process(picture, return_tensors="np")
+            out = self.process(picture, return_tensors="np")
         except ValueError as error:
             raise UserError(f"picture of {size} pixels: {one_line(error)}") from error
         pixels = np.asarray(out["pixel_values"], np.float32)
@@ -104,7 +102,9 @@ def _image_processor(folder: pathlib.Path, config: ModelConfig, settings: dict):
     import transformers
 
     # transformers 5 saves it inside processor_config.json, and reads it from there first.
-    saved = settings.get("image_processor") or read_json(folder / "preprocessor_config.json")
+    saved = settings.get("image_processor") or read_optional_json(
+        folder / "preprocessor_config.json"
+    )
     kind = str(saved.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
     known = IMAGE_PROCESSORS[config.model_type]
     if saved and kind not in known:

@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, Reader, read_text
-from srpo_jax.models.blocks.image_layout import NEWLINE, Grid, ImageLayout, text_positions
-from srpo_jax.models.blocks.tiled_vit import TileConfig, TileTower, tile_layout
-
-Tower = TileTower
-positions = text_positions
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.image_layout import NEWLINE, Grid, ImageLayout
+from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 # What these files mean when they leave a key out: the class defaults of transformers' LlavaConfig
 # and LlavaNextConfig (ROOT), LlavaNextConfig (PINPOINTS) and CLIPVisionConfig (VISION). A test
-# compares them. The decoder's are in models/config.py.
+# compares them. The decoder's are in blocks/text_config.py.
 ROOT_DEFAULTS: dict[str, Any] = {
     "projector_hidden_act": "gelu",
     "vision_feature_select_strategy": "default",
@@ -58,7 +56,7 @@ class VisionConfig(TileConfig):
     pinpoints: tuple[tuple[int, int], ...] = ()
 
 
-def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     if "text_config" not in raw:  # `model_type` of the authors' own files is "llava" too
         raise UserError(f"{where}: no text_config; use a converted checkpoint (llava-hf/...)")
@@ -80,6 +78,7 @@ def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
         text,
         _read_vision(where, raw, root),
         image_token_id=int(root("image_token_index", "image_token_id")),
+        family=family,
     )
 
 

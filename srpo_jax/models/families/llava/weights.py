@@ -24,11 +24,18 @@ SPELLINGS = (
     (r"^(model\.)?language_model\.(model\.)?", "language_model.model."),
     (r"^model\.(multi_modal_projector\.|image_newline$)", r"\1"),
 )
+# (start of such a name, what it is in transformers' model); the first counts.
+IN_MEMORY = (
+    ("vision_tower.vision_model.", "model.vision_tower."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("language_model.model.", "model.language_model."),
+)
 
 
 def table(config: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the checkpoint."""
-    entries = decoder(config, "language_model.model.", HEAD) + _tower(config.vision)
+    entries = decoder(config.text, "language_model.model.", HEAD) + _tower(config.vision)
     entries += _projector(config.vision, config.text.hidden_size)
     if config.vision.newline:
         shape = (config.text.hidden_size,)

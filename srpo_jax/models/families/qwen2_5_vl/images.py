@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, one_line
+from srpo_jax.models.blocks.hf_folder import loaded
 
 Grid = tuple[int, int, int]
 
 
 class Images:
-    """The image processor of a checkpoint folder, and how its chat text shows pictures.
+    """See blocks/image_layout.Images. Raises UserError if the processor cannot be loaded or
+    contradicts config.json."""
 
-    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
-    placeholder's, that must never be sampled.
-    Raises UserError if the processor cannot be loaded or contradicts config.json.
-    """
+    call: dict[str, Any] = {}
 
     def __init__(self, folder, config: ModelConfig, tokenizer):
         from transformers import Qwen2VLImageProcessorPil
 
         self.config = config
-        self._process = loaded(folder, "image processor", Qwen2VLImageProcessorPil.from_pretrained)
+        self.process = loaded(folder, "image processor", Qwen2VLImageProcessorPil.from_pretrained)
         vision = config.vision
         for ours, theirs in (
             (vision.patch_size, "patch_size"),
             (vision.temporal_patch_size, "temporal_patch_size"),
             (vision.spatial_merge_size, "merge_size"),
         ):
-            if getattr(self._process, theirs) != ours:
+            if getattr(self.process, theirs) != ours:
                 raise UserError(
                     f"{folder}: preprocessor_config.json has {theirs} "
-                    f"{getattr(self._process, theirs)}, config.json {ours}"
+                    f"{getattr(self.process, theirs)}, config.json {ours}"
                 )
         self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         pads = {
@@ -48,7 +48,7 @@ class Images:
         Raises UserError if the picture has a shape that the processor refuses (1:200 and beyond).
         """
         self.grid(*picture.size)  # refuses what the processor would
-        out = self._process(picture, return_tensors="np")
+        out = self.process(picture, return_tensors="np")
         _, h, w = (int(n) for n in out["image_grid_thw"][0])
         return np.ascontiguousarray(out["pixel_values"], np.float32), (1, h, w)
 
@@ -56,12 +56,12 @@ class Images:
         """The grid of a picture of this size, by transformers' own rule; errors as above."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-        size, patch = self._process.size, self._process.patch_size
+        size, patch = self.process.size, self.process.patch_size
         try:
             rows, columns = smart_resize(
                 height,
                 width,
-                patch * self._process.merge_size,
+                patch * self.process.merge_size,
                 min_pixels=size.shortest_edge,
                 max_pixels=size.longest_edge,
             )

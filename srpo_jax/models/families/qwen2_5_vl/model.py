@@ -17,56 +17,55 @@ import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.config import ModelConfig, PatchField, Reader, read_text
-from srpo_jax.models.blocks.decoder import STACKED, Constrain, Linear, RMSNorm, Rope, SwiGLU
-from srpo_jax.models.blocks.image_layout import (
-    Grid,
-    ImageLayout,
-    merged_rows_and_columns,
-    mrope_positions,
-    patch_positions,
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.decoder import (
+    STACKED,
+    Constrain,
+    Linear,
+    RMSNorm,
+    Rope,
+    SwiGLU,
+    no_constraint,
 )
-from srpo_jax.models.blocks.qwen_vit import THETA, VisionAttention, vision_rope
+from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, PatchField
+from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
+from srpo_jax.models.blocks.qwen_vit import (
+    EPS,
+    THETA,
+    Merger,
+    QwenVisionConfig,
+    VisionAttention,
+    vision_rope,
+)
 from srpo_jax.models.blocks.remat import layer_input, with_remat
-
-EPS = 1e-6  # fixed in the family's code, not in its config files
-positions = mrope_positions
+from srpo_jax.models.blocks.text_config import Reader, read_text
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """The vision tower. Sizes in pixels: patch_size, window_size; the rest are counts."""
+class VisionConfig(QwenVisionConfig):
+    """The vision tower. window_size: in pixels. fullatt_block_indexes: numbers of the blocks that
+    attend inside whole frames; the others attend inside windows."""
 
-    depth: int
-    hidden_size: int
-    num_heads: int
-    intermediate_size: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
     window_size: int
     fullatt_block_indexes: tuple[int, ...]
-    in_channels: int
     out_hidden_size: int
 
     fields = (PatchField("patch_pos", (2,)), PatchField("window_seg"), PatchField("full_seg"))
+    segment_field = "full_seg"
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
+    def attention_flops(self, patches: float, patch_pairs: float) -> float:
+        """Windows at the edge of a picture are counted as if they were whole."""
+        return self.kernel_flops(patches, patch_pairs, block=1)
 
-    @property
-    def patch_dim(self) -> int:
-        """Numbers in one flattened patch: channels, frames, rows, columns."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-    @property
-    def patch_unit(self) -> int:
-        """Patches that become one token of the decoder."""
-        return self.spatial_merge_size**2
+    def kernel_flops(self, patches: float, patch_pairs: float, block: int) -> float:
+        """A window has at least a block of keys."""
+        per_pair, full = 4 * self.num_heads * self.head_dim, len(self.fullatt_block_indexes)
+        window = max(block, (self.window_size // self.patch_size) ** 2)
+        windowed = (self.depth - full) * min(patches * window, patch_pairs)
+        return per_pair * (full * patch_pairs + windowed)
 
 
-def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError).
 
     Accepts the flat form (transformers 4: text keys at the root) and the nested one (4.52 on).
@@ -82,7 +81,8 @@ def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
             f"hidden_size {text.hidden_size}"
         )
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return ModelConfig("qwen2_5_vl", text, vision, **{name: int(root(name)) for name in ids})
+    found = {name: int(root(name)) for name in ids}
+    return ModelConfig(raw["model_type"], text, vision, **found, family=family)
 
 
 def _read_vision(where: str, raw: dict[str, Any]) -> VisionConfig:
@@ -167,26 +167,6 @@ class VisionBlock(nn.Module):
         return self.constrain(x + mlp(y), "vision"), None
 
 
-class Merger(nn.Module):
-    """merge^2 neighbouring patches -> one decoder token: norm, concatenate, two layers, gelu."""
-
-    config: VisionConfig
-    out: int
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        kinds = (self.dtype, self.param_dtype)
-        wide = c.hidden_size * c.patch_unit
-        x = RMSNorm(c.hidden_size, EPS, self.param_dtype, name="norm")(x)
-        x = x.reshape(x.shape[0], x.shape[1] // c.patch_unit, wide)
-        x = Linear("bpe,ef->bpf", (wide, wide), (wide,), *kinds, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)  # the erf form; jax's default is the tanh one
-        return Linear("bpe,ef->bpf", (wide, self.out), (self.out,), *kinds, name="fc2")(x)
-
-
 class Tower(nn.Module):
     """inputs: patches [B, P, patch_dim] in window order, patch_pos, window_seg, full_seg ->
     (features [B, P / merge^2, out] in window order, None)."""
@@ -217,4 +197,5 @@ class Tower(nn.Module):
         full = jnp.asarray(np.isin(np.arange(c.depth), c.fullatt_block_indexes))
         rope = vision_rope(inputs["patch_pos"], c.head_dim)
         x, _ = blocks(x, full, rope, inputs["window_seg"], inputs["full_seg"])
-        return Merger(c, self.out, *kinds, name="merger")(x), None
+        merger = Merger(c, self.out, RMSNorm, True, *kinds, no_constraint, name="merger")
+        return merger(x), None

@@ -10,11 +10,13 @@ from srpo_jax.models.blocks.tensor_spec import TensorSpec, decoder, dense, vecto
 HEAD = "lm_head.weight"
 # The canonical names are the Hub's; transformers from 4.52 on has written the others in between.
 SPELLINGS = ((r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model."))
+# (start of such a name, what it is in transformers' model); the first counts.
+IN_MEMORY = (("visual.", "model.visual."), ("model.", "model.language_model."))
 
 
 def table(config: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the checkpoint."""
-    return decoder(config, "model.", HEAD) + _vision(config)
+    return decoder(config.text, "model.", HEAD) + _vision(config)
 
 
 def patch_kernel(config: ModelConfig, name: str) -> TensorSpec:

@@ -11,22 +11,15 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, Reader, read_text
-from srpo_jax.models.blocks.image_layout import (
-    Grid,
-    ImageLayout,
-    merged_rows_and_columns,
-    mrope_positions,
-    patch_positions,
-)
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
+from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
 from srpo_jax.models.blocks.qwen_vit import THETA
-from srpo_jax.models.families.qwen3_vl.tower import Tower, VisionConfig
-
-__all__ = ["Tower", "VisionConfig", "image_layout", "positions", "read_config", "table_entries"]
-positions = mrope_positions
+from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.families.qwen3_vl.tower import VisionConfig
 
 
-def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     root = Reader(where, raw)
     text = read_text(where, raw, "qwen3")
@@ -44,7 +37,8 @@ def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
             f"decoder has {text.num_layers} layers"
         )
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return ModelConfig("qwen3_vl", text, vision, **{name: int(root(name)) for name in ids})
+    found = {name: int(root(name)) for name in ids}
+    return ModelConfig(raw["model_type"], text, vision, **found, family=family)
 
 
 def _read_vision(where: str, raw: dict[str, Any]) -> VisionConfig:

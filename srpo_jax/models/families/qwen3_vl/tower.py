@@ -16,30 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.config import PatchField
 from srpo_jax.models.blocks.decoder import STACKED, Constrain, LayerNorm, Linear, Rope
-from srpo_jax.models.blocks.qwen_vit import VisionAttention, vision_rope
+from srpo_jax.models.blocks.image_layout import PatchField
+from srpo_jax.models.blocks.qwen_vit import (
+    EPS,
+    Merger,
+    QwenVisionConfig,
+    VisionAttention,
+    vision_rope,
+)
 from srpo_jax.models.blocks.remat import layer_input, with_remat
-
-EPS = 1e-6  # fixed in the family's code, not in its config files
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """The vision tower. patch_size is in pixels; the rest are counts.
-
-    table_side: rows and columns of the position table. deepstack: numbers of the blocks whose
-    outputs go to the decoder, ascending.
+class VisionConfig(QwenVisionConfig):
+    """The vision tower. table_side: rows and columns of the position table. deepstack: numbers of
+    the blocks whose outputs go to the decoder, ascending.
     """
 
-    depth: int
-    hidden_size: int
-    num_heads: int
-    intermediate_size: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    in_channels: int
     table_side: int
     deepstack: tuple[int, ...]
 
@@ -51,25 +45,12 @@ class VisionConfig:
         PatchField("table_weight", (4,), np.float32),
         PatchField("image_seg"),
     )
+    segment_field = "image_seg"
 
     @property
     def entries(self) -> int:
         """Rows of the position table as a parameter."""
         return self.table_side**2
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def patch_dim(self) -> int:
-        """Numbers in one flattened patch: channels, frames, rows, columns."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-    @property
-    def patch_unit(self) -> int:
-        """Patches that become one token of the decoder."""
-        return self.spatial_merge_size**2
 
 
 class Position(nn.Module):
@@ -135,33 +116,6 @@ class MLP(nn.Module):
             return fc2(self.constrain(nn.gelu(fc1(x), approximate=True), "ffn"))
 
 
-class Merger(nn.Module):
-    """merge^2 neighbouring patches -> one decoder token. norm_first: each patch is normed alone,
-    before they are joined (the main merger); otherwise the joined vector is (DeepStack's)."""
-
-    config: VisionConfig
-    out: int
-    norm_first: bool
-    dtype: Any
-    param_dtype: Any
-    constrain: Constrain
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        kinds = (self.dtype, self.param_dtype)
-        wide = c.hidden_size * c.patch_unit
-        joined = (x.shape[0], x.shape[1] // c.patch_unit, wide)
-        size = c.hidden_size if self.norm_first else wide
-        norm = LayerNorm(size, EPS, self.param_dtype, name="norm")
-        x = norm(x).reshape(joined) if self.norm_first else norm(x.reshape(joined))
-        x = self.constrain(x, "vision")
-        x = Linear("bpe,ef->bpf", (wide, wide), (wide,), *kinds, name="fc1")(x)
-        x = self.constrain(nn.gelu(x, approximate=False), "ffn")  # the erf form, unlike the blocks'
-        x = Linear("bpe,ef->bpf", (wide, self.out), (self.out,), *kinds, name="fc2")(x)
-        return self.constrain(x, "vision")
-
-
 class Tower(nn.Module):
     """inputs: patches [B, P, patch_dim] and `fields` ->
     (features [B, P / merge^2, out], those for the first K decoder layers [K, B, P / merge^2, out]).
@@ -201,5 +155,6 @@ class Tower(nn.Module):
         (x, outs), _ = blocks((x, outs), slot, rope, inputs["image_seg"])
 
         mergers = nn.vmap(Merger, variable_axes=STACKED, split_rngs={"params": True})
-        deep = mergers(c, self.out, False, *kinds, self.constrain, name="deepstack")(outs[:-1])
-        return Merger(c, self.out, True, *kinds, self.constrain, name="merger")(x), deep
+        around = (*kinds, self.constrain)
+        deep = mergers(c, self.out, LayerNorm, False, *around, name="deepstack")(outs[:-1])
+        return Merger(c, self.out, LayerNorm, True, *around, name="merger")(x), deep

@@ -13,7 +13,7 @@ SPELLINGS = ((r"^(visual|language_model)\.", r"model.\1."),)
 
 def table(config: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the checkpoint."""
-    return decoder(config, "model.language_model.", HEAD) + _vision(config)
+    return decoder(config.text, "model.language_model.", HEAD) + _vision(config)
 
 
 def _vision(config: ModelConfig) -> list[TensorSpec]:

@@ -6,13 +6,14 @@ import math
 import pathlib
 import re
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, read_json
+from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 
 AROUND, IMAGE, WHOLE = "<fake_token_around_image>", "<image>", "<global-img>"
 # Tokens that only stand around pictures. Older releases write places in ordinary tokens.
@@ -22,12 +23,10 @@ Grid = tuple[int, int]
 
 
 class Images:
-    """The image processor of a checkpoint folder, and how its chat text shows pictures.
+    """See blocks/image_layout.Images. Raises UserError if the processor cannot be loaded or
+    contradicts config.json."""
 
-    placeholder: what the chat template writes once per picture. suppress: ids, besides the image
-    placeholder's, that must never be sampled.
-    Raises UserError if the processor cannot be loaded or contradicts config.json.
-    """
+    call: dict[str, Any] = {}
 
     def __init__(self, folder, config: ModelConfig, tokenizer):
         from transformers import Idefics3ImageProcessorPil, SmolVLMImageProcessorPil
@@ -35,8 +34,8 @@ class Images:
         kinds = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
         load = kinds[config.model_type].from_pretrained
         self.config = config
-        self._process = loaded(folder, "image processor", load)
-        vision, tile = config.vision, self._process.max_image_size.get("longest_edge", 0)
+        self.process = loaded(folder, "image processor", load)
+        vision, tile = config.vision, self.process.max_image_size.get("longest_edge", 0)
         # Every tile comes out tile x tile pixels, whatever the picture and with splitting or
         # without; so each patch has its own position in the table if the tile is a full one.
         if tile // vision.patch_size != vision.side:
@@ -45,7 +44,9 @@ class Images:
                 f"of {vision.side} x {vision.side} patches, as image_size {vision.image_size} of "
                 "config.json says"
             )
-        length = read_json(pathlib.Path(folder) / "processor_config.json").get("image_seq_len")
+        length = read_optional_json(pathlib.Path(folder) / "processor_config.json").get(
+            "image_seq_len"
+        )
         if length not in (None, vision.tile_features):
             raise UserError(
                 f"{folder}: processor_config.json has image_seq_len {length}, but config.json "
@@ -70,7 +71,7 @@ class Images:
         flattened (C, row, column). Pixels beyond the last whole patch of a tile are dropped, as
         the model's convolution drops them.
         """
-        out = self._process(images=[[picture]], return_row_col_info=True, return_tensors="np")
+        out = self.process(images=[[picture]], return_row_col_info=True, return_tensors="np")
         vision = self.config.vision
         side, size = vision.side, vision.patch_size
         pixels = np.asarray(out["pixel_values"], np.float32)[0, :, :, : side * size, : side * size]
@@ -83,7 +84,7 @@ class Images:
         """The grid of a picture of this size: transformers' arithmetic (its own counting function,
         get_number_of_image_patches, rounds the short side in another way than its resizing does).
         """
-        process, tile = self._process, self._process.max_image_size["longest_edge"]
+        process, tile = self.process, self.process.max_image_size["longest_edge"]
         if not process.do_image_splitting:
             return (0, 0)
         if process.do_resize and process.size.longest_edge:

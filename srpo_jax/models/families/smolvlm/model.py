@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.config import ModelConfig, Reader, read_text
-from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, text_positions
-from srpo_jax.models.blocks.tiled_vit import TileConfig, TileTower, tile_layout
-
-Tower = TileTower
-positions = text_positions
+from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
+from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 # What transformers' SmolVLMConfig and SmolVLMVisionConfig mean by a key that is not in the file
 # (those of Idefics3 are equal). The releases leave out what equals these.
@@ -42,7 +40,7 @@ MISPLACED_SIDES = frozenset({19, 25, 29, 31, 38, 40, 41, 43, 47, 49, 50, 54, 55,
 LARGEST_SIDE = 64
 
 
-def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
+def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     root = Reader(where, raw, CLASS_DEFAULTS)
     kind = root("text_config").get("model_type", "llama")
@@ -55,7 +53,8 @@ def read_config(where: str, raw: dict[str, Any]) -> ModelConfig:
     vision = _read_vision(
         f"{where} (vision_config)", root("vision_config"), root.integer("scale_factor")
     )
-    return ModelConfig(raw["model_type"], text, vision, image_token_id=int(root("image_token_id")))
+    image_token = int(root("image_token_id"))
+    return ModelConfig(raw["model_type"], text, vision, image_token, family=family)
 
 
 def _read_vision(where: str, raw: dict[str, Any], shuffle: int) -> TileConfig:

@@ -22,7 +22,7 @@ SPELLINGS = ((r"^(vision_model|connector|text_model)\.", r"model.\1."),)
 
 def table(config: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the checkpoint."""
-    return decoder(config, "model.text_model.", HEAD) + _vision(config)
+    return decoder(config.text, "model.text_model.", HEAD) + _vision(config)
 
 
 def _vision(config: ModelConfig) -> list[TensorSpec]:

@@ -1,10 +1,10 @@
-"""The verbs of the command, with their options and their help."""
+"""The verbs of the command, with their options and their help: a new verb is an entry here and a
+function of that name in srpo_jax/cli/verbs.py.
+"""
 
 from __future__ import annotations
 
-from srpo_jax.cli.command import Verb
-
-DEMO_CONFIG = "configs/ssui_mini.py"
+from srpo_jax.command.verb import Verb
 
 VERBS: dict[str, Verb] = {
     "demo": Verb(
@@ -12,7 +12,7 @@ VERBS: dict[str, Verb] = {
         "srpo demo --workdir=runs/demo",
         "Explores, trains, exports, evaluates before and after, and writes a report, on the\n"
         "embedded world. It needs no download, no account and no GPU.",
-        config=DEMO_CONFIG,
+        config="configs/ssui_mini.py",
         workdir="runs/demo",
         options={
             "methods": ("base,srpo", "of base,sft,orpo,dpo,srpo; all on the same branches"),
@@ -23,6 +23,7 @@ VERBS: dict[str, Verb] = {
         "sample branches from the policy and have them judged",
         "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
         "Writes WORKDIR/trees. Run the same command again to go on after an interruption.",
+        resumes=True,
     ),
     "train": Verb(
         "train on the trees of WORKDIR",
@@ -34,6 +35,7 @@ VERBS: dict[str, Verb] = {
             "profile": ("", "trace these steps of this command into WORKDIR/profile"),
         },
         bare={"profile": "10:13"},
+        resumes=True,
     ),
     "export": Verb(
         "write the newest checkpoint, or another, as a Hugging Face directory",
@@ -62,6 +64,7 @@ VERBS: dict[str, Verb] = {
         "Writes WORKDIR/report.html, which needs nothing else to be looked at.",
         config=None,
         options={"out": ("", "where to; default WORKDIR/report.html")},
+        positional="workdir",
     ),
     "plan": Verb(
         "which mesh, remat and rows for a TPU slice, and what to expect; needs no TPU",
@@ -83,6 +86,46 @@ VERBS: dict[str, Verb] = {
             "json": (False, "print one JSON object"),
             "markdown": (False, "print a Markdown table"),
         },
+        resumes=True,
+    ),
+    "launch": Verb(
+        "print or start a command on this machine, TPUs, Kubernetes or Slurm",
+        "srpo launch --processes=2 --devices=4 --submit -- train --config=FILE --workdir=DIR",
+        config=None,
+        workdir=None,
+        passed_on=True,
+    ),
+    "checkpoints": Verb(
+        "look after the checkpoints of a run",
+        "srpo checkpoints check runs/mini",
+        config=None,
+        workdir=None,
+        verbs={
+            "check": Verb(
+                "say of each checkpoint whether it is good",
+                "srpo checkpoints check runs/mini",
+                "Reads every file of WORKDIR/checkpoints. Exit code 0 only if there are some and\n"
+                "all are good.",
+                config=None,
+                positional="workdir",
+            ),
+        },
     ),
     "env": Verb("versions and devices, for a bug report", "srpo env", config=None, workdir=None),
+}
+
+# Which verbs read a section of the config; "": the fields of none.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "": ("demo", "explore", "train", "eval"),
+    "model": ("demo", "explore", "train", "eval", "plan"),
+    "data": ("demo", "explore", "train", "eval"),
+    "explore": ("demo", "explore", "plan"),
+    "arbiter": ("demo", "explore", "train", "eval"),
+    "objective": ("demo", "train", "plan"),
+    "pack": ("demo", "train", "plan"),
+    "train": ("demo", "train", "plan"),
+    "lora": ("demo", "train"),
+    "mesh": ("demo", "explore", "train", "eval"),
+    "processes": ("demo", "explore", "train", "eval"),
+    "eval": ("demo", "eval"),
 }

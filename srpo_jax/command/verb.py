@@ -1,0 +1,58 @@
+"""What a verb is, and what it gets: a parsed command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from srpo_jax.command.names import check_names
+from srpo_jax.config.fields import Config
+from srpo_jax.config.load import load_config
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command. `config` and `workdir`: "required", "optional" (the value is the default) or
+    None.
+
+    positional: the option that a word without dashes stands for, as in `srpo report WORKDIR`.
+    resumes: the same command again goes on where an interruption stopped it.
+    passed_on: another parser reads the arguments; they are handed on as they are.
+    verbs: the verbs behind this one, which then does nothing alone.
+    """
+
+    summary: str
+    example: str
+    about: str = ""
+    config: str | None = "required"
+    workdir: str | None = "required"
+    options: dict[str, tuple[Any, str]] = field(default_factory=dict)  # name: (default, help)
+    bare: dict[str, str] = field(default_factory=dict)  # what an option means without a value
+    positional: str = ""
+    resumes: bool = False
+    passed_on: bool = False
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A parsed command line: what a verb gets."""
+
+    verb: str  # "train", "checkpoints check"
+    config_file: str = ""  # FILE or FILE:VARIANT; "" without a config
+    overrides: tuple[str, ...] = ()  # --config.a.b=value, in order
+    workdir: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()  # of a verb that they are passed on to
+
+    def config(self, variant: str | None = None, unused: tuple[str, ...] = ()) -> Config:
+        """The validated config; `variant` replaces the one of the command line; of the required
+        fields, `unused` may be empty.
+        """
+        spec = self.config_file
+        if variant is not None:
+            spec = f"{spec.partition(':')[0]}:{variant}"
+        config = load_config(spec, self.overrides, unused)
+        check_names(config)
+        return config

@@ -1,0 +1,43 @@
+"""Pictures of the report, which are inside the page as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pathlib
+from typing import NamedTuple
+
+from srpo_jax.data_pipelines.images import load_image
+from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.errors import one_line
+from srpo_jax.runs.report.markup import DataUri
+
+SIDE = 360  # pixels; shown at most that large on a screen
+LARGE = 40_000  # bytes of a PNG from which on the picture counts as a photograph
+
+
+class Picture(NamedTuple):
+    """uri: None for a picture that cannot be shown; then `problem` says why. Sizes in pixels."""
+
+    uri: DataUri | None
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def picture(source: bytes | pathlib.Path | None) -> Picture:
+    """The picture in the bytes or the file `source`, small enough for the page."""
+    if source is None:
+        return Picture(None, problem="no picture")
+    try:
+        image = load_image(source, what="picture")
+    except (RecordError, OSError) as error:
+        return Picture(None, problem=one_line(error, 120))
+    image.thumbnail((SIDE, SIDE))
+    buffer, form = io.BytesIO(), "png"
+    image.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > LARGE:
+        buffer, form = io.BytesIO(), "jpeg"
+        image.save(buffer, "JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(DataUri(f"data:image/{form};base64,{data}"), *image.size)

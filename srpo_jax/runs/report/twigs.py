@@ -1,0 +1,50 @@
+"""The branches of a tree as they are shown: equal ones of a point taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from srpo_jax.data_pipelines.path_format import parse_path
+
+
+@dataclass(frozen=True)
+class Twig:
+    """Branches of one point with the same text, which a small policy has many of."""
+
+    branch: Mapping[str, Any]
+    count: int
+    steps: tuple[str, ...]
+    reply: str | None
+    verdicts: tuple[str, ...]  # of the branch's own steps
+    weight: float  # 0..1, by mean log-prob per token within the tree
+    anchor: str
+
+    @property
+    def verdict(self) -> str:
+        return self.branch["reply_verdict"]
+
+    @property
+    def per_token(self) -> float:
+        return self.branch["logp"] / max(1, len(self.branch["tokens"]))
+
+
+def make_twigs(tree: Mapping, index: int) -> list[Twig]:
+    """Branches in the order of their points. index: of the tree on the page, for the anchors."""
+    groups: dict[tuple[int, str, str], list[Mapping]] = {}
+    for branch in sorted(tree["branches"], key=lambda b: (b["at"], b["k"])):
+        key = (branch["at"], branch["text"], branch["reply_verdict"])
+        groups.setdefault(key, []).append(branch)
+    means = [b[0]["logp"] / max(1, len(b[0]["tokens"])) for b in groups.values()]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    twigs = []
+    for number, (same, mean) in enumerate(zip(groups.values(), means, strict=True)):
+        branch = same[0]
+        steps, reply = parse_path(branch["text"])
+        own = tuple(branch["step_verdicts"][branch["at"] :])
+        own += ("ERROR",) * (len(steps) - len(own))
+        weight = (mean - low) / (high - low) if high > low else 1.0
+        anchor = f"t{index}b{number}"
+        twigs.append(Twig(branch, len(same), steps, reply, own, weight, anchor))
+    return twigs

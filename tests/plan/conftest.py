@@ -1,0 +1,9 @@
+"""Plans compile for TPUs: as a user's would, without what the tests of this session set for CPUs."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def plain_flags(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
