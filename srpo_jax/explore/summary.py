@@ -45,7 +45,8 @@ def write_summary(
             kept.add(tree["id"])
             yield tree
 
-    summary = summarise(passing(), **arguments(summarise, arbiter))
+    rules = arguments(summarise, arbiter)
+    summary = summarise(passing(), **rules)
     dropped = [record.id for record in records if record.id not in kept]
     print(format_summary(summary))
     if dropped:
