@@ -68,7 +68,9 @@ def image_size(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> tuple[
 
 
 def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> Any:
-    """take(the opened, not yet decoded image), with the limits and the errors of load_image."""
+    """What `take` returns for the opened, not yet decoded image, within the limits of load_image
+    and with its errors.
+    """
     if isinstance(path_or_bytes, (bytes, bytearray)):
         data = bytes(path_or_bytes)
         if len(data) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""The record format: one JSON object a line (JSONL), image files beside it. Read, check, write.
+"""The record format, one JSON object a line (JSONL) with image files beside it: read, check, write.
 
 A record is a question (text and images), its reference path (steps, then a reply) and labels.
 docs/data.md has the schema, an example and every message of this file. The nine categories and
@@ -107,9 +107,9 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
                 data = _parse_json(line.strip())
                 rid = data.get("id")
                 record = record_from_dict(data, root)
-                if rid in first_line:
-                    raise ValueError(f"duplicate id, first used on line {first_line[rid]}")
-                first_line[rid] = number
+                if record.id in first_line:
+                    raise ValueError(f"duplicate id, first used on line {first_line[record.id]}")
+                first_line[record.id] = number
                 yield record
             except ValueError as e:
                 name = f"record {rid!r}" if isinstance(rid, str) else "record"
@@ -126,7 +126,10 @@ def read_records(path: str | os.PathLike, *, max_bad_fraction: float = 0.0) -> l
     good: list[Record] = []
     bad: list[RecordError] = []
     for item in iter_records(path):
-        (bad if isinstance(item, RecordError) else good).append(item)
+        if isinstance(item, RecordError):
+            bad.append(item)
+        else:
+            good.append(item)
     total = len(good) + len(bad)
     if not total:
         raise RecordError(f"{path}: holds no record")

@@ -17,7 +17,7 @@ def records_path(spec: str, workdir: str | os.PathLike, *, field: str) -> pathli
     """The JSONL file that `spec` stands for, drawing the embedded world on first use.
 
     field: the config field the spec comes from, for messages. Raises UserError for an empty spec
-    or an unknown split of the world; a missing file is told by records.read_records.
+    or an unknown split of the world; a missing file is an error of records.read_records, later.
     """
     if not spec:
         raise UserError(f"{field} is empty: give a JSONL file of records, or {WORLD}:train")

@@ -18,11 +18,11 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from srpo_jax.data_pipelines.images import read_image_bytes
 from srpo_jax.data_pipelines.records import CATEGORIES, Record, RecordError
@@ -124,7 +124,7 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
         try:
             for count, record in enumerate(records, 1):
-                data = msgpack.packb(record, use_bin_type=True, default=_plain)
+                data = cast(bytes, msgpack.packb(record, use_bin_type=True, default=_plain))
                 _unpack(data, path, count - 1)
                 content.update(len(data).to_bytes(8, "little") + data)
                 writer.write(data)

@@ -50,7 +50,8 @@ class Canvas:
     def near(self, color: Color, amount: int = 10) -> Color:
         """`color` a little brighter or darker, warmer or cooler."""
         light, warm = self.rng.randint(-amount, amount), self.rng.randint(-amount // 2, amount // 2)
-        return tuple(max(0, min(255, c + light + w)) for c, w in zip(color, (warm, 0, -warm)))
+        r, g, b = (max(0, min(255, c + light + w)) for c, w in zip(color, (warm, 0, -warm)))
+        return r, g, b
 
     # -- backgrounds ----------------------------------------------------------------------------
     def gradient(self, top: Color, bottom: Color) -> None:
@@ -75,12 +76,12 @@ class Canvas:
                 self.oval(x + dx, y + dy, r + 2, r, (248, 250, 252))
 
     def ground(self, y: float, color: Color) -> None:
-        """Everything below frame height y."""
+        """Fill everything below frame height y."""
         width, height = self._image.size
         self._draw.rectangle((0, self._xy(0, y)[1], width, height), fill=color)
 
     def tiles(self, color: Color, joint: Color, step: float) -> None:
-        """A tiled wall over the whole picture."""
+        """Fill the whole picture with a tiled wall."""
         self.gradient(color, color)
         for i in range(-4, int(140 / step) + 4):
             self.line([(-40, i * step), (140, i * step)], joint, 1)

@@ -1,7 +1,8 @@
 """The pictures of SSUI-mini: `draw_scene` makes one of the 27 scenes, never twice the same.
 
-Own drawings from simple shapes, no fonts and no text. A seed changes size and shape of the
-picture, position and scale of the subject, mirror side, time of day, colours and small extras.
+They are drawn here from simple shapes, without fonts and without text. A seed changes size and
+shape of the picture, position and scale of the subject, mirror side, time of day, colours and small
+extras.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class Request:
     """A question. `noun` names what is asked for and follows "a", "the" or "no".
 
     help: the ordinary answer, after "Sure, ". instead: the safe alternative, after "Try ".
-    careful: the base policy notices a clash with this request more often than not (paths.py).
+    careful: the base policy notices a clash with this request more often than not, see
+    reasoning_paths.py.
     """
 
     id: str

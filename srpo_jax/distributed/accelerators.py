@@ -183,13 +183,13 @@ class Slice:
 
     @property
     def host_bounds(self) -> tuple[int, ...] | None:
-        """What libtpu must be told of a slice that is smaller than its usual host of 2x2 chips."""
+        """libtpu's host bounds of a slice that is smaller than its usual host of 2x2 chips."""
         return (1, 1, 1) if self.chips == 1 else None
 
     def link_gbs(self, extent: tuple[int, ...]) -> float:
         """GB/s that one jax device can send to the others of its group, one direction.
 
-        extent: how many places the group takes along each side. A side that it takes whole and that
+        extent: how many chips of each side the group spans. A side that it takes whole and that
         is a ring gives two links, another one gives one link (to go round a line, data comes back
         over the same links). All sides are used at once. Devices of one chip share its links; a
         group inside a chip is taken to have 6 links' speed (the page of tpu7x says that of its die

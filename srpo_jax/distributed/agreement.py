@@ -1,7 +1,8 @@
 """Decisions that all processes must make alike: one reads or fails, and all act on it.
 
 A process that alone raises, skips or stops leaves the others waiting in the next collective.
-Each function is called by all processes at the same place. With one process they cost nothing.
+All processes must call each of these functions at the same point of the program. With one process
+they cost nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _TEXT = 400  # bytes of a failure's text that the others see
 
 
 def broadcast_json(value: Any) -> Any:
-    """Process 0's value, on all of them. It must be JSON; the others' is ignored."""
+    """Process 0's value, on all processes. It must be JSON; the other processes' values are
+    ignored.
+    """
     if jax.process_count() == 1:
         return value
     data = json.dumps(value).encode() if jax.process_index() == 0 else b""
@@ -31,12 +34,14 @@ def broadcast_json(value: Any) -> Any:
 
 
 def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:
-    """action() of this process; if it fails on any, all raise failed(what went wrong first).
+    """Runs action() and returns its result. If it fails on any process, all raise `failed(text)`,
+    where text says what went wrong on the first one that failed.
 
     UserError, PermissionError and MemoryError are raised as they are, by this process alone;
-    processes.alarm then ends the others.
+    lifecycle.report_failure then ends the others.
     """
-    result, problem, cause = None, "", None
+    result: Any = None
+    problem, cause = "", None
     try:
         result = action()
     except (UserError, PermissionError, MemoryError):
@@ -50,13 +55,13 @@ def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T
 
 
 def in_short(error: BaseException) -> str:
-    """One line of an exception's first words; orbax writes pages."""
+    """The beginning of an exception's text on one line: orbax writes pages."""
     text = one_line(error, 160)
     return text if type(error).__name__ == "Damaged" else f"{type(error).__name__}: {text}"
 
 
 def _first_problem(text: str) -> str:
-    """The text of the first process that has one, "" if none has."""
+    """The problem of the first process that has one, on all processes; "" if none has."""
     if jax.process_count() == 1:
         return text
     mine = np.frombuffer(text.encode()[:_TEXT].ljust(_TEXT, b"\0"), np.uint8)

@@ -16,7 +16,7 @@ import tempfile
 from typing import Any
 
 import jax
-import jaxlib
+from jaxlib.version import __version__ as jaxlib_version
 
 from srpo_jax.errors import UserError
 from srpo_jax.files import existing_parent
@@ -32,7 +32,7 @@ def use(setting: str) -> pathlib.Path | None:
     chosen = chosen_folder(setting)
     if chosen is None:
         return None
-    folder = private_folder(chosen) / f"jaxlib-{jaxlib.__version__}"
+    folder = private_folder(chosen) / f"jaxlib-{jaxlib_version}"
     folder.mkdir(mode=0o700, exist_ok=True)
     changes: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
     if jax.default_backend() == "cpu":  # asked for by name: then also what compiles within 1 s
@@ -48,7 +48,8 @@ def chosen_folder(setting: str) -> pathlib.Path | None:
     if setting == "off":
         return None
     if setting == "auto":
-        if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+        own = jax.config.values["jax_compilation_cache_dir"]
+        if own or jax.default_backend() == "cpu":
             return None
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         return pathlib.Path(home, "srpo_jax", "compiled")
@@ -76,7 +77,7 @@ def private_folder(folder: pathlib.Path) -> pathlib.Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unusable(folder, error.strerror) from None
+        raise _unusable(folder, error.strerror or str(error)) from None
     _refuse_shared(folder)
     return folder
 

@@ -1,10 +1,10 @@
 """Several processes, one run: they meet, make sure that they run the same thing, and end together.
 
-`together` is entered once, before anything touches a device. With one process it does nothing.
-What Python can see of a failure (an exception anywhere) ends all processes within seconds, with
-the same exit code: the failing one says so in the coordinator's key-value store, and a thread of
-each other one, which may well be stuck in a collective, reads it there. What Python cannot see (a
-killed process) shows as missing heartbeats: the others are aborted from C++, exit code 134.
+`distributed_session` is entered once, before anything touches a device. With one process it does
+nothing. What Python can see of a failure (an exception anywhere) ends all processes within seconds,
+with the same exit code: the failing one says so in the coordinator's key-value store, and a thread
+of each other one, which may well be stuck in a collective, reads it there. What Python cannot see
+(a killed process) shows as missing heartbeats: the others are aborted from C++, exit code 134.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def distributed_session(
 
 @contextlib.contextmanager
 def report_failure() -> Iterator[None]:
-    """In a `with`: a failure in it is told to the other processes before anything is cleaned up,
-    as cleaning up may wait for them.
+    """In a `with`: the other processes learn of a failure in it before anything is cleaned up, as
+    cleaning up may wait for them.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def report_failure() -> Iterator[None]:
 
 
 def tell_failure(code: int, line: str) -> None:
-    """Makes all other processes end with this exit code. Nothing for one process."""
+    """Makes all other processes end with this exit code. With one process it does nothing."""
     client = distributed.global_state.client
     if client is None:
         return
@@ -125,7 +125,7 @@ def compile_together(step: Any, *args: Any) -> Any:
     """The jitted `step` compiled for these arguments; returns when all processes have it.
 
     Without waiting, the first one's collectives would stand and wait for the last one's compiler:
-    gloo gives them 30 s. With one process the step as it is.
+    gloo gives them 30 s. With one process this is the step itself.
     """
     client = distributed.global_state.client
     if client is None:
@@ -215,7 +215,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """What is told of a failure."""
+    """The line that the other processes print of a failure."""
     return one_line(f"{type(error).__name__}: {error}", 300)
 
 
@@ -230,7 +230,7 @@ class _Lifeline:
     """The thread that looks for another process's failure, and the two ways to end."""
 
     def __init__(self) -> None:
-        self._client = distributed.global_state.client
+        self._client: Any = distributed.global_state.client
         self._index = jax.process_index()
         self._over = threading.Event()
         self._said = threading.Lock()  # held from the line that names the failed process on
@@ -254,12 +254,12 @@ class _Lifeline:
             _exit(code)
 
     def _first(self) -> tuple[int, int, str] | None:
-        """(process, exit code, line) of the failure that was told first, if one was."""
+        """(process, exit code, line) of the failure that was reported first, None so far."""
         found = self._client.key_value_dir_get(FAILED)
         return tuple(json.loads(found[0][1])) if found else None
 
     def _say_who(self, index: int, line: str) -> None:
-        """Once: the lifeline and a collective may learn of it at the same time."""
+        """Prints who failed, once: this thread and a collective may learn of it together."""
         if not self._said.acquire(blocking=False):
             return
         _say(f"process {self._index} stops, as process {index} failed: {line}")
@@ -273,7 +273,7 @@ class _Lifeline:
             time.sleep(0.5)
 
     def leave(self) -> None:
-        """All is well: leave when all others do."""
+        """The run ended well: waits for the others to end too."""
         self._over.set()
         self._thread.join()
         jax.distributed.shutdown()
@@ -282,7 +282,7 @@ class _Lifeline:
         """Python goes on (somebody prints the error), but what is left of jax is not waited for.
 
         A failure here may be another one's echo: a collective breaks when a peer goes, before the
-        thread has looked. Whoever told first decides the exit code.
+        thread has looked. The first report decides the exit code.
         """
         with contextlib.suppress(Exception):  # the coordinator is gone
             index, first_code, first_line = self._first() or (self._index, code, line)
@@ -294,7 +294,7 @@ class _Lifeline:
 
 
 def _wait_for_all(client: Any, name: str) -> None:
-    """Until all are there, or ENDING_SECONDS: some may be dead."""
+    """Waits until all processes are here, but at most ENDING_SECONDS: some may be dead."""
     with contextlib.suppress(Exception):
         client.wait_at_barrier(name, 1000 * ENDING_SECONDS)
 

@@ -40,7 +40,7 @@ class ProcessInfo:
 def detect_process(
     section: ProcessesSettings, env: Mapping[str, str], *, tpu_host: bool = False
 ) -> ProcessInfo:
-    """Where this process stands. Pure.
+    """Finds out which process this is; a pure function of its arguments.
 
     section: the config's `processes`; each of the three variables goes before its field.
     tpu_host: whether this machine has TPU chips (jax's own answer).

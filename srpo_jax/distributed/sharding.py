@@ -154,12 +154,12 @@ def bytes_per_device(tree: Any, shardings: Any = None) -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that lies whole on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """For every array of a batch: its first axis, the rows, over data and fsdp."""
+    """The sharding of every array of a batch: its first axis, the rows, over data and fsdp."""
     return NamedSharding(mesh, P(ROW_AXES))
 
 

@@ -25,8 +25,8 @@ class Watchdog:
     """In a `with`: when no `beat` comes for `minutes`, the stacks of all threads go to stderr and
     FOLDER/process-N-TIME.txt; after as long again the process ends with exit code 75.
 
-    minutes 0: never. Before the first beat, and for the next one wherever `patient` is said, the
-    limit is four times as long.
+    minutes 0: never. Before the first beat, and after a beat with `patient`, the limit is four
+    times as long.
     """
 
     def __init__(
@@ -58,12 +58,16 @@ class Watchdog:
             self._thread.join()
 
     def beat(self, at: str, *, patient: bool = False) -> None:
-        """Something was finished; `at` names it. patient: what comes now may take long."""
+        """To be called when something was finished, which `at` names. patient: what comes next may
+        take long.
+        """
         self._last, self._at, self._factor = self._clock(), at, FIRST if patient else 1
         self._written = None
 
     def look(self) -> None:
-        """What the thread does every now and then."""
+        """Compares the time since the last beat with the limit; the thread calls this again and
+        again.
+        """
         limit, silent = self._seconds * self._factor, self._clock() - self._last
         if silent > limit and self._written is None:
             self._written = self._write_stacks(silent)
@@ -81,7 +85,7 @@ class Watchdog:
         head = f"watchdog: process {self._process} finished nothing for {silent:.0f} s"
         head += f" after {self._at}"
         _say(f"{head}; the stacks of its threads follow, also in {path}")
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
         # the end would never come.
         writer = threading.Thread(

@@ -1,4 +1,4 @@
-"""Evaluate: the policy answers held-out questions greedily; path and reply are judged apart.
+"""Evaluation: the policy answers held-out questions greedily; path and reply are judged apart.
 
 records -> WORKDIR/eval/NAME/generations.jsonl (every answer as generated, with its verdicts)
            WORKDIR/eval/NAME/scores.json       (evaluate/scores.py)

@@ -50,14 +50,14 @@ class Policy:
             return tokenize_reference(record, self.processor)
 
     def rows(self, wanted: int) -> int:
-        """`wanted` questions a call, rounded up to what the mesh divides."""
+        """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
         shards = 1 if self.mesh is None else row_shards(self.mesh)
         return -(-wanted // shards) * shards
 
     def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
         """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
 
-        Also the first look at every picture, so that a broken one is named before hours of work.
+        This opens every picture for the first time, so a broken one is named before hours of work.
         """
         unit = self.processor.config.vision.patch_unit
         tokens, patches = 1, unit
@@ -70,7 +70,7 @@ class Policy:
 
 @contextlib.contextmanager
 def _naming(record: Record):
-    """Puts the record's name before an error that does not know it."""
+    """In a `with`: an error that does not name the record gets its name in front."""
     try:
         yield
     except RecordError:
@@ -87,7 +87,7 @@ def load_policy(
     params: use these instead of the folder's weights; they stay where they are.
     On several devices the parameters are laid out over the mesh of cfg.mesh.
     """
-    folder = model_dir or cfg.model.path
+    folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
     config = load_model_config(folder, cfg.model.family)

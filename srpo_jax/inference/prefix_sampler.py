@@ -28,7 +28,7 @@ from srpo_jax.models.policy_model import head_matrix
 
 
 class TokenIds(Protocol):
-    """What the sampler needs to know of a tokenizer; hf.processing.Processor has both."""
+    """What the sampler needs to know of a tokenizer; models.hf.processor.Processor has both."""
 
     eos_ids: tuple[int, ...]
     suppress_ids: tuple[int, ...]
@@ -73,7 +73,7 @@ class Sampler:
     """Samples branches in batches of fixed shape, so it compiles once.
 
     Args:
-      model: a PolicyModel; params: its parameters, placed as the caller likes.
+      model: a PolicyModel; params: its parameters, on any devices.
       ids: end and suppressed token ids (a Processor will do).
       batch: questions per call; branches: branches per question (R).
       prompt_tokens: room for prompt and path together; patches: room for a question's patches, a
@@ -192,14 +192,14 @@ class Sampler:
         hidden = jnp.take_along_axis(hidden, (rows.shared_len - 1)[..., None], axis=1)  # [B,R,D]
 
         layers, batch, _, kv_heads, head_dim = shared[0].shape
-        # The last token is never fed back, so its key and value need no place.
+        # The last token is never fed back, so its key and value need no room.
         own_shape = (layers, batch, self.branches, max(room - 1, 1), kv_heads, head_dim)
         own = tuple(jnp.zeros(own_shape, part.dtype) for part in shared)
         if self._sharding is not None:
             spec = PartitionSpec(None, *self._sharding.spec)
-            place = NamedSharding(self._sharding.mesh, spec)
-            own = jax.lax.with_sharding_constraint(own, (place, place))
-        keys = jax.random.wrap_key_data(rows.seeds, impl="threefry2x32")
+            split = NamedSharding(self._sharding.mesh, spec)
+            own = jax.lax.with_sharding_constraint(own, (split, split))
+        keys = jax.random.wrap_key_data(jnp.asarray(rows.seeds), impl="threefry2x32")
         zeros = jnp.zeros(rows.active.shape, jnp.int32)
 
         def take(t, hidden, tokens, length, logp, done):

@@ -166,7 +166,8 @@ def candidates(
     rows: Sequence[int] = (),
     remats: Sequence[str] = (),
 ) -> tuple[list[Candidate], list[str]]:
-    """(legal candidates, why others are not). Empty arguments: what is worth trying.
+    """Returns (the legal candidates, why others are not). An empty argument stands for what is
+    worth trying.
 
     meshes: by default tensor 1, 2, 4, ... up to MAX_TENSOR, each with the fewest replicas (data)
     that leave parts which the parameters divide into. rows: by default pack.rows, and one and two
@@ -206,7 +207,7 @@ def candidates(
 
 
 def _powers(most: int) -> list[int]:
-    """1, 2, 4, ... up to `most`, which they divide."""
+    """The powers of two that divide `most`, ascending."""
     return [2**k for k in range(most.bit_length()) if most % 2**k == 0]
 
 

@@ -131,8 +131,8 @@ def _outside_digest(config: dict[str, Any]) -> list[str]:
 class Compiler:
     """Compiles jobs; in a `with`, so that no process outlives it.
 
-    report(line): told what begins and ends. workers: processes at once (default: CPU cores; each
-    takes 2 to 4 GB of memory).
+    report(line): called with a line when a compilation begins or ends. workers: processes at once
+    (default: CPU cores; each takes 2 to 4 GB of memory).
     """
 
     def __init__(
@@ -164,13 +164,13 @@ class Compiler:
             fit = sum(result is not None and result["status"] == "ok" for result in results)
             while todo and fit + len(self._running) < wanted and len(self._running) < self.workers:
                 index = todo.pop(0)
-                results[index] = self._cached(jobs[index])
-                if results[index] is None:
+                known = results[index] = self._cached(jobs[index])
+                if known is None:
                     left = min(wanted - fit, 1 + len(todo) + len(self._running))
                     self._start(index, jobs[index], names[index], left)
                 else:
-                    self.report(f"known: {names[index]}: {_outcome(results[index])}")
-                    fit += results[index]["status"] == "ok"
+                    self.report(f"known: {names[index]}: {_outcome(known)}")
+                    fit += known["status"] == "ok"
             if fit >= wanted and not self._running:
                 break
             for index, result in self._finished():
@@ -201,6 +201,7 @@ class Compiler:
             start_new_session=True,
         )
         self._running[process] = (index, time.monotonic(), out, err)
+        assert process.stdin  # it is a pipe, see above
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()  # and left open: its end is the worker's end
         each = statistics.median(self._took) if self._took else GUESS
@@ -236,7 +237,8 @@ class Compiler:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        process.stdin.close()
+        if process.stdin:
+            process.stdin.close()
         for file in files:
             file.close()
 

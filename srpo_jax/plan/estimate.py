@@ -84,7 +84,9 @@ class Estimate(NamedTuple):
 def estimate(
     model: Model, candidate: Candidate, where: Slice, compiled: Mapping[str, Any] | None
 ) -> Estimate:
-    """compiled: what plan_compile said; None: guessed, to order the candidates before compiling."""
+    """The estimate of a candidate. compiled: what compile_job.py counted; None: it is guessed,
+    which orders the candidates before they are compiled.
+    """
     chip = where.chip
     if compiled is None:
         products = product_flops(model, candidate)
@@ -164,7 +166,7 @@ def _again(candidate: Candidate) -> Again:
 
 
 def _host_bytes(model: Model, candidate: Candidate) -> float:
-    """Sent to the host and fetched again by a device: the inputs of the layers."""
+    """Bytes that a device sends to the host and fetches again: the inputs of the layers."""
     if candidate.remat != "offload":
         return 0.0
     kept = kept_elements(
@@ -227,7 +229,7 @@ def kernel_flops(model: Model, candidate: Candidate, chip: Chip) -> float:
 
 
 def _tower_kernel_flops(model: Model, chip: Chip) -> float:
-    """Of the pictures' tower, one forward pass over a row; 0 where no kernel attends."""
+    """FLOPs of the vision tower's attention in a forward pass over a row; 0 without a kernel."""
     vision, asked, work = model.config.vision, model.cfg.model.attention, model.rows.work
     if vision.tile_length:  # each tile is a row of its own
         length = vision.tile_length

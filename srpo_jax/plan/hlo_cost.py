@@ -64,14 +64,14 @@ class Stats:
 
 
 def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
-    """Of the text of a compiled program.
+    """The counts of a compiled program, from its text.
 
     mesh: axis name -> size in the order of the program's devices; names the axes of collectives.
     """
     module = Module(text)
     flops = kernel_flops = 0.0
     kernels: dict[str, int] = {}
-    found: dict[tuple, dict[str, list[float]]] = {}
+    found: dict[tuple[str, tuple[str, ...], int], dict[str, list[float]]] = {}
     for computation, instruction, runs in module:
         opcode = instruction.opcode
         if opcode == "dot":
@@ -196,6 +196,7 @@ def replica_groups(rest: str, devices: int) -> list[tuple[int, ...]]:
         table = table.reshape(-1, math.prod(dims[i] for i in chosen))
     elif found := re.search(r"replica_groups=(\[[^\s]*)", rest):
         iota = _IOTA.match(found[1])
+        assert iota, rest
         table = _iota(iota[2] or iota[1], iota[3]).reshape(_ints(iota[1]))
     else:
         listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", rest)

@@ -177,10 +177,10 @@ class Module:
             return None
         return _constant(computation, start.operands[index])
 
-    def _step(self, body: Computation, index: int) -> int:
+    def _step(self, body: Computation, index: int | None) -> int:
         """What a round adds to the counter: 1, unless the body says otherwise."""
         root = body.instructions[body.root]
-        if root.opcode != "tuple" or index >= len(root.operands):
+        if root.opcode != "tuple" or index is None or index >= len(root.operands):
             return 1
         made, where = body.operand(root, index), body
         if made.opcode == "fusion":
@@ -195,7 +195,7 @@ class Module:
 
 
 def _instruction(name: str, body: str) -> Instruction:
-    """Of `type opcode(operands), rest`; a type may be a tuple, which holds spaces."""
+    """Parses `type opcode(operands), rest`; a type may be a tuple, which holds spaces."""
     end = _closing(body, 0) if body.startswith("(") else body.index(" ")
     kind, rest = body[:end], body[end:].lstrip()
     opening = rest.index("(")
@@ -262,6 +262,6 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def label(instruction: Instruction) -> str:
-    """What it was in the program that was compiled: its op_name, else its own name."""
+    """What the instruction was in the model's program: its op_name, else its own name."""
     found = re.search(r'op_name="([^"]*)"', instruction.rest)
     return found[1] if found else instruction.name

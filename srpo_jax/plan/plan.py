@@ -3,7 +3,7 @@
     questions -> rows -> legal candidates -> (least memory) -> compiled by libtpu -> ranked
 
 Every figure of memory, FLOPs and traffic is the compiler's own for the real train step; times are
-estimates (plan_estimate.py). Compiled candidates are kept in a cache, so the command can be stopped
+estimates (estimate.py). Compiled candidates are kept in a cache, so the command can be stopped
 and run again.
 """
 
@@ -50,7 +50,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says besides config and topology; see cli.py for the words."""
+    """What the command line says besides config and topology; `srpo plan --help` explains it."""
 
     meshes: tuple[tuple[int, int, int], ...] = ()
     rows: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class Options:
 
 
 def parse_options(given: dict[str, Any]) -> Options:
-    """From the values of the command line. Errors: UserError naming the option."""
+    """The options, from the values of the command line. Errors: UserError naming the option."""
     question: dict[str, Any] = {}
     for item in _split(given["question"]):
         name, _, value = item.partition("=")
@@ -114,7 +114,8 @@ def _mesh(text: str) -> tuple[int, int, int]:
         sizes = []
     if len(sizes) not in (2, 3) or min(sizes) < 1:
         raise UserError(f"--meshes={text}: write fsdp*tensor or data*fsdp*tensor, as in 32*2")
-    return tuple([1] * (3 - len(sizes)) + sizes)
+    data, fsdp, tensor = [1] * (3 - len(sizes)) + sizes
+    return data, fsdp, tensor
 
 
 def plan(
@@ -221,13 +222,14 @@ def _compile(
         if options.full and best[0][1]["status"] == "ok":
             winner = best[0][0]
             job = _job(cfg, model, where, winner, FULL_EFFORT)
-            again = compiler.until([job], [f"{names[fitting.index(winner)]} (full effort)"], 1)
-            best = rank(model, where, [(winner, again[0]), *best[1:]])
+            (again,) = compiler.until([job], [f"{names[fitting.index(winner)]} (full effort)"], 1)
+            assert again  # of one job one result is wanted
+            best = rank(model, where, [(winner, again), *best[1:]])
     return best
 
 
 def rank(model: Model, where: Slice, known: list[tuple[Candidate, Result]]) -> list:
-    """Fitting ones first, by the time of a question when nothing overlaps."""
+    """Sorts what was compiled: what fits first, by the time of a question when nothing overlaps."""
 
     def order(pair: tuple[Candidate, Result]) -> tuple[bool, float]:
         candidate, result = pair

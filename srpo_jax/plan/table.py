@@ -161,7 +161,7 @@ def text(plan: dict[str, Any]) -> str:
 
 def markdown(plans: Sequence[dict[str, Any]]) -> str:
     """One table over all candidates of several plans, the best of each plan first. A compilation
-    that broke is no figure: it is in the JSON object.
+    that broke has no figures and stands in the JSON object only.
     """
     rows = [
         (plan.get("name", plan["topology"]), plan["topology"], *_cells(entry))
@@ -198,7 +198,7 @@ def _short(source: str, parts: int = 3) -> str:
 
 
 def _few(x: float) -> str:
-    """Two decimals, or two digits of what is small."""
+    """The number with two decimals, or two digits if it is small."""
     return f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"
 
 

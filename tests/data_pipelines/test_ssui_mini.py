@@ -159,7 +159,7 @@ def test_make_records_matches_the_files(built):
 
 
 def test_mixture_rates():
-    """The mixture is what paths.py says: half unsafe, with late failures and corrections."""
+    """The mixture is that of reasoning_paths.py: half unsafe, late failures and corrections too."""
     rng = random.Random(0)
     notice, final, n = Counter(), Counter(), 40
     pairs = [(s, r) for s in world.SCENES for r in world.REQUESTS if world.is_risky(s, r)]

@@ -22,7 +22,8 @@ import dataclasses
 from srpo_jax.models.families.qwen2_5_vl import FAMILY as THEIRS
 
 def tensors(config):
-    return [dataclasses.replace(t, name=t.name.replace("visual.", "eye.")) for t in THEIRS.tensors(config)]
+    theirs = THEIRS.tensors(config)
+    return [dataclasses.replace(t, name=t.name.replace("visual.", "eye.")) for t in theirs]
 
 FAMILY = dataclasses.replace(
     THEIRS, model_types=("one_eyed",), tensors=tensors, spellings=((r"^model[.]eye[.]", "eye."),)

@@ -40,7 +40,7 @@ def fake_images(grids, model_config):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_window_order_is_that_of_transformers(grid, model_config):
-    """Order, windows and positions equal those that the reference computes, ragged edges too."""
+    """Order, windows and positions equal those that transformers computes, ragged edges too."""
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("transformers.vision_utils")
     vision, thw = model_config.vision, torch.tensor([grid])

@@ -1,4 +1,4 @@
-"""Programs whose FLOPs and collectives are known, compiled for eight devices: test_hlo_stats.py.
+"""Programs whose FLOPs and collectives are known, compiled for eight devices: test_hlo_cost.py.
 
 A script: prints what read_stats finds in each as one JSON line. Argument "cpu" (eight virtual
 devices) or a TPU topology, compiled ahead of time.

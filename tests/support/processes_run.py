@@ -1,4 +1,4 @@
-"""One of two processes of test_processes.py: `processes_run.py WHAT`, told which by SRPO_*."""
+"""One of two processes of test_lifecycle.py: `processes_run.py WHAT`, told which by SRPO_*."""
 
 from __future__ import annotations
 

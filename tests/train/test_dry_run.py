@@ -1,4 +1,4 @@
-"""srpo_jax/train/dry_run.py and prepare.py: what is known before a run, with nothing written."""
+"""srpo_jax/train/dry_run.py and setup.py: what is known before a run, with nothing written."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 | impl | what it is | platforms |
 | --- | --- | --- |
-| xla | all scores, by query chunks: the reference (xla.py) | all |
+| xla | all scores, by query chunks, the plain way (xla.py) | all |
 | block | only the blocks with a visible pair, a loop in XLA (block_sparse.py) | all |
 | pallas_tpu | the same as a kernel (pallas_tpu.py) | tpu |
 | pallas_gpu | the same as kernels in Triton (pallas_gpu.py) | gpu |

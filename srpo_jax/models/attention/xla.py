@@ -1,4 +1,4 @@
-"""Attention in plain XLA: the reference that every kernel is compared with, and the fallback.
+"""Attention in plain XLA: what every kernel is compared with, and the fallback.
 
 Scores and softmax are float32, the result has the dtype of `v`. Grouped queries (H heads over K
 kv heads, H a multiple of K) are an extra axis of the einsum, so k and v are never repeated.

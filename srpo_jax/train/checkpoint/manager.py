@@ -1,7 +1,7 @@
 """Checkpoints that are checked before they are trusted: orbax files plus our own checksums.
 
 WORKDIR/checkpoints/STEP/{params,optimizer,meta,SEAL}. `meta` is JSON: what run this is, its config,
-and shape, dtype and checksum of every array. SEAL is over the files, see checkpoint_files.py.
+and shape, dtype and checksum of every array. SEAL is over the files, see seal.py.
 orbax 0.12 restores a file with a flipped bit without a word, and casts to another dtype without a
 word, so both are compared here. docs/checkpoints.md says what is promised.
 """

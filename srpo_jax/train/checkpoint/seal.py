@@ -3,7 +3,7 @@
 STEP/SEAL names every other file of the step with its size and SHA-256. It is written last, before
 the step gets its name, so a step has a seal from the moment that it exists. It finds any change of
 any file, also one that would not change what is restored. Checksums of the arrays themselves are
-in meta, see checkpoint.py: they do not depend on how arrays are cut into files.
+in meta, see manager.py: they do not depend on how arrays are cut into files.
 
 `srpo checkpoints check WORKDIR` says of each step whether it is good.
 """

@@ -1,4 +1,4 @@
-"""The ways to read a checkpoint that import_checkpoint.py compares.
+"""The ways to read a checkpoint that __main__.py compares.
 
 Each is way(folder, mesh, dtype) -> run; `run()` returns the arrays, ready. What every user has to
 do before (reading config.json, choosing shardings) is done before and not measured.

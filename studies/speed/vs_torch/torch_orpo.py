@@ -1,4 +1,5 @@
-"""The other side of vs_torch.py: Qwen2.5-VL in transformers, trained on pairs as trainers do it.
+"""The other side of this comparison: Qwen2.5-VL in transformers, trained on pairs as trainers do
+it.
 
 The arithmetic is that of RPO's trainer, which is LLaMA-Factory's ORPO (and, but for the common
 beginning, TRL's) in a subclass; written here from its formulas. Of n pairs, the rows of the chosen

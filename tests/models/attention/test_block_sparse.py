@@ -1,4 +1,4 @@
-"""The block implementations against the reference: values and all gradients, random trees."""
+"""The block implementations against plain XLA: values and all gradients, random trees."""
 
 import functools
 import math

@@ -53,7 +53,7 @@ def test_tiles_equal_the_plain_form(impl, tokens, size):
 
 
 def test_bfloat16_tiles_sum_in_float32():
-    """Errors of bfloat16's rounding (2^-8); test_by_blocks.py says so of the kernel."""
+    """Errors of bfloat16's rounding (2^-8); test_block_sparse.py says so of the kernel."""
     found = compare("block", 300, 64, jnp.bfloat16)
     assert max(found.values()) < 0.012, found
 

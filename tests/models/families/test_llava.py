@@ -1,6 +1,6 @@
 """What is particular to LLaVA: sparse config files, which features are shown, tiles and newlines.
 
-Logits, bytes and answers of both are compared in test_all_families.py and test_families_hf.py.
+Logits, bytes and answers of both families are compared in test_all_families.py.
 """
 
 from __future__ import annotations
