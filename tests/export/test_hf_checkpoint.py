@@ -188,7 +188,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path):
         import os, signal
         from srpo_jax.export import hf_checkpoint as export
         from srpo_jax.models.hf.load import load_params
-        from srpo_jax.models.families import load_model_config
+        from srpo_jax.models.registry import load_model_config
 
         config = load_model_config({str(source)!r})
         write, left = export._write_weights, [2]

@@ -69,7 +69,7 @@ def test_without_torch_our_importer_compares(tmp_path):
         import jax, numpy as np
         from srpo_jax.export import verify as module
         from srpo_jax.models.hf.load import load_params
-        from srpo_jax.models.families import load_model_config
+        from srpo_jax.models.registry import load_model_config
         source, out = {str(exported.source)!r}, {str(exported.out)!r}
         config = load_model_config(source)
         params = jax.tree.map(lambda x: x * 1.0007, load_params(source, config, dtype=np.float32))
