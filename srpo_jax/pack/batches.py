@@ -3,8 +3,8 @@
 Epoch e has a packing plan, a pure function of (sizes, budgets, seed, e), that holds every tree
 once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream of rows, and
 batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batch with the first of
-the next. Each process takes the rows that lie on its devices (distributed/sharding.py), so any number of
-processes and threads, and any start step, give the same global batches bit for bit.
+the next. Each process takes the rows that lie on its devices (distributed/sharding.py), so any
+number of processes and threads, and any start step, give the same global batches bit for bit.
 
 The loss weights are divided by the number of questions (or reference tokens) of the whole batch,
 which the plan knows without reading the other processes' pictures.
