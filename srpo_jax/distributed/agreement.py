@@ -26,7 +26,7 @@ _TEXT = 400  # bytes of a failure's text that the others see
 
 
 def broadcast_json(value: Any) -> Any:
-    """Returns process 0's `value` on every process; that of the others is ignored. It must be JSON."""
+    """Returns process 0's `value`, which must be JSON, on every process; others' is ignored."""
     if jax.process_count() == 1:
         return value
     data = json.dumps(value).encode() if jax.process_index() == 0 else b""
