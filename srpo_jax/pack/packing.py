@@ -1,8 +1,29 @@
-"""Which trees share a row: budgets, splitting of trees that are too large, and the packing plan.
+"""Which trees share a row, and the row itself: budgets, the packing plan, the arrays of a batch.
 
-A row has a fixed length, and fixed numbers of targets, segments, sequences, pairs and image
-patches, so that the train step compiles once. The plan is a pure function of (sizes, budgets,
-seed, epoch): every process computes the same one and batch k is a function of k alone.
+A row has a fixed length, and fixed numbers of targets, segments, sequences, pairs and image patches
+(its budgets), so that the train step compiles once. A tree larger than a row is split at branch
+points. The plan (which trees share a row) is a pure function of (sizes, budgets, seed, epoch):
+every process computes the same one and batch k is a function of k alone.
+
+In a row trees stand one after another, all indices shifted: a second tree that begins at token 100
+has subtree_end + 100. The prompt's subtree ends with its tree, so the trees of a row do not see
+each other. Everything that differs between batches is data, not shape.
+
+The batch (`fill_row`, numpy): the model inputs (tokens, positions, subtree_end, image_index,
+patches and the family's per-patch arrays) and, with B rows of N targets, S segments, Q sequences
+and R pairs:
+
+target_pos, target_parent int32 [B, N]  row indices of a target and of the token before it on its
+                                        path (padding 0)
+target_segment int32 [B, N]             segment of the target; padding S, which is dropped
+seq_segments float32 [B, Q, S]          1 where the segment belongs to the sequence
+seq_len float32 [B, Q]                  targets of the sequence (padding 1)
+ref_weight float32 [B, Q]               weight of a sequence in L_ref
+pair_chosen, pair_rejected int32 [B, R] sequence indices (padding 0)
+pair_weight float32 [B, R]              weight of a pair in L_exp (padding 0)
+
+The weights are already divided by the number of questions of the whole batch, so the loss is a
+plain sum over rows: any packing, mesh or accumulation gives the same loss.
 """
 
 from __future__ import annotations
@@ -23,7 +44,7 @@ SAMPLE = 8192  # trees that budgets are estimated from
 
 @dataclasses.dataclass(frozen=True)
 class Budgets:
-    """The size of every row. `patches` is a multiple of what the vision tower needs."""
+    """How much every row has room for. patches: a multiple of the vision tower's patch_unit."""
 
     tokens: int
     targets: int
@@ -52,6 +73,8 @@ class Budgets:
         if not len(table):
             raise UserError("no trees to pack: there is no question to train on")
         tokens = _round_up(row_tokens or table[:, 0].max(), token_multiple)
+        # Fill rows by tokens alone, with budgets that never bind for everything else, and look how
+        # much of the others they hold.
         alone = table[:: -(-len(table) // SAMPLE)].copy()
         alone[:, 0] = np.minimum(alone[:, 0], tokens)  # what does not fit will be split
         only_tokens = np.where(np.arange(table.shape[1]) == 0, tokens, alone.sum(axis=0))
@@ -79,6 +102,7 @@ class Budgets:
         return all(getattr(self, name) >= size for name, size in zip(TreeSizes._fields, sizes))
 
     def as_sizes(self) -> TreeSizes:
+        """The same numbers, in the order of TreeSizes."""
         return TreeSizes(*(getattr(self, name) for name in TreeSizes._fields))
 
 
@@ -161,6 +185,7 @@ def _too_large(
     reference: str,
     odds_from: str,
 ) -> str:
+    """The message for a part that is larger than a row by itself."""
     points, counted = group
     part = dataclasses.replace(tree, count_reference=counted)
     chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
@@ -206,6 +231,8 @@ def plan_rows(
 
 
 def _best_fit(indices: np.ndarray, table: np.ndarray, limit: np.ndarray) -> list[list[int]]:
+    """Packs the trees `indices` of `table` [trees, sizes] into rows of `limit`, largest first: each
+    into the row that it fits into and that has the fewest free tokens, or into a new one."""
     rows: list[list[int]] = []
     free = np.zeros((len(indices), len(limit)), np.int64)
     for index in indices[np.argsort(-table[indices, 0], kind="stable")]:
@@ -236,6 +263,8 @@ def fill_row(
                 of `layout.ref_tokens` over the whole batch): the mean over all reference tokens.
     no_patches: the `vision` arrays of a prompt without pictures; needed only for an empty list
     """
+    # How much of the row is used so far: tokens, targets, segments, sequences, pairs, patches. They
+    # are what the indices of the next tree are shifted by.
     row = _empty_row(budgets, layouts[0].prompt.vision if layouts else no_patches)
     t = n = s = q = r = p = features = 0
     segment_ids = {name: 0 for name in row if name.endswith("_seg")}  # used in this row so far
@@ -286,6 +315,7 @@ def fill_row(
 
 
 def _empty_row(budgets: Budgets, vision: dict[str, np.ndarray] | None) -> dict:
+    """A row of padding. vision: arrays of any prompt, which say what a patch consists of."""
     if vision is None:
         raise ValueError("fill_row: an empty row needs no_patches")
     b = budgets
