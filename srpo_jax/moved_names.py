@@ -7,7 +7,7 @@ import sys
 MOVED = {
     "srpo_jax.base_policy": "srpo_jax.cli.base_policy",
     "srpo_jax.checkpoint_files": "srpo_jax.train.checkpoint.seal",
-    "srpo_jax.config_docs": "srpo_jax.config.docs",
+    "srpo_jax.config_docs": "srpo_jax.command.config_page",
     "srpo_jax.config_load": "srpo_jax.config.load",
     "srpo_jax.explore.run": "srpo_jax.explore.explore",
     "configs": "srpo_jax.configs",

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from srpo_jax.command.table import READ_BY, VERBS
 from srpo_jax.command.verb import Verb
-from srpo_jax.config.docs import shown
 from srpo_jax.config.fields import FIELDS, SECTIONS, Field
+from srpo_jax.config.rules import shown
 
 COLUMNS = 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 # Of what others may add to: a word that a registry knows, or where a class is to be found. Whether
 # there is such a thing is not known here: names are looked up by those who use them.
-PLACE = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+PLACE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 SHAPES = {
     "name": (re.compile(rf"[\w-]+|{PLACE}"), "a name, or module:Class"),
     "place": (re.compile(rf"({PLACE})?"), "module:Class, or empty"),
@@ -21,8 +22,7 @@ SHAPES = {
 class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
     adds single values to the range, `required` refuses "". `names`: one or more of these, with
-    commas. `shape`: one of SHAPES, for registered names; `built_in`: those that come with the
-    package, for people to read.
+    commas. `shape`: one of SHAPES, for registered names.
     """
 
     kind: type
@@ -35,12 +35,11 @@ class Rule:
     regexes: bool = False
     names: tuple[str, ...] = ()
     shape: str = ""
-    built_in: tuple[str, ...] = ()
 
     def allowed(self) -> str:
         """The rule in words, for error messages and docs/configuration.md."""
-        if self.words or self.built_in:
-            return " | ".join(self.words or self.built_in)
+        if self.words:
+            return " | ".join(self.words)
         if self.regexes:
             return "a tuple of regular expressions"
         if self.names:
@@ -83,6 +82,15 @@ class Rule:
             above = value > self.low if self.low_open else value >= self.low
             return value in self.also or (above and value <= self.high)
         return bool(value.strip()) if self.required else True
+
+
+def shown(value: Any) -> str:
+    """A default as one would write it in a config file."""
+    if isinstance(value, tuple):
+        return f"({' '.join(shown(item) + ',' for item in value)})"
+    if isinstance(value, str):
+        return json.dumps(value)
+    return repr(value).replace("e-0", "e-")
 
 
 def _is_regex(item: Any) -> bool:

@@ -2,8 +2,8 @@
 
 A field stands here and nowhere else. From these classes come configs/common.py, the checks of a
 config (check.py), what identifies a run (srpo_jax/runs/identity.py), docs/configuration.md
-(`python -m srpo_jax.config.docs`) and the help of the command. 0 means "no limit" where a help
-says so.
+(`python -m srpo_jax.command.config_page`) and the help of the command. 0 means "no limit" where a
+help says so.
 """
 
 from __future__ import annotations
@@ -138,7 +138,6 @@ class ObjectiveSettings:
         "odds_ratio",
         "the term that compares a safe and an unsafe branch",
         shape="name",
-        built_in=("odds_ratio", "dpo", "simpo", "ipo"),
         decides=True,
     )
     normalise: str = setting(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from srpo_jax.config import docs as config_docs
+from srpo_jax.command import config_page
 from srpo_jax.config.check import flatten, validate
 from srpo_jax.config.convert import as_config, config_dict, stored_config
 from srpo_jax.config.fields import FIELDS, Config, arguments
@@ -121,7 +121,7 @@ def test_a_field_is_declared_once_and_the_page_is_current():
     """Every default keeps its own rule, and docs/configuration.md says what the classes say."""
     for name, field in FIELDS.items():
         assert field.help and (field.rule.accepts(field.default) or field.rule.required), name
-    assert (ROOT / "docs" / "configuration.md").read_text() == config_docs.page()
+    assert (ROOT / "docs" / "configuration.md").read_text() == config_page.page()
 
 
 def test_both_forms_of_a_config_hold_the_same():

@@ -24,17 +24,17 @@ TEXT, NEWLINE = -1, -2
 class PatchField:
     """An array with one entry per patch that a vision tower reads besides the patches.
 
-    shape: of one entry. Names that end in `_seg` are segment ids: unique within a row, -1 for
-    padding. All others are padded with 0.
+    shape: of one entry. is_segment: whether these are segment ids (by the name, which then ends in
+    `_seg`): unique within a row, -1 for padding. All others are padded with 0.
     """
 
     name: str
     shape: tuple[int, ...] = ()
     dtype: Any = np.int32
+    is_segment: bool = dataclasses.field(init=False)
 
-    @property
-    def is_segment(self) -> bool:
-        return self.name.endswith("_seg")
+    def __post_init__(self):
+        object.__setattr__(self, "is_segment", self.name.endswith("_seg"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,12 +82,12 @@ class TextConfig:
     qkv_bias: bool = True
     qk_norm: bool = False
     max_positions: int = 0
+    padded_vocab: int = dataclasses.field(init=False)
 
-    @property
-    def padded_vocab(self) -> int:
-        if self.vocab_size < UNPADDED_VOCAB:
-            return self.vocab_size
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    def __post_init__(self):
+        padded = -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        small = self.vocab_size < UNPADDED_VOCAB
+        object.__setattr__(self, "padded_vocab", self.vocab_size if small else padded)
 
 
 class Reader:

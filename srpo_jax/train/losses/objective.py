@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from srpo_jax.errors import UserError
-from srpo_jax.train.losses.pairwise import Pairs, find_loss
+from srpo_jax.train.losses.pairwise import PairLoss, Pairs, find_loss
 
 NORMALISE = ("mean", "sum")
 
@@ -51,6 +51,8 @@ PAIR_METRICS = (
 class Objective:
     """The switches of the loss; see the module's docstring. Hashable (a static argument).
 
+    loss: what `contrast` names, looked up once.
+
     Errors: UserError for a contrast that does not exist, ValueError for a wrong normalise.
     """
 
@@ -60,16 +62,17 @@ class Objective:
     beta: float = 0.1
     gamma: float = 0.5
     ref_coef: float = 1.0
+    loss: PairLoss = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        find_loss(self.contrast)
+        object.__setattr__(self, "loss", find_loss(self.contrast))
         if self.normalise not in NORMALISE:
             raise ValueError(f"normalise {self.normalise!r} is not one of {NORMALISE}")
 
 
 def needs_reference_policy(objective: Objective) -> bool:
     """Whether the loss needs log-probs of a frozen reference policy (DPO and IPO do)."""
-    return find_loss(objective.contrast).needs_reference and objective.lambda_exp != 0
+    return objective.loss.needs_reference and objective.lambda_exp != 0
 
 
 def sequence_logps(token_logp: jax.Array, batch: dict) -> jax.Array:
@@ -103,10 +106,9 @@ def pair_losses(pairs: Pairs, objective: Objective) -> jax.Array:
     Errors: ValueError when that needs the reference policy's scores and pairs has none; UserError
     for a loss from outside that gives anything but one number for each pair.
     """
-    loss = find_loss(objective.contrast)
-    if loss.needs_reference and pairs.reference_chosen is None:
+    if objective.loss.needs_reference and pairs.reference_chosen is None:
         raise ValueError(f"contrast {objective.contrast!r} needs the reference policy's log-probs")
-    losses = loss.fn(pairs, objective.beta, objective.gamma)
+    losses = objective.loss.fn(pairs, objective.beta, objective.gamma)
     if jnp.shape(losses) != pairs.chosen.shape:
         raise UserError(
             f"objective.contrast={objective.contrast!r} gives losses of shape {jnp.shape(losses)} "

@@ -1,15 +1,15 @@
-"""Makes docs/configuration.md: `python -m srpo_jax.config.docs > docs/configuration.md`.
+"""Makes docs/configuration.md: `python -m srpo_jax.command.config_page > docs/configuration.md`.
 
-The table is made from the declarations in sections.py, so the page cannot say anything else than
-the code (a test compares them).
+The table is made from the declarations in srpo_jax/config/sections.py and from the registries, so
+the page cannot say anything else than the code (a test compares them).
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from srpo_jax.config.fields import FIELDS, SECTIONS
+from srpo_jax.arbiter.registry import ARBITERS
+from srpo_jax.config.fields import FIELDS, SECTIONS, Field
+from srpo_jax.config.rules import shown
+from srpo_jax.train.losses.pairwise import LOSSES
 
 HEAD = """# Configuration
 
@@ -27,20 +27,22 @@ file is a program: loading one runs it.
 * A misspelt field, a wrong type, a value that is not allowed, an unknown variant or an argument
   without dashes is one line on stderr and exit code 2.
 
-In Python: `srpo_jax.config.load.load_config("configs/ssui_mini.py:dpo", ["--config.seed=1"])`,
+In Python: `srpo_jax.load_config("configs/ssui_mini.py:dpo", ["--config.seed=1"])`,
 whose result cannot be changed (`dataclasses.replace` makes another); that of `get_config()` can.
 
-This page is made from the code: `python -m srpo_jax.config.docs > docs/configuration.md`.
+This page is made from the code: `python -m srpo_jax.command.config_page > docs/configuration.md`.
 """
 
 
-def shown(value: Any) -> str:
-    """A default as one would write it in a config file."""
-    if isinstance(value, tuple):
-        return f"({' '.join(shown(item) + ',' for item in value)})"
-    if isinstance(value, str):
-        return json.dumps(value)
-    return repr(value).replace("e-0", "e-")
+# What the registries hold: their names are allowed, and a user's own things.
+REGISTERED = {"objective.contrast": LOSSES, "arbiter.kind": ARBITERS}
+
+
+def allowed_in(field: Field) -> str:
+    """What a field may hold, with the names that are registered for it."""
+    if field.name in REGISTERED:
+        return " | ".join([*REGISTERED[field.name], "module:Class"])
+    return field.rule.allowed()
 
 
 def page() -> str:
@@ -51,7 +53,7 @@ def page() -> str:
         parts.append("| field | default | allowed | meaning |\n|---|---|---|---|")
         for field in FIELDS.values():
             if field.section == section:
-                allowed = field.rule.allowed().replace("|", "\\|")
+                allowed = allowed_in(field).replace("|", "\\|")
                 cells = (f"`{field.name}`", f"`{shown(field.default)}`", allowed, field.help)
                 parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
