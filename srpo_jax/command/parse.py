@@ -9,7 +9,7 @@ from absl import flags
 
 from srpo_jax.command.table import VERBS
 from srpo_jax.command.verb import Command, Verb
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 
 DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
 
@@ -110,7 +110,7 @@ def _own_options(spec: Verb) -> list[str]:
 
 
 def _flag_error(message: str, name: str, spec: Verb) -> str:
-    message = " ".join(message.split())
+    message = one_line(message)
     if message.startswith("Unknown command line flag"):
         option = message.split("'")[1]
         near = difflib.get_close_matches(option, _own_options(spec), n=1)

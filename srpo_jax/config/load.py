@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from srpo_jax.config.check import check_field_name, validate
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import FIELDS, Config
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]  # its folder `configs` holds ours
 OVERRIDE = re.compile(r"--?(no)?config\.")
@@ -84,21 +84,17 @@ def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(_one_line_flag_error(str(error))) from None
+        raise UserError(_flag_error_line(str(error))) from None
     return values["config"].value
 
 
-def _one_line_flag_error(message: str) -> str:
+def _flag_error_line(message: str) -> str:
     """absl's "flag --config.a.b=x: could not convert ..." with our field names and no newline."""
     found = re.match(r"flag --config\.([\w.]+)=(.*?): (.*)", message, re.DOTALL)
     if found and found[1] in FIELDS:
         allowed = FIELDS[found[1]].rule.allowed()
-        return f"config.{found[1]} is {_one_line(found[2])!r}; allowed is {allowed}"
-    return _one_line(message)
-
-
-def _one_line(text: object, limit: int = 300) -> str:
-    return " ".join(str(text).split())[:limit]
+        return f"config.{found[1]} is {one_line(found[2], 300)!r}; allowed is {allowed}"
+    return one_line(message, 300)
 
 
 @contextlib.contextmanager
@@ -161,7 +157,7 @@ def _failure(error: Exception, path: pathlib.Path) -> str:
             "`from srpo_jax.configs import common`"
         )
     if isinstance(error, ValueError) and str(error).startswith("unknown variant"):
-        return f"config file {path} fails: {_one_line(error)}"
+        return f"config file {path} fails: {one_line(error, 300)}"
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace and not isinstance(error, SyntaxError):
@@ -169,4 +165,4 @@ def _failure(error: Exception, path: pathlib.Path) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     place = f" (line {line})" if line else ""
-    return f"config file {path} fails: {type(error).__name__}: {_one_line(error)}{place}"
+    return f"config file {path} fails: {type(error).__name__}: {one_line(error, 300)}{place}"

@@ -14,31 +14,37 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.errors import RunFailure, UserError, one_line
 
 
 def find_registered(spec: str, registered: Mapping[str, Any], field: str) -> Any:
-    """What `spec` stands for: registered[spec], or what `module:Class` names.
+    """What `spec` stands for: registered[spec], or what `module:Class` names (find_outside).
 
-    Class is an attribute of the module; dots lead further inside. It may be of any kind: whether it
-    is of use is the caller's to check. field: the field of the config that holds spec, for messages
-    ("objective.contrast"). Errors: UserError for a name that is not registered, and for a module or
-    attribute that does not exist or cannot be imported.
+    field: the field of the config that holds spec, for messages ("objective.contrast"). Errors:
+    UserError for a name that is not registered, and as find_outside.
     """
     if ":" in spec:
-        found: Any = import_outside(spec, field)
-        for name in spec.partition(":")[2].split("."):
-            if not hasattr(found, name):
-                where = getattr(found, "__file__", None) or found
-                raise UserError(f"{field}={spec!r}: {where} has no {name}")
-            found = getattr(found, name)
-        return found
+        return find_outside(spec, field)
     if spec in registered:
         return registered[spec]
     near = difflib.get_close_matches(spec, registered, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     word = field.rpartition(".")[2]
     raise UserError(f"{field}={spec!r} does not exist; {word}s: {', '.join(registered)}{hint}")
+
+
+def find_outside(spec: str, field: str) -> Any:
+    """What `module:Class` names. Class is an attribute of the module; dots lead further inside. It
+    may be of any kind: whether it is of use is the caller's to check. Errors: UserError for a
+    module or attribute that does not exist or cannot be imported.
+    """
+    found: Any = import_outside(spec, field)
+    for name in spec.partition(":")[2].split("."):
+        if not hasattr(found, name):
+            where = getattr(found, "__file__", None) or found
+            raise UserError(f"{field}={spec!r}: {where} has no {name}")
+        found = getattr(found, name)
+    return found
 
 
 def import_outside(spec: str, field: str) -> ModuleType:
@@ -81,4 +87,4 @@ def call_factory(factory: Any, spec: str, field: str) -> Any:
 
 def _told(error: BaseException) -> str:
     """The kind of an exception and what it says, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(f"{type(error).__name__}: {error}", 300)

@@ -6,12 +6,11 @@ A family of your own comes from outside: `model.family` of the config names it, 
 from __future__ import annotations
 
 import functools
-import importlib
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
-from srpo_jax.errors import UserError, one_line
+from srpo_jax.config.registered import call_factory, find_outside
+from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import read_config_json
 from srpo_jax.models.families import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
@@ -33,6 +32,8 @@ HINTS = {
     "OpenGVLab/InternVL3_5-8B-HF, ...), this one runs code of its own",
     "qwen3_vl_moe": "mixtures of experts are not computed, only the dense Qwen3-VL sizes",
 }
+
+FIELD = "model.family"
 
 
 def load_model_config(directory: str | pathlib.Path, family: str | Family = "") -> ModelConfig:
@@ -74,22 +75,12 @@ def known_families(family: str | Family = "") -> Mapping[str, Family]:
 
 @functools.cache  # one object, so that the configs of two calls are equal
 def _from_outside(spec: str) -> Family:
-    found = _load(spec)
+    found = find_outside(spec, FIELD)
     if not isinstance(found, Family) and callable(found):
-        found = found()
+        found = call_factory(found, spec, FIELD)
     if not isinstance(found, Family):
         raise UserError(
             f"model.family={spec}: is a {type(found).__name__}; name a "
             "srpo_jax.models.blocks.config.Family, or a callable that gives one"
         )
     return found
-
-
-def _load(spec: str) -> Any:
-    module, colon, name = spec.partition(":")
-    if not (module and colon and name):
-        raise UserError(f"model.family={spec}: must read module:Name, as in my_family:FAMILY")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model.family={spec}: cannot be loaded: {one_line(error)}") from None

@@ -45,7 +45,7 @@ WRONG = [
     (["train", MINI, WORKDIR, "--config.train.learning_rate=nan"], "is nan; allowed is a number"),
     (["train", MINI, WORKDIR, "--config.train.learning_rate=-1"], "is -1.0; allowed is"),
     (["train", MINI, WORKDIR, "--config.train.freeze=1,2"], "is (1, 2); allowed is a tuple of"),
-    (["train", MINI, WORKDIR, "--config.objective.contrast=dop"], "contrasts: odds_ratio, dpo, simpo, ipo; did you mean dpo?"),
+    (["train", MINI, WORKDIR, "--config.objective.contrast=dop"], "simpo, ipo; did you mean dpo?"),
     (["train", MINI, WORKDIR, "--profile=5:5"], "--profile=5:5: must be START:STOP"),
     (["eval", MINI, WORKDIR, "--name=../x"], "must be a plain folder name"),
     (["eval", MINI, WORKDIR, "--model=nowhere"], "no such directory"),
