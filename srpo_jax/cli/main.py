@@ -17,7 +17,7 @@ from srpo_jax import __version__
 from srpo_jax.command.help import main_help, verb_help
 from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Verb
-from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.errors import RunFailure, UserError, one_line
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 HELP = ("-h", "--help", "-help", "--helpfull")
