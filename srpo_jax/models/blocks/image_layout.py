@@ -62,9 +62,11 @@ class Images(Protocol):
     """
 
     placeholder: str
-    suppress: frozenset[int]
     process: Any
     call: dict[str, Any]
+
+    @property
+    def suppress(self) -> frozenset[int]: ...
 
     def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
         """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.

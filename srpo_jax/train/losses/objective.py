@@ -158,7 +158,7 @@ def srpo_loss(
     loss = objective.ref_coef * loss_ref + objective.lambda_exp * loss_exp
 
     reward_c, reward_r = objective.beta * pairs.chosen, objective.beta * pairs.rejected
-    if pairs.reference_chosen is not None:
+    if pairs.reference_chosen is not None and pairs.reference_rejected is not None:
         reward_c -= objective.beta * pairs.reference_chosen
         reward_r -= objective.beta * pairs.reference_rejected
     values = (*pairs[:2], reward_c, reward_r, reward_c - reward_r, reward_c > reward_r)
