@@ -6,12 +6,13 @@ FROM python:3.12-slim-bookworm
 
 ARG EXTRA=tpu
 WORKDIR /app
-COPY setup.py README.md ./
+COPY setup.py MANIFEST.in README.md LICENSE ./
+# srpo_jax has links to the other three: all have to be there before it is installed.
 COPY srpo_jax srpo_jax
+COPY configs configs
 COPY data_pipelines data_pipelines
 COPY launch launch
 RUN pip install --no-cache-dir ".[${EXTRA}]"
-COPY configs configs
 
 RUN useradd --create-home srpo
 USER srpo

@@ -73,7 +73,7 @@ setup(
     package_data={
         "srpo_jax": ["py.typed"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
-        "srpo_jax.runs.report": ["templates/*", "*.css"],
+        "srpo_jax.runs.report": ["templates/*", "style.css"],
     },
     install_requires=CORE,
     extras_require={

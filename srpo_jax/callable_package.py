@@ -36,4 +36,5 @@ def make_callable(package: str, module: str, function: str) -> None:
     __init__ calls this with its __name__."""
     found: Any = sys.modules[package]
     found.__class__ = CallablePackage
+    assert isinstance(found, CallablePackage)
     found._main = (f"{package}.{module}", function)

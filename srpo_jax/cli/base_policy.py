@@ -40,8 +40,7 @@ from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.inputs import encode_prompt
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, init_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.rows import make_batch
+from srpo_jax.pack.packing import Budgets, make_batch
 from srpo_jax.pack.tree import Tree
 from srpo_jax.pack.tree_layout import layout_tree
 from srpo_jax.train.losses.objective import Objective

@@ -114,7 +114,7 @@ VERBS: dict[str, Verb] = {
     "env": Verb("versions and devices, for a bug report", "srpo env", config=None, workdir=None),
 }
 
-# Which verbs read a section of the config; "": the fields of none.
+# Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "train", "eval"),
     "model": ("demo", "explore", "train", "eval", "plan"),

@@ -13,8 +13,7 @@ from srpo_jax.config.load import load_config
 
 @dataclass(frozen=True)
 class Verb:
-    """One command. `config` and `workdir`: "required", "optional" (the value is the default) or
-    None.
+    """One command. `config` and `workdir`: "required", None, or what they are when not given.
 
     positional: the option that a word without dashes stands for, as in `srpo report WORKDIR`.
     resumes: the same command again goes on where an interruption stopped it.

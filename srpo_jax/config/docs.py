@@ -27,7 +27,8 @@ file is a program: loading one runs it.
 * A misspelt field, a wrong type, a value that is not allowed, an unknown variant or an argument
   without dashes is one line on stderr and exit code 2.
 
-In Python: `srpo_jax.config.load.load_config("configs/ssui_mini.py:dpo", ["--config.seed=1"])`.
+In Python: `srpo_jax.config.load.load_config("configs/ssui_mini.py:dpo", ["--config.seed=1"])`,
+whose result cannot be changed (`dataclasses.replace` makes another); that of `get_config()` can.
 
 This page is made from the code: `python -m srpo_jax.config.docs > docs/configuration.md`.
 """

@@ -1,8 +1,12 @@
 """Decisions that all processes must make alike: one reads or fails, and all act on it.
 
-A process that alone raises, skips or stops leaves the others waiting in the next collective.
-All processes must call each of these functions at the same point of the program. With one process
-they cost nothing.
+All processes run the same program and meet in collectives. A process that alone raises, skips or
+stops leaves the others waiting in the next one: if the file system fails process 3 while it
+restores a checkpoint, the others go on to the first step and wait there for ever. So what a process
+found out by itself is exchanged before anyone acts on it.
+
+Each function here is a collective itself: all processes call it, at the same point of the program.
+With one process they cost nothing.
 """
 
 from __future__ import annotations
@@ -22,23 +26,23 @@ _TEXT = 400  # bytes of a failure's text that the others see
 
 
 def broadcast_json(value: Any) -> Any:
-    """Process 0's value, on all processes. It must be JSON; the other processes' values are
-    ignored.
-    """
+    """Returns process 0's `value`, which must be JSON, on every process; others' is ignored."""
     if jax.process_count() == 1:
         return value
     data = json.dumps(value).encode() if jax.process_index() == 0 else b""
+    # Arrays in a collective have the same shape everywhere: first the length, then the bytes.
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     padded = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
 
 
 def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:
-    """Runs action() and returns its result. If it fails on any process, all raise `failed(text)`,
-    where text says what went wrong on the first one that failed.
+    """Runs action() on each process and returns its result; if it fails on any, all raise.
 
-    UserError, PermissionError and MemoryError are raised as they are, by this process alone;
-    lifecycle.report_failure then ends the others.
+    failed: makes the exception that all raise, from one line about what went wrong (of several
+    failures, that of the process with the lowest index).
+    UserError, PermissionError and MemoryError are not exchanged: this process raises them as they
+    are, and lifecycle.report_failure then ends the others.
     """
     result: Any = None
     problem, cause = "", None

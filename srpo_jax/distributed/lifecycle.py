@@ -1,10 +1,25 @@
 """Several processes, one run: they meet, make sure that they run the same thing, and end together.
 
 `distributed_session` is entered once, before anything touches a device. With one process it does
-nothing. What Python can see of a failure (an exception anywhere) ends all processes within seconds,
-with the same exit code: the failing one says so in the coordinator's key-value store, and a thread
-of each other one, which may well be stuck in a collective, reads it there. What Python cannot see
-(a killed process) shows as missing heartbeats: the others are aborted from C++, exit code 134.
+nothing. Why it is needed: a process that fails leaves the others waiting in their next collective,
+for minutes or for ever, and whoever started the run sees a hang instead of an error.
+
+The coordinator, a service inside process 0, keeps a small key-value store that all can read and
+write. A failure that Python can see (an exception anywhere) ends all processes within seconds, with
+the same exit code:
+
+    process 2 raises     report_failure writes "srpo/failed/first" = [2, exit code, its error line]
+                         before any clean-up, as that may wait for the others
+    processes 0, 1, 3    are perhaps inside a collective and see nothing; but a thread of each
+                         (_Lifeline) reads the store once a second, finds the key, prints "process
+                         1 stops, as process 2 failed: ..." and ends the process
+    all                  wait for each other for up to ENDING_SECONDS first, so that process 0, and
+                         the store with it, is not gone before everyone has read it
+
+The key can be set once, so of several failures the first is the one that counts; an exception that
+is only the echo of it (a collective breaks when a peer goes) does not change the exit code. What
+Python cannot see (a killed process) shows as missing heartbeats: the others are aborted from C++,
+exit code 134.
 """
 
 from __future__ import annotations
@@ -44,7 +59,7 @@ _failing = threading.Event()  # this process has a failure of its own
 def distributed_session(
     section: ProcessesSettings, config: Config | None = None
 ) -> Iterator[ProcessInfo]:
-    """In a `with`: jax.distributed is up, and all processes run the same code and settings.
+    """A context in which jax.distributed is up and all processes run the same code and settings.
 
     section: the config's `processes`; config: the whole one, to be compared.
     Errors: UserError, on all processes, when they differ, and when the description is half-set.
@@ -71,8 +86,8 @@ def distributed_session(
 
 @contextlib.contextmanager
 def report_failure() -> Iterator[None]:
-    """In a `with`: the other processes learn of a failure in it before anything is cleaned up, as
-    cleaning up may wait for them.
+    """A context that tells the other processes of a failure inside it before anything outside it
+    is cleaned up, as cleaning up may wait for them.
     """
     try:
         yield
@@ -102,6 +117,8 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
     client = distributed.global_state.client
     if client is None:
         return
+    # Each writes its own facts; process 0 reads all, compares them with its own and writes what
+    # differs, which all read.
     index, limit = jax.process_index(), MEET_SECONDS * 1000
     key = f"srpo/agree/{topic}/"
     client.key_value_set(f"{key}{index}", json.dumps(dict(facts)))
@@ -215,7 +232,7 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """The line that the other processes print of a failure."""
+    """The line by which the other processes, and their users, hear of a failure."""
     return one_line(f"{type(error).__name__}: {error}", 300)
 
 

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
 from srpo_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-ROW_AXES = ("data", "fsdp")  # the axes that rows of a batch are split over
 
 
 def make_mesh(
@@ -72,21 +70,3 @@ def number_of_slices(devices: Sequence[jax.Device]) -> int:
     if devices[0].platform == "gpu":
         return 1
     return len({getattr(device, "slice_index", 0) for device in devices})
-
-
-def row_shards(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
-    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
-
-
-def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
-    """Which rows of a global batch of `rows` lie on this process's devices, in ascending order.
-
-    This is not always a p-th part: where `tensor` goes over processes they hold the same rows, and
-    on a TPU a host's chips are neighbours in the torus, not in the order of the mesh.
-    """
-    rows_sharding = NamedSharding(mesh, P(ROW_AXES))
-    held: set[int] = set()
-    for (part,) in rows_sharding.addressable_devices_indices_map((rows,)).values():
-        held.update(range(*part.indices(rows)))
-    return tuple(sorted(held))

@@ -26,14 +26,14 @@ from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
 from srpo_jax.files import read_json
-from srpo_jax.models.blocks.param_paths import by_path, merge, select
+from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
-from srpo_jax.train.optimizer import trainable_paths
+from srpo_jax.train.optimizer import merge, select, trainable_paths
 
 FORMS = ("merged", "peft")
 NEWEST: dict[str, Any] = {}

@@ -18,8 +18,8 @@ from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.path_format import tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
-from srpo_jax.distributed.mesh import make_mesh, row_shards
-from srpo_jax.distributed.sharding import make_constrain, param_shardings
+from srpo_jax.distributed.mesh import make_mesh
+from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params, policy_digest

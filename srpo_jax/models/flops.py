@@ -14,10 +14,8 @@ with nothing trained in its blocks or before them has no dx either, and is count
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from srpo_jax.models.blocks.config import ModelConfig, TowerConfig
 from srpo_jax.models.blocks.param_paths import by_path
@@ -129,28 +127,6 @@ def features_of(vision: TowerConfig, patches: float) -> float:
 def patches_of(vision: TowerConfig, features: float) -> float:
     """The inverse of features_of."""
     return features / vision.unit_features * vision.patch_unit
-
-
-def visible_pairs(subtree_end: np.ndarray) -> int:
-    """Query-key pairs that see each other, for int [..., T]; a padding token sees only itself."""
-    ends = np.asarray(subtree_end, np.int64)
-    return int((ends - np.arange(ends.shape[-1])).sum())
-
-
-def batch_work(batch: Mapping[str, np.ndarray], config: ModelConfig) -> Work:
-    """The work of a batch's rows on the host, see tree/rows.py for its arrays [B, ...]."""
-    ends = np.asarray(batch["subtree_end"], np.int64)
-    index = np.arange(ends.shape[1])
-    # Trees stand at the front of a row, and the first token of each sees past its neighbour.
-    tokens = np.where(ends > index + 1, ends, 0).max(axis=1)
-    pairs = visible_pairs(ends) - int((ends.shape[1] - tokens).sum())
-    targets = np.count_nonzero(batch["target_segment"] < batch["seq_segments"].shape[-1])
-    features = batch["image_index"].max(axis=1) + 1
-    patches = float(patches_of(config.vision, float(features.sum())))
-    segments = batch[config.vision.segment_field]
-    runs = [np.unique(row[row >= 0], return_counts=True)[1] for row in segments]
-    patch_pairs = float(sum(np.square(run.astype(np.int64)).sum() for run in runs))
-    return Work(float(tokens.sum()), float(pairs), float(targets), patches, patch_pairs)
 
 
 def _matrices(params: Any) -> dict[str, int]:

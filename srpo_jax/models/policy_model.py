@@ -70,7 +70,7 @@ class Embedding(nn.Module):
 class PolicyModel(nn.Module):
     """dtype: of the computation; param_dtype: of initialised parameters.
 
-    remat: what a layer keeps for the backward pass, one of remat.POLICIES.
+    remat: what a layer keeps for the backward pass, one of decoder.POLICIES.
     constrain(x, kind): sharding hook, kinds "activation" [B,T,D], "heads" [B,T,H,d],
     "ffn" [B,T,F] and "vision" [B,P,E].
     attend: how, and over which mesh, trees and picture segments are attended to.

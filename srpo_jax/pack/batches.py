@@ -3,7 +3,7 @@
 Epoch e has a packing plan, a pure function of (sizes, budgets, seed, e), that holds every tree
 once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream of rows, and
 batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batch with the first of
-the next. Each process takes the rows that lie on its devices (srpo_jax/distributed/mesh.py), so
+the next. Each process takes the rows that lie on its devices (srpo_jax/distributed/sharding.py), so
 any number of processes and threads, and any start step, give the same global batches bit for bit.
 
 The loss weights are divided by the number of questions (or reference tokens) of the whole batch,
@@ -24,13 +24,24 @@ import grain
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.flops import Work, visible_pairs
+from srpo_jax.models.flops import Work
 from srpo_jax.models.inputs import no_patches
 from srpo_jax.pack.examples import CACHE_BYTES, ByteCache, Examples, ReadyTrees
-from srpo_jax.pack.packing import Budgets, lay_out_within, plan_rows
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import REF_REDUCTIONS, fill_row, stack_rows
-from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, layout_tree
+from srpo_jax.pack.packing import (
+    REF_REDUCTIONS,
+    Budgets,
+    fill_row,
+    lay_out_within,
+    plan_rows,
+    stack_rows,
+)
+from srpo_jax.pack.tree_layout import (
+    TreeLayout,
+    TreeSizes,
+    choose_pairs,
+    layout_tree,
+    visible_pairs,
+)
 
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
 
@@ -80,14 +91,14 @@ class EpochPlan:
 
 
 class Batches:
-    """[k] -> batch k as srpo_jax.pack.rows describes it, with this process's rows only.
+    """[k] -> batch k as srpo_jax.pack.packing describes it, with this process's rows only.
 
     examples: Examples, or a list of encoded trees with a `processor`.
     budgets:  sizes of a row; None: fitted to the trees (`row_tokens` 0: as long as the largest).
               Fitted to all pairs of every tree, so they hold whatever an epoch draws.
-    pairing, max_pairs, branch_points: which pairs, see srpo_jax.pack.pairs.choose_pairs.
+    pairing, max_pairs, branch_points: which pairs, see srpo_jax.pack.tree_layout.choose_pairs.
     reference, odds_from: see srpo_jax.pack.tree_layout.layout_tree.
-    ref_reduction: "question" or "token", see srpo_jax.pack.rows.
+    ref_reduction: "question" or "token", see srpo_jax.pack.packing.fill_row.
     rows_here: which rows of each batch are wanted, in ascending order; default: the part of
                `process_index` of `process_count` equal ones.
 

@@ -41,9 +41,9 @@ class Examples:
 
     source:    TreeSource or a list of tree records
     processor: srpo_jax.models.hf.processor.Processor of the policy
-    scope, require_effective: what makes a branch safe, see tree_records.branch_label
+    scope, require_effective: what makes a branch safe, see data_pipelines.tree_store
 
-    Branches with an ERROR verdict are left out, copies too (structure.remove_duplicates). Errors
+    Branches with an ERROR verdict are left out, copies too (pack.tree.remove_duplicates). Errors
     in a record, its pictures or its prompt name the tree: `outline` raises those of the record,
     the prompt and the pictures' headers, `prompt` those of damaged pixels.
     """
@@ -104,7 +104,7 @@ class Examples:
     def _grid(self, image: dict[str, Any], what: str) -> Grid:
         def read():
             size = image_size(image["data"], what=f"{what}: {image['name']}")
-            return self.processor.image_grid(*size)
+            return self.processor.images.grid(*size)
 
         return self._grids.get(image["sha256"], read, lambda _: 256)
 
@@ -113,7 +113,7 @@ class Examples:
 
         def decode():
             shown = load_image(image["data"], what=f"{what}: {image['name']}")
-            return self.processor.image(shown)[0]
+            return self.processor.images(shown)[0]
 
         return self._pictures.get(image["sha256"], decode, lambda patches: patches.nbytes)
 

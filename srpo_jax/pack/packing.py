@@ -1,8 +1,29 @@
-"""Which trees share a row: budgets, splitting of trees that are too large, and the packing plan.
+"""Which trees share a row, and the row itself: budgets, the packing plan, the arrays of a batch.
 
-A row has a fixed length, and fixed numbers of targets, segments, sequences, pairs and image
-patches, so that the train step compiles once. The plan is a pure function of (sizes, budgets,
-seed, epoch): every process computes the same one and batch k is a function of k alone.
+A row has a fixed length, and fixed numbers of targets, segments, sequences, pairs and image patches
+(its budgets), so that the train step compiles once. A tree larger than a row is split at branch
+points. The plan (which trees share a row) is a pure function of (sizes, budgets, seed, epoch):
+every process computes the same one and batch k is a function of k alone.
+
+In a row trees stand one after another, all indices shifted: a second tree that begins at token 100
+has subtree_end + 100. The prompt's subtree ends with its tree, so the trees of a row do not see
+each other. Everything that differs between batches is data, not shape.
+
+The batch (`fill_row`, numpy): the model inputs (tokens, positions, subtree_end, image_index,
+patches and the family's per-patch arrays) and, with B rows of N targets, S segments, Q sequences
+and R pairs:
+
+target_pos, target_parent int32 [B, N]  row indices of a target and of the token before it on its
+                                        path (padding 0)
+target_segment int32 [B, N]             segment of the target; padding S, which is dropped
+seq_segments float32 [B, Q, S]          1 where the segment belongs to the sequence
+seq_len float32 [B, Q]                  targets of the sequence (padding 1)
+ref_weight float32 [B, Q]               weight of a sequence in L_ref
+pair_chosen, pair_rejected int32 [B, R] sequence indices (padding 0)
+pair_weight float32 [B, R]              weight of a pair in L_exp (padding 0)
+
+The weights are already divided by the number of questions of the whole batch, so the loss is a
+plain sum over rows: any packing, mesh or accumulation gives the same loss.
 """
 
 from __future__ import annotations
@@ -13,17 +34,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.pack.pairs import Pair
 from srpo_jax.pack.tree import Tree
-from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, layout_tree
+from srpo_jax.pack.tree_layout import Pair, TreeLayout, TreeSizes, layout_tree
 
+REF_REDUCTIONS = ("question", "token")
 BUFFER = 256  # trees among which rows are filled; more fill little better and take longer
 SAMPLE = 8192  # trees that budgets are estimated from
 
 
 @dataclasses.dataclass(frozen=True)
 class Budgets:
-    """The size of every row. `patches` is a multiple of what the vision tower needs."""
+    """How much every row has room for. patches: a multiple of the vision tower's patch_unit."""
 
     tokens: int
     targets: int
@@ -52,6 +73,8 @@ class Budgets:
         if not len(table):
             raise UserError("no trees to pack: there is no question to train on")
         tokens = _round_up(row_tokens or table[:, 0].max(), token_multiple)
+        # Fill rows by tokens alone, with budgets that never bind for everything else, and look how
+        # much of the others they hold.
         alone = table[:: -(-len(table) // SAMPLE)].copy()
         alone[:, 0] = np.minimum(alone[:, 0], tokens)  # what does not fit will be split
         only_tokens = np.where(np.arange(table.shape[1]) == 0, tokens, alone.sum(axis=0))
@@ -79,6 +102,7 @@ class Budgets:
         return all(getattr(self, name) >= size for name, size in zip(TreeSizes._fields, sizes))
 
     def as_sizes(self) -> TreeSizes:
+        """The same numbers, in the order of TreeSizes."""
         return TreeSizes(*(getattr(self, name) for name in TreeSizes._fields))
 
 
@@ -161,6 +185,7 @@ def _too_large(
     reference: str,
     odds_from: str,
 ) -> str:
+    """The message for a part that is larger than a row by itself."""
     points, counted = group
     part = dataclasses.replace(tree, count_reference=counted)
     chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
@@ -206,6 +231,8 @@ def plan_rows(
 
 
 def _best_fit(indices: np.ndarray, table: np.ndarray, limit: np.ndarray) -> list[list[int]]:
+    """Packs the trees `indices` of `table` [trees, sizes] into rows of `limit`, largest first: each
+    into the row that it fits into and that has the fewest free tokens, or into a new one."""
     rows: list[list[int]] = []
     free = np.zeros((len(indices), len(limit)), np.int64)
     for index in indices[np.argsort(-table[indices, 0], kind="stable")]:
@@ -219,3 +246,138 @@ def _best_fit(indices: np.ndarray, table: np.ndarray, limit: np.ndarray) -> list
         rows[row].append(int(index))
         free[row] -= table[index]
     return rows
+
+
+def fill_row(
+    layouts: Sequence[TreeLayout],
+    budgets: Budgets,
+    *,
+    questions: float,
+    ref_tokens: float | None = None,
+    no_patches: dict[str, np.ndarray] | None = None,
+) -> dict:
+    """One row (the arrays above without the B axis). An empty list gives a row of padding.
+
+    questions:  number of questions of the whole batch (see count_questions)
+    ref_tokens: None: L_ref is the mean over questions of each one's token mean. A number (the sum
+                of `layout.ref_tokens` over the whole batch): the mean over all reference tokens.
+    no_patches: the `vision` arrays of a prompt without pictures; needed only for an empty list
+    """
+    # How much of the row is used so far: tokens, targets, segments, sequences, pairs, patches. They
+    # are what the indices of the next tree are shifted by.
+    row = _empty_row(budgets, layouts[0].prompt.vision if layouts else no_patches)
+    t = n = s = q = r = p = features = 0
+    segment_ids = {name: 0 for name in row if name.endswith("_seg")}  # used in this row so far
+    for layout in layouts:
+        sizes, prompt = layout.sizes, layout.prompt
+        tokens = slice(t, t + sizes.tokens)
+        row["tokens"][tokens] = layout.tokens
+        row["positions"][:, tokens] = layout.positions
+        row["subtree_end"][tokens] = layout.subtree_end + t
+        row["image_index"][tokens] = np.where(
+            layout.image_index >= 0, layout.image_index + features, layout.image_index
+        )
+
+        targets = slice(n, n + sizes.targets)
+        row["target_pos"][targets] = layout.target_pos + t
+        row["target_parent"][targets] = layout.target_parent + t
+        row["target_segment"][targets] = layout.target_segment + s
+
+        sequences = slice(q, q + sizes.sequences)
+        for number, segments in enumerate(layout.sequences):
+            row["seq_segments"][q + number, s + np.asarray(segments, np.int64)] = 1
+        row["seq_len"][sequences] = layout.seq_len
+        row["ref_weight"][sequences] = (
+            layout.ref_weight / questions
+            if ref_tokens is None
+            else layout.ref_weight * layout.seq_len / ref_tokens
+        )
+
+        pairs = slice(r, r + sizes.pairs)
+        row["pair_chosen"][pairs] = layout.pair_chosen + q
+        row["pair_rejected"][pairs] = layout.pair_rejected + q
+        row["pair_weight"][pairs] = layout.pair_weight / questions
+
+        if sizes.patches:
+            patches = slice(p, p + sizes.patches)
+            for name, values in prompt.vision.items():
+                row[name][patches] = values + segment_ids.get(name, 0)
+            for name in segment_ids:
+                segment_ids[name] += int(prompt.vision[name].max()) + 1
+            features += prompt.features
+        t += sizes.tokens
+        n += sizes.targets
+        s += sizes.segments
+        q += sizes.sequences
+        r += sizes.pairs
+        p += sizes.patches
+    return row
+
+
+def _empty_row(budgets: Budgets, vision: dict[str, np.ndarray] | None) -> dict:
+    """A row of padding. vision: arrays of any prompt, which say what a patch consists of."""
+    if vision is None:
+        raise ValueError("fill_row: an empty row needs no_patches")
+    b = budgets
+    return {
+        "tokens": np.zeros(b.tokens, np.int32),
+        "positions": np.zeros((3, b.tokens), np.int32),
+        "subtree_end": np.arange(1, b.tokens + 1, dtype=np.int32),  # padding sees only itself
+        "image_index": np.full(b.tokens, -1, np.int32),
+        **{
+            name: np.full(
+                (b.patches, *values.shape[1:]), -1 if name.endswith("_seg") else 0, values.dtype
+            )
+            for name, values in vision.items()
+        },
+        "target_pos": np.zeros(b.targets, np.int32),
+        "target_parent": np.zeros(b.targets, np.int32),
+        "target_segment": np.full(b.targets, b.segments, np.int32),
+        "seq_segments": np.zeros((b.sequences, b.segments), np.float32),
+        "seq_len": np.ones(b.sequences, np.float32),
+        "ref_weight": np.zeros(b.sequences, np.float32),
+        "pair_chosen": np.zeros(b.pairs, np.int32),
+        "pair_rejected": np.zeros(b.pairs, np.int32),
+        "pair_weight": np.zeros(b.pairs, np.float32),
+    }
+
+
+def count_questions(layouts: Sequence[TreeLayout]) -> float:
+    """How many questions these layouts are; the parts of a split tree make one together."""
+    return float(sum(layout.question_share for layout in layouts))
+
+
+def stack_rows(rows: Sequence[dict]) -> dict:
+    """A batch: every array of the rows stacked on a new first axis."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def make_batch(
+    plan: Sequence[Sequence[TreeLayout]],
+    budgets: Budgets,
+    *,
+    ref_reduction: str = "question",
+    no_patches: dict[str, np.ndarray] | None = None,
+) -> dict:
+    """The batch of all rows of `plan` (lists of layouts), normalised over exactly these rows.
+
+    A process that holds only some rows of the global batch calls fill_row with the normalisers
+    of the whole batch instead.
+    """
+    if ref_reduction not in REF_REDUCTIONS:
+        raise ValueError(f"ref_reduction {ref_reduction!r} not in {REF_REDUCTIONS}")
+    layouts = [layout for row in plan for layout in row]
+    questions = max(count_questions(layouts), 1e-9)
+    ref_tokens = None
+    if ref_reduction == "token":
+        ref_tokens = max(sum(layout.ref_tokens for layout in layouts), 1e-9)
+    if no_patches is None and layouts:
+        no_patches = {name: x[:0] for name, x in layouts[0].prompt.vision.items()}
+    return stack_rows(
+        [
+            fill_row(
+                row, budgets, questions=questions, ref_tokens=ref_tokens, no_patches=no_patches
+            )
+            for row in plan
+        ]
+    )

@@ -1,7 +1,7 @@
 """The reasoning tree of one question: a prompt, a reference path and the branches sampled from it.
 
-This is the form in which a question enters the tree package: token ids only, no text, no verdict
-but safe or unsafe. `pairs` chooses the pairs, `layout` puts the tree into one row.
+This is the form in which a question enters packing: token ids only, no text, no verdict but safe or
+unsafe. tree_layout.py chooses the pairs and lays the tree out, packing.py puts trees into rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tree:
 
     id:       name for messages
     prompt:   the encoded prompt. Read here: .tokens int32 [n], .positions int32 [3, n],
-              .next_position int, .image_index int32 [n]; and by rows.py the patch arrays.
+              .next_position int, .image_index int32 [n]; and by packing.py the patch arrays.
     pieces:   the reference path, int32 arrays: n_steps steps, then the reply
     branches: any order; 0 <= at <= n_steps (the reply is never part of a prefix)
     question_share:  how much of a question this counts as in a batch's number of questions: 1.0,

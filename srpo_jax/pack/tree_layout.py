@@ -1,37 +1,124 @@
-"""One question in one row: prompt, then a token trie in depth-first order, each token once.
+"""Which pairs of a question are contrasted, and the question as one run of tokens, each once.
 
-The reference path and the branches that take part in a pair are inserted into a trie, compressed
-to runs of tokens ("nodes"); tokens that several of them share, from the start on, stand once.
-Children are visited largest subtree first, which leaves 1.3-1.5x fewer active attention blocks
-than smallest first. Three integers per token then say everything:
+`choose_pairs` chooses pairs of a safe (chosen) and an unsafe (rejected) branch of the same branch
+point. `layout_tree` inserts the reference path and the branches of these pairs into a trie,
+compressed to runs of tokens ("nodes"), so that tokens which several of them share, from the start
+on, stand once. Prompt and trie are written down depth first: a subtree is one interval of the row.
+Children are visited largest subtree first, which leaves 1.3-1.5x fewer active attention blocks than
+smallest first. Three integers per token then say everything:
 
 subtree_end  query i sees key j iff j <= i < subtree_end[j]
 parent       the token before it on its path; its hidden state predicts the token
 positions    by depth on the path, so a path sees exactly what it would see alone
 
+An example: prompt p, reference path a b c, after the prompt a safe branch a d and an unsafe one e.
+
+    p - a - b - c        index         0   1   2   3   4   5
+     \   \- d             token         p   a   b   c   d   e
+      \- e               parent       -1   0   1   2   1   0
+                         subtree_end   6   5   4   4   5   6      d (4) sees p and a, which end
+                         position      0   1   2   3   2   1      behind it, but not b and c
+
 The loss is defined over *sequences*: the reference path, a branch's own tokens, or a side of a
 pair. *Targets* are the tokens that belong to a sequence; *segments* are maximal runs of targets
 that belong to the same sequences, so that a sequence is a set of segments and the log-prob of a
-sequence is a sum of segment sums.
+sequence is a sum of segment sums. Here: segments 0 = a, 1 = b c, 2 = d, 3 = e; the reference path
+is (0, 1), the safe branch (0, 2), the unsafe one (3).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from srpo_jax.pack.pairs import Pair, common_prefix, has_two_sides
 from srpo_jax.pack.tree import Tree
 
+PAIRINGS = ("all", "one", "rpo_code")
+BRANCH_POINTS = ("all", "first")
 REFERENCES = ("dataset", "chosen", "none")
 ODDS_FROM = ("branch", "divergence")
 
+Pair = tuple[int, int, float]  # chosen branch, rejected branch, weight
+
+
+def choose_pairs(
+    tree: Tree,
+    *,
+    pairing: str = "all",
+    max_pairs: int = 8,
+    branch_points: str = "all",
+    odds_from: str = "branch",
+    seed: int = 0,
+    epoch: int = 0,
+) -> list[Pair]:
+    """[(index of the chosen branch, index of the rejected branch, weight)], ordered by point.
+
+    The weights sum to 1 if there is any pair. A pure function of its arguments. pairing:
+
+    "all"       every safe x unsafe pair; L_exp is the mean over branch points that have a pair of
+                the mean over the point's pairs (in a tree, more pairs cost nothing)
+    "one"       one pair per branch point, drawn by (seed, epoch): RPO eq. 9, arXiv 2410.10858
+    "rpo_code"  all pairs of all points pooled, at most `max_pairs` of them drawn by (seed, epoch),
+                equal weights: RPO's code, `ReasonPathsCollator`, where max_group_size=8 (points
+                with many pairs dominate)
+
+    branch_points="first" keeps only branches right after the prompt (whole paths: the ORPO and
+    DPO baselines). Pairs of identical branches are left out; so are, with
+    odds_from="divergence", pairs of which one branch is a beginning of the other, because
+    nothing is left of it after the common tokens. They are left out before weights are made.
+    """
+    if pairing not in PAIRINGS or branch_points not in BRANCH_POINTS:
+        raise ValueError(
+            f"pairing {pairing!r} not in {PAIRINGS}, or "
+            f"branch_points {branch_points!r} not in {BRANCH_POINTS}"
+        )
+    points = [0] if branch_points == "first" else range(len(tree.pieces))
+    by_point = [found for found in (_pairs_at(tree, at, odds_from) for at in points) if found]
+    if not by_point:
+        return []
+    # crc32, not hash(): the same draw in every process.
+    rng = np.random.default_rng([seed, epoch, zlib.crc32(tree.id.encode())])
+    if pairing == "rpo_code":
+        pool = [pair for pairs in by_point for pair in pairs]
+        drawn = sorted(rng.permutation(len(pool))[:max_pairs])
+        return [(*pool[i], 1.0 / len(drawn)) for i in drawn]
+    if pairing == "one":
+        by_point = [[pairs[rng.integers(len(pairs))]] for pairs in by_point]
+    return [(*pair, 1.0 / (len(by_point) * len(pairs))) for pairs in by_point for pair in pairs]
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """The number of tokens with which both int arrays begin."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def _pairs_at(tree: Tree, at: int, odds_from: str) -> list[tuple[int, int]]:
+    here = [k for k, branch in enumerate(tree.branches) if branch.at == at]
+    return [
+        (c, r)
+        for c in here
+        if tree.branches[c].safe
+        for r in here
+        if not tree.branches[r].safe
+        if has_two_sides(tree.branches[c].tokens, tree.branches[r].tokens, odds_from)
+    ]
+
+
+def has_two_sides(chosen: np.ndarray, rejected: np.ndarray, odds_from: str) -> bool:
+    """Whether the two token arrays make a pair (see choose_pairs)."""
+    if odds_from == "divergence":
+        return common_prefix(chosen, rejected) < min(len(chosen), len(rejected))
+    return not np.array_equal(chosen, rejected)
+
 
 class TreeSizes(NamedTuple):
-    """What a layout takes from a row's budgets."""
+    """How much of a row a layout takes, in the order of packing.Budgets."""
 
     tokens: int
     targets: int
@@ -46,11 +133,11 @@ class TreeLayout:
     """A tree laid out at index 0 of a row of t tokens, n targets, q sequences, r pairs.
 
     ref_weight and pair_weight are those of one question (each kind sums to 1 over a question
-    that has it); rows.py divides them by the batch's number of questions.
+    that has it); packing.fill_row divides them by the batch's number of questions.
     """
 
     id: str
-    prompt: Any  # the prompt; rows.py reads the patches of an encoded one
+    prompt: Any  # PromptOutline or EncodedPrompt (models/inputs.py); fill_row needs the latter
     question_share: float
     tokens: np.ndarray  # int32 [t]
     parent: np.ndarray  # int32 [t], -1 for the first token
@@ -111,6 +198,7 @@ def layout_tree(
     used = sorted({k for chosen, rejected, _ in pairs for k in (chosen, rejected)})
     count_reference = reference == "dataset" and tree.count_reference
 
+    # The tokens: a trie. Every path ends at the end of a node, which is remembered by its number.
     trie = _Trie()
     pieces = len(tree.pieces) if count_reference else max((branches[k].at for k in used), default=0)
     ends = [0]  # ends[i]: the node at whose end the i-th prefix ends
@@ -120,7 +208,8 @@ def layout_tree(
         k: trie.insert(ends[branches[k].at], np.asarray(branches[k].tokens, np.int32)) for k in used
     }
 
-    # A sequence is the part of a root-to-tip path after its first `skip` tokens below the prompt.
+    # The sequences: each is the part of a path from the root to a tip that lies behind its first
+    # `skip` tokens below the prompt. Pairs share them: a branch in three pairs is one sequence.
     book = _Sequences()
     if count_reference:
         book.add(ends[-1], 0, weight=1.0)
@@ -135,12 +224,20 @@ def layout_tree(
         rejected_seq.append(book.add(tip[rejected], skip))
         weights.append(weight)
 
+    # members[node]: the sequences that a node's tokens belong to. `skip` falls on the start of a
+    # node always: it is the end of a prefix, or the place where two inserted branches part.
     members: list[list[int]] = [[] for _ in trie.tokens]
     for number, (node, skip) in enumerate(book.index):
         while node and trie.start[node] >= skip:
             members[node].append(number)
             node = trie.parent[node]
     return _assemble(tree, trie, members, book, chosen_seq, rejected_seq, weights)
+
+
+def visible_pairs(subtree_end: np.ndarray) -> int:
+    """Query-key pairs that see each other, for int [..., T]; a padding token sees only itself."""
+    ends = np.asarray(subtree_end, np.int64)
+    return int((ends - np.arange(ends.shape[-1])).sum())
 
 
 class _Sequences:
@@ -161,8 +258,9 @@ class _Sequences:
 class _Trie:
     """A token trie compressed to runs. Node 0 is the (empty) root: the end of the prompt.
 
-    A node that is split keeps its number for the lower part, so "the end of node k" stays
-    the same place for ever.
+    Inserting "a b c" makes one node; inserting "a d" splits it into "a" and, below it, "b c", and
+    adds "d" below "a". A node that is split keeps its number for the lower part, so "the end of
+    node k" means the same token for ever.
     """
 
     def __init__(self):
@@ -195,6 +293,7 @@ class _Trie:
         return len(self.tokens) - 1
 
     def _split(self, node: int, length: int) -> int:
+        """Moves the node's first `length` tokens into a new node above it; returns that one."""
         tokens = self.tokens[node]
         upper = self._add(self.parent[node], tokens[:length])
         self.children[upper][int(tokens[length])] = node
@@ -233,18 +332,20 @@ def _assemble(
     rejected_seq: list[int],
     weights: list[float],
 ) -> TreeLayout:
+    """Writes the nodes down one after another, and collects what is known of each token."""
     prompt, n = tree.prompt, len(tree.prompt.tokens)
     order, size = trie.order()
-    place, at = {0: 0}, n  # row index of each node's first token
+    begin, at = {0: 0}, n  # row index of each node's first token; of the next node's
     tokens, parent = [prompt.tokens], [np.arange(-1, n - 1)]
     ends, depth = [np.full(n, n + size[0])], []
     targets, segment_of, segments = [], [], []
     for node in order:
         m, above = len(trie.tokens[node]), trie.parent[node]
-        before = n - 1 if above == 0 else place[above] + len(trie.tokens[above]) - 1
-        place[node] = at
+        # Inside a node a token's parent stands right before it; that of the first one is the last
+        # token of the node above, or of the prompt.
         run = np.arange(at - 1, at + m - 1)
-        run[0] = before
+        run[0] = n - 1 if above == 0 else begin[above] + len(trie.tokens[above]) - 1
+        begin[node] = at
         tokens.append(trie.tokens[node])
         parent.append(run)
         ends.append(np.full(m, at + size[node]))

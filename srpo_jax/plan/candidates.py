@@ -15,17 +15,16 @@ from jax.sharding import AbstractMesh, AxisType
 
 from srpo_jax.config.fields import FIELDS, Config, arguments
 from srpo_jax.distributed.accelerators import Slice
-from srpo_jax.distributed.mesh import AXES, row_shards
-from srpo_jax.distributed.sharding import bytes_per_device, param_shardings
+from srpo_jax.distributed.mesh import AXES
+from srpo_jax.distributed.sharding import bytes_per_device, param_shardings, row_shards
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.models.flops import Work, patches_of, visible_pairs
+from srpo_jax.models.flops import Work, patches_of
 from srpo_jax.models.inputs import EncodedPrompt
 from srpo_jax.pack.packing import Budgets, lay_out_within
-from srpo_jax.pack.pairs import choose_pairs
 from srpo_jax.pack.tree import Branch, Tree
-from srpo_jax.pack.tree_layout import TreeSizes
+from srpo_jax.pack.tree_layout import TreeSizes, choose_pairs, visible_pairs
 
 MAX_TENSOR = 16  # larger ones are compiled only when --meshes asks for them
 

@@ -36,8 +36,7 @@ from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.inputs import no_patches
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.rows import fill_row
+from srpo_jax.pack.packing import Budgets, fill_row
 from srpo_jax.plan.hlo_cost import read_stats
 from srpo_jax.train.losses.objective import Objective, needs_reference_policy
 from srpo_jax.train.optimizer import Optimizer, make_optimizer

@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import compile_cache
-from srpo_jax.distributed.global_arrays import put_batch
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
+from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
 from srpo_jax.models.hf.load import load_params
@@ -98,7 +98,7 @@ def train(
                 accumulate=cfg.train.accumulate,
                 lora=setup.lora,
             )
-            tally = StepMetrics(
+            step_metrics = StepMetrics(
                 cfg.train,
                 setup.batches,
                 notes,
@@ -122,7 +122,7 @@ def train(
             leaving = False
             pending = None  # metrics of the step before: read while the device works on this one
             with StopRequest() as stop:  # also while the last save is still being written
-                # alarm: on an exception the others are told before anything below waits for them.
+                # report_failure: the others are told before anything below waits for them.
                 with log as writer, closing(loader), tracer, report_failure():
                     for k, batch, waited in _timed(loader, ledger):
                         ledger.enter("compile" if k == start else "step")
@@ -134,21 +134,23 @@ def train(
                         ledger.enter("step")
                         tracer.after(k - start, metrics)
                         if pending:
-                            tally.report(*pending, saved, writer)
+                            step_metrics.report(*pending, saved, writer)
                         pending = (k + 1, metrics, waited)
                         leaving = stop.asked(k + 1)
                         last = leaving or k + 1 == cfg.train.steps
                         ledger.steps(k + 1)
                         if last or (k + 1) % cfg.train.save_every == 0:
-                            tally.report(*pending, saved, writer)  # no number: never saved
+                            step_metrics.report(*pending, saved, writer)  # no number: never saved
                             pending = None
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
-                            saved = checkpoints.save(state, setup.run, tally.notes, tally.means())
+                            saved = checkpoints.save(
+                                state, setup.run, step_metrics.notes, step_metrics.means()
+                            )
                         watchdog.beat(f"step {k + 1}", patient=last)
                         if leaving:
                             break
-                del state  # makes room: the checkpoint is read back into the same places
+                del state  # makes room: the checkpoint is read back where the state lay
                 if saved > start:
                     ledger.enter("verify")
                     checkpoints.verify(saved, setup.target)
@@ -158,8 +160,8 @@ def train(
     return {
         "step": saved,
         "started_at": start,
-        "loss": tally.loss,
-        "seconds": round(tally.seconds(), 1),
+        "loss": step_metrics.loss,
+        "seconds": round(step_metrics.seconds(), 1),
         "checkpoint": str(checkpoints.directory / str(saved)),
     }
 

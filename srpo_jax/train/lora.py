@@ -31,8 +31,9 @@ from srpo_jax.config.fields import arguments
 from srpo_jax.config.sections import LoraSettings
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.param_paths import by_path, merge
+from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.policy_model import abstract_adapters, abstract_params
+from srpo_jax.train.optimizer import merge
 
 KERNEL = "/kernel"
 # The output head is never called as a module: the loss and the sampler multiply with its kernel.

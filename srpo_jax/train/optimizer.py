@@ -6,6 +6,8 @@ no optimizer state, no gradient and no part in the norm, by construction and not
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from typing import Any, NamedTuple
 
@@ -153,3 +155,19 @@ def kept_axes(kind: str, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         return ()
     mean_over = {"v_row": order[-1], "v_col": order[-2]}.get(kind) if factored else None
     return tuple(axis for axis in every if axis != mean_over)
+
+
+def select(params: dict, paths: tuple[str, ...]) -> dict[str, Any]:
+    """{path: leaf} of the named leaves of a nested dict; the order is that of `paths`."""
+    return {path: functools.reduce(operator.getitem, path.split("/"), params) for path in paths}
+
+
+def merge(params: dict, new: dict[str, Any]) -> dict:
+    """A nested dict with the leaves of `new` ({path: leaf}) in place of those of `params`."""
+
+    def filled(node: Any, path: str) -> Any:
+        if not isinstance(node, dict):
+            return new.get(path, node)
+        return {key: filled(child, f"{path}/{key}" if path else key) for key, child in node.items()}
+
+    return filled(params, "")

@@ -17,7 +17,8 @@ from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards
 from srpo_jax.distributed import sharding
-from srpo_jax.distributed.mesh import make_mesh, row_shards, rows_here
+from srpo_jax.distributed.mesh import make_mesh
+from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
@@ -49,13 +50,9 @@ class Setup(NamedTuple):
     abstract: Any  # the policy's parameters, shapes and dtypes
     trained: Any  # those of them, or of the adapters, that are trained: the same
     target: TrainState  # the state as ShapeDtypeStructs with their shardings
+    shardings: TrainState  # the same shardings alone
     batches: Batches
-    run: dict[str, Any]  # what decides its parameters, see run_identity.py
-
-    @property
-    def shardings(self) -> TrainState:
-        """The shardings of the state."""
-        return jax.tree.map(lambda x: x.sharding, self.target)
+    run: dict[str, Any]  # what decides its parameters, see runs/identity.py
 
     def flops(self, work: Work) -> float:
         """Of the model, for a step whose batch holds this work."""
@@ -97,10 +94,11 @@ def make_setup(
     by_reference = needs_reference_policy(objective)
     dtype = jnp.dtype(cfg.train.param_dtype)
     shape = abstract_state(abstract, optimizer, with_reference=by_reference, lora=lora, dtype=dtype)
+    shardings = state_shardings(shape, mesh, lora)
     target = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shape,
-        state_shardings(shape, mesh, lora),
+        shardings,
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
@@ -108,7 +106,18 @@ def make_setup(
     batches = make_batches(cfg, examples, mesh)
     run = identity(cfg, model_digest=digest, data_fingerprint=trees)
     return Setup(
-        config, mesh, model, objective, optimizer, lora, abstract, trained, target, batches, run
+        config,
+        mesh,
+        model,
+        objective,
+        optimizer,
+        lora,
+        abstract,
+        trained,
+        target,
+        shardings,
+        batches,
+        run,
     )
 
 

@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.distributed import sharding
-from srpo_jax.models.blocks.param_paths import by_path, select
+from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.train.lora import Lora, adapter_shardings, init_adapters
-from srpo_jax.train.optimizer import Optimizer, kept_axes
+from srpo_jax.train.optimizer import Optimizer, kept_axes, select
 
 
 class TrainState(NamedTuple):

@@ -17,9 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.distributed import sharding
-from srpo_jax.distributed.mesh import ROW_AXES
-from srpo_jax.models.blocks.param_paths import merge, select
-from srpo_jax.models.blocks.remat import check_host_memory
+from srpo_jax.distributed.sharding import ROW_AXES, gather, make_by_rows, make_lookup
+from srpo_jax.models.blocks.decoder import check_host_memory
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 from srpo_jax.train.lora import Lora, dropout_key, variables
 from srpo_jax.train.losses.objective import (
@@ -29,8 +28,7 @@ from srpo_jax.train.losses.objective import (
     srpo_loss,
 )
 from srpo_jax.train.losses.target_logps import target_logps
-from srpo_jax.train.optimizer import Optimizer
-from srpo_jax.train.sharded_embedding import gather, make_by_rows, make_lookup
+from srpo_jax.train.optimizer import Optimizer, merge, select
 from srpo_jax.train.train_state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -90,7 +88,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step: (state, batch) -> (state, metrics). The state given is donated.
 
-    shardings: of the state, from state.state_shardings; the batch's rows go over data and fsdp.
+    shardings: of the state, see train_state.state_shardings; a batch's rows go over data and fsdp.
     accumulate: how many slices of rows are computed one after the other; it must divide the rows,
     and what it leaves must divide over the mesh's row axes.
     lora: state.params are these adapters, on state.base.
@@ -103,7 +101,7 @@ def make_train_step(
     policy = shardings.params if lora is None else shardings.base
     target_logp = make_target_logp(model, mesh, policy)
     by_reference = needs_reference_policy(objective)
-    places = select(shardings.params, optimizer.trainable)
+    trained_shardings = select(shardings.params, optimizer.trainable)
 
     def loss_of(trainable: dict[str, Any], state: TrainState, batch: Batch, part: Any):
         base = state.base
@@ -122,7 +120,7 @@ def make_train_step(
         trainable = select(state.params, optimizer.trainable)
         grads, sums = jax.grad(loss_of, has_aux=True)(trainable, state, batch, part)
         # Asks for reduce-scatter to where the parameter lies, not for whole gradients.
-        return sums, jax.lax.with_sharding_constraint(grads, places)
+        return sums, jax.lax.with_sharding_constraint(grads, trained_shardings)
 
     def add_slices(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
         slices = jax.tree.map(lambda x: _slices(x, accumulate, mesh), batch)

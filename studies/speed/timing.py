@@ -62,7 +62,7 @@ class Program:
         analyses = [program.memory_analysis() for program in made.values()]
         temp = max(analysis.temp_size_in_bytes for analysis in analyses)
         arguments = max(analysis.argument_size_in_bytes for analysis in analyses)
-        for _ in range(len(self.pieces)):
+        for _ in self.pieces:
             # A first call pays for fresh pages and threads, about 0.1 s: nothing to a long call.
             if temp < 100 << 20:
                 self.call(params)

@@ -191,8 +191,8 @@ def test_configs_are_found_from_anywhere_and_never_shadowed(tmp_path):
     (tmp_path / "configs" / "pod.py").write_text("def get_config():\n    return 3\n")
     assert "returned int" in load_in(tmp_path, "configs/pod.py")
 
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    elsewhere = tmp_path / "far" / "away"
+    elsewhere.mkdir(parents=True)
     (elsewhere / "mine.py").write_text(COMMON)
     for folder, file in ((ROOT, str(elsewhere / "mine.py")), (elsewhere, "mine.py")):
         told = load_in(folder, file)

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from srpo_jax.distributed.mesh import AXES, make_mesh, number_of_slices, row_shards, rows_here
+from srpo_jax.distributed.mesh import AXES, make_mesh, number_of_slices
+from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
 
 

@@ -67,7 +67,8 @@ def run() -> None:
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from srpo_jax.distributed.mesh import ROW_AXES, make_mesh
+    from srpo_jax.distributed.mesh import make_mesh
+    from srpo_jax.distributed.sharding import ROW_AXES
 
     def devices(topology: str, **options):
         return topologies.get_topology_desc(

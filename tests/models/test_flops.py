@@ -13,15 +13,17 @@ import pytest
 from srpo_jax.distributed.accelerators import peak_flops
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.models.flops import Flops, Work, batch_work, features_of, model_flops, visible_pairs
+from srpo_jax.models.flops import Flops, Work, features_of, model_flops
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
 from srpo_jax.models.registry import FAMILIES
+from srpo_jax.pack.tree_layout import visible_pairs
 from srpo_jax.train import step_metrics as tally
 from srpo_jax.train.losses.objective import Objective
 from srpo_jax.train.optimizer import make_optimizer
 from srpo_jax.train.setup import Setup
 from tests.support import RELEASED
 from tests.support import multi_device_run as tiny
+from tests.support.batch_work import batch_work
 
 TOKENS, PATCHES = 256, 256  # one row, as long as attention is computed whole
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import ImageFile
 
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.data_pipelines.tree_schema import FORMAT
-from srpo_jax.data_pipelines.tree_store import read_shards, shard_path, write_shard
+from srpo_jax.data_pipelines.tree_store import FORMAT, read_shards, shard_path, write_shard
 from srpo_jax.errors import UserError
-from srpo_jax.models.flops import Work, batch_work
+from srpo_jax.models.flops import Work
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.pack.batches import Batches, make_loader
 from srpo_jax.pack.examples import ByteCache, Examples
+from tests.support.batch_work import batch_work
 from tests.support.families import CASES
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 

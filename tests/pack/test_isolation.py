@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import make_batch
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.packing import Budgets, make_batch
+from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from srpo_jax.train.losses.target_logps import target_logps
 from tests.support.tree_cases import CONFIG, corner_tree, example_tree
 

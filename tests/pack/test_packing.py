@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.inputs import no_patches
-from srpo_jax.pack.packing import Budgets, lay_out_within, plan_rows, split_tree
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import count_questions, make_batch
-from srpo_jax.pack.tree_layout import TreeSizes, layout_tree
+from srpo_jax.pack.packing import (
+    Budgets,
+    count_questions,
+    lay_out_within,
+    make_batch,
+    plan_rows,
+    split_tree,
+)
+from srpo_jax.pack.tree_layout import TreeSizes, choose_pairs, layout_tree
 from srpo_jax.train.losses.objective import Objective, srpo_loss
 from tests.support.tree_cases import CONFIG, example_tree, forests, trees
 

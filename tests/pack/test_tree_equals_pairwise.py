@@ -16,10 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, seed, settings
 
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import make_batch
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.packing import Budgets, make_batch
+from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from srpo_jax.train.losses.objective import Objective, srpo_loss
 from srpo_jax.train.losses.target_logps import target_logps
 from tests.support.naive_pairwise import naive_batch, naive_loss, token_logps

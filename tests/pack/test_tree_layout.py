@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from srpo_jax.pack.pairs import choose_pairs, common_prefix
-from srpo_jax.pack.tree import Branch
-from srpo_jax.pack.tree_layout import layout_tree
-from tests.support.tree_cases import example_tree, trees
+from srpo_jax.models.inputs import encode_prompt
+from srpo_jax.pack.tree import Branch, Tree
+from srpo_jax.pack.tree_layout import choose_pairs, common_prefix, layout_tree
+from tests.support.tree_cases import CONFIG, example_tree, trees
 
 SWITCHES = [(r, o) for r in ("dataset", "chosen", "none") for o in ("branch", "divergence")]
 
@@ -29,6 +29,21 @@ def _paths(tree, pairs, reference):
         np.concatenate([tree.prefix(tree.branches[k].at), tree.branches[k].tokens]) for k in used
     ]
     return [tuple(p) for p in paths + ([tree.reference] if reference == "dataset" else [])]
+
+
+def test_the_example_of_the_docstring():
+    """What a newcomer reads at the head of tree_layout.py is what the code does."""
+    p, a, b, c, d, e = range(6)
+    prompt = encode_prompt([p], [], CONFIG)
+    steps, safe, unsafe = ((a, b), (c,)), (a, d), (e,)
+    branches = (Branch(0, np.asarray(safe), True), Branch(0, np.asarray(unsafe), False))
+    tree = Tree("example", prompt, tuple(map(np.asarray, steps)), branches)
+    layout = layout_tree(tree, choose_pairs(tree))
+    assert layout.tokens.tolist() == [p, a, b, c, d, e]
+    assert layout.parent.tolist() == [-1, 0, 1, 2, 1, 0]
+    assert layout.subtree_end.tolist() == [6, 5, 4, 4, 5, 6]
+    assert layout.positions[0].tolist() == [0, 1, 2, 3, 2, 1]
+    assert layout.sequences == ((0, 1), (0, 2), (3,))
 
 
 @pytest.mark.parametrize("reference, odds_from", SWITCHES)

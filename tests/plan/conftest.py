@@ -1,4 +1,4 @@
-"""Plans compile for TPUs: as a user's would, without what this session sets for CPUs."""
+"""Plans compile for TPUs as a user's would: without what this session sets for CPUs."""
 
 import pytest
 

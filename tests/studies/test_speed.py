@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from srpo_jax.pack.pairs import choose_pairs
+from srpo_jax.pack.tree_layout import choose_pairs
 from studies.speed import workload
 from studies.speed.tree_vs_pairs import svg, sweep
 from studies.speed.tree_vs_pairs.variants import build

@@ -25,11 +25,9 @@ from srpo_jax.models.families.qwen2_5_vl import FAMILY
 from srpo_jax.models.families.qwen2_5_vl.model import VisionConfig
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import make_batch
+from srpo_jax.pack.packing import Budgets, make_batch
 from srpo_jax.pack.tree import Branch, Tree
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.lora import Lora, init_adapters, make_lora
 from srpo_jax.train.losses.objective import Objective, needs_reference_policy

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.configs import common
-from srpo_jax.data_pipelines.tree_schema import FORMAT
-from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
+from srpo_jax.data_pipelines.tree_store import FORMAT, shard_path, write_shard
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import replicated
 from srpo_jax.distributed.stop import StopRequest

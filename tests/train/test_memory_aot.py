@@ -134,7 +134,7 @@ def compile_gradient(model, mesh, params, shardings, batch):
 
 
 def remat() -> dict:
-    from srpo_jax.models.blocks.remat import POLICIES
+    from srpo_jax.models.blocks.decoder import POLICIES
     from srpo_jax.plan.hlo_cost import read_stats
 
     mesh, config, found = mesh_of("v5e:2x2", 1, 4, 1), base(), {}

@@ -13,9 +13,15 @@ from ml_collections import ConfigDict
 
 from srpo_jax.distributed.mesh import AXES, make_mesh
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.param_paths import by_path, merge, select
+from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.policy_model import abstract_params
-from srpo_jax.train.optimizer import make_optimizer, make_schedule, trainable_paths
+from srpo_jax.train.optimizer import (
+    make_optimizer,
+    make_schedule,
+    merge,
+    select,
+    trainable_paths,
+)
 from srpo_jax.train.train_state import abstract_state, init_state, state_shardings
 from tests.distributed import test_sharding
 from tests.support.multi_device_run import tiny_config

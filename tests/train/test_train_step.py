@@ -11,9 +11,10 @@ import optax
 import pytest
 
 from srpo_jax.distributed.mesh import make_mesh
-from srpo_jax.models.blocks.param_paths import by_path, select
+from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.losses.objective import Objective
+from srpo_jax.train.optimizer import select
 from tests.support import multi_device_run as tiny
 
 

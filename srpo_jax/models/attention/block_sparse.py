@@ -1,9 +1,20 @@
-"""Attention in plain XLA that computes only the blocks of the list (see blocks.py), one by one.
+"""Attention in plain XLA that computes only the blocks of the block list (block_list.py).
 
-The online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) as a loop over query blocks, and
-inside it one over their entries of the list, whose number is data: work follows the mask, nothing
-is compiled again, and memory is O(T d), forward and backward. What CPUs use, and the readable twin
-of the TPU kernel.
+What CPUs use, and the readable twin of the TPU kernel. A loop over query blocks, and inside it one
+over the entries that the list holds for that query block. Their number is data: work follows the
+mask, nothing is compiled again, and memory is O(T d), forward and backward.
+
+The softmax over a query's keys is not known before all of its key blocks have been seen. So it is
+kept "online" (FlashAttention, arXiv 2205.14135, 2307.08691): for each query
+
+    top    the largest score so far
+    total  the sum of exp(score - top) so far
+    mixed  the sum of exp(score - top) * value so far
+
+When a block brings a larger score, total and mixed are multiplied by exp(old top - new top), which
+is what they would be had the new top been known from the start. The result is mixed / total, and
+lse = top + log(total), the logarithm of the sum of exp(score), lets the backward pass compute any
+softmax weight again as exp(score - lse), without a second pass for maximum and sum.
 """
 
 from __future__ import annotations
@@ -13,9 +24,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from srpo_jax.models.attention import block_list as blocks
+from srpo_jax.models.attention import block_list
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
+from srpo_jax.models.attention.xla import named
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -35,8 +46,8 @@ def attention(
 
 
 def _forward(q, k, v, bounds, block, causal):
-    listed = blocks.block_list(bounds, block, block, causal=causal)
-    begins = blocks.begins(listed, q.shape[0], q.shape[-2] // block)
+    listed = block_list.list_blocks(bounds, block, block, causal=causal)
+    begins = block_list.entry_starts(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
     state = (*q.shape[1:3], block)
     start = (
@@ -46,7 +57,7 @@ def _forward(q, k, v, bounds, block, causal):
     )
 
     def query_block(n, carry):
-        out, lse = carry
+        out, lse = carry  # of all queries; this step writes its own block
         at = _Queries(listed.entries[begins[n]], block)
         q_ = at.read(q)
 
@@ -64,7 +75,7 @@ def _forward(q, k, v, bounds, block, causal):
             return new_top, total, mixed
 
         top, total, mixed = jax.lax.fori_loop(begins[n], begins[n + 1], step, start)
-        safe = jnp.maximum(total, 1e-30)
+        safe = jnp.maximum(total, 1e-30)  # 0 for queries that see no key: their result is 0
         out = at.write(out, (mixed / safe[..., None]).astype(out.dtype))
         return out, at.write(lse, top + jnp.log(safe))
 
@@ -74,16 +85,21 @@ def _forward(q, k, v, bounds, block, causal):
 
 
 def _backward(block, causal, kept, grad):
+    """Gradients by the weights, which are computed again block by block from scores and lse.
+
+    With s = score, w = softmax weight, o = the sum of w v over the keys and g = the gradient of o:
+    dv = w g, dw = g . v, and ds = w (dw - sum over keys of w dw). That sum is g . o, one number per
+    query (`mean`), so a block needs nothing of the other blocks.
+    """
     del causal
     q, k, v, bounds, listed, out, lse = kept
-    begins = blocks.begins(listed, q.shape[0], q.shape[-2] // block)
+    begins = block_list.entry_starts(listed, q.shape[0], q.shape[-2] // block)
     scale = q.shape[-1] ** -0.5
 
     def query_block(n, carry):
         dq, dk, dv = carry
         at = _Queries(listed.entries[begins[n]], block)
         q_, grad_, lse_ = at.read(q), at.read(grad), at.read(lse)[..., None]
-        # d score = weight * (d weight - sum over keys of weight * d weight), which is grad . out.
         mean = jnp.sum(grad_.astype(jnp.float32) * at.read(out).astype(jnp.float32), axis=-1)
 
         def step(n, carry):
@@ -118,7 +134,7 @@ class _Queries:
     """The query block of an entry of the list."""
 
     def __init__(self, entry: jax.Array, block: int):
-        self.row, self.begin = blocks.row_of(entry), blocks.q_block_of(entry) * block
+        self.row, self.begin = block_list.row_of(entry), block_list.q_block_of(entry) * block
         self.index = self.begin + jnp.arange(block)
 
     def read(self, x: jax.Array) -> jax.Array:
@@ -135,7 +151,7 @@ class _Keys:
     """The key block of an entry of the list."""
 
     def __init__(self, entry: jax.Array, block: int):
-        self.row, self.begin = blocks.row_of(entry), blocks.kv_block_of(entry) * block
+        self.row, self.begin = block_list.row_of(entry), block_list.kv_block_of(entry) * block
         self.block = block
 
     def read(self, x: jax.Array) -> jax.Array:

@@ -1,10 +1,19 @@
 """Tree and segment attention as Pallas kernels for NVIDIA GPUs (Triton), forward and backward.
 
-The scheme of FlashAttention-2 (arXiv 2307.08691) over lists of blocks. Forward, and backward for
-the queries: a program holds one block of queries of one head and walks that block's part of the
-block list (blocks.py). Backward for the keys: a program holds one block of keys of one kv head and
-walks the query blocks that see it, of all heads that read it; every mask of this package gives a
-block of keys one interval of them. So nothing is added up by atomics, and results are reproducible.
+The scheme of FlashAttention-2 (arXiv 2307.08691) over lists of blocks. block_sparse.py computes the
+same and explains the mathematics; read it first.
+
+Programs of a GPU run side by side in no order, so each must own what it writes. Three kernels:
+
+    forward   a program owns one block of queries of one head. It walks that block's part of the
+              block list (block_list.py) and writes out and lse.
+    dq        the same walk, for the gradient of the queries.
+    dkv       a program owns one block of keys of one kv head. It walks the query blocks that see
+              it, of all heads that read it: one interval of them, as every mask of this package
+              gives each key one interval of queries.
+
+So nothing is added up by atomics, and results are reproducible. The price against one backward
+kernel is that the weights are computed twice.
 
 Never run on a GPU: checked in interpret mode and compiled ahead of time (docs/performance.md).
 """
@@ -20,9 +29,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.attention import block_list as blocks
+from srpo_jax.models.attention import block_list
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
+from srpo_jax.models.attention.xla import named
 
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
@@ -30,7 +39,8 @@ ROOMY = ("8.0", "9.0", "10.0", "10.3")  # compute capabilities with 163 KiB and 
 
 
 class KernelSizes(NamedTuple):
-    """Scores of a step, queries x keys (powers of two, at least 16), and warps of a program."""
+    """q, kv: queries and keys of a block of scores (powers of two, at least 16). warps: of a
+    program, 32 threads each."""
 
     q: int
     kv: int
@@ -87,6 +97,8 @@ def _padded(size: int) -> int:
 
 
 class _Setting(NamedTuple):
+    """What is static in all kernels. scale: of the scores, by the heads' size before padding."""
+
     scale: float
     sizes: KernelSizes
     causal: bool
@@ -110,8 +122,8 @@ def _attention(q, k, v, bounds, setting):
 def _forward(q, k, v, bounds, setting):
     rows, kv_heads, groups, length, _ = q.shape
     sizes = setting.sizes
-    listed = blocks.block_list(bounds, sizes.q, sizes.kv, causal=setting.causal)
-    begins = blocks.begins(listed, rows, length // sizes.q)
+    listed = block_list.list_blocks(bounds, sizes.q, sizes.kv, causal=setting.causal)
+    begins = block_list.entry_starts(listed, rows, length // sizes.q)
     specs = _Specs(q.shape, sizes)
     out, lse = setting.call(
         _forward_kernel,
@@ -130,13 +142,16 @@ def _forward(q, k, v, bounds, setting):
 
 
 def _forward_kernel(begins, entries, q, k, v, start, end, out, lse, *, setting):
-    """q, out (bq, d); k, v (T, d); start, end (T,); lse (bq,)."""
+    """One block of queries of one head: its result and lse, by the online softmax.
+
+    q, out (bq, d); k, v (T, d); start, end (T,); lse (bq,). begins, entries: the whole list.
+    """
     bq, bk = setting.sizes[:2]
     queries, i = q[...], _indices(bq)
 
     def step(n, carry):
         top, total, mixed = carry
-        at = pl.ds(blocks.kv_block_of(entries[n]) * bk, bk)
+        at = pl.ds(block_list.kv_block_of(entries[n]) * bk, bk)
         scores = _dot(queries, k[at, :], NT) * setting.scale
         scores = jnp.where(_seen(start, end, at, i), scores, HIDDEN)
         new = jnp.maximum(top, jnp.max(scores, axis=1))
@@ -162,7 +177,7 @@ def _backward(setting, kept, grad):
     mean = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     rows, kv_heads, groups, length, _ = q.shape
     sizes = setting.sizes
-    begins = blocks.begins(listed, rows, length // sizes.q)
+    begins = block_list.entry_starts(listed, rows, length // sizes.q)
     specs = _Specs(q.shape, sizes)
     dq = setting.call(
         _dq_kernel,
@@ -174,7 +189,7 @@ def _backward(setting, kept, grad):
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         name="tree_attention_dq",
     )(begins, listed.entries, q, k, v, *bounds, grad, lse, mean)
-    first, stop = blocks.q_blocks_of_keys(bounds, sizes.q, sizes.kv)
+    first, stop = block_list.q_blocks_of_keys(bounds, sizes.q, sizes.kv)
     dk, dv = setting.call(
         _dkv_kernel,
         grid=(length // sizes.kv, kv_heads, rows),
@@ -188,13 +203,14 @@ def _backward(setting, kept, grad):
 
 
 def _dq_kernel(begins, entries, q, k, v, start, end, grad, lse, mean, dq, *, setting):
-    """Shapes as forward; grad, dq (bq, d); lse, mean (bq,)."""
+    """One block of queries of one head: its gradient. Shapes as forward; grad, dq (bq, d); lse,
+    mean (bq,)."""
     bq, bk = setting.sizes[:2]
     queries, grads, i = q[...], grad[...], _indices(bq)
     lse_, mean_ = lse[...][:, None], mean[...][:, None]
 
     def step(n, total):
-        at = pl.ds(blocks.kv_block_of(entries[n]) * bk, bk)
+        at = pl.ds(block_list.kv_block_of(entries[n]) * bk, bk)
         keys = k[at, :]
         scores = _dot(queries, keys, NT) * setting.scale
         weights = jnp.exp(jnp.where(_seen(start, end, at, i), scores, HIDDEN) - lse_)
@@ -206,14 +222,18 @@ def _dq_kernel(begins, entries, q, k, v, start, end, grad, lse, mean, dq, *, set
 
 
 def _dkv_kernel(first, stop, q, k, v, start, end, grad, lse, mean, dk, dv, *, setting):
-    """q, grad (G, T, d); lse, mean (G, T); k, v, dk, dv (bk, d); first, stop (key blocks,)."""
+    """One block of keys of one kv head: the gradients of its keys and values.
+
+    q, grad (G, T, d); lse, mean (G, T); k, v, dk, dv (bk, d); first, stop (key blocks,): the query
+    blocks that see each key block.
+    """
     bq, bk = setting.sizes[:2]
     block = pl.program_id(0)
     keys, values, at = k[...], v[...], pl.ds(block * bk, bk)
     begin, end_ = start[at][:, None], end[at][:, None]
     lowest, count = first[block], stop[block] - first[block]
 
-    def step(n, sums):
+    def step(n, sums):  # n counts the query blocks of head 0, then those of head 1, ...
         d_keys, d_values = sums
         g, q_block = jax.lax.div(n, count), lowest + jax.lax.rem(n, count)
         here = pl.ds(q_block * bq, bq)
@@ -240,12 +260,14 @@ def _dot(a: jax.Array, b: jax.Array, dims) -> jax.Array:
 
 
 def _own_entries(begins) -> tuple[jax.Array, jax.Array]:
-    """Where in the list the entries of this program's query block begin and end."""
+    """(begin, end) of the entries of this program's query block in the list. The grid is (query
+    block, head, row)."""
     own = pl.program_id(2) * pl.num_programs(0) + pl.program_id(0)
     return begins[own], begins[own + 1]
 
 
 def _indices(block: int) -> jax.Array:
+    """The indices in the row of this program's queries."""
     return pl.program_id(0) * block + jnp.arange(block)
 
 
@@ -256,7 +278,10 @@ def _seen(start, end, at, i: jax.Array) -> jax.Array:
 
 
 class _Specs:
-    """The part of each array that a program (block, head, row) is given; None: one, squeezed."""
+    """The part of each array that a program (block, head, row) is given.
+
+    None in a block's shape: one entry of that axis, and the kernel does not see the axis.
+    """
 
     def __init__(self, q_shape: tuple[int, ...], sizes: KernelSizes):
         _, _, groups, length, size = q_shape

@@ -1,12 +1,21 @@
 """Tree and segment attention as Pallas kernels for TPU, forward and backward.
 
-The grid runs over (kv head, entry of the block list), so a step holds one block of keys and the
-block of queries of all G query heads that read it: k and v are fetched once and never repeated, and
-the mask is made once for G heads. Scores are kept transposed, keys down and queries across: the
-softmax then reduces over sublanes, every per-query number (maximum, sum, logsumexp) is a row, and
-no score block is ever transposed. The backward pass is one kernel (5 matrix products a block, not
-the 7 of separate dq and dkv kernels): with the list ordered by query block, dq is summed in a
-scratch block, and dk and dv of the whole row stay in VMEM, 8 d bytes per token.
+block_sparse.py computes the same in the same order and explains the mathematics; read it first.
+
+How the loop becomes a grid. A TPU runs the steps of a grid one after another and fetches the blocks
+of the next step while it computes this one. The grid is (kv head, entry of the block list): step
+(h, n) holds key block and query block of entry n, for kv head h and all G query heads that read it.
+So k and v are fetched once and never repeated, and the mask is made once for G heads. Which blocks
+these are is decided by the list, which lies in scalar memory before the grid starts ("prefetched
+scalars"): the index maps in _Specs read it. Scratch memory outlives a step: it is set to its start
+at the FIRST entry of a query block, added to at each, and written out at the LAST.
+
+Scores are kept transposed, keys down and queries across: the softmax then reduces over sublanes,
+every per-query number (maximum, sum, logsumexp) is a row, and no score block is ever transposed.
+
+The backward pass is one kernel (5 matrix products a block, not the 7 of separate dq and dkv
+kernels): with the list ordered by query block, dq is summed in a scratch block, while dk and dv,
+whose key blocks come back again and again, stay in VMEM for the whole row, 8 d bytes per token.
 
 Never run on a TPU: checked in interpret mode and compiled ahead of time (docs/performance.md).
 """
@@ -20,10 +29,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from srpo_jax.models.attention import block_list as blocks
+from srpo_jax.models.attention import block_list
 from srpo_jax.models.attention.block_list import HIDDEN, LEAST, Bounds
-from srpo_jax.models.attention.checkpoint_name import named
 from srpo_jax.models.attention.tpu_sizes import KernelSizes, compiler_params, cost
+from srpo_jax.models.attention.xla import named
 
 NT = (((1,), (1,)), ((), ()))  # a @ b.T
 NN = (((1,), (0,)), ((), ()))  # a @ b
@@ -52,7 +61,7 @@ def attention(
 
 
 def _forward(q, k, v, bounds, sizes, causal, interpret):
-    listed = blocks.block_list(bounds, sizes.q, sizes.kv, causal=causal)
+    listed = block_list.list_blocks(bounds, sizes.q, sizes.kv, causal=causal)
     kv_heads, groups, _, size = q.shape[1:]
     block = (groups, sizes.q)
     specs = _Specs(q.shape, sizes)
@@ -83,10 +92,14 @@ def _forward(q, k, v, bounds, sizes, causal, interpret):
 
 
 def _forward_kernel(entries, q, k, v, bounds, out, lse, top, total, mixed):
-    """q, out (1, 1, G, bq, d); k, v (1, 1, bk, d); lse (1, 1, G, bq); mixed (G, d, bq)."""
+    """One entry of the list: adds a block of keys to the online softmax of a block of queries.
+
+    q, out (1, 1, G, bq, d); k, v (1, 1, bk, d); bounds (1, 2, bk); lse (1, 1, G, bq). Scratch:
+    top, total (G, bq); mixed (G, d, bq), transposed as the scores are.
+    """
     entry = entries[pl.program_id(1)]
 
-    @pl.when(blocks.has(entry, blocks.FIRST))
+    @pl.when(block_list.has_flag(entry, block_list.FIRST))
     def _():
         top[...] = jnp.full(top.shape, LEAST, jnp.float32)
         total[...] = jnp.zeros(total.shape, jnp.float32)
@@ -110,7 +123,7 @@ def _forward_kernel(entries, q, k, v, bounds, out, lse, top, total, mixed):
 
     _with_mask(entry, bounds, q.shape[3], add)
 
-    @pl.when(blocks.has(entry, blocks.LAST))
+    @pl.when(block_list.has_flag(entry, block_list.LAST))
     def _():
         safe = jnp.maximum(total[...], 1e-30)
         lse[0, 0] = top[...] + jnp.log(safe)
@@ -149,11 +162,15 @@ def _backward(sizes, causal, interpret, kept, grad):
 
 
 def _backward_kernel(entries, q, k, v, bounds, grad, lse, mean, dq, dk, dv, dq_sum, *, q_blocks):
-    """Shapes as forward; dk, dv float32 (1, 1, T, d), the whole row; dq_sum (G, d, bq)."""
+    """One entry of the list: its part of dq, dk and dv.
+
+    Shapes as forward; grad, dq like q; mean like lse; dk, dv float32 (1, 1, T, d), the whole row;
+    scratch dq_sum (G, d, bq).
+    """
     entry = entries[pl.program_id(1)]
-    first, q_block = blocks.has(entry, blocks.FIRST), blocks.q_block_of(entry)
+    first, q_block = block_list.has_flag(entry, block_list.FIRST), block_list.q_block_of(entry)
     kv_block = k.shape[2]
-    at = pl.ds(pl.multiple_of(blocks.kv_block_of(entry) * kv_block, kv_block), kv_block)
+    at = pl.ds(pl.multiple_of(block_list.kv_block_of(entry) * kv_block, kv_block), kv_block)
 
     @pl.when(first & (q_block == 0))  # every query block is listed, so this is the row's first
     def _():
@@ -188,7 +205,7 @@ def _backward_kernel(entries, q, k, v, bounds, grad, lse, mean, dq, dk, dv, dq_s
 
     _with_mask(entry, bounds, q.shape[3], add)
 
-    @pl.when(blocks.has(entry, blocks.LAST))
+    @pl.when(block_list.has_flag(entry, block_list.LAST))
     def _():
         for g in range(q.shape[2]):
             dq[0, 0, g] = dq_sum[g].T.astype(dq.dtype)
@@ -208,8 +225,11 @@ def _masked_scores(keys: jax.Array, queries: jax.Array, mask: jax.Array | None) 
 
 
 def _with_mask(entry: jax.Array, bounds, q_block: int, add) -> None:
-    """add(None) if the block is fully visible, else add(bool [bk, bq])."""
-    full = blocks.has(entry, blocks.FULL)
+    """Calls add(None) if the block is fully visible, else add(mask), bool [bk, bq].
+
+    Both are compiled and one is run: a full block pays nothing for the mask.
+    """
+    full = block_list.has_flag(entry, block_list.FULL)
 
     @pl.when(full)
     def _():
@@ -217,32 +237,37 @@ def _with_mask(entry: jax.Array, bounds, q_block: int, add) -> None:
 
     @pl.when(jnp.logical_not(full))
     def _():
-        # From a row of ints to a column, through a transposition that the TPU has.
+        # start and end lie as a row and are needed as a column, one number per key. The TPU has no
+        # instruction for that, but one that transposes tiles of 128 x 128: repeat, transpose, cut.
         start, end = (
             jnp.broadcast_to(bounds[0, n : n + 1], (128, bounds.shape[2])).T[:, :1] for n in (0, 1)
         )
         i = jax.lax.broadcasted_iota(jnp.int32, (bounds.shape[2], q_block), 1)
-        i += blocks.q_block_of(entry) * q_block
+        i += block_list.q_block_of(entry) * q_block
         add((start <= i) & (i < end))
 
 
 class _Specs:
-    """The blocks of each array at a grid step (kv head, n) of the list."""
+    """Which block of each array a grid step (kv head, n) is given, n being an entry of the list.
+
+    An index map returns block numbers, one for each axis: block b of an axis with blocks of size s
+    begins at b * s.
+    """
 
     def __init__(self, q_shape: tuple[int, ...], sizes: KernelSizes):
         groups, length, size = q_shape[2:]
 
         def queries(head, n, entries):
-            return blocks.row_of(entries[n]), head, 0, blocks.q_block_of(entries[n])
+            return block_list.row_of(entries[n]), head, 0, block_list.q_block_of(entries[n])
 
         def keys(head, n, entries):
-            return blocks.row_of(entries[n]), head, blocks.kv_block_of(entries[n]), 0
+            return block_list.row_of(entries[n]), head, block_list.kv_block_of(entries[n]), 0
 
         def key_ints(head, n, entries):
-            return blocks.row_of(entries[n]), 0, blocks.kv_block_of(entries[n])
+            return block_list.row_of(entries[n]), 0, block_list.kv_block_of(entries[n])
 
         def row(head, n, entries):
-            return blocks.row_of(entries[n]), head, 0, 0
+            return block_list.row_of(entries[n]), head, 0, 0
 
         self.q = pl.BlockSpec((1, 1, groups, sizes.q, size), lambda *a: (*queries(*a), 0))
         self.per_query = pl.BlockSpec((1, 1, groups, sizes.q), queries)

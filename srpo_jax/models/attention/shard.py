@@ -1,6 +1,10 @@
 """From a model's arrays to the block implementations and back: meshes, layouts, padding.
 
-A block implementation works on one device, on arrays [B, K, G, T, d] of whole blocks.
+A model has q [B, T, H, d] and k, v [B, T, K, d], split over a mesh: rows over the axes of the rows,
+heads over "tensor". A block implementation (block_sparse.py, pallas_tpu.py, pallas_gpu.py) works on
+one device, on q [B, K, G, T, d] and k, v [B, K, T, d] with T a multiple of its blocks; G = H / K
+query heads read one kv head. No query needs keys of another row or of another head, so each device
+computes its own part and nothing is communicated.
 """
 
 from __future__ import annotations
@@ -12,15 +16,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from srpo_jax.models.attention import block_list as blocks
-from srpo_jax.models.attention import block_sparse, pallas_gpu, pallas_tpu, tpu_sizes
+from srpo_jax.models.attention import block_list, block_sparse, pallas_gpu, pallas_tpu, tpu_sizes
 
 # Scores of one step of the XLA loop, square. On CPU smaller ones compute fewer hidden scores and
 # stay in the core's cache; on other platforms a step has a fixed cost of many kernel launches.
 CPU_BLOCK, OTHER_BLOCK = 64, 512
 # In rows that are one segment no block can be skipped, so larger ones cost nothing there.
 CPU_ROW_BLOCK = 256
-MOST_ROWS = 1 << blocks.ROW_BITS  # of one block list
+MOST_ROWS = 1 << block_list.ROW_BITS  # of one block list
 
 
 def by_blocks(
@@ -34,10 +37,14 @@ def by_blocks(
     mesh: Mesh | None,
     device: jax.Device,
 ) -> jax.Array:
-    """tree_attention (ints: subtree_end), segment_attention or row_attention (ints: seg), by
-    kind: "tree", "segment" or "row"."""
+    """Attention by the block implementation `impl`, for q [B, T, H, d]; k, v [B, T, K, d].
+
+    kind: "tree" (tree_attention; ints int32 [B, T] are subtree_end), "segment" or "row"
+    (segment_attention and row_attention; ints are seg). Returns [B, T, H, d].
+    """
 
     def local(*arrays):
+        # A list has room for MOST_ROWS rows (the tiles of many pictures are more): in parts.
         if len(arrays[0]) <= MOST_ROWS:
             return _local(*arrays, kind, impl, device)
         parts = [x[:MOST_ROWS] for x in arrays], [x[MOST_ROWS:] for x in arrays]
@@ -59,7 +66,9 @@ def _layout(mesh: Mesh, q_shape: tuple[int, ...], kv_heads: int):
     """(axes of the rows, axis of the heads, how often to repeat each kv head before the split).
 
     What the mesh does not divide stays whole on every device, as in sharding.make_constrain. With
-    fewer kv heads than devices, each device needs one: repeating them gives it just that.
+    fewer kv heads than devices, each device needs one: repeating them gives it just that. On
+    tensor=8, 32 heads over 4 kv heads: each kv head is repeated twice, and a device has 4 heads and
+    1 kv head. 28 heads do not divide by 8 and stay whole.
     """
     batch, _, heads, _ = q_shape
     rows = tuple(axis for axis in mesh.axis_names if axis != "tensor")
@@ -73,7 +82,7 @@ def _layout(mesh: Mesh, q_shape: tuple[int, ...], kv_heads: int):
 
 
 def _local(q, k, v, ints, kind, impl, device):
-    """On one device; [B, T, H, d] in and out."""
+    """On one device; [B, T, H, d] in and out: transposes, pads to whole blocks, and back."""
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
     if impl.startswith("pallas_gpu"):
@@ -89,8 +98,8 @@ def _local(q, k, v, ints, kind, impl, device):
 
     causal = kind == "tree"
     with jax.named_scope(f"{kind}_attention"):
-        bounds = blocks.tree_bounds(ints) if causal else blocks.segment_bounds(ints)
-        bounds = blocks.pad_bounds(bounds, padded)
+        bounds = block_list.tree_bounds(ints) if causal else block_list.segment_bounds(ints)
+        bounds = block_list.pad_bounds(bounds, padded)
         queries = lay_out(q).reshape(batch, kv_heads, heads // kv_heads, padded, size)
         arrays = (queries, lay_out(k), lay_out(v), bounds)
         if impl == "block":

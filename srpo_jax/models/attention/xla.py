@@ -12,14 +12,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-
-from srpo_jax.models.attention.checkpoint_name import named
+from jax.ad_checkpoint import checkpoint_name
 
 CHUNK = 512
 DENSE_LIMIT = 1024
 # Finite, so that a row that sees nothing gives finite (meaningless) values and not NaN; far below
 # any score, so exp() of it is exactly 0 and so is its gradient.
 MASKED = -1e30
+
+# The name under which rematerialisation policies (blocks/decoder.py) know attention's results.
+ATTENTION = "attention"
 
 Visible = Callable[[jax.Array], jax.Array]
 
@@ -97,6 +99,12 @@ def branch_attention(
         out = jnp.einsum("bkgrt,btkd->brkgd", weights[..., :length], shared_v)
         out += jnp.einsum("bkgrm,brmkd->brkgd", weights[..., length:], own_v)
     return out.reshape(q.shape)
+
+
+def named(x: jax.Array) -> jax.Array:
+    """x, to be kept by policies that keep attention's results. Inside a custom VJP it must stand in
+    the forward rule, on everything there that costs the kernel to compute again."""
+    return checkpoint_name(x, ATTENTION)
 
 
 def _group(q: jax.Array, kv_heads: int) -> jax.Array:

@@ -2,7 +2,17 @@
 
 Linen as a thin shell: a module owns its arrays (`self.param`) and an einsum, nothing else. Layers
 are stacked on axis 0 of every parameter and run under `nn.scan`: one layer is compiled, not L.
-Dimension letters: see README.md of this folder.
+Dimension letters: see README.md in models/.
+
+What a layer keeps for the backward pass has a name, `model.remat`, the same for decoder and tower:
+
+none       everything that its backward pass reads: the fastest, the most memory
+dots       results of products with weights; attention, norms and activations are computed again
+attention  its input and the attention's result (and log-sum-exp): all but attention again
+offload    only its input, and that in the host's memory until it is needed: all again
+full       only its input: all again
+
+A policy changes memory and time, never what is computed.
 """
 
 from __future__ import annotations
@@ -15,16 +25,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
+from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.attention.xla import branch_attention
-from srpo_jax.models.blocks.remat import layer_input, with_remat
+from srpo_jax.models.attention.xla import ATTENTION, branch_attention
 from srpo_jax.models.blocks.text_config import TextConfig
 
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]
 Deep = tuple[jax.Array, jax.Array] | None
 STACKED = {"params": 0, "lora": 0}  # axis of the layers in each collection of variables
+
+
+POLICIES = ("none", "full", "dots", "attention", "offload")
+INPUT = "layer_input"  # the name of a layer's input for the policy "offload"
+HOST = "pinned_host"  # jax's name of the memory that it is moved to
 
 
 def no_constraint(x: jax.Array, kind: str) -> jax.Array:
@@ -283,10 +300,52 @@ def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Ar
 
 
 def stacked_layers(config: TextConfig, remat: str) -> type[nn.Module]:
-    """DecoderLayer over all layers. remat: what each keeps for the backward pass, see remat.py."""
+    """DecoderLayer over all layers. remat: what each keeps for the backward pass."""
     layer = with_remat(DecoderLayer, remat)
     common = dict(variable_axes=STACKED, split_rngs={"params": True}, length=config.num_layers)
     over_rows = dict(common, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast))
     over_branches = dict(common, in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast))
     methods = {"__call__": over_rows, "prefill": over_rows, "decode": over_branches}
     return nn.scan(layer, methods=methods)
+
+
+def layer_input(x: jax.Array) -> jax.Array:
+    """x, under the name by which "offload" knows it. Each layer's first act."""
+    return checkpoint_name(x, INPUT)
+
+
+def with_remat(layer: type[nn.Module], policy: str) -> type[nn.Module]:
+    """The module `layer`, to be scanned, under one of POLICIES."""
+    if policy not in POLICIES:
+        raise ValueError(f"remat must be one of {', '.join(POLICIES)}, not {policy!r}")
+    if policy == "none":
+        return layer
+    kept = jax.checkpoint_policies
+    saveable = {
+        "full": None,
+        "dots": kept.dots_with_no_batch_dims_saveable,
+        "attention": kept.save_only_these_names(ATTENTION),
+        "offload": kept.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[INPUT],
+            offload_src="device",
+            offload_dst=HOST,
+        ),
+    }
+    # The scan already keeps the compiler from merging the two computations.
+    return nn.remat(layer, policy=saveable[policy], prevent_cse=False)
+
+
+def check_host_memory(policy: str, mesh: Mesh) -> None:
+    """UserError if `policy` keeps arrays in a kind of host memory that the devices do not have.
+
+    TPUs, GPUs and CPUs have it in jax 0.10 and 0.12 (a CPU's is the same memory: nothing is won).
+    """
+    if policy != "offload":
+        return
+    device = mesh.devices.flat[0]
+    if HOST not in [memory.kind for memory in device.addressable_memories()]:
+        raise UserError(
+            f"model.remat=offload needs {HOST} memory, which jax does not offer on "
+            f"{device.platform} devices; use model.remat=full"
+        )

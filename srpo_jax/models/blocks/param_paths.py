@@ -15,15 +15,3 @@ def path_name(path: tuple[Any, ...]) -> str:
 def by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their path, in the tree's own order."""
     return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def select(params: Any, paths: tuple[str, ...]) -> dict[str, Any]:
-    """{path: leaf} of the named leaves of a parameter tree."""
-    leaves = by_path(params)
-    return {path: leaves[path] for path in paths}
-
-
-def merge(params: Any, new: dict[str, Any]) -> Any:
-    """`params` with the leaves of `new` ({path: leaf}) in their places."""
-    leaves = {**by_path(params), **new}
-    return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))

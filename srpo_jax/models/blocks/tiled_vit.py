@@ -18,9 +18,15 @@ import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.decoder import STACKED, Constrain, LayerNorm, Linear
+from srpo_jax.models.blocks.decoder import (
+    STACKED,
+    Constrain,
+    LayerNorm,
+    Linear,
+    layer_input,
+    with_remat,
+)
 from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, PatchField
-from srpo_jax.models.blocks.remat import layer_input, with_remat
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),

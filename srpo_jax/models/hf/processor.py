@@ -34,6 +34,8 @@ class Processor:
     eos_ids: ids that end a reply, the tokenizer's own first.
     suppress_ids: ids that the policy must never sample, sorted: placeholders for pictures, padding,
     and rows of the vocabulary that no token has. Never one of eos_ids.
+    images: the family's own (families/*/images.py): `images(RGB picture)` -> its patches and grid,
+    `images.grid(width, height)` -> the grid that a picture of this size has, without pixels.
     """
 
     def __init__(self, config: ModelConfig, tokenizer, images: Images, template: str, eos_ids):
@@ -83,15 +85,11 @@ class Processor:
         return cls(config, tokenizer, images, chat_template(folder), eos_ids)
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
-        """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
+        """A picture of any mode -> patches float32 [p, patch_dim] in the processor's order, grid.
 
         Raises UserError if the picture has a shape that the processor refuses.
         """
         return self.images(picture.convert("RGB"))
-
-    def image_grid(self, width: int, height: int) -> Grid:
-        """The grid that `image` gives for a picture of this size, without pixels; same errors."""
-        return self.images.grid(width, height)
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
         """Ids of the user turn with `question`, up to where the assistant's answer begins.

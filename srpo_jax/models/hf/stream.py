@@ -4,6 +4,18 @@ A parameter is assembled one device's slice at a time, in one buffer that all sl
 device needs is copied out of the mapped file (cast, transposed), sent off, and overwritten by the
 next. So the host holds one slice, PIECE at most, whatever the model's size; mapped pages are given
 back after every JOB. Only the pages that hold a part of the slice are ever read from the disk.
+
+An example: layers/mlp/up/kernel is [28 layers, 3584, 18944], from 28 tensors that the files hold as
+[18944, 3584]. On a mesh of fsdp=4 a device's slice is [28, 896, 18944]. In float32 that is 1.9 GB,
+more than PIECE, so it goes as pieces of 7 layers:
+
+    Stream.array    for each slice, with the devices that hold copies of it:
+      _placed         zeros of the slice on the device; for each piece of layers 0-6, 7-13, ...:
+        _sent           copies the piece through the buffer to the device
+          _read           fills the buffer: cuts the piece into jobs, which threads run
+            _jobs           per layer, 16 MiB of the file each
+            _copy           maps its part of the file, transposes, casts, writes into the buffer
+        _insert         writes the piece into the slice, on the device
 """
 
 from __future__ import annotations
@@ -39,7 +51,10 @@ Bounds = tuple[tuple[int, int], ...]  # (start, stop) on each axis of a paramete
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint, as its file's header describes it. `start`: byte in the file."""
+    """One tensor of a checkpoint, as its file's header describes it.
+
+    dtype: the header's name, a key of DTYPES. start: the byte of the file where its numbers begin.
+    """
 
     file: pathlib.Path
     dtype: str
@@ -51,6 +66,7 @@ class Tensor:
 
         The pages that were read count as this process's until the view is dropped.
         """
+        # A mapping may begin at multiples of the page size alone: begin at the one before.
         kind, count = np.dtype(DTYPES[self.dtype]), math.prod(self.shape)
         if count == 0:
             return np.empty(self.shape, kind)
@@ -97,7 +113,11 @@ class Stream:
         return jax.make_array_from_single_device_arrays(shape, sharding, slices)
 
     def _placed(self, entry, tensors, dtype, bounds: Bounds, devices) -> list[jax.Array]:
-        """One slice of the parameter on each of `devices`."""
+        """One slice of the parameter, as an array on each of `devices`.
+
+        A slice larger than PIECE is made of zeros on the device, into which pieces of whole rows
+        (of the first axis) are written one after another.
+        """
         (first, last), *rest = bounds
         row = math.prod(stop - start for start, stop in rest) * dtype.itemsize
         rows = max(1, PIECE // max(1, row))
@@ -109,18 +129,19 @@ class Stream:
             part = ((start, min(start + rows, last)), *rest)
             pieces = self._sent(entry, tensors, dtype, part, devices)
             whole = [_insert(w, piece, start - first) for w, piece in zip(whole, pieces)]
-            jax.block_until_ready(whole)
+            jax.block_until_ready(whole)  # else pieces would pile up on the device
         return whole
 
     def _sent(self, entry, tensors, dtype, bounds: Bounds, devices) -> list[jax.Array]:
-        """As `_placed`, through the buffer: it is free again when this returns."""
+        """As `_placed`, in one go through the buffer, which is free again when this returns."""
         host = self._read(entry, tensors, dtype, bounds)
         sent = jax.block_until_ready([jax.device_put(host, device) for device in devices])
         if any(_shares_memory(array, host) for array in sent):
-            self._buffer = np.empty(0, np.uint8)  # theirs from now on
+            self._buffer = np.empty(0, np.uint8)  # the array has taken it over: take another
         return sent
 
     def _read(self, entry, tensors, dtype, bounds: Bounds) -> np.ndarray:
+        """The parameter inside `bounds`, in the buffer: a view, good until the next call."""
         shape = [stop - start for start, stop in bounds]
         size = math.prod(shape) * dtype.itemsize
         if self._buffer.size < size:
@@ -128,7 +149,7 @@ class Stream:
             self._buffer = _unaligned(size)
         out = self._buffer[:size].view(dtype).reshape(shape)
         if entry.pad is not None:
-            out.fill(0)
+            out.fill(0)  # rows that no tensor has stay zero
         jobs: list[tuple] = []
         if entry.layers is None:
             jobs += _jobs(out, entry, tensors[0], bounds)
@@ -144,7 +165,11 @@ class Stream:
 
 
 def _jobs(out: np.ndarray, entry: TensorSpec, tensor: Tensor, bounds) -> Iterator[tuple]:
-    """Cuts `out` = `tensor` inside `bounds` into jobs for `_copy`, along the file's outer axis."""
+    """Cuts the task `out = tensor inside bounds` into jobs: arguments of `_copy`.
+
+    The cut is along the axis that is outermost in the file, whichever axis of the parameter that
+    is, so a job reads one stretch of the file of about JOB bytes.
+    """
     inside = tuple(slice(start, stop) for start, stop in bounds)
     view = entry.to_param(tensor.view())[inside]
     out = out[tuple(slice(n) for n in view.shape)]  # without the rows that are padding
@@ -158,8 +183,13 @@ def _jobs(out: np.ndarray, entry: TensorSpec, tensor: Tensor, bounds) -> Iterato
 
 
 def _copy(out: np.ndarray, entry: TensorSpec, tensor: Tensor, inside: tuple, cut: tuple) -> None:
-    """out[...] = the tensor's numbers, cast, in the order in which they lie in the file."""
+    """One job: writes the tensor's numbers inside `inside` and `cut` into `out`, cast to its dtype.
+
+    The numbers are read in the order in which they lie in the file, so that pages come from the
+    disk one after another; where the parameter is a transposed tensor, in strips (see STRIP).
+    """
     view = entry.to_param(tensor.view())[inside][cut]  # a mapping of its own, gone at the end
+    # Both with the axes in the file's order: the last one is contiguous in the file.
     order = sorted(range(view.ndim), key=lambda axis: -view.strides[axis])
     out, view = out.transpose(order), view.transpose(order)
     row = order.index(view.ndim - 1)  # the axis along which `out` lies in memory
@@ -173,8 +203,11 @@ def _copy(out: np.ndarray, entry: TensorSpec, tensor: Tensor, inside: tuple, cut
 
 
 def _unaligned(size: int) -> np.ndarray:
-    """Bytes at an address that is no multiple of 64: the CPU back end takes over an array at such
-    an address as it is, without a copy, and can then never donate it to a train step."""
+    """`size` bytes at an address that is no multiple of 64.
+
+    An array at a multiple of 64 the CPU back end takes over as it is, without a copy. It would then
+    be numpy's memory, which jax can never donate to a train step.
+    """
     raw = np.empty(size + 64, np.uint8)
     start = (16 - raw.ctypes.data) % 64
     return raw[start : start + size]

@@ -14,8 +14,7 @@ import sys
 
 from srpo_jax.errors import UserError
 from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from studies.speed import timing, workload
 from studies.speed.tree_vs_pairs import svg
 from studies.speed.tree_vs_pairs.compare import compare

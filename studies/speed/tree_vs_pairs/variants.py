@@ -24,11 +24,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.inputs import causal_row, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import Pair, choose_pairs
-from srpo_jax.pack.rows import make_batch
+from srpo_jax.pack.packing import Budgets, make_batch
 from srpo_jax.pack.tree import Tree
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.tree_layout import Pair, choose_pairs, layout_tree
 from srpo_jax.train.losses.objective import Objective, srpo_loss
 from srpo_jax.train.losses.target_logps import target_logps
 from studies.speed import workload

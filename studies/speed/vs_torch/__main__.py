@@ -91,7 +91,7 @@ def work(name: str, folder: pathlib.Path, args: argparse.Namespace, shape: Shape
     config = load_model_config(folder)
     tree = workload.random_question(shape, config, SEED)
     maximum = 8 if name.endswith("-8") else 10**9
-    from srpo_jax.pack.pairs import choose_pairs
+    from srpo_jax.pack.tree_layout import choose_pairs
 
     pairs = choose_pairs(tree, pairing="rpo_code", max_pairs=maximum, odds_from="divergence")
     make = _torch_program if name.startswith("torch") else _jax_program

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.pack.pairs import Pair
 from srpo_jax.pack.tree import Tree
+from srpo_jax.pack.tree_layout import Pair
 from studies.speed.timing import Call
 
 FROZEN = "visual"  # LLaMA-Factory's default for tower and projector

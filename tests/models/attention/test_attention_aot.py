@@ -81,7 +81,8 @@ def compile_case(case: str) -> list[dict]:
     # longer takes the option.
     fast = jax.__version_info__ < (0, 11)
     options = {"exec_time_optimization_effort": -1.0} if fast else None
-    from srpo_jax.distributed.mesh import ROW_AXES, make_mesh
+    from srpo_jax.distributed.mesh import make_mesh
+    from srpo_jax.distributed.sharding import ROW_AXES
 
     topology, sizes, rows, kind, _ = CASES[case]
     length, heads, kv_heads, size = {

@@ -52,7 +52,8 @@ def run_case(name, shape, rows, heads, kv_heads, impl) -> dict:
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from srpo_jax.distributed.mesh import ROW_AXES, make_mesh
+    from srpo_jax.distributed.mesh import make_mesh
+    from srpo_jax.distributed.sharding import ROW_AXES
     from srpo_jax.models.attention.dispatch import Attend
     from tests.support.masks import errors, random_qkv, reasoning_row, result_and_grads
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.attention import block_list as blocks
+from srpo_jax.models.attention import block_list
 from tests.support.masks import segment_mask, tree_mask, trees_from_pops
 
 LENGTH = 48
@@ -20,23 +20,25 @@ SIZES = [(8, 8), (16, 8), (8, 16)]  # queries, keys
 @functools.cache
 def compiled(q_block, kv_block, causal):
     return jax.jit(
-        lambda *bounds: blocks.block_list(blocks.Bounds(*bounds), q_block, kv_block, causal=causal)
+        lambda *bounds: block_list.list_blocks(
+            block_list.Bounds(*bounds), q_block, kv_block, causal=causal
+        )
     )
 
 
 def listed(bounds, q_block, kv_block, causal=True):
     """[(row, query block, key block, first, last, full)] of the used entries."""
     entries, count = compiled(q_block, kv_block, causal)(*bounds)
-    assert np.all(np.asarray(entries[count:]) | 7 == blocks.UNUSED)
-    fields = (blocks.row_of, blocks.q_block_of, blocks.kv_block_of)
-    flags = (blocks.FIRST, blocks.LAST, blocks.FULL)
+    assert np.all(np.asarray(entries[count:]) | 7 == block_list.UNUSED)
+    fields = (block_list.row_of, block_list.q_block_of, block_list.kv_block_of)
+    flags = (block_list.FIRST, block_list.LAST, block_list.FULL)
     used = np.asarray(entries[:count])
-    columns = [f(used) for f in fields] + [blocks.has(used, flag) for flag in flags]
+    columns = [f(used) for f in fields] + [block_list.has_flag(used, flag) for flag in flags]
     return [tuple(int(x) for x in entry) for entry in zip(*columns, strict=True)]
 
 
 def check(mask, bounds, q_block, kv_block, causal=True, exact=True):
-    """Every promise of `block_list`, for mask bool [B, T, T]."""
+    """Every promise of `list_blocks`, for mask bool [B, T, T]."""
     entries = listed(bounds, q_block, kv_block, causal)
     assert entries == sorted(entries) and len({e[:3] for e in entries}) == len(entries)
     rows, length, _ = mask.shape
@@ -56,6 +58,17 @@ def check(mask, bounds, q_block, kv_block, causal=True, exact=True):
         assert [e[4] for e in own] == [0] * (len(own) - 1) + [1], "LAST is the last only"
 
 
+def test_the_example_of_the_docstring():
+    """What a newcomer reads at the head of block_list.py is what the code does."""
+    bounds = block_list.tree_bounds(jnp.asarray([[6, 5, 4, 4, 5, 6]], jnp.int32))
+    entries = [(*entry[1:3], entry[5]) for entry in listed(bounds, 2, 2)]
+    assert entries == [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0), (2, 2, 0)]
+    starts = block_list.entry_starts(block_list.list_blocks(bounds, 2, 2, causal=True), 1, 3)
+    assert starts.tolist() == [0, 1, 3, 5]
+    first, stop = block_list.q_blocks_of_keys(bounds, 2, 2)
+    assert (first.tolist(), stop.tolist()) == ([[0, 1, 2]], [[3, 2, 3]])
+
+
 pops = st.lists(st.sampled_from([0] * 12 + [1, 2, 7, 60]), min_size=LENGTH, max_size=LENGTH)
 
 
@@ -66,7 +79,7 @@ def test_list_is_exact_for_trees(rows, padding, sizes):
     ends = np.stack([trees_from_pops(row) for row in rows])
     own = np.arange(LENGTH) + 1
     ends[1] = np.where(own > LENGTH - padding, own, np.minimum(ends[1], LENGTH - padding))
-    check(tree_mask(ends), blocks.tree_bounds(jnp.asarray(ends)), *sizes)
+    check(tree_mask(ends), block_list.tree_bounds(jnp.asarray(ends)), *sizes)
 
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=12)
@@ -78,7 +91,7 @@ def test_list_is_exact_for_segments(lengths, padding, sizes):
     """Windows, frames or tiles, and padding at the end, which makes no work."""
     seg = np.repeat(np.arange(len(lengths)), lengths)[: LENGTH - padding]
     seg = np.pad(seg, (0, LENGTH - len(seg)), constant_values=-1).astype(np.int32)[None]
-    bounds = blocks.segment_bounds(jnp.asarray(seg))
+    bounds = block_list.segment_bounds(jnp.asarray(seg))
     i = np.arange(LENGTH)[:, None]
     start, end = (np.asarray(x)[:, None, :] for x in bounds)
     assert np.array_equal((start <= i) & (i < end), segment_mask(seg))
@@ -92,7 +105,7 @@ ints = st.lists(st.integers(0, LENGTH), min_size=LENGTH, max_size=LENGTH)
 @given(ints, ints, st.sampled_from(SIZES))
 def test_list_is_safe_for_any_bounds(start, end, sizes):
     """Nothing visible is skipped and nothing masked is called full, whatever the ints are."""
-    bounds = blocks.Bounds(*(jnp.asarray([x], jnp.int32) for x in (start, end)))
+    bounds = block_list.Bounds(*(jnp.asarray([x], jnp.int32) for x in (start, end)))
     i = np.arange(LENGTH)[:, None]
     mask = (np.asarray(start) <= i) & (i < np.asarray(end))
     check(mask[None], bounds, *sizes, causal=False, exact=False)
@@ -101,20 +114,20 @@ def test_list_is_safe_for_any_bounds(start, end, sizes):
 def test_keys_that_fill_the_last_block_are_seen_by_nothing():
     """pad_bounds: also under a query that is filling itself."""
     ends = jnp.asarray(trees_from_pops([0] * 13))[None]
-    bounds = blocks.pad_bounds(blocks.tree_bounds(ends), 16)
+    bounds = block_list.pad_bounds(block_list.tree_bounds(ends), 16)
     assert listed(bounds, 8, 8) == [(0, 0, 0, 1, 1, 0), (0, 1, 0, 1, 0, 0), (0, 1, 1, 0, 1, 0)]
     assert np.all(np.asarray(bounds.end)[:, 13:] == 0)
 
 
 def test_one_block_of_keys_is_full_only_for_queries_that_all_exist():
     """A chain of 24 tokens: below the diagonal every pair is visible."""
-    bounds = blocks.tree_bounds(jnp.full((1, 24), 24, jnp.int32))
+    bounds = block_list.tree_bounds(jnp.full((1, 24), 24, jnp.int32))
     assert [e[1:3] for e in listed(bounds, 8, 8) if e[5]] == [(1, 0), (2, 0), (2, 1)]
 
 
 def test_a_list_that_does_not_fit_its_bits_is_refused():
     """513 blocks of queries, or 1025 rows."""
     for rows, blocks_ in ((1, 513), (1025, 1)):
-        bounds = blocks.tree_bounds(jnp.zeros((rows, 8 * blocks_), jnp.int32))
+        bounds = block_list.tree_bounds(jnp.zeros((rows, 8 * blocks_), jnp.int32))
         with pytest.raises(UserError, match="can be listed"):
-            blocks.block_list(bounds, 8, 8, causal=True)
+            block_list.list_blocks(bounds, 8, 8, causal=True)

@@ -12,8 +12,7 @@ import pytest
 
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.errors import UserError
-from srpo_jax.models.attention import block_list as blocks
-from srpo_jax.models.attention import pallas_gpu, tpu_sizes, xla
+from srpo_jax.models.attention import block_list, pallas_gpu, tpu_sizes, xla
 from srpo_jax.models.attention.dispatch import (
     Attend,
     choose,
@@ -54,9 +53,9 @@ def test_the_random_trees_reach_every_path_of_a_kernel():
     ends = tree_rows()
     roots = [np.flatnonzero(tree_mask(e).sum(1) == 1) for e in ends]
     assert all(len(r) > 1 for r in roots)
-    bounds = blocks.pad_bounds(blocks.tree_bounds(jnp.asarray(ends)), 640)
-    entries, count = blocks.block_list(bounds, 128, 128, causal=True)
-    full = int(blocks.has(entries[:count], blocks.FULL).sum())
+    bounds = block_list.pad_bounds(block_list.tree_bounds(jnp.asarray(ends)), 640)
+    entries, count = block_list.list_blocks(bounds, 128, 128, causal=True)
+    full = int(block_list.has_flag(entries[:count], block_list.FULL).sum())
     assert 0 < full < count < entries.size == 2 * 15
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.attention import block_list as blocks
-from srpo_jax.models.attention import self_check
+from srpo_jax.models.attention import block_list, self_check
 from tests.support.masks import tree_mask
 
 SIZES = (2, 16, 8)  # query heads per kv head, head size, head size of the pictures' tower
@@ -42,27 +41,27 @@ def test_plain_code_is_not_checked():
 def test_one_key_too_many_or_too_few_is_refused(key, change, monkeypatch):
     """A branch sees the last token of the branch before it; a token is not seen by the last of its
     own branch."""
-    right = blocks.tree_bounds
+    right = block_list.tree_bounds
 
     def wrong(subtree_end):
         start, end = right(subtree_end)
-        return blocks.Bounds(start, jnp.where(start == key, end + change, end))
+        return block_list.Bounds(start, jnp.where(start == key, end + change, end))
 
-    monkeypatch.setattr(blocks, "tree_bounds", wrong)
+    monkeypatch.setattr(block_list, "tree_bounds", wrong)
     with pytest.raises(UserError, match="something else than 'xla'.*model.attention=block"):
         self_check.self_check("pallas_gpu_interpret", *SIZES, jnp.bfloat16)
 
 
 def test_pictures_are_checked_too(monkeypatch):
     """A frame that sees the first patch of the one after it."""
-    right = blocks.segment_bounds
+    right = block_list.segment_bounds
 
     def wrong(seg):
         start, end = right(seg)
         index = jnp.arange(seg.shape[1])
-        return blocks.Bounds(jnp.where(index == 600, 599, start), end)
+        return block_list.Bounds(jnp.where(index == 600, 599, start), end)
 
-    monkeypatch.setattr(blocks, "segment_bounds", wrong)
+    monkeypatch.setattr(block_list, "segment_bounds", wrong)
     with pytest.raises(UserError, match="something else than 'xla'"):
         self_check.self_check("pallas_gpu_interpret", *SIZES, jnp.bfloat16)
 

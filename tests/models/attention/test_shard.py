@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo_jax.models.attention import block_list as blocks
-from srpo_jax.models.attention import shard as split
-from srpo_jax.models.attention import tpu_sizes
+from srpo_jax.models.attention import block_list, shard, tpu_sizes
 from srpo_jax.models.attention.dispatch import Attend, row_attention
 from tests.support.masks import errors, random_qkv, result_and_grads
 
@@ -80,7 +78,7 @@ def test_padding_tiles_cost_next_to_nothing():
 
     @jax.jit
     def count(seg):
-        return blocks.block_list(blocks.segment_bounds(seg), 128, 128, causal=False).count
+        return block_list.list_blocks(block_list.segment_bounds(seg), 128, 128, causal=False).count
 
     assert int(count(seg)) == 2 * 5 * 5 + 5
 
@@ -97,7 +95,7 @@ def test_how_many_tiles_are_shown_is_no_other_program():
 
 def test_more_rows_than_a_block_list_holds(monkeypatch):
     """64 prompts of 17 tiles are 1088 rows on one device, and a list holds 1024."""
-    monkeypatch.setattr(split, "MOST_ROWS", 2)
+    monkeypatch.setattr(shard, "MOST_ROWS", 2)
     *arrays, _ = random_qkv(5, 8, 1, 1, 4)
     shown = jnp.arange(5) % 3 > 0
     got = jax.jit(lambda *a: row_attention(*a, impl="block"))(*arrays, shown)

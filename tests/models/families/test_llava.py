@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.image_layout import NEWLINE
 from srpo_jax.models.blocks.text_config import CLASS_DEFAULTS
+from srpo_jax.models.families.llava import FAMILY
 from srpo_jax.models.families.llava import model as llava
 from srpo_jax.models.hf import tensor_match as names
 from srpo_jax.models.registry import load_model_config
@@ -28,7 +29,7 @@ RELEASED = sorted(RELEASED_CONFIGS.glob("llava_*.json"))
 
 
 def read(raw: dict):
-    return llava.read_config("here", raw)
+    return llava.read_config("here", raw, FAMILY)
 
 
 def raw_llava() -> dict:

@@ -36,4 +36,4 @@ side = st.integers(1, 8) | st.integers(1, 700)
 def test_grid_from_the_size_alone(processor, width, height):
     """Odd shapes too; a picture that is refused is refused in the same words."""
     decoded = grid_or_error(lambda: processor.image(Image.new("RGB", (width, height)))[1])
-    assert grid_or_error(lambda: processor.image_grid(width, height)) == decoded
+    assert grid_or_error(lambda: processor.images.grid(width, height)) == decoded

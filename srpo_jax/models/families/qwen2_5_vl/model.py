@@ -25,7 +25,9 @@ from srpo_jax.models.blocks.decoder import (
     RMSNorm,
     Rope,
     SwiGLU,
+    layer_input,
     no_constraint,
+    with_remat,
 )
 from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, PatchField
 from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
@@ -37,7 +39,6 @@ from srpo_jax.models.blocks.qwen_vit import (
     VisionAttention,
     vision_rope,
 )
-from srpo_jax.models.blocks.remat import layer_input, with_remat
 from srpo_jax.models.blocks.text_config import Reader, read_text
 
 

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.decoder import STACKED, Constrain, LayerNorm, Linear, Rope
+from srpo_jax.models.blocks.decoder import (
+    STACKED,
+    Constrain,
+    LayerNorm,
+    Linear,
+    Rope,
+    layer_input,
+    with_remat,
+)
 from srpo_jax.models.blocks.image_layout import PatchField
 from srpo_jax.models.blocks.qwen_vit import (
     EPS,
@@ -25,7 +33,6 @@ from srpo_jax.models.blocks.qwen_vit import (
     VisionAttention,
     vision_rope,
 )
-from srpo_jax.models.blocks.remat import layer_input, with_remat
 
 
 @dataclasses.dataclass(frozen=True)

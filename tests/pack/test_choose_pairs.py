@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from srpo_jax.pack.pairs import choose_pairs
 from srpo_jax.pack.tree import Branch
+from srpo_jax.pack.tree_layout import choose_pairs
 from tests.support.tree_cases import example_tree, trees
 
 

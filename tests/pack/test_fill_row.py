@@ -4,10 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 
 from srpo_jax.models.inputs import no_patches
-from srpo_jax.pack.packing import Budgets
-from srpo_jax.pack.pairs import choose_pairs
-from srpo_jax.pack.rows import fill_row, make_batch
-from srpo_jax.pack.tree_layout import layout_tree
+from srpo_jax.pack.packing import Budgets, fill_row, make_batch
+from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from tests.support.tree_cases import CONFIG, example_tree, forests
 
 BUDGETS = Budgets(400, 300, 200, 160, 160, 256)

@@ -1,4 +1,4 @@
-"""srpo_jax/models/blocks/remat.py: policies change what is kept, never what is computed."""
+"""srpo_jax/models/blocks/decoder.py: remat policies change what is kept, never what is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from srpo_jax.config.fields import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.blocks.remat import POLICIES, check_host_memory
+from srpo_jax.models.blocks.decoder import POLICIES, check_host_memory
 from srpo_jax.models.policy_model import PolicyModel
 from tests.support import multi_device_run as tiny
 
