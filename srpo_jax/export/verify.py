@@ -187,9 +187,10 @@ def _quietly_loaded(folder):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
+        model, info = loaded
     except Exception as error:  # transformers raises many kinds
         raise Mismatch(f"transformers cannot load it: {one_line(error, 300)}") from error
     finally:

@@ -79,6 +79,6 @@ class Images(Protocol):
         """The grid that a call gives for a picture of this size, without pixels; same errors."""
         ...
 
-    def expansion(self, grid: Grid) -> str:
+    def expansion(self, grid: Any) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         ...

@@ -125,7 +125,7 @@ def srpo_loss(
     """(loss, metrics): float32 scalars, all of them SUMS over the rows of this batch.
 
     token_logp float32 [B, N]: log p of every target (target_logps); reference_token_logp: the same
-    under the frozen reference policy. `batch`: see srpo_jax/pack/rows.py; its weights are already
+    under the frozen reference policy. `batch`: see pack/packing.py; its weights are already
     divided by the size of the global batch, so that adding losses, gradients and metrics over row
     slices or devices gives those of the global batch.
 
