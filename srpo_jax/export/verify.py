@@ -158,7 +158,7 @@ def _transformers_logits(
 ) -> tuple[np.ndarray | None, str]:
     """(float32 [n, vocab], what computed them), or (None, "") without torch."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports], not on every Python
     except ImportError:
         return None, ""
     import transformers
@@ -179,7 +179,7 @@ def _transformers_logits(
 
 def _quietly_loaded(folder):
     """transformers' model of the folder in float32. Mismatch if it cannot be loaded whole."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports], not on every Python
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
