@@ -34,7 +34,7 @@ class CallablePackage(types.ModuleType):
 def make_callable(package: str, module: str, function: str) -> None:
     """Makes a call of `package` a call of `function` in `package`.`module`. The package's own
     __init__ calls this with its __name__."""
-    found = sys.modules[package]
+    found: Any = sys.modules[package]
     found.__class__ = CallablePackage
     assert isinstance(found, CallablePackage)
     found._main = (f"{package}.{module}", function)

@@ -269,6 +269,7 @@ def write_weights(params: dict, folder: pathlib.Path) -> None:
     leaves = by_path(params)
     tensors = {}
     for entry in names.table(load_model_config(folder)):
+        assert entry.param, entry.name  # a network from scratch has every tensor
         value = np.asarray(leaves[entry.param])
         layers = [None] if entry.layers is None else range(entry.layers)
         for i in layers:
@@ -279,7 +280,7 @@ def write_weights(params: dict, folder: pathlib.Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--rows", type=int, default=32, help="questions a step")

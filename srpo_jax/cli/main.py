@@ -66,6 +66,7 @@ def _run(argv: list[str]) -> int:
         print(f"srpo_jax {__version__}")
         return 0
     name, verb, args = find_verb(argv)
+    assert verb  # argv is not empty
     if not verb.passed_on and any(arg in HELP for arg in args):
         print(verb_help(name, verb))
         return 0

@@ -14,10 +14,10 @@ from srpo_jax.errors import UserError, one_line
 DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
 
 
-def find_verb(words: Sequence[str]) -> tuple[str, Verb, list[str]]:
+def find_verb(words: Sequence[str]) -> tuple[str, Verb | None, list[str]]:
     """(name, verb, the words behind it): `checkpoints check DIR` is the verb "checkpoints check".
 
-    A verb that has others behind it is found alone when none is named.
+    A verb that has others behind it is found alone when none is named. Without words it is None.
     Errors: UserError for an unknown verb.
     """
     name, verbs, words, verb = "", VERBS, list(words), None
@@ -36,6 +36,7 @@ def find_verb(words: Sequence[str]) -> tuple[str, Verb, list[str]]:
 def parse(verb: str, args: Sequence[str]) -> Command:
     """Splits a verb's arguments; UserError for anything that no option takes."""
     name, spec, args = find_verb([verb, *args])
+    assert spec  # there is a word
     if spec.passed_on:
         return Command(name, arguments=tuple(args))
     if spec.verbs:
@@ -65,7 +66,7 @@ def parse(verb: str, args: Sequence[str]) -> Command:
         if spec.workdir == "required":
             raise UserError(f"--workdir=DIR is missing, as in: {spec.example}")
         workdir = spec.workdir
-    files = values["config"].value if spec.config else []
+    files = (values["config"].value or []) if spec.config else []
     if len(files) > 1:
         raise UserError(f"--config is given {len(files)} times; give one file")
     if spec.config == "required" and not files:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from srpo_jax.config.rules import Rule, setting
 from srpo_jax.config.sections import (
@@ -93,7 +93,7 @@ def _sorted(tree: Any) -> Any:
 def _fields() -> dict[str, Field]:
     found = {}
     for outer in dataclasses.fields(Config):
-        inner = (outer,) if outer.metadata else dataclasses.fields(outer.default)
+        inner = (outer,) if outer.metadata else dataclasses.fields(cast(Any, outer.default))
         section = "" if outer.metadata else outer.name
         for field in inner:
             name = f"{section}.{field.name}" if section else field.name

@@ -16,6 +16,7 @@ import re
 import sys
 import types
 from collections.abc import Container, Iterator, Sequence
+from typing import Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -85,7 +86,8 @@ def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
         values(argv)
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(_flag_error_line(str(error))) from None
-    return values["config"].value
+    parsed: Any = values["config"].value
+    return parsed
 
 
 def _flag_error_line(message: str) -> str:
@@ -107,7 +109,7 @@ def _own_folder_importable(path: pathlib.Path) -> Iterator[None]:
     here = path.resolve().parent
     own = [str(at / "configs") for at in (here, here.parent) if (at / "configs").is_dir()]
     hidden = {name: sys.modules.pop(name) for name in _modules_of_configs()}
-    sys.modules["configs"] = None  # importing it fails
+    sys.modules["configs"] = cast(Any, None)  # importing it fails
     if own:
         sys.modules["configs"] = types.ModuleType("configs")
         sys.modules["configs"].__path__ = own
@@ -128,6 +130,7 @@ def _modules_of_configs() -> list[str]:
 def _get_config_function(path: pathlib.Path):
     """Runs the file."""
     spec = importlib.util.spec_from_file_location("srpo_config_file", path)
+    assert spec and spec.loader  # the file ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

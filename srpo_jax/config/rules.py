@@ -58,14 +58,16 @@ class Rule:
         also = "".join(f", or {value:g}" for value in self.also)
         return " ".join([name, *bounds]) + also
 
+    def _is_kind(self, value: Any) -> bool:
+        if self.kind is float:
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return type(value) is self.kind
+
     def accepts(self, value: Any) -> bool:
         """Whether a value is allowed. An int is taken where a float is meant, a bool never is."""
         if self.regexes:
             return isinstance(value, tuple) and all(_is_regex(item) for item in value)
-        if self.kind is float:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                return False
-        elif type(value) is not self.kind:
+        if not self._is_kind(value):
             return False
         if self.words:
             return value in self.words

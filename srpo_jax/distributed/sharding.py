@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.param_paths import path_name
 from srpo_jax.models.policy_model import plain_lookup
 
+AnyMesh = Mesh | AbstractMesh  # the second has no devices: for planning
 ROW_AXES = ("data", "fsdp")  # the mesh axes that rows of a batch are split over
 SMALL_BYTES = 1 << 20  # a parameter below this may stay whole where an axis does not divide it
 
@@ -94,11 +95,11 @@ def axes_of(entry: Any) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _split(entry: Any, mesh: Mesh) -> int:
+def _split(entry: Any, mesh: AnyMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes_of(entry))
 
 
-def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
+def _fitting_spec(name: str, leaf: Any, spec: P, mesh: AnyMesh) -> P:
     """`spec` without the axes that do not divide; UserError if that leaves a large one whole."""
     fitted = []
     for i, entry in enumerate(tuple(spec)):
@@ -115,7 +116,7 @@ def _fitting_spec(name: str, leaf: Any, spec: P, mesh: Mesh) -> P:
     return P(*fitted)
 
 
-def param_shardings(params: Any, mesh: Mesh, rules: tuple[ShardingRule, ...] = RULES) -> Any:
+def param_shardings(params: Any, mesh: AnyMesh, rules: tuple[ShardingRule, ...] = RULES) -> Any:
     """Tree of NamedSharding for a tree of (abstract) parameters, by `rules`.
 
     Errors: ValueError for a path with no rule or two, and for a rule that matches no path;
@@ -153,7 +154,7 @@ def bytes_per_device(tree: Any, shardings: Any = None) -> int:
     return sum(jax.tree.leaves(parts))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The sharding of an array that lies whole on every device."""
     return NamedSharding(mesh, P())
 
@@ -177,7 +178,7 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array, str], jax.Array]:
     return constrain
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: AnyMesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
@@ -190,7 +191,9 @@ def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     """
     rows_sharding = batch_sharding(mesh)
     held: set[int] = set()
-    for (part,) in rows_sharding.addressable_devices_indices_map((rows,)).values():
+    for index in rows_sharding.addressable_devices_indices_map((rows,)).values():
+        assert index  # every device has a part
+        (part,) = index
         held.update(range(*part.indices(rows)))
     return tuple(sorted(held))
 
@@ -204,7 +207,7 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     at = {row: i for i, row in enumerate(rows_here(mesh, rows))}
 
     def put(local: Any) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> Any:
+        def part(index: Any) -> Any:
             begin, end, _ = index[0].indices(rows)
             return local[at[begin] : at[begin] + end - begin]
 

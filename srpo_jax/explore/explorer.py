@@ -77,11 +77,10 @@ class Explorer:
             found = self._own_references(records, prompts)
         else:
             found = [(r, self.policy.reference(r)) for r in records]
-        kept = [i for i, item in enumerate(found) if item is not None]
+        kept = {i: item for i, item in enumerate(found) if item is not None}
 
         requests, plans = [], []
-        for i in kept:
-            record, pieces = found[i]
+        for i, (record, pieces) in kept.items():
             plan = self._plan(len(pieces) - 1)
             ends = np.cumsum([0, *map(len, pieces[:-1])])
             longest = plan[-1][0]
@@ -96,8 +95,11 @@ class Explorer:
             )
             plans.append(plan)
         samples = self.sampler(requests)
-        branches = self._judge([found[i][0] for i in kept], plans, samples)
-        return [make_tree_record(*found[i], own, self.provenance) for i, own in zip(kept, branches)]
+        branches = self._judge([record for record, _ in kept.values()], plans, samples)
+        return [
+            make_tree_record(record, pieces, own, self.provenance)
+            for (record, pieces), own in zip(kept.values(), branches)
+        ]
 
     def _plan(self, steps: int) -> list[tuple[int, int]]:
         """(branch point, k) of every branch of a reference path with so many steps."""

@@ -79,7 +79,7 @@ def summarise(
     questions = paired = 0
     for tree in trees:
         questions += 1
-        groups: dict[int, list[Mapping]] = {}
+        groups: dict[int, list[dict[str, Any]]] = {}
         for branch in tree["branches"]:
             groups.setdefault(branch["at"], []).append(branch)
         has_pair = False

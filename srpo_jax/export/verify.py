@@ -158,7 +158,7 @@ def _transformers_logits(
 ) -> tuple[np.ndarray | None, str]:
     """(float32 [n, vocab], what computed them), or (None, "") without torch."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports], not on every Python
     except ImportError:
         return None, ""
     import transformers
@@ -179,7 +179,7 @@ def _transformers_logits(
 
 def _quietly_loaded(folder):
     """transformers' model of the folder in float32. Mismatch if it cannot be loaded whole."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports], not on every Python
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
@@ -187,9 +187,10 @@ def _quietly_loaded(folder):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
+        model, info = loaded
     except Exception as error:  # transformers raises many kinds
         raise Mismatch(f"transformers cannot load it: {one_line(error, 300)}") from error
     finally:

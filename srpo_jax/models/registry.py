@@ -46,8 +46,8 @@ def load_model_config(directory: str | pathlib.Path, family: str | Family = "") 
     path = pathlib.Path(directory) / "config.json"
     raw = read_config_json(path)
     model_type = raw.get("model_type")
-    if model_type not in known:
-        hint = HINTS.get(model_type, "")
+    if not isinstance(model_type, str) or model_type not in known:
+        hint = HINTS.get(str(model_type), "")
         raise UserError(
             f"{path}: model_type {model_type!r} is not supported; supported: "
             f"{', '.join(known)}{hint and '; '}{hint}"

@@ -17,7 +17,7 @@ import dataclasses
 import math
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import grain
@@ -295,7 +295,7 @@ def make_loader(
     num_steps: int,
     threads: int = 2,
     **options: Any,
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Generator[tuple[int, dict[str, np.ndarray]]]:
     """Iterate over (k, batch k) for k = start_step .. num_steps - 1, made ahead by grain threads.
 
     num_steps is where the run ends, not a count from start_step. `options` are those of Batches;
@@ -309,7 +309,7 @@ def make_loader(
     return _iterate(examples, start_step, num_steps, threads)
 
 
-def _iterate(batches: Batches, start: int, stop: int, threads: int) -> Iterator:
+def _iterate(batches: Batches, start: int, stop: int, threads: int) -> Generator:
     if start >= stop:
         return
     steps = grain.MapDataset.range(start, stop).map(lambda k: (int(k), batches[int(k)]))

@@ -21,7 +21,7 @@ import numpy as np
 
 from srpo_jax.data_pipelines.images import image_size, load_image
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.data_pipelines.tree_store import branch_label
+from srpo_jax.data_pipelines.tree_store import TreeSource, branch_label
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.inputs import (
@@ -50,7 +50,7 @@ class Examples:
 
     def __init__(
         self,
-        source: Sequence[dict[str, Any]],
+        source: Sequence[dict[str, Any]] | TreeSource,
         processor: Any,
         *,
         scope: str = "reply",
@@ -140,7 +140,7 @@ class Examples:
 class ReadyTrees:
     """Trees that are encoded already, as Examples: a list of Tree that knows its processor."""
 
-    def __init__(self, trees: Sequence[Tree]):
+    def __init__(self, trees: Any):
         self._trees, self.processor = trees, trees.processor
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which pairs of a question are contrasted, and the question as one run of tokens, each once.
+r"""Which pairs of a question are contrasted, and the question as one run of tokens, each once.
 
 `choose_pairs` chooses pairs of a safe (chosen) and an unsafe (rejected) branch of the same branch
 point. `layout_tree` inserts the reference path and the branches of these pairs into a trie,

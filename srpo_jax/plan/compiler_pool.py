@@ -125,6 +125,7 @@ def _outside_digest(config: dict[str, Any]) -> list[str]:
     if ":" not in loss:
         return []
     file = import_outside(loss, "objective.contrast").__file__
+    assert file, loss  # it has a loss in it
     return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()]
 
 

@@ -93,7 +93,7 @@ def _cut(kept: list[tuple[int, int, float]], step: int) -> tuple[list, float]:
 def line(found: dict[str, Any]) -> str:
     """For a terminal: goodput, and the largest three of the rest."""
     rest = {name: s for name, s in found["parts"].items() if name != "step" and s > 0}
-    largest = sorted(rest, key=rest.get, reverse=True)[:3]
+    largest = sorted(rest, key=rest.__getitem__, reverse=True)[:3]
     told = ", ".join(f"{name} {rest[name] / found['wall']:.1%}" for name in largest)
     said = f"goodput {found['goodput']:.1%} of {_clock(found['wall'])}"
     said += f" over {found['sessions']} session{'s' * (found['sessions'] != 1)}"

@@ -20,7 +20,7 @@ from srpo_jax.errors import UserError
 def parse_window(text: str) -> tuple[int, int]:
     """ "10:13" -> (10, 13). Errors: UserError."""
     found = re.fullmatch(r"(\d+):(\d+)", text)
-    window = tuple(int(number) for number in found.groups()) if found else (0, 0)
+    window = (int(found[1]), int(found[2])) if found else (0, 0)
     if window[0] >= window[1]:
         raise UserError(
             f"--profile={text}: must be START:STOP, two step numbers counted from the start of "

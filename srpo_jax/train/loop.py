@@ -156,6 +156,7 @@ def train(
                     checkpoints.verify(saved, setup.target)
                     ledger.enter("other")
         if leaving:
+            assert stop.signal is not None  # as it asked to leave
             leave(stop.signal, saved, cfg.train.steps)
     return {
         "step": saved,
@@ -190,8 +191,15 @@ def first_state(
     )
     if state is not None:
         return state._replace(base=params), notes
-    made = dict(with_reference=with_base, lora=setup.lora, dtype=kept)
-    return init_state(params, setup.optimizer, shardings, **made), notes
+    state = init_state(
+        params,
+        setup.optimizer,
+        shardings,
+        with_reference=with_base,
+        lora=setup.lora,
+        dtype=kept,
+    )
+    return state, notes
 
 
 def _timed(loader: Iterator, ledger: Ledger) -> Iterator[tuple[int, dict, float]]:

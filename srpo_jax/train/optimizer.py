@@ -124,13 +124,13 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     def each(function: Any, path: str) -> Any:
         return jax.vmap(function) if re.fullmatch(STACKED, path) else function
 
-    def init(params: dict[str, Any]) -> dict[str, Any]:
+    def init(params: Any) -> Any:
         return {path: each(transform.init, path)(x) for path, x in params.items()}
 
-    def update(grads: dict[str, Any], state: dict[str, Any], params: dict[str, Any]) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         done = {
             path: each(transform.update, path)(grad, state[path], params[path])
-            for path, grad in grads.items()
+            for path, grad in updates.items()
         }
         return {path: new[0] for path, new in done.items()}, {p: new[1] for p, new in done.items()}
 

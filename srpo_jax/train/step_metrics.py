@@ -51,7 +51,7 @@ class Rates:
     def add(self, done: Done, steps_left: int) -> dict[str, float]:
         """The rates when a step that did this ends now."""
         self._ends.append((time.monotonic(), done))
-        steps = [entry[1] for entry in self._ends][1:]
+        steps = [step for _, step in list(self._ends)[1:] if step is not None]
         spent = max(self._ends[-1][0] - self._ends[0][0], 1e-9)
         if self._ends[0][1] is None:
             self._ends.popleft()  # the first step compiles: it says nothing of the next ones

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srpo_jax.distributed import sharding
@@ -70,7 +70,9 @@ def abstract_state(
     return jax.eval_shape(make, params)
 
 
-def state_shardings(abstract: TrainState, mesh: Mesh, lora: Lora | None = None) -> TrainState:
+def state_shardings(
+    abstract: TrainState, mesh: sharding.AnyMesh, lora: Lora | None = None
+) -> TrainState:
     """A NamedSharding for every array of the state: moments lie like their parameter, factored ones
     without the axis that they are a mean over."""
     params = base = sharding.param_shardings(
@@ -79,7 +81,7 @@ def state_shardings(abstract: TrainState, mesh: Mesh, lora: Lora | None = None) 
     if lora is not None:
         params = adapter_shardings(lora, base)
     placed, shapes = by_path(params), by_path(abstract.params)
-    whole = sharding.replicated(mesh)
+    whole: Any = sharding.replicated(mesh)
 
     def sharding_of(path: tuple[Any, ...], leaf: Any) -> Any:
         # optax keeps its moments in dicts with our keys, so one of the keys names the parameter.

@@ -66,7 +66,7 @@ def make_target_logp(model: PolicyModel, mesh: Mesh, shardings: Any) -> Callable
 
     def target_logp(params: Any, batch: Batch, adapters: Any = None) -> jax.Array:
         weights = {"params": params} if adapters is None else {"params": params, "lora": adapters}
-        hidden = model.apply(weights, {name: batch[name] for name in names})
+        hidden: Any = model.apply(weights, {name: batch[name] for name in names})
         head = head_matrix(params, model.config).astype(hidden.dtype)
         targets = {name: batch[name] for name in ("tokens", "target_pos", "target_parent")}
         return jax.shard_map(local, mesh=mesh, in_specs=(rows, head_spec, rows), out_specs=rows)(

@@ -21,7 +21,7 @@ Never run on a GPU: checked in interpret mode and compiled ahead of time (docs/p
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,8 @@ def attention(
     extra = _padded(size) - size  # zeros change neither scores nor results
     q, k, v = (jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, extra))) for x in (q, k, v))
     setting = _Setting(size**-0.5, sizes, causal, interpret)
-    return _attention(q, k, v, bounds, setting)[..., :size]
+    out: Any = _attention(q, k, v, bounds, setting)
+    return out[..., :size]
 
 
 def _padded(size: int) -> int:

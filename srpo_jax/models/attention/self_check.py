@@ -96,9 +96,11 @@ def _largest(a: jax.Array, b: jax.Array, least: float) -> float:
     """Over all tokens and heads: norm of the difference over norm of b, which counts as `least`
     times the mean norm where it is smaller. The dq of a query with few keys is a difference of
     nearly equal numbers, so all of dq is measured against its mean."""
-    a, b = (np.asarray(x, np.float64) for x in (a, b))
-    norms = np.linalg.norm(b, axis=-1)
-    return float((np.linalg.norm(a - b, axis=-1) / np.maximum(norms, least * norms.mean())).max())
+    found, wanted = (np.asarray(x, np.float64) for x in (a, b))
+    norms = np.linalg.norm(wanted, axis=-1)
+    return float(
+        (np.linalg.norm(found - wanted, axis=-1) / np.maximum(norms, least * norms.mean())).max()
+    )
 
 
 def _tree() -> np.ndarray:

@@ -10,6 +10,7 @@ computes its own part and nothing is communicated.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def by_blocks(
     def local(*arrays):
         # A list has room for MOST_ROWS rows (the tiles of many pictures are more): in parts.
         if len(arrays[0]) <= MOST_ROWS:
-            return _local(*arrays, kind, impl, device)
+            return _local(*arrays, kind=kind, impl=impl, device=device)
         parts = [x[:MOST_ROWS] for x in arrays], [x[MOST_ROWS:] for x in arrays]
         return jnp.concatenate([local(*part) for part in parts])
 
@@ -103,9 +104,9 @@ def _local(q, k, v, ints, kind, impl, device):
         queries = lay_out(q).reshape(batch, kv_heads, heads // kv_heads, padded, size)
         arrays = (queries, lay_out(k), lay_out(v), bounds)
         if impl == "block":
-            out = block_sparse.attention(*arrays, sizes.q, causal)
+            out: Any = block_sparse.attention(*arrays, sizes.q, causal)
         else:
-            kernel = pallas_gpu if impl.startswith("pallas_gpu") else pallas_tpu
+            kernel: Any = pallas_gpu if impl.startswith("pallas_gpu") else pallas_tpu
             out = kernel.attention(*arrays, sizes, causal, impl.endswith("_interpret"))
         return out.reshape(batch, heads, padded, size)[:, :, :length].swapaxes(1, 2)
 

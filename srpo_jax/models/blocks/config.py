@@ -104,7 +104,7 @@ class ModelConfig:
 
     model_type: str
     text: TextConfig
-    vision: TowerConfig
+    vision: Any  # a TowerConfig, with the fields that its family reads besides
     image_token_id: int
     video_token_id: int | None = None
     vision_start_token_id: int | None = None

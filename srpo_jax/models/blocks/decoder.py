@@ -36,7 +36,10 @@ from srpo_jax.models.blocks.text_config import TextConfig
 Constrain = Callable[[jax.Array, str], jax.Array]
 Rope = tuple[jax.Array, jax.Array]
 Deep = tuple[jax.Array, jax.Array] | None
-STACKED = {"params": 0, "lora": 0}  # axis of the layers in each collection of variables
+STACKED: dict[Any, Any] = {
+    "params": 0,
+    "lora": 0,
+}  # axis of the layers in each collection of variables
 
 
 POLICIES = ("none", "full", "dots", "attention", "offload")
@@ -279,7 +282,7 @@ class DecoderLayer(nn.Module):
             for cache, new in ((own_k, k), (own_v, v))
         )
         mine = [jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (own_k, own_v)]
-        heads = branch_attention(q, *shared, shared_len, *mine, t)
+        heads = branch_attention(q, shared[0], shared[1], shared_len, mine[0], mine[1], t)
         return (self._finish(x, heads), own_k, own_v), None
 
     def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:

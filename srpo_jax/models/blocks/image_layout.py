@@ -62,9 +62,11 @@ class Images(Protocol):
     """
 
     placeholder: str
-    suppress: frozenset[int]
     process: Any
     call: dict[str, Any]
+
+    @property
+    def suppress(self) -> frozenset[int]: ...
 
     def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
         """An RGB picture -> patches float32 [p, patch_dim] in the processor's order, grid.
@@ -77,6 +79,6 @@ class Images(Protocol):
         """The grid that a call gives for a picture of this size, without pixels; same errors."""
         ...
 
-    def expansion(self, grid: Grid) -> str:
+    def expansion(self, grid: Any) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         ...

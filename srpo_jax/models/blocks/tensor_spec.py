@@ -110,7 +110,7 @@ def decoder(text: TextConfig, prefix: str, head: str) -> list[TensorSpec]:
             vocab,
             (0, 1),
             vocab,
-            pad=padded and (0, padded),
+            pad=(0, padded) if padded else None,
         ),
         vector("norm/scale", prefix + "norm.weight", (width,)),
     ]

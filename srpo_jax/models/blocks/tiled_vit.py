@@ -281,7 +281,7 @@ class TileTower(nn.Module):
             block,
             variable_axes=STACKED,
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType], flax knows int only
             length=c.depth,
         )(c, *kinds, self.attend, name="blocks")(x, shown)
         if c.post_norm:

@@ -103,7 +103,7 @@ class Stream:
             return self._placed(entry, tensors, dtype, tuple((0, n) for n in shape), [None])[0]
         devices: dict[Bounds, list[jax.Device]] = {}
         for device, index in sharding.addressable_devices_indices_map(shape).items():
-            bounds = tuple(part.indices(n)[:2] for part, n in zip(index, shape, strict=True))
+            bounds = tuple(part.indices(n)[:2] for part, n in zip(index or (), shape, strict=True))
             devices.setdefault(bounds, []).append(device)
         slices = [
             found

@@ -60,7 +60,8 @@ def answer_card(
     {"question", "picture", "facts", "answers": [{"name", "reply", "path_verdict", "reply_verdict",
     "effective", "steps"}]}.
     """
-    label = {True: "risky together", False: "harmless"}.get(after.get("risky"), "")
+    labels: dict[Any, str] = {True: "risky together", False: "harmless"}
+    label = labels.get(after.get("risky"), "")
     shown = [] if before is None else [_answer(names[0], before)]
     return {
         "question": after["question"],

@@ -76,8 +76,9 @@ def _points(rows: Sequence[Mapping], name: str) -> list[tuple[float, float]]:
     points = []
     for row in rows:
         step, value = row.get("step"), row.get(name)
-        numbers = all(isinstance(x, (int, float)) for x in (step, value))
-        if numbers and math.isfinite(step) and math.isfinite(value):
+        if not isinstance(step, (int, float)) or not isinstance(value, (int, float)):
+            continue
+        if math.isfinite(step) and math.isfinite(value):
             points.append((float(step), float(value)))
     return sorted(points)
 

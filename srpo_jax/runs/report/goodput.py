@@ -19,6 +19,6 @@ def goodput_table(workdir: pathlib.Path) -> dict[str, Any] | None:
     parts = {name: seconds for name, seconds in found["parts"].items() if seconds > 0}
     rows = [
         (name, duration(parts[name]), f"{parts[name] / found['wall']:.1%}", MEANING[name])
-        for name in sorted(parts, key=parts.get, reverse=True)
+        for name in sorted(parts, key=parts.__getitem__, reverse=True)
     ]
     return {"line": line(found), "rows": rows}

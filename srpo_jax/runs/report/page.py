@@ -70,7 +70,9 @@ def render(workdir: pathlib.Path) -> str:
         name=(config.get("name") if home == workdir else None) or workdir.resolve().name,
         subtitle=_subtitle(config, metrics, runs),
         version=__version__,
-        tiles=report_scores.tiles(evaluations.get(before), evaluations[after]) if after else None,
+        tiles=report_scores.tiles(evaluations.get(before or ""), evaluations[after])
+        if after
+        else None,
         results=_results(evaluations, before, after, runs, home.name),
         charts=charts(metrics),
         goodput=goodput_table(home),
@@ -157,7 +159,7 @@ def _answers(
 ) -> dict[str, Any] | None:
     """What templates/answers.html shows, None without generations."""
     rows = _generations(folders, after)
-    if not rows:
+    if after is None or not rows:
         return None
     old = _generations(folders, before) or None
     names = (before or "", after)

@@ -6,7 +6,7 @@ rate is a number in percent, or None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -45,12 +45,12 @@ def table(
         values = [scores.get(rate.name) for scores in evaluations.values()]
         if all(value is None for value in values):
             continue
-        pair = [evaluations[name].get(rate.name) for name in (before, after)] if change else []
+        old, new = (evaluations.get(name or "", {}).get(rate.name) for name in (before, after))
         rows.append(
             {
                 "rate": rate,
                 "values": values,
-                "change": change and _change(*pair, rate.more_is_better),
+                "change": change and _change(old, new, rate.more_is_better),
             }
         )
     counts = [(scores.get("n", 0), scores.get("n_risky", 0)) for scores in evaluations.values()]
@@ -72,7 +72,7 @@ def _change(old: float | None, new: float | None, more_is_better: bool) -> dict[
     }
 
 
-def methods(base: Mapping | None, runs: Mapping[str, list[Mapping]]) -> dict[str, Any]:
+def methods(base: Mapping | None, runs: Mapping[str, Sequence[Mapping]]) -> dict[str, Any]:
     """One row a method: means over its seeds, with deviations where there are several.
 
     {"rates", "rows": [{"method", "seeds", "cells": [(mean, deviation or None)]}]}.

@@ -52,7 +52,7 @@ class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
             return
         # What AtomicRenameTemporaryPath does (orbax 0.12), with the seal before the rename.
         folder = pathlib.Path(self.get())
-        store = self._checkpoint_metadata_store
+        store: Any = self._checkpoint_metadata_store
         store.wait_until_finished()
         store.update(
             file_path=self.get() / "_CHECKPOINT_METADATA", commit_timestamp_nsecs=time.time_ns()

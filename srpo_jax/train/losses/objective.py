@@ -127,7 +127,7 @@ def srpo_loss(
     """(loss, metrics): float32 scalars, all of them SUMS over the rows of this batch.
 
     token_logp float32 [B, N]: log p of every target (target_logps); reference_token_logp: the same
-    under the frozen reference policy. `batch`: see srpo_jax/pack/rows.py; its weights are already
+    under the frozen reference policy. `batch`: see pack/packing.py; its weights are already
     divided by the size of the global batch, so that adding losses, gradients and metrics over row
     slices or devices gives those of the global batch.
 
@@ -160,7 +160,7 @@ def srpo_loss(
     loss = objective.ref_coef * loss_ref + objective.lambda_exp * loss_exp
 
     reward_c, reward_r = objective.beta * pairs.chosen, objective.beta * pairs.rejected
-    if pairs.reference_chosen is not None:
+    if pairs.reference_chosen is not None and pairs.reference_rejected is not None:
         reward_c -= objective.beta * pairs.reference_chosen
         reward_r -= objective.beta * pairs.reference_rejected
     values = (*pairs[:2], reward_c, reward_r, reward_c - reward_r, reward_c > reward_r)

@@ -119,6 +119,7 @@ def ipo(pairs: Pairs, beta: float, gamma: float) -> jax.Array:
 
 def _log_ratio(pairs: Pairs) -> jax.Array:
     """How much more the policy prefers the chosen side than the reference policy does."""
+    assert pairs.reference_chosen is not None and pairs.reference_rejected is not None
     return (pairs.chosen - pairs.reference_chosen) - (pairs.rejected - pairs.reference_rejected)
 
 

@@ -174,10 +174,11 @@ def image_layout(grid: Grid, config: ModelConfig) -> ImageLayout:
     index = [np.arange(vision.tile_features)]  # the whole picture as one tile
     tiles = 1
     if vision.pinpoints:
-        unpadded = _grid_features(*grid, vision)
+        height, width = grid
+        unpadded = _grid_features(height, width, vision)
         newlines = np.full((len(unpadded), 1), NEWLINE)
         index.append(np.concatenate([unpadded, newlines], axis=1).reshape(-1))
-        tiles += _tile_grid(*grid, vision).prod()
+        tiles += _tile_grid(height, width, vision).prod()
     return tile_layout(tiles, np.concatenate(index), vision)
 
 

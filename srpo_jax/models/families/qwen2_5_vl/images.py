@@ -40,7 +40,7 @@ class Images:
         pads = {
             i for i, t in tokenizer.added_tokens_decoder.items() if t.content == "<|vision_pad|>"
         }
-        self.suppress = frozenset(pads | {config.video_token_id})
+        self.suppress: frozenset[Any] = frozenset(pads | {config.video_token_id})
 
     def __call__(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
         """An RGB picture -> patches float32 [h*w, patch_dim] in the processor's order, (1, h, w).

@@ -192,7 +192,7 @@ class Tower(nn.Module):
             block,
             variable_axes=STACKED,
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType], flax knows int only
             length=c.depth,
         )(c, *kinds, self.constrain, self.attend, name="blocks")
         full = jnp.asarray(np.isin(np.arange(c.depth), c.fullatt_block_indexes))

@@ -78,7 +78,8 @@ class Position(nn.Module):
             entry = jnp.take(table, index[..., k], axis=0, mode="clip").astype(jnp.float32)
             return entry * weight[..., k, None]
 
-        return sum(corner(k) for k in range(4)).astype(self.dtype)
+        summed: Any = sum(corner(k) for k in range(4))
+        return summed.astype(self.dtype)
 
 
 class VisionBlock(nn.Module):
@@ -151,7 +152,7 @@ class Tower(nn.Module):
             block,
             variable_axes=STACKED,
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType], flax knows int only
             length=c.depth,
         )(c, *kinds, self.constrain, self.attend, name="blocks")
         rope = vision_rope(inputs["patch_pos"], c.head_dim)
