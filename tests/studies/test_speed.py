@@ -23,6 +23,7 @@ def _run(*argv: str) -> tuple[str, dict]:
     return done.stdout, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_tree_vs_pairs_quick():
     """All variants of one loss agree; the tree has the fewest tokens, padding only adds."""
     only = ("--only", "tree,pairs,unique")
@@ -40,6 +41,7 @@ def test_tree_vs_pairs_quick():
     assert "| unique" in printed  # the table
 
 
+@pytest.mark.slow
 def test_vs_torch_quick():
     """Torch's pairwise ORPO and our tree give one loss and one gradient norm."""
     pytest.importorskip("torch")

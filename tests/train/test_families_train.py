@@ -37,10 +37,12 @@ class Trees(list):
         self.processor = loaded.processor
 
 
-# The other families' adapters have the same code path, and are trained in test-all.
-WITH_LORA = ("qwen2_5_vl",)
-WAYS = [(name, "full") for name in CASES] + [
-    pytest.param(name, "lora", marks=[] if name in WITH_LORA else pytest.mark.slow)
+# One with adapters, one with DeepStack, one of tiles; the others have the same code path (what is
+# particular to them is tested forward and backward beside their modules), and run in test-all.
+QUICK = (("qwen2_5_vl", "lora"), ("qwen3_vl", "full"), ("llava_next", "full"))
+WAYS = [
+    pytest.param(name, way, marks=() if (name, way) in QUICK else pytest.mark.slow)
+    for way in ("full", "lora")
     for name in CASES
 ]
 

@@ -23,14 +23,12 @@ CASES = {
     "7B on one H200": ("7b", "NVIDIA H200", 1, 1, "bfloat16", 131),
     "7B on eight H100": ("7b", "NVIDIA H100 80GB HBM3", 8, 8, "float32", 79),
 }
-SLOW = ("7B on one H200", "7B on eight H100")
 
 pytestmark = cuda_aot.MARKS
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_train_step_compiles_and_fits(case):
     """With our kernels for the decoder and the picture tower, in 95 % of the chip's memory."""
     said = cuda_aot.said(__file__, case)

@@ -14,12 +14,13 @@ from tests.support import SUPPORT
 SCRIPT = SUPPORT / "torture.py"
 
 
+@pytest.mark.slow
 @pytest.mark.multi_device
 @pytest.mark.parametrize(
     "count, options",
     [
         (2, ["--kinds=kill one,flipped bit", "--no_disk"]),
-        pytest.param(20, ["--interruptions=20"], marks=pytest.mark.slow),
+        (20, ["--interruptions=20"]),
     ],
 )
 def test_an_interrupted_run_ends_like_a_quiet_one(count, options):

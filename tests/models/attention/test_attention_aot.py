@@ -41,10 +41,12 @@ pytestmark = [
 ]
 
 
-SLOW = {"tpu7x": pytest.mark.slow}  # as long as two others together
+QUICK = ("v6e", "v5e 1x4x2", "v5e vision", "v5e tiles")  # each kind, and over a mesh
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=SLOW.get(c, ())) for c in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+)
 def test_kernels_compile(case):
     """Forward, and forward and backward: kernels and not XLA, in the memory of their inputs,
     results and a copy of the smaller ones. One head's scores in bfloat16 would be 128 MiB."""
