@@ -6,7 +6,8 @@ import pytest
 
 from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.tree_store import read_shards
-from srpo_jax.explore import explore as explore_module
+from srpo_jax.explore import explorer
+from srpo_jax.explore.explore import explore
 from srpo_jax.train.loop import train
 from tests.support.small_world import RecitingSampler, write_world
 
@@ -65,9 +66,9 @@ def test_a_loss_and_an_arbiter_of_ones_own(tmp_path, monkeypatch):
         (tmp_path / f"{name}_from_outside.py").write_text(text)
     (tmp_path / "mine.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(explore_module, "Sampler", TalkativeSampler)
+    monkeypatch.setattr(explorer, "Sampler", TalkativeSampler)
     config = load_config("mine.py")
-    trees = list(read_shards(explore_module.explore(config, tmp_path / "run")))
+    trees = list(read_shards(explore(config, tmp_path / "run")))
     assert len(trees) == 5
     for tree in trees:
         assert tree["provenance"]["arbiter"] == "by turns"

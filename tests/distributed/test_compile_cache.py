@@ -12,13 +12,14 @@ from srpo_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def settings_put_back():
+def no_settings():
     names = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
     )
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)  # tests/conftest.py sets one
     yield
     for name, value in before.items():
         jax.config.update(name, value)
