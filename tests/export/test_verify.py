@@ -18,7 +18,7 @@ from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.verify import Mismatch, verify
 from srpo_jax.models.blocks.tensor_spec import EMBEDDING
 from srpo_jax.models.hf.load import load_params, placed_tensors
-from srpo_jax.models.registry import load_model_config
+from srpo_jax.models.registry import FAMILIES, load_model_config
 from tests.support.families import CASES
 
 
@@ -122,9 +122,7 @@ def test_a_wrong_table_is_seen_by_transformers_only(tmp_path, monkeypatch):
     program is what finds them out. Here gate and up change places on both ways."""
     pytest.importorskip("torch")
     case = CASES["qwen2_5_vl"]
-    from srpo_jax.models.families.qwen2_5_vl import weights as table
-
-    right = table.table
+    family = FAMILIES["qwen2_5_vl"]
 
     def swapped(name):
         swap = {"layers.{i}.mlp.gate_": "layers.{i}.mlp.up_"}
@@ -132,9 +130,11 @@ def test_a_wrong_table_is_seen_by_transformers_only(tmp_path, monkeypatch):
         return next((name.replace(a, b) for a, b in swap.items() if a in name), name)
 
     def wrong(config):
-        return [dataclasses.replace(entry, name=swapped(entry.name)) for entry in right(config)]
+        return [
+            dataclasses.replace(entry, name=swapped(entry.name)) for entry in family.tensors(config)
+        ]
 
-    monkeypatch.setattr(table, "table", wrong)
+    monkeypatch.setitem(FAMILIES, "qwen2_5_vl", dataclasses.replace(family, tensors=wrong))
     with pytest.raises(Mismatch, match="logits of a question with a picture by transformers"):
         Exported(tmp_path, case).verify()
 
