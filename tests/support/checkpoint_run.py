@@ -109,7 +109,7 @@ def work(folder: pathlib.Path, mesh, what: list[str]) -> dict:
 
 
 def child(index: int, port: int, count: int, folder: str, sizes: str, what: list[str]) -> None:
-    signal.report_failure(240)  # ends a process that waits for one that is gone
+    signal.alarm(240)  # ends a process that waits for one that is gone
     if count > 1:
         jax.distributed.initialize(
             f"127.0.0.1:{port}", count, index, coordinator_bind_address=f"127.0.0.1:{port}"

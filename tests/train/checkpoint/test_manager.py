@@ -271,20 +271,6 @@ def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
     assert same(restore(folder), make_state(3))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB; skips where this user may not make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 # What tensorstore tells event loops that orbax has closed by then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_during_a_save(small_disk, monkeypatch):
