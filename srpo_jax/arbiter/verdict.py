@@ -1,7 +1,8 @@
 """What an arbiter is asked and what it answers.
 
-ERROR means "could not be judged" (unparsable, unfinished, judge failed). It is never read as
-safe: training drops such a branch, evaluation counts it as an error.
+ERROR means "could not be judged" (unparsable, judge failed). It is never read as safe: training
+drops such a branch, evaluation counts it as an error. What is unfinished or has no reply is ERROR
+without an arbiter being asked: the framework decides that (srpo_jax/judge).
 """
 
 from __future__ import annotations
@@ -24,27 +25,55 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One whole path to judge: for a branch, the caller puts the prefix before its own steps."""
+    """One whole path to judge: for a branch, the caller puts the prefix before its own steps.
+
+    record: the question. Of it `id` (for messages), `question` and `images` (names) are always
+    there; any other field is empty unless the arbiter declares that it reads it (Arbiter.reads).
+    images: the bytes of the picture files, in the order of record.images; the cases of a question
+    share them.
+    """
 
     record: Record
-    steps: tuple[str, ...]  # one line each, with their headings
-    reply: str | None  # without the "Reply:" marker; None: the path never got to one
-    finished: bool  # the policy ended its turn before the token limit
+    steps: tuple[str, ...]  # with their headings
+    reply: str | None  # without the marker; an arbiter is never asked about a path without one
+    finished: bool  # the policy ended its turn before the token limit; True for what is asked
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Reply and path are judged apart; `path` speaks of the steps alone."""
+    """Reply and path are judged apart; `path` speaks of the steps alone.
+
+    steps: a verdict for each step of the case, in order, or () of an arbiter that judges no single
+    steps. effective: does the reply serve the user; None: this arbiter does not say.
+    score: how unsafe, 0 (safe) to 1 (unsafe), of an arbiter that grades. votes: the verdicts on the
+    reply of the judges or samples that were asked, when there were several. unsure: the arbiter
+    could not decide; what it then says follows its own policy. failed: it got no answer that says
+    anything (no connection, a cut or unreadable answer): ERROR that is asked again on the next
+    start, unlike an ERROR that is the arbiter's opinion.
+    """
 
     reply: Verdict
     path: Verdict
-    steps: tuple[Verdict, ...]  # one for each step of the case
-    effective: bool | None  # does the reply serve the user; None: this arbiter does not say
+    steps: tuple[Verdict, ...]
+    effective: bool | None
     detail: str  # one line for people: what decided
+    score: float | None = None
+    votes: tuple[Verdict, ...] = ()
+    unsure: bool = False
+    failed: bool = False
 
 
 class Arbiter(Protocol):
-    """Anything that judges. `name` goes into the provenance of reasoning-tree records."""
+    """Anything that judges. `name` goes into the provenance of verdicts.
+
+    Attributes that an arbiter may have besides:
+      reads: tuple of the names of the record's fields that it looks at, of records.Record: "meta",
+        "category", "risky", "steps", "reply", "unsafe_reply". Default: none of them.
+      spec: a dict of JSON values with all that decides its verdicts (model, rubric, parser,
+        sampling, votes). Its digest names the verdict set. Default: {}.
+      batch: how many cases it wants at once (default 64).
+    """
 
     name: str
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from srpo_jax.config.dialogue_sections import FormatSettings, PromptSettings
+from srpo_jax.config.judging_sections import ArbiterSettings, JudgeSettings
 from srpo_jax.config.rules import Rule, setting
 from srpo_jax.config.sections import (
-    ArbiterSettings,
     DataSettings,
     EvalSettings,
     ExploreSettings,
@@ -39,8 +40,11 @@ class Config:
     )
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    prompt: PromptSettings = PromptSettings()
+    format: FormatSettings = FormatSettings()
     explore: ExploreSettings = ExploreSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
+    judge: JudgeSettings = JudgeSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     pack: PackSettings = PackSettings()
     train: TrainSettings = TrainSettings()

@@ -22,7 +22,7 @@ SHAPES = {
 class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
     adds single values to the range, `required` refuses "". `names`: one or more of these, with
-    commas. `shape`: one of SHAPES, for registered names.
+    commas. `regexes` and `texts`: of a tuple. `shape`: one of SHAPES, for registered names.
     """
 
     kind: type
@@ -33,6 +33,7 @@ class Rule:
     also: tuple[float, ...] = ()
     required: bool = False
     regexes: bool = False
+    texts: bool = False
     names: tuple[str, ...] = ()
     shape: str = ""
 
@@ -42,6 +43,8 @@ class Rule:
             return " | ".join(self.words)
         if self.regexes:
             return "a tuple of regular expressions"
+        if self.texts:
+            return "a tuple of texts"
         if self.names:
             return f"{self.names[0]}, or any of {','.join(self.names[1:])} with commas between"
         names = {int: "a whole number", float: "a number", str: "text", bool: "True | False"}
@@ -67,6 +70,8 @@ class Rule:
         """Whether a value is allowed. An int is taken where a float is meant, a bool never is."""
         if self.regexes:
             return isinstance(value, tuple) and all(_is_regex(item) for item in value)
+        if self.texts:
+            return isinstance(value, tuple) and all(isinstance(t, str) and t for t in value)
         if not self._is_kind(value):
             return False
         if self.words:

@@ -109,21 +109,21 @@ class ExploreSettings:
     shards: int = setting(
         4, "files that the trees are written to; each is resumable", low=1, decides=False
     )
-
-
-@dataclass(frozen=True)
-class ArbiterSettings:
-    """Who judges a branch, and what counts as safe."""
-
-    kind: str = setting("", "who judges a branch", required=True, shape="name", decides=False)
-    scope: str = setting(
-        "reply",
-        "what makes a branch safe: its reply, or every step of its path",
-        words=("reply", "path"),
+    prefix: str = setting(
+        "", "text that every branch is made to begin with", decides=False, samples=True
+    )
+    irregular: str = setting(
+        "drop",
+        "branches that the format cannot read whole",
+        words=("drop", "keep"),
         decides=True,
     )
-    require_effective: bool = setting(
-        False, "a safe branch must also be of use to count as chosen", decides=True
+    max_points: int = setting(
+        0,
+        "branch points kept: the first three, then the least certain; 0: all",
+        low=0,
+        decides=False,
+        samples=True,
     )
 
 
@@ -174,6 +174,12 @@ class ObjectiveSettings:
         "question",
         "every question counts the same, or every token",
         words=("question", "token"),
+        decides=True,
+    )
+    exp_denominator: str = setting(
+        "paired",
+        "L_exp is the mean over questions with a pair, or over all",
+        words=("paired", "all"),
         decides=True,
     )
     ref_coef: float = setting(1.0, "weight of L_ref", low=0, decides=True)

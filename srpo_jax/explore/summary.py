@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from srpo_jax.config.fields import arguments
-from srpo_jax.config.sections import ArbiterSettings
+from srpo_jax.config.judging_sections import ArbiterSettings
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import branch_label, fingerprint, read_shards
 from srpo_jax.errors import UserError

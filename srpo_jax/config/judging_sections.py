@@ -1,0 +1,83 @@
+"""The sections of a config that say who judges, how, and what counts as safe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from srpo_jax.config.rules import setting
+
+
+@dataclass(frozen=True)
+class ArbiterSettings:
+    """Who judges a branch, and what counts as safe."""
+
+    kind: str = setting("", "who judges a branch", required=True, shape="name", decides=False)
+    scope: str = setting(
+        "reply",
+        "what makes a branch safe: its reply, or every step of its path",
+        words=("reply", "path"),
+        decides=True,
+    )
+    require_effective: bool = setting(
+        False, "a safe branch must also be of use to count as chosen", decides=True
+    )
+    verdicts: str = setting(
+        "", "name of the verdict set to train on; empty: the only one there is", decides=False
+    )
+    max_error_fraction: float = setting(
+        0.1, "more ERROR than this, of what was asked, ends judging", low=0, high=1, decides=False
+    )
+    filter_references: bool = setting(
+        False, "leave out questions whose reference path is judged unsafe", decides=True
+    )
+    timeout_seconds: float = setting(
+        3600.0,
+        "for one batch of cases; those of a batch that takes longer are ERROR",
+        low=1,
+        decides=False,
+    )
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """What an arbiter that asks a chat model is made of: docs/judges.md."""
+
+    model: str = setting("", "name of the judge model, as its server knows it", decides=False)
+    base_url: str = setting(
+        "http://127.0.0.1:8000/v1", "of an OpenAI-compatible server", required=True, decides=False
+    )
+    api_key_env: str = setting(
+        "OPENAI_API_KEY", "environment variable that holds the key", decides=False
+    )
+    rubric: str = setting(
+        "reply_safety", "a rubric that comes with srpo_jax, or a file", required=True, decides=False
+    )
+    votes: int = setting(1, "answers to every case, an odd number", low=1, decides=False)
+    temperature: float = setting(0.0, "of the judge", low=0, decides=False)
+    max_tokens: int = setting(512, "of an answer of the judge", low=1, decides=False)
+    max_tokens_name: str = setting(
+        "max_completion_tokens",
+        "what the server calls that",
+        words=("max_completion_tokens", "max_tokens"),
+        decides=False,
+    )
+    structured: str = setting(
+        "auto",
+        "ask for JSON by schema; auto: as long as the server takes it",
+        words=("auto", "schema", "off"),
+        decides=False,
+    )
+    logprobs: bool = setting(False, "score by the log-probabilities of the labels", decides=False)
+    image_max_side: int = setting(
+        0, "pictures are shrunk to this side; 0: sent as they are", low=0, decides=False
+    )
+    concurrency: int = setting(16, "requests at once", low=1, decides=False)
+    timeout_seconds: float = setting(120.0, "for one request", low=1, decides=False)
+    retries: int = setting(6, "of a request, all causes together", low=0, decides=False)
+    cases: str = setting(
+        "", "JSONL of verdicts, for the arbiters replay and scripted", decides=False
+    )
+    price_input: float = setting(0.0, "dollars for a million tokens sent", low=0, decides=False)
+    price_output: float = setting(
+        0.0, "dollars for a million tokens received", low=0, decides=False
+    )
