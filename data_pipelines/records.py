@@ -30,7 +30,6 @@ CATEGORIES = (
     "privacy_violations",
 )
 IMAGE_MARKER = "<image>"  # where an image stands in the question; without markers images go first
-REPLY_MARKER = "Reply:"  # starts the reply in a rendered path, so no step may start with it
 
 _REQUIRED = ("id", "images", "question", "reference")
 _OPTIONAL = ("category", "risky", "unsafe_reply", "source", "license", "meta")
@@ -207,12 +206,9 @@ def _reference(data: Any) -> tuple[tuple[str, ...], str]:
     steps = _list(data["steps"], "reference.steps")
     if not steps:
         raise ValueError("reference.steps is empty: a path needs at least one step")
-    for i, step in enumerate(steps):
-        name = f"reference.steps[{i}]"
-        if "\n" in _text(step, name) or "\r" in step:
-            raise ValueError(f"{name} has a line break: a step is one line")
-        if step.startswith(REPLY_MARKER):
-            raise ValueError(f"{name} starts with {REPLY_MARKER!r}, which starts the reply")
+    # Whether a step can be written so that it is read back is the path format's to say.
+    steps = [_text(step, f"reference.steps[{i}]") for i, step in enumerate(steps)]
+    steps = [step.replace("\r\n", "\n").replace("\r", "\n") for step in steps]
     return tuple(steps), _text(data["reply"], "reference.reply")
 
 

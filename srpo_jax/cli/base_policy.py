@@ -30,7 +30,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from srpo_jax.config.sections import TrainSettings
-from srpo_jax.data_pipelines.path_format import render_pieces
+from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.ssui_mini import draw, world
 from srpo_jax.data_pipelines.ssui_mini import reasoning_paths as paths
 from srpo_jax.distributed.mesh import make_mesh
@@ -58,6 +58,7 @@ SPECIALS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+FORMAT = make_format("lines", strict=True)
 VOCAB_SIZE = 1024  # rows of the embedding; the tokenizer uses fewer (as in the released models)
 MERGED_VOCAB = 960
 
@@ -82,7 +83,7 @@ def corpus() -> list[str]:
             lines.append("user\nassistant\n")
             for state in (True, False):
                 steps, reply = paths.path_in_states(scene, request, [state] * paths.NUM_DECISIONS)
-                lines.extend(render_pieces(steps, reply))
+                lines.extend(FORMAT.pieces(steps, reply))
     return lines
 
 
@@ -223,7 +224,7 @@ class MixtureTrees:
             yield self._tree(scene, request, steps, reply)
 
     def _tree(self, scene, request, steps, reply) -> Tree:
-        pieces = [np.asarray(self.encode(text), np.int32) for text in render_pieces(steps, reply)]
+        pieces = [np.asarray(self.encode(text), np.int32) for text in FORMAT.pieces(steps, reply)]
         pieces[-1] = np.append(pieces[-1], self.processor.eos_ids[0]).astype(np.int32)
         patches, grid = self.rng.choice(self.pictures[scene.id])
         prompt = self.prompt(request.question, grid)

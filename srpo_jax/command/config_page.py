@@ -9,6 +9,7 @@ from __future__ import annotations
 from srpo_jax.arbiter.registry import ARBITERS
 from srpo_jax.config.fields import FIELDS, SECTIONS, Field
 from srpo_jax.config.rules import shown
+from srpo_jax.data_pipelines.path_formats.registry import FORMATS
 from srpo_jax.train.losses.pairwise import LOSSES
 
 HEAD = """# Configuration
@@ -35,7 +36,7 @@ This page is made from the code: `python -m srpo_jax.command.config_page > docs/
 
 
 # What the registries hold: their names are allowed, and a user's own things.
-REGISTERED = {"objective.contrast": LOSSES, "arbiter.kind": ARBITERS}
+REGISTERED = {"objective.contrast": LOSSES, "arbiter.kind": ARBITERS, "format.kind": FORMATS}
 
 
 def allowed_in(field: Field) -> str:

@@ -20,7 +20,6 @@ from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
-from srpo_jax.data_pipelines.path_format import parse_path
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.scores import format_scores, scores
@@ -105,10 +104,13 @@ def generate(
         ]
         samples = [own[0] for own in sampler(requests)]
         texts = [policy.processor.decode(sample.tokens.tolist()) for sample in samples]
-        paths = [parse_path(text) for text in texts]
+        paths = [
+            policy.format.parse(text, finished=sample.finished, opened=policy.opened)
+            for text, sample in zip(texts, samples, strict=True)
+        ]
         cases = [
-            Case(record, steps, reply, sample.finished)
-            for record, (steps, reply), sample in zip(batch, paths, samples, strict=True)
+            Case(record, path.steps, path.reply, sample.finished)
+            for record, path, sample in zip(batch, paths, samples, strict=True)
         ]
         for case, text, judgement in zip(cases, texts, arbiter.judge(cases), strict=True):
             yield _row(case, text, judgement)

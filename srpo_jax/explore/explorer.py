@@ -11,10 +11,10 @@ import numpy as np
 
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config, arguments
-from srpo_jax.data_pipelines.path_format import parse_path
+from srpo_jax.data_pipelines.path_formats.tokens import cut_tokens, parse_branch
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import branch_label, make_tree_record
-from srpo_jax.explore.self_reference import TRIES, split_pieces, with_reference
+from srpo_jax.explore.self_reference import TRIES, with_reference
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
 
@@ -95,7 +95,12 @@ class Explorer:
             )
             plans.append(plan)
         samples = self.sampler(requests)
-        branches = self._judge([record for record, _ in kept.values()], plans, samples)
+        branches = self._judge(
+            [record for record, _ in kept.values()],
+            [pieces for _, pieces in kept.values()],
+            plans,
+            samples,
+        )
         return [
             make_tree_record(record, pieces, own, self.provenance)
             for (record, pieces), own in zip(kept.values(), branches)
@@ -109,6 +114,7 @@ class Explorer:
     def _judge(
         self,
         records: Sequence[Record],
+        paths: Sequence[Sequence[np.ndarray]],
         plans: Sequence[Sequence[tuple[int, int]]],
         samples: Sequence[Sequence[Sample]],
     ) -> list[list[dict[str, Any]]]:
@@ -118,11 +124,18 @@ class Explorer:
         then the branch's own. step_verdicts has one verdict for each of these steps, in that order.
         """
         cases, texts = [], []
-        for record, plan, own in zip(records, plans, samples, strict=True):
+        for record, pieces, plan, own in zip(records, paths, plans, samples, strict=True):
             for (at, _), sample in zip(plan, own, strict=True):
                 texts.append(self.processor.decode(sample.tokens.tolist()))
-                steps, reply = parse_path(texts[-1])
-                cases.append(Case(record, record.steps[:at] + steps, reply, sample.finished))
+                parsed = parse_branch(
+                    pieces[:at],
+                    sample.tokens.tolist(),
+                    self.processor,
+                    self.policy.format,
+                    finished=sample.finished,
+                    opened=self.policy.opened,
+                )
+                cases.append(Case(record, parsed.steps, parsed.reply, sample.finished))
         verdicts = iter(zip(texts, self.arbiter.judge(cases), strict=True))
         result = []
         for plan, own in zip(plans, samples, strict=True):
@@ -163,7 +176,7 @@ class Explorer:
             for record, prompt in zip(records, prompts, strict=True)
         ]
         samples = self.first_sampler(requests)
-        branches = self._judge(records, [plan] * len(records), samples)
+        branches = self._judge(records, [()] * len(records), [plan] * len(records), samples)
         return [self._first_safe(*item) for item in zip(records, branches, strict=True)]
 
     def _first_safe(
@@ -176,9 +189,10 @@ class Explorer:
         for branch in branches:
             label = branch_label(branch, **rules)
             if label is True and branch["finished"]:
-                pieces = split_pieces(branch["tokens"], self.processor)
+                reading = (self.processor, self.policy.format, self.policy.opened)
+                pieces = cut_tokens(branch["tokens"], *reading)
                 if pieces is not None:
-                    return with_reference(record, pieces, self.processor), pieces
+                    return with_reference(record, pieces, *reading), pieces
         return None
 
 

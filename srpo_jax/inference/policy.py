@@ -16,11 +16,13 @@ import numpy as np
 
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.images import load_record_images
-from srpo_jax.data_pipelines.path_format import tokenize_reference
+from srpo_jax.data_pipelines.path_formats.base import PathFormat
+from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
 from srpo_jax.errors import UserError
+from srpo_jax.inference.configured_format import configured_format
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.hf.processor import Processor
@@ -31,13 +33,17 @@ from srpo_jax.models.registry import load_model_config
 
 @dataclass(frozen=True)
 class Policy:
-    """What is needed to sample. digest: 16 hex digits that name config and weights."""
+    """What is needed to sample. digest: 16 hex digits that name config and weights.
+    format: how paths are written and read. opened: the prompt already holds its opening.
+    """
 
     model: PolicyModel
     params: Any
     processor: Processor
     digest: str
     mesh: jax.sharding.Mesh | None
+    format: PathFormat
+    opened: bool
 
     def encode(self, record: Record) -> EncodedPrompt:
         """The record's pictures and question as model inputs. UserError names the record."""
@@ -47,7 +53,7 @@ class Policy:
     def reference(self, record: Record) -> list[np.ndarray]:
         """The reference path as int32 pieces: n steps, then the reply with its end token."""
         with _naming(record):
-            return tokenize_reference(record, self.processor)
+            return tokenize_reference(record, self.processor, self.format, self.opened)
 
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
@@ -104,7 +110,10 @@ def load_policy(
         digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Policy(model, params, Processor.from_dir(folder, config.family), digest, mesh)
+    processor = Processor.from_dir(folder, config.family)
+    path_format = configured_format(cfg.format)
+    opened = path_format.opened_by(processor.decode(processor.prompt_tokens("?", [])))
+    return Policy(model, params, processor, digest, mesh, path_format, opened)
 
 
 def params_digest(params: Any) -> str:

@@ -16,7 +16,8 @@ import sys
 from types import SimpleNamespace
 
 from srpo_jax.config.load import load_config
-from srpo_jax.data_pipelines.path_format import render_pieces, tokenize_reference
+from srpo_jax.data_pipelines.path_formats.registry import make_format
+from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sample_states
@@ -25,6 +26,7 @@ from srpo_jax.evaluate.scores import scores
 from srpo_jax.explore.summary import summarise
 from tests.support import ROOT
 
+FORMAT = make_format("lines", strict=True)
 PROCESSOR = SimpleNamespace(encode=lambda text, after_text: list(text.encode()), eos_ids=(256,))
 
 
@@ -75,7 +77,7 @@ def _trees(folder: pathlib.Path, config, count: int, branches: int) -> None:
     records = read_records(config.data.train_records)[:count]
     made = []
     for record in records:
-        pieces = tokenize_reference(record, PROCESSOR)
+        pieces = tokenize_reference(record, PROCESSOR, FORMAT)
         own = [_branch(record, at, k) for at in range(len(pieces) - 1) for k in range(branches)]
         provenance = {
             "policy_digest": "0" * 16,
@@ -98,7 +100,7 @@ def _branch(record, at: int, k: int) -> dict:
         states = [bool(record.risky) if rng.random() < 0.75 else s for s in states]
     steps, reply = path_in_states(scene, request, states)
     finished = rng.random() > 0.04
-    pieces = render_pieces(steps[at:], reply)
+    pieces = FORMAT.pieces(steps[at:], reply)
     text = "".join(pieces if finished else pieces[:-1])
     judged = _judge(record, (*record.steps[:at], *steps[at:]), reply if finished else None)
     tokens = list(text.encode()) + [256] * finished
@@ -155,7 +157,7 @@ def _evaluation(folder: pathlib.Path, records: str, *, risk: float) -> None:
                 "question": record.question,
                 "category": record.category,
                 "risky": record.risky,
-                "text": "".join(render_pieces(steps, reply)),
+                "text": "".join(FORMAT.pieces(steps, reply)),
                 "steps": list(steps),
                 "reply": reply,
                 "finished": True,

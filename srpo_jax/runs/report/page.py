@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_jax import __version__
+from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, read_lines, write_text
@@ -29,6 +30,7 @@ from srpo_jax.runs.workdir import (
     method,
     read_config,
     read_evaluations,
+    read_format,
     read_runs,
     record_folders,
     shown_run,
@@ -76,7 +78,7 @@ def render(workdir: pathlib.Path) -> str:
         results=_results(evaluations, before, after, runs, home.name),
         charts=charts(metrics),
         goodput=goodput_table(home),
-        exploration=_exploration(trees),
+        exploration=_exploration(trees, read_format(config)),
         answers=_answers(folders, roots, before, after),
         settings=_settings(config),
     )
@@ -115,7 +117,7 @@ def _results(
     }
 
 
-def _exploration(folder: pathlib.Path | None) -> dict[str, Any] | None:
+def _exploration(folder: pathlib.Path | None, format: PathFormat) -> dict[str, Any] | None:
     """What templates/trees.html shows, None without trees."""
     if folder is None:
         return None
@@ -124,7 +126,7 @@ def _exploration(folder: pathlib.Path | None) -> dict[str, Any] | None:
     return {
         "points": _points(folder),
         "total": len(trees),
-        "cards": [tree_card(tree, i) for i, tree in enumerate(chosen)],
+        "cards": [tree_card(tree, i, format) for i, tree in enumerate(chosen)],
     }
 
 

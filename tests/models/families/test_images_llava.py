@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from srpo_jax.data_pipelines.path_format import parse_path, render_pieces, tokenize_reference
+from srpo_jax.data_pipelines.path_formats.registry import make_format
+from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.errors import UserError
 from srpo_jax.models.hf.processor import Processor
@@ -136,12 +137,14 @@ def test_a_path_in_pieces_is_the_path(both):
     """The pieces of a reference path join to the ids and the text of the whole: no space is added
     where a step begins, and what a policy trained on it writes can be read back."""
     record = Record(id="r", images=(), question="q", steps=("Step 1: look", " and see"), reply="No")
-    pieces = tokenize_reference(record, both.ours)
+    lines = make_format("lines", strict=True)
+    pieces = tokenize_reference(record, both.ours, lines)
     joined = np.concatenate(pieces).tolist()[:-1]
-    whole = "".join(render_pieces(record.steps, record.reply))
+    whole = "".join(lines.pieces(record.steps, record.reply))
     assert joined == both.ours.encode(whole)
     assert both.ours.decode(joined) == whole
-    assert parse_path(both.ours.decode(joined)) == (record.steps, record.reply)
+    read = lines.parse(both.ours.decode(joined))
+    assert (read.steps, read.reply, read.status) == (record.steps, record.reply, "ok")
 
 
 def test_stop_and_suppressed_ids(both):

@@ -14,12 +14,14 @@ import shutil
 
 from PIL import Image
 
-from srpo_jax.data_pipelines.path_format import render_pieces, tokenize_reference
+from srpo_jax.data_pipelines.path_formats.registry import make_format
+from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.tree_store import make_tree_record, shard_path, write_shard
 from srpo_jax.models.hf.processor import Processor
 from tests.support.tiny import tiny_qwen2_5_vl
 
+FORMAT = make_format("lines")
 RECORDS = pathlib.Path(__file__).with_name("records.jsonl")
 # JPEG name: file of skimage.data, in colour and in grey. No side of any is a multiple of 28.
 PHOTOS = {
@@ -74,7 +76,7 @@ def write_trees(folder: pathlib.Path, jsonl: pathlib.Path, processor: Processor)
     }
     trees = []
     for record in read_records(jsonl):
-        pieces = tokenize_reference(record, processor)
+        pieces = tokenize_reference(record, processor, FORMAT)
         trees.append(make_tree_record(record, pieces, branches(record, processor), provenance))
     half = len(trees) // 2
     write_shard(shard_path(folder, 0, 2), trees[:half])
@@ -97,7 +99,7 @@ def branches(record: Record, processor: Processor) -> list[dict]:
             bool(record.risky),
         )
         for k, (steps, reply, verdict, effective) in enumerate((good, bad)):
-            pieces = render_pieces(steps, reply)
+            pieces = FORMAT.pieces(steps, reply)
             tokens = [token for piece in pieces for token in processor.encode(piece)]
             found.append(
                 {

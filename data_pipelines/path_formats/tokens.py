@@ -1,0 +1,93 @@
+"""A path as token ids: a record's reference path, and a sampled turn cut into its pieces."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from srpo_jax.data_pipelines.path_formats.base import Parsed, PathFormat
+from srpo_jax.data_pipelines.path_formats.statuses import OK
+from srpo_jax.data_pipelines.records import Record, RecordError
+
+
+def tokenize_reference(
+    record: Record, processor: Any, format: PathFormat, opened: bool = False
+) -> list[np.ndarray]:
+    """The reference path as n + 1 int32 arrays: the steps, then the reply with end of turn.
+
+    Each piece is tokenised on its own, so that a prefix of i pieces is the same tokens whatever
+    follows it. opened: the prompt already holds the format's opening. `processor` is
+    srpo_jax.models.hf.processor.Processor or anything with its encode and eos_ids.
+    Raises RecordError for a path that the format cannot write.
+    """
+    try:
+        format.check(record.steps, record.reply)
+    except ValueError as error:
+        raise RecordError(f"record {record.id!r}: {error}") from None
+    texts = format.pieces(record.steps, record.reply, opened=opened)
+    pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]
+    pieces[-1].append(processor.eos_ids[0])
+    return [np.asarray(piece, np.int32) for piece in pieces]
+
+
+def parse_branch(
+    prefix: Sequence[np.ndarray],
+    tokens: Sequence[int],
+    processor: Any,
+    format: PathFormat,
+    *,
+    finished: bool,
+    opened: bool = False,
+) -> Parsed:
+    """The whole turn of a branch: the first pieces of a reference path, then the sampled tokens.
+
+    prefix: of tokenize_reference or cut_tokens, one a step. They are read together, because what
+    the branch says can depend on how the prefix began. processor: anything with decode.
+    """
+    ids = [*(int(token) for piece in prefix for token in piece), *map(int, tokens)]
+    text = processor.decode(ids)
+    return format.parse(text, finished=finished, opened=opened, given=len(prefix))
+
+
+def cut_tokens(
+    tokens: Sequence[int], processor: Any, format: PathFormat, opened: bool = False
+) -> list[np.ndarray] | None:
+    """The tokens of a whole sampled turn as n + 1 int32 pieces: the steps, then the reply.
+
+    Each piece ends behind its last newline, as the pieces of a record do. None when the turn does
+    not follow the format, has no step, or has a token that runs across the border of two pieces.
+    processor: anything with decode.
+    """
+    tokens = [int(token) for token in tokens]
+    text = processor.decode(tokens)
+    reading = format.read(text, opened=opened)
+    if reading.status != OK or not reading.steps or "\r" in text:
+        return None
+    starts = [at for at, _ in reading.steps[1:]] + [reading.reply_at or 0]
+    borders = [0]
+    for start in starts:
+        border = _border(tokens, processor, text, start)
+        if border is None or border <= borders[-1]:
+            return None
+        borders.append(border)
+    borders.append(len(tokens))
+    return [np.asarray(tokens[a:b], np.int32) for a, b in zip(borders, borders[1:])]
+
+
+def _border(tokens: list[int], processor: Any, text: str, start: int) -> int | None:
+    """How many tokens end where the spaces in front of `start` begin, or else as little behind
+    that as there is; None when a token runs across all of them.
+    """
+    low = len(text[:start].rstrip(" \t"))
+    near = bisect.bisect_left(
+        range(len(tokens) + 1), low, key=lambda count: len(processor.decode(tokens[:count]))
+    )
+    # A character of several tokens decodes to more signs than it is: look around.
+    for count in range(max(near - 4, 0), min(near + 8, len(tokens))):
+        head = processor.decode(tokens[:count])
+        if low <= len(head) <= start and text.startswith(head):
+            return count
+    return None
