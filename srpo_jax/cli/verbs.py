@@ -5,6 +5,7 @@ One function per verb, named like it (`a b` is a_b), taking a Command. Heavy imp
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -42,7 +43,22 @@ def explore(command: Command) -> None:
     _settle()
     from srpo_jax.explore.explore import explore as run
 
-    run(config, workdir)
+    judge_roots = None
+    if config.explore.reference == "self":
+        from srpo_jax.arbiter.registry import find_arbiter
+        from srpo_jax.judge.judge import judge as ask
+
+        if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
+            judge_roots = functools.partial(ask, config, workdir)
+    run(config, workdir, judge_roots=judge_roots)
+
+
+def judge(command: Command) -> None:
+    config, workdir = command.config(unused=("model.path",)), _workdir(command, must_exist=True)
+    _settle()
+    from srpo_jax.judge.judge import judge as run
+
+    run(config, workdir, **command.options)
 
 
 def train(command: Command) -> None:

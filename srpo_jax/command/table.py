@@ -20,9 +20,22 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "explore": Verb(
-        "sample branches from the policy and have them judged",
+        "sample branches from the policy",
         "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
         "Writes WORKDIR/trees. Run the same command again to go on after an interruption.",
+        resumes=True,
+    ),
+    "judge": Verb(
+        "have the branches judged, or the answers of an evaluation",
+        "srpo judge --config=configs/ssui_mini.py --workdir=runs/mini",
+        "Writes verdicts beside the trees; with --answers=NAME also WORKDIR/eval/NAME/scores.json."
+        "\n"
+        "Run the same command again to go on, and to ask again what could not be judged.",
+        options={
+            "name": ("", "of the verdict set; default: the arbiter's name and digest"),
+            "answers": ("", "the evaluation to judge instead of the trees"),
+            "follow": (False, "wait for an exploration that is still running"),
+        },
         resumes=True,
     ),
     "train": Verb(
@@ -50,9 +63,9 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "eval": Verb(
-        "answer the test questions and score the answers",
+        "answer the test questions",
         "srpo eval --config=configs/ssui_mini.py --workdir=runs/mini --name=after",
-        "Writes WORKDIR/eval/NAME: every generation and the scores.",
+        "Writes WORKDIR/eval/NAME; `srpo judge --answers=NAME` then scores the answers.",
         options={
             "name": ("eval", "name of the evaluation"),
             "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
@@ -118,12 +131,12 @@ VERBS: dict[str, Verb] = {
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "train", "eval"),
     "model": ("demo", "explore", "train", "eval", "plan"),
-    "data": ("demo", "explore", "train", "eval"),
+    "data": ("demo", "explore", "judge", "train", "eval"),
     "prompt": ("demo", "explore", "train", "eval"),
     "format": ("demo", "explore", "train", "eval"),
-    "explore": ("demo", "explore", "plan"),
-    "arbiter": ("demo", "explore", "train", "eval"),
-    "judge": ("demo", "explore", "eval"),
+    "explore": ("demo", "explore", "judge", "plan"),
+    "arbiter": ("demo", "explore", "judge", "train"),
+    "judge": ("demo", "judge"),
     "objective": ("demo", "train", "plan"),
     "pack": ("demo", "train", "plan"),
     "train": ("demo", "train", "plan"),

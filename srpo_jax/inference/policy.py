@@ -16,7 +16,7 @@ import numpy as np
 
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.images import load_record_images
-from srpo_jax.data_pipelines.path_format import tokenize_reference
+from srpo_jax.data_pipelines.path_format import parse_path, tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
@@ -48,6 +48,21 @@ class Policy:
         """The reference path as int32 pieces: n steps, then the reply with its end token."""
         with _naming(record):
             return tokenize_reference(record, self.processor)
+
+    @property
+    def path_format(self) -> dict[str, Any]:
+        """The settings by which this policy's turns are written and read."""
+        return {"kind": "lines", "strict": True}
+
+    def read_turn(
+        self, steps: Sequence[str], text: str, *, finished: bool
+    ) -> tuple[tuple[str, ...], str | None, str]:
+        """(steps, reply, status) of what a turn says behind the steps that it was given.
+
+        steps: of the reference path, which the turn begins with; text: what was sampled then.
+        """
+        own, reply = parse_path(text)
+        return own, reply, "ok" if reply else "no_reply" if finished else "unfinished"
 
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""

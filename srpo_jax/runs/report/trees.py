@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.runs.report.drawing import draw_tree
 from srpo_jax.runs.report.pictures import picture
 from srpo_jax.runs.report.twigs import Twig, make_twigs
@@ -13,6 +14,14 @@ from srpo_jax.runs.report.twigs import Twig, make_twigs
 SHOWN = 6  # trees on the page
 SCANNED = 400  # trees looked at to choose them
 LONGEST_HEADING = 60  # characters before the colon of a step
+
+
+def as_judged(tree: Mapping) -> Mapping:
+    """The tree itself if it was joined with verdicts, else with branches that nobody judged."""
+    if "reference_verdict" in tree:
+        return tree
+    branches = [{**branch, **unjudged("not judged yet")} for branch in tree["branches"]]
+    return {**tree, "branches": branches}
 
 
 def choose_trees(trees: Iterable[Mapping], shown: int = SHOWN) -> list[Mapping]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srpo_jax.data_pipelines.path_format import parse_path
-
 
 @dataclass(frozen=True)
 class Twig:
@@ -41,7 +39,7 @@ def make_twigs(tree: Mapping, index: int) -> list[Twig]:
     twigs = []
     for number, (same, mean) in enumerate(zip(groups.values(), means, strict=True)):
         branch = same[0]
-        steps, reply = parse_path(branch["text"])
+        steps, reply = tuple(branch["step_texts"]), branch["reply_text"]
         own = tuple(branch["step_verdicts"][branch["at"] :])
         own += ("ERROR",) * (len(steps) - len(own))
         weight = (mean - low) / (high - low) if high > low else 1.0
