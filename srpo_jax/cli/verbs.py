@@ -14,7 +14,7 @@ import sys
 from importlib import metadata
 
 from srpo_jax.command.verb import Command
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
 
@@ -59,6 +59,20 @@ def judge(command: Command) -> None:
     from srpo_jax.judge.judge import judge as run
 
     run(config, workdir, **command.options)
+
+
+def judge_check(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.arbiter.registry import make_arbiter
+    from srpo_jax.judge import canaries
+
+    arbiter = make_arbiter(config.arbiter.kind)
+    found = canaries.check(arbiter, timeout=config.arbiter.timeout_seconds)
+    print(canaries.table(found))
+    if not all(each.right for each in found):
+        raise RunFailure(f"{arbiter.name} is not to be trusted as it is: see the table above")
 
 
 def train(command: Command) -> None:
@@ -128,6 +142,20 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     else:
         print(f"policy: {model or config.model.path}", flush=True)
     evaluate(config, workdir, name, params=params, model_dir=model or None)
+
+
+def ask(command: Command) -> None:
+    model = command.options["model"]
+    if not pathlib.Path(model).is_dir() or not model:
+        raise UserError(f"--model={model}: give a HF directory or the workdir of a run")
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli import ask as asking
+
+    record = asking.one_record(command.options["question"], command.options["image"])
+    answers = asking.ask(config, model, record, command.options["max_new_tokens"])
+    print(asking.show(answers))
 
 
 def report(command: Command) -> None:
