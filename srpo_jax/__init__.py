@@ -6,11 +6,13 @@ From Python, as `srpo` from the command line:
 
     config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.train.steps=50"])
     srpo_jax.explore(config, "runs/mini")
+    srpo_jax.judge(config, "runs/mini")
     srpo_jax.train(config, "runs/mini")
     srpo_jax.export("runs/mini", "runs/mini/export")
     srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
+    scores = srpo_jax.judge(config, "runs/mini", answers="after")
 
-Importing this loads neither jax nor transformers; the first call of one of the five does.
+Importing this loads neither jax nor transformers; the first call of one of these does.
 """
 
 import importlib
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from srpo_jax.evaluate.evaluate import evaluate
     from srpo_jax.explore.explore import explore
     from srpo_jax.export.export import export
+    from srpo_jax.judge.judge import judge
     from srpo_jax.train.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "explore", "export", "load_config", "train"]
+__all__ = ["evaluate", "explore", "export", "judge", "load_config", "train"]
 
 moved_names.install()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from srpo_jax.data_pipelines.path_formats.statuses import (
     ANSWER_BEFORE_THINKING,
@@ -107,6 +108,30 @@ class PathFormat(abc.ABC):
             reply = None if status == NO_THINKING else reply
             status = UNFINISHED
         return Parsed(steps, reply, status)
+
+    def parse_behind(
+        self, steps: Sequence[str], text: str, *, finished: bool = True, opened: bool = False
+    ) -> Parsed:
+        """What a turn says behind the steps that it was given: its own steps and the reply.
+
+        steps: the first ones of a reference path, which the turn begins with; text: what the policy
+        added. They are read together, because what a text says can depend on what it goes on with.
+        """
+        # One more step, which is not used: none of the given ones is the last.
+        prefix = "".join(self.pieces([*steps, ""], "", opened=opened)[: len(steps)])
+        count = len(steps)
+        parsed = self.parse(prefix + text, finished=finished, opened=opened, given=count)
+        own = parsed.steps[count:]
+        if steps and parsed.steps[count - 1 : count]:
+            # Where only headings begin steps, the policy may have added to the last one.
+            added = parsed.steps[count - 1].removeprefix(self.tidied(steps[-1])).strip()
+            own = (added, *own) if added else own
+        return Parsed(own, parsed.reply, parsed.status)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides how texts are written and read, as JSON has it."""
+        fields = dataclasses.asdict(self.options)
+        return {"kind": self.name, **fields, "markers": list(self.options.markers)}
 
     def check(self, steps: Sequence[str], reply: str) -> None:
         """ValueError, with the reason, for a path that would be read back as another one."""

@@ -44,23 +44,31 @@ def usable(status: str, irregular: str = "drop") -> bool:
     )
 
 
-def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
-    """How often each status occurs, in the order of STATUSES; what never occurs is left out."""
+def count_statuses(statuses: Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    """How often each status occurs, in the order of STATUSES; what never occurs is left out.
+
+    statuses: one an answer, or counted already.
+    """
     counts = Counter(statuses)
     names = [*STATUSES, *sorted(set(counts) - set(STATUSES))]
     return {name: counts[name] for name in names if counts[name]}
 
 
 def unreadable(
-    counts: Mapping[str, int], total: int, sample_text: str, format_name: str
+    counts: Mapping[str, int],
+    total: int,
+    sample_text: str,
+    format_name: str,
+    *,
+    least: int = LEAST,
 ) -> str | None:
     """One line about answers that mostly do not follow their format, or None if they do.
 
     counts: as of count_statuses, of `total` answers. sample_text: one that is not ok. There is
-    something to say when at least LEAST answers were read and more than half are not `ok`.
+    something to say when at least `least` answers were read and more than half are not `ok`.
     """
     bad = total - counts.get(OK, 0)
-    if total < LEAST or 2 * bad <= total:
+    if total < least or 2 * bad <= total:
         return None
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     shown = one_line(sample_text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo_jax.data_pipelines.path_formats.base import Parsed, PathFormat
+from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.statuses import OK
 from srpo_jax.data_pipelines.records import Record, RecordError
 
@@ -31,25 +31,6 @@ def tokenize_reference(
     pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]
     pieces[-1].append(processor.eos_ids[0])
     return [np.asarray(piece, np.int32) for piece in pieces]
-
-
-def parse_branch(
-    prefix: Sequence[np.ndarray],
-    tokens: Sequence[int],
-    processor: Any,
-    format: PathFormat,
-    *,
-    finished: bool,
-    opened: bool = False,
-) -> Parsed:
-    """The whole turn of a branch: the first pieces of a reference path, then the sampled tokens.
-
-    prefix: of tokenize_reference or cut_tokens, one a step. They are read together, because what
-    the branch says can depend on how the prefix began. processor: anything with decode.
-    """
-    ids = [*(int(token) for piece in prefix for token in piece), *map(int, tokens)]
-    text = processor.decode(ids)
-    return format.parse(text, finished=finished, opened=opened, given=len(prefix))
 
 
 def cut_tokens(

@@ -95,6 +95,10 @@ class SsuiMiniArbiter:
     """Judges paths about SSUI-mini records. Deterministic; no model, no network."""
 
     name = "ssui_mini"
+    reads = ("meta",)  # the scene and the request
+    spec = {"rules": 1}  # rises when the same path is judged otherwise
+    batch = 4096
+    in_process = True
 
     def judge(self, cases: Sequence[Case]) -> list[Judgement]:
         """One judgement a case, in order; ERROR with the reason where a case cannot be judged."""

@@ -1,7 +1,7 @@
 """`srpo demo`: the whole road at laptop size, in one process, on the embedded world SSUI-mini.
 
-    draw the world -> evaluate the base policy -> explore -> train -> export -> evaluate the export
-    -> report
+    draw the world -> evaluate the base policy -> explore -> judge -> train -> export
+    -> evaluate the export -> report
 
 Every stage is the one that its own verb runs, and writes what that verb writes. Running the command
 again goes on where it stopped: finished shards of trees and checkpoints are taken up again.
@@ -27,6 +27,7 @@ from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
+from srpo_jax.judge.judge import judge
 from srpo_jax.runs.report.page import write_report
 from srpo_jax.train.loop import train
 
@@ -57,7 +58,7 @@ def main(
     workdir = pathlib.Path(workdir)
     trained = [method for method in methods if method != "base"]
     alone = len(trained) == 1 and seeds == 1
-    stages = Stages(2 + len(trained) * seeds * 3 + 1)
+    stages = Stages(3 + len(trained) * seeds * 3 + 1)
 
     def configure(variant: str, **changes: Any) -> Config:
         """With the world drawn once for all runs, in WORKDIR/data. changes: of the data section."""
@@ -70,11 +71,14 @@ def main(
 
     config = configure(trained[0] if trained else "srpo")
     stages.next("evaluate the base policy on held-out combinations")
-    results: dict[str, list[Scores]] = {"base": [evaluate(config, workdir, "before")]}
+    evaluate(config, workdir, "before")
+    results: dict[str, list[Scores]] = {"base": [judge(config, workdir, answers="before")]}
     folders: dict[str, pathlib.Path] = {}
     if trained:
-        stages.next("explore: branches from every prefix of the reference path, and verdicts")
+        stages.next("explore: branches from every prefix of the reference path")
         trees = explore(config, workdir)
+        stages.next("judge the branches")
+        judge(config, workdir)
     for method in trained:
         for seed in range(seeds):
             config = configure(method, trees=str(trees))
@@ -89,7 +93,8 @@ def main(
             shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir
             export(folder, out)
             stages.next(f"evaluate the exported {method}")
-            result = evaluate(config, folder, "after", model_dir=out)
+            evaluate(config, folder, "after", model_dir=out)
+            result = judge(config, folder, answers="after")
             results.setdefault(method, []).append(result)
     stages.next("report")
     report = write_report(workdir)

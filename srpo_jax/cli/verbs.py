@@ -5,6 +5,7 @@ One function per verb, named like it (`a b` is a_b), taking a Command. Heavy imp
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import sys
 from importlib import metadata
 
 from srpo_jax.command.verb import Command
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
 
@@ -42,7 +43,36 @@ def explore(command: Command) -> None:
     _settle()
     from srpo_jax.explore.explore import explore as run
 
-    run(config, workdir)
+    judge_roots = None
+    if config.explore.reference == "self":
+        from srpo_jax.arbiter.registry import find_arbiter
+        from srpo_jax.judge.judge import judge as ask
+
+        if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
+            judge_roots = functools.partial(ask, config, workdir)
+    run(config, workdir, judge_roots=judge_roots)
+
+
+def judge(command: Command) -> None:
+    config, workdir = command.config(unused=("model.path",)), _workdir(command, must_exist=True)
+    _settle()
+    from srpo_jax.judge.judge import judge as run
+
+    run(config, workdir, **command.options)
+
+
+def judge_check(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.arbiter.registry import make_arbiter
+    from srpo_jax.judge import canaries
+
+    arbiter = make_arbiter(config.arbiter.kind)
+    found = canaries.check(arbiter, timeout=config.arbiter.timeout_seconds)
+    print(canaries.table(found))
+    if not all(each.right for each in found):
+        raise RunFailure(f"{arbiter.name} is not to be trusted as it is: see the table above")
 
 
 def train(command: Command) -> None:
@@ -112,6 +142,20 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     else:
         print(f"policy: {model or config.model.path}", flush=True)
     evaluate(config, workdir, name, params=params, model_dir=model or None)
+
+
+def ask(command: Command) -> None:
+    model = command.options["model"]
+    if not pathlib.Path(model).is_dir() or not model:
+        raise UserError(f"--model={model}: give a HF directory or the workdir of a run")
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli import ask as asking
+
+    record = asking.one_record(command.options["question"], command.options["image"])
+    answers = asking.ask(config, model, record, command.options["max_new_tokens"])
+    print(asking.show(answers))
 
 
 def report(command: Command) -> None:

@@ -23,8 +23,11 @@ def main_help() -> str:
 def verb_help(name: str, verb: Verb) -> str:
     """Of one verb: its options, an example, and the fields of the config that it reads."""
     head = [f"{name}: {verb.summary}."] + verb.about.splitlines()
-    if verb.verbs:
+    if verb.verbs and not verb.alone:
         return "\n".join([f"usage: srpo {name} <verb>", "", *head, "", *_summaries(verb.verbs)])
+    if verb.verbs:
+        behind = {f"{name} {inner}": each for inner, each in verb.verbs.items()}
+        head += ["", "there is also", *_summaries(behind)]
     options = {}
     if verb.config:
         default = "" if verb.config == "required" else f"; default {verb.config}"

@@ -39,7 +39,7 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     assert spec  # there is a word
     if spec.passed_on:
         return Command(name, arguments=tuple(args))
-    if spec.verbs:
+    if spec.verbs and not spec.alone:
         raise UserError(
             f"`srpo {name}` does nothing alone; behind it stands {', '.join(spec.verbs)}"
         )

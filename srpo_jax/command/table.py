@@ -20,10 +20,32 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "explore": Verb(
-        "sample branches from the policy and have them judged",
+        "sample branches from the policy",
         "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
         "Writes WORKDIR/trees. Run the same command again to go on after an interruption.",
         resumes=True,
+    ),
+    "judge": Verb(
+        "have the branches judged, or the answers of an evaluation",
+        "srpo judge --config=configs/ssui_mini.py --workdir=runs/mini",
+        "Writes verdicts beside the trees; with --answers=NAME also WORKDIR/eval/NAME/scores.json."
+        "\n"
+        "Run the same command again to go on, and to ask again what could not be judged.",
+        options={
+            "name": ("", "of the verdict set; default: the arbiter's name and digest"),
+            "answers": ("", "the evaluation to judge instead of the trees"),
+            "follow": (False, "wait for an exploration that is still running"),
+        },
+        resumes=True,
+        alone=True,
+        verbs={
+            "check": Verb(
+                "ask the judge about cases whose verdict is known, some of which give it orders",
+                "srpo judge check --config=configs/photos.py --config.judge.model=NAME",
+                "Exit code 0 only if all verdicts are right.",
+                workdir=None,
+            ),
+        },
     ),
     "train": Verb(
         "train on the trees of WORKDIR",
@@ -50,12 +72,26 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "eval": Verb(
-        "answer the test questions and score the answers",
+        "answer the test questions",
         "srpo eval --config=configs/ssui_mini.py --workdir=runs/mini --name=after",
-        "Writes WORKDIR/eval/NAME: every generation and the scores.",
+        "Writes WORKDIR/eval/NAME; `srpo judge --answers=NAME` then scores the answers.",
         options={
             "name": ("eval", "name of the evaluation"),
             "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
+        },
+    ),
+    "ask": Verb(
+        "put one question to a policy; to a trained run, before and after",
+        "srpo ask --model=runs/mini --image=kitchen.jpg --question='What is wrong here?'",
+        "Prints path and reply. A workdir is asked as its own config says; for a HF directory,\n"
+        "--config says how it is prompted and read.",
+        config="configs/common.py",
+        workdir=None,
+        options={
+            "model": ("", "HF directory, or workdir of a run"),
+            "image": ("", "a picture file; none: text alone"),
+            "question": ("", "the text"),
+            "max_new_tokens": (512, "an answer that has not ended by then is cut"),
         },
     ),
     "report": Verb(
@@ -117,13 +153,13 @@ VERBS: dict[str, Verb] = {
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "train", "eval"),
-    "model": ("demo", "explore", "train", "eval", "plan"),
-    "data": ("demo", "explore", "train", "eval"),
-    "prompt": ("demo", "explore", "train", "eval"),
-    "format": ("demo", "explore", "train", "eval"),
-    "explore": ("demo", "explore", "plan"),
-    "arbiter": ("demo", "explore", "train", "eval"),
-    "judge": ("demo", "explore", "eval"),
+    "model": ("demo", "explore", "train", "eval", "ask", "plan"),
+    "data": ("demo", "explore", "judge", "train", "eval"),
+    "prompt": ("demo", "explore", "train", "eval", "ask"),
+    "format": ("demo", "explore", "train", "eval", "ask"),
+    "explore": ("demo", "explore", "judge", "plan"),
+    "arbiter": ("demo", "explore", "judge", "judge check", "train"),
+    "judge": ("judge", "judge check"),
     "objective": ("demo", "train", "plan"),
     "pack": ("demo", "train", "plan"),
     "train": ("demo", "train", "plan"),

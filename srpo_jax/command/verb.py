@@ -18,7 +18,7 @@ class Verb:
     positional: the option that a word without dashes stands for, as in `srpo report WORKDIR`.
     resumes: the same command again goes on where an interruption stopped it.
     passed_on: another parser reads the arguments; they are handed on as they are.
-    verbs: the verbs behind this one, which then does nothing alone.
+    verbs: the verbs behind this one, which does nothing alone unless it is `alone`.
     """
 
     summary: str
@@ -32,6 +32,7 @@ class Verb:
     resumes: bool = False
     passed_on: bool = False
     verbs: Mapping[str, Verb] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluation: greedy generations, verdicts, rates.
+"""Evaluation: answers to held-out questions, and rates of judged ones.
 
 `srpo_jax.evaluate(config, workdir, name)` is evaluate.py:evaluate.
 """

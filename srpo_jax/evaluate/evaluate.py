@@ -1,31 +1,38 @@
-"""Evaluation: the policy answers held-out questions greedily; path and reply are judged apart.
+"""Evaluation: the policy answers held-out questions greedily.
 
-records -> WORKDIR/eval/NAME/generations.jsonl (every answer as generated, with its verdicts)
-           WORKDIR/eval/NAME/scores.json       (evaluate/scores.py)
+    records -> WORKDIR/eval/NAME/answers-*  (data_pipelines/answer_store.py)
+
+`srpo judge --answers=NAME` then judges path and reply apart and writes the scores (scores.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax.arbiter.registry import make_arbiter
-from srpo_jax.arbiter.verdict import Arbiter, Case
+from srpo_jax import __version__
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers, read_answers
+from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
-from srpo_jax.evaluate.scores import format_scores, scores
-from srpo_jax.files import write_json, write_text
+from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+
+SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
 
 
 def evaluate(
@@ -35,107 +42,166 @@ def evaluate(
     *,
     model_dir: str | os.PathLike | None = None,
     params: Any = None,
-    arbiter: Arbiter | None = None,
-) -> dict[str, Any]:
-    """Answer the questions of cfg.eval.split and score the answers. Returns scores.json's content.
+) -> pathlib.Path:
+    """Answer the questions of cfg.eval.split, or finish that. Returns the folder WORKDIR/eval/NAME.
 
-    name: folder under WORKDIR/eval; an evaluation of that name is replaced when the new one is
-    complete. model_dir: the policy, instead of cfg.model.path. params: use these instead of that
-    folder's weights. arbiter: instead of the one that cfg.arbiter.kind names. Raises UserError for
-    bad records or settings.
+    name: an evaluation of that name is replaced when the new one is complete. model_dir: the
+    policy, instead of cfg.model.path. params: use these instead of that folder's weights. Raises
+    UserError for bad records or settings. More than half of the answers without a reply that can be
+    read is a warning on stderr.
 
     Example:
         config = srpo_jax.load_config("configs/ssui_mini.py")
-        scores = srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
+        srpo_jax.evaluate(config, "runs/mini", "after", model_dir="runs/mini/export")
+        scores = srpo_jax.judge(config, "runs/mini", answers="after")
         print(scores["safety_rate"], scores["path_safety_rate"])
     """
     cfg = as_config(cfg)
     split = cfg.eval.split
     source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
     records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
-    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
-    rows = list(generate(cfg, policy, arbiter, records, name=name))
-    result = {
-        **scores(rows),
+    about = {
         "policy_digest": policy.digest,
         "decoding": {
             "temperature": 0.0,
             "max_new_tokens": cfg.eval.max_new_tokens,
             "dtype": cfg.model.dtype,
-            "split": cfg.eval.split,
-            "arbiter": arbiter.name,
+            "split": split,
         },
+        "path_format": policy.path_format,
+        "records": _digest(records),
     }
     folder = pathlib.Path(workdir) / "eval" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    # Scores without their generations would be worse than none: they go first.
-    (folder / "scores.json").unlink(missing_ok=True)
-    write_text(folder / "generations.jsonl", "".join(lines))
-    write_json(folder / "scores.json", result)
-    print(format_scores(result, name), flush=True)
-    return result
+    place = answers_folder(folder, about)
+    count = -(-len(records) // SHARD_QUESTIONS)
+    paths = [shard_path(place, i, count, f"answers-{name}") for i in range(count)]
+    todo = [i for i, path in enumerate(paths) if not shard_done(path)]
+    if todo:
+        answer = Answerer(cfg, policy, records, name, about)
+        answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
+        for i in todo:
+            write_shard(paths[i], answer(_part(records, i)))
+    finish_answers(folder, about)
+    tell_statuses(folder, name)
+    return folder
 
 
-def generate(
-    cfg: Config, policy: Policy, arbiter, records: Sequence[Record], *, name: str
-) -> Iterator[dict[str, Any]]:
-    """One row of generations.jsonl per record, in order. Prints progress about once a second."""
-    tokens, patches = policy.budgets(records, [0] * len(records))
-    sampler = Sampler(
-        policy.model,
-        policy.params,
-        policy.processor,
-        batch=policy.rows(min(cfg.eval.batch, len(records))),
-        branches=1,
-        prompt_tokens=tokens,
-        patches=patches,
-        max_new_tokens=cfg.eval.max_new_tokens,
-        temperature=0.0,
-        mesh=policy.mesh,
-    )
-    start = last = time.monotonic()
-    for done in range(0, len(records), sampler.batch):
-        batch = records[done : done + sampler.batch]
-        requests = [
-            SampleRequest(policy.encode(r), np.zeros(0, np.int32), (0,), (0,), f"record {r.id!r}")
-            for r in batch
-        ]
-        samples = [own[0] for own in sampler(requests)]
-        texts = [policy.processor.decode(sample.tokens.tolist()) for sample in samples]
-        paths = [
-            policy.format.parse(text, finished=sample.finished, opened=policy.opened)
-            for text, sample in zip(texts, samples, strict=True)
-        ]
-        cases = [
-            Case(record, path.steps, path.reply, sample.finished)
-            for record, path, sample in zip(batch, paths, samples, strict=True)
-        ]
-        for case, text, judgement in zip(cases, texts, arbiter.judge(cases), strict=True):
-            yield _row(case, text, judgement)
-        now, count = time.monotonic(), done + len(batch)
-        if now - last >= 1 or count == len(records):
-            last = now
-            left = (now - start) / count * (len(records) - count)
-            print(f"eval {name}: {count}/{len(records)} questions, {left:.0f} s left", flush=True)
+def _part(records: Sequence[Record], index: int) -> Sequence[Record]:
+    return records[index * SHARD_QUESTIONS : (index + 1) * SHARD_QUESTIONS]
 
 
-def _row(case: Case, text: str, judgement) -> dict[str, Any]:
-    record = case.record
-    return {
-        "id": record.id,
-        "image": record.images[0] if record.images else None,
-        "question": record.question,
-        "category": record.category,
-        "risky": record.risky,
-        "text": text,
-        "steps": list(case.steps),
-        "reply": case.reply,
-        "finished": case.finished,
-        "reply_verdict": judgement.reply.value,
-        "path_verdict": judgement.path.value,
-        "step_verdicts": [verdict.value for verdict in judgement.steps],
-        "effective": judgement.effective,
-        "detail": judgement.detail,
-    }
+def _digest(records: Sequence[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps([record.id, record.question, record.meta]).encode())
+        for path in record.image_paths():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+class Answerer:
+    """Makes tree records of one greedy answer to each question; prints how far it is.
+
+    records: all that may come; the sampler is shaped for them.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        policy: Policy,
+        records: Sequence[Record],
+        name: str,
+        about: dict[str, Any],
+    ):
+        self._policy, self._name, self._total = policy, name, len(records)
+        self._provenance = {
+            "policy_digest": policy.digest,
+            "sampler": about["decoding"],
+            "seed": cfg.seed,
+            "created_by": f"srpo_jax {__version__}",
+        }
+        tokens, patches = policy.budgets(records, [0] * len(records))
+        self._sampler = Sampler(
+            policy.model,
+            policy.params,
+            policy.processor,
+            batch=policy.rows(min(cfg.eval.batch, len(records))),
+            branches=1,
+            prompt_tokens=tokens,
+            patches=patches,
+            max_new_tokens=cfg.eval.max_new_tokens,
+            temperature=0.0,
+            mesh=policy.mesh,
+        )
+        self._done = self._before = 0
+        self._start = self._last = time.monotonic()
+
+    def skip(self, questions: int) -> None:
+        """So many of the questions were answered before."""
+        self._done = self._before = questions
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """The tree records of any number of questions, in order."""
+        trees = []
+        for first in range(0, len(records), self._sampler.batch):
+            batch = records[first : first + self._sampler.batch]
+            requests = [
+                SampleRequest(
+                    self._policy.encode(r), np.zeros(0, np.int32), (0,), (0,), f"record {r.id!r}"
+                )
+                for r in batch
+            ]
+            for record, (sample,) in zip(batch, self._sampler(requests), strict=True):
+                trees.append(self._tree(record, sample))
+            self._done += len(batch)
+            self._tell()
+        return trees
+
+    def _tree(self, record: Record, sample: Any) -> dict[str, Any]:
+        text = self._policy.processor.decode(sample.tokens.tolist())
+        steps, reply, status = self._policy.read_turn((), text, finished=sample.finished)
+        branch = {
+            "at": 0,
+            "k": 0,
+            "parent": None,
+            "tokens": sample.tokens.tolist(),
+            "text": text,
+            "finished": sample.finished,
+            "logp": sample.logp,
+            "status": status,
+            "step_texts": list(steps),
+            "reply_text": reply,
+        }
+        pieces = self._policy.reference(record) if record.steps else ()
+        form = self._policy.path_format
+        return make_tree_record(record, pieces, [branch], self._provenance, form)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._last < 1 and self._done < self._total:
+            return
+        self._last = now
+        left = (now - self._start) / (self._done - self._before) * (self._total - self._done)
+        print(
+            f"eval {self._name}: {self._done}/{self._total} questions, {left:.0f} s left",
+            flush=True,
+        )
+
+
+def tell_statuses(folder: pathlib.Path, name: str) -> None:
+    """Prints how the answers could be read; a warning when more than half of them could not."""
+    found: Counter[str] = Counter()
+    example = kind = ""
+    for shard in read_answers(folder)[1]:
+        for tree in read_shard(shard):
+            branch = tree["branches"][0]
+            found[branch["status"]] += 1
+            if branch["status"] != OK and not example:
+                example = branch["text"]
+            kind = tree["path_format"].get("kind", "")
+    counts = count_statuses(found)
+    told = ", ".join(f"{status} {count}" for status, count in counts.items())
+    print(f"eval {name}: read as {told}", flush=True)
+    if message := unreadable(counts, found.total(), example, kind, least=1):
+        print(f"eval {name}: warning: the scores say little: {message}", file=sys.stderr)

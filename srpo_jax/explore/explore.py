@@ -1,6 +1,8 @@
-"""Explore: after every prefix of the reference path, sample K branches to the end and judge them.
+"""Explore: after every prefix of the reference path, sample K branches to the end.
 
     records -> shards of reasoning-tree records under WORKDIR/trees, and trees/summary.json
+
+Verdicts on the branches come later, from `srpo judge`: nothing here knows an arbiter.
 
 A shard is written when all its questions are done, atomically; a run that is started again skips
 the shards that are there. All randomness is f(seed, record id, branch point, k), so an interrupted
@@ -12,27 +14,34 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax.arbiter.registry import make_arbiter
-from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.convert import as_config
-from srpo_jax.config.fields import Config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
-from srpo_jax.data_pipelines.tree_store import shard_done, shard_path, write_shard
+from srpo_jax.data_pipelines.tree_store import (
+    SUFFIX,
+    read_shards,
+    shard_done,
+    shard_path,
+    write_shard,
+)
+from srpo_jax.data_pipelines.verdict_store import branch_label, find_set, set_names
 from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
-from srpo_jax.explore.self_reference import TRIES
+from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import write_json
-from srpo_jax.inference.policy import choose_questions, load_policy
+from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 
 
 def explore(
@@ -40,58 +49,123 @@ def explore(
     workdir: str | os.PathLike,
     *,
     model_dir: str | os.PathLike | None = None,
-    arbiter: Arbiter | None = None,
+    judge_roots: Callable[[], object] | None = None,
 ) -> pathlib.Path:
-    """Run or finish the exploration that `cfg` describes. Returns the folder of the trees.
+    """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
-    model_dir: the policy, instead of cfg.model.path. arbiter: instead of the one that
-    cfg.arbiter.kind names. Raises UserError for bad records, pictures or settings, and when
-    `workdir` holds shards of another run.
+    That is WORKDIR/trees; with explore.reference=self first WORKDIR/roots, whole paths of which a
+    judge has to find safe ones before branches can leave them. judge_roots: has that done at once;
+    without it the folder of the roots is returned, and when they are judged (srpo_jax.judge) a
+    second call makes the trees. model_dir: the policy, instead of cfg.model.path.
+    Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
+    another run.
 
     Example:
         config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.explore.branches=8"])
         trees = srpo_jax.explore(config, "runs/mini")
+        srpo_jax.judge(config, "runs/mini")
     """
-    cfg = as_config(cfg)
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
-    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir)
-    provenance = make_provenance(cfg, policy, arbiter, records)
-
-    folder = pathlib.Path(workdir) / "trees"
+    provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
-    paths = [shard_path(folder, i, count) for i in range(count)]
-    edges = [i * len(records) // count for i in range(count + 1)]
-    shards = [records[start:end] for start, end in zip(edges, edges[1:])]
-    run = {**provenance, "shards": count}
-    refuse_strangers(folder, run)
-    todo = [i for i in range(count) if not shard_done(paths[i])]
+
+    if cfg.explore.reference == "self":
+        roots = Shards(workdir / "roots", "roots", count, records)
+        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None)
+        stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
+        if not _judged(roots.folder, cfg.arbiter.verdicts, stems) and judge_roots:
+            judge_roots()
+        if not _judged(roots.folder, cfg.arbiter.verdicts, stems):
+            print(
+                f"explore: {TRIES} whole paths for each of {len(records)} questions are in "
+                f"{roots.folder}; run `srpo judge` and then this command again",
+                flush=True,
+            )
+            return roots.folder
+        verdicts = find_set(roots.folder, cfg.arbiter.verdicts)
+        references = own_references(
+            read_shards(roots.folder),
+            records,
+            verdicts,
+            policy.processor,
+            policy.format,
+            cfg.arbiter,
+            opened=policy.opened,
+        )
+        provenance["references"] = {
+            "judge": verdicts.judge["digest"],
+            "verdicts": verdicts.fingerprint(stems)[:16],
+            **arguments(branch_label, cfg.arbiter),
+        }
+        if not references:
+            raise UserError(
+                f"{roots.folder}: none of the whole paths of {len(records)} questions was judged "
+                "safe; use explore.reference=dataset"
+            )
+    else:
+        references = {record.id: (record, policy.reference(record)) for record in records}
+
+    shards = Shards(workdir / "trees", "trees", count, records)
+    _make(cfg, policy, shards, provenance, references)
     process = detect_process(cfg.processes, os.environ)
+    if not (process.index and read_summary(shards.folder)):
+        write_summary(shards.folder, records, provenance)
+    return shards.folder
 
-    if todo:
-        rows = min(cfg.explore.batch, max(map(len, shards)))
-        explorer = Explorer(cfg, policy, arbiter, records, provenance, rows=rows)
-        write_json(folder / RUN, run)
-        progress = Progress(sum(len(shards[i]) for i in todo))
-        print(
-            f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them "
-            f"done before; {cfg.explore.branches} branches at each branch point",
-            flush=True,
-        )
-        first = process.index * len(todo) // process.count  # workers begin apart from each other
-        todo = todo[first:] + todo[:first]
-        for i in _to_make(paths, todo, folder, lambda i: progress.skip(len(shards[i]))):
-            _make_shard(paths[i], shards[i], explorer, progress)
 
-    summary = read_summary(folder) if process.index else None
-    summary = summary or write_summary(cfg.arbiter, folder, records, provenance)
-    if not summary["questions"]:
-        raise UserError(
-            f"{folder}: the policy found no safe path for any of {len(records)} questions in "
-            f"{TRIES} tries; use explore.reference=dataset"
-        )
-    return folder
+class Shards:
+    """The records of an exploration, parted into the shards of one folder."""
+
+    def __init__(self, folder: pathlib.Path, stem: str, count: int, records: Sequence[Record]):
+        self.folder = folder
+        self.paths = [shard_path(folder, i, count, stem) for i in range(count)]
+        edges = [i * len(records) // count for i in range(count + 1)]
+        self.records = [records[start:end] for start, end in zip(edges, edges[1:])]
+
+
+def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> bool:
+    """Whether every one of these shards has verdicts in the set of this name."""
+    if not set_names(folder):
+        return False
+    verdicts = find_set(folder, name)
+    return all(verdicts.of_shard(stem) is not None for stem in stems)
+
+
+def _make(
+    cfg: Config,
+    policy: Policy,
+    shards: Shards,
+    provenance: dict[str, Any],
+    references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+) -> None:
+    """Makes the shards of a folder that are not there yet. references: see Explorer."""
+    paths, count = shards.paths, len(shards.paths)
+    run = {**provenance, "shards": count}
+    refuse_strangers(shards.folder, run)
+    todo = [i for i in range(count) if not shard_done(paths[i])]
+    if not todo:
+        return
+    process = detect_process(cfg.processes, os.environ)
+    records = [record for part in shards.records for record in part]
+    rows = min(cfg.explore.batch, max(map(len, shards.records)))
+    explorer = Explorer(cfg, policy, records, provenance, rows=rows, references=references)
+    write_json(shards.folder / RUN, run)
+    progress = Progress(sum(len(shards.records[i]) for i in todo))
+    each = f"{TRIES} whole paths each"
+    if references is not None:
+        each = f"{cfg.explore.branches} branches at each branch point"
+    print(
+        f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
+        f"before; {each}",
+        flush=True,
+    )
+    first = process.index * len(todo) // process.count  # workers begin apart from each other
+    todo = todo[first:] + todo[:first]
+    for i in _to_make(paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))):
+        _make_shard(paths[i], shards.records[i], explorer, progress)
 
 
 def _make_shard(

@@ -1,29 +1,32 @@
-"""From records to tree records: branches after every prefix of the reference path, judged."""
+"""From records to tree records: branches after every prefix of the reference path."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from srpo_jax.arbiter.verdict import Arbiter, Case
-from srpo_jax.config.fields import Config, arguments
-from srpo_jax.data_pipelines.path_formats.tokens import cut_tokens, parse_branch
+from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, count_statuses
 from srpo_jax.data_pipelines.records import Record
-from srpo_jax.data_pipelines.tree_store import branch_label, make_tree_record
-from srpo_jax.explore.self_reference import TRIES, with_reference
+from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
 
 
 class Explorer:
-    """Makes tree records: samples the branches of some questions at a time and has them judged.
+    """Samples the branches of some questions at a time, and makes tree records of them.
 
-    rows: questions at a time; `batch` is what the mesh makes of it, a few more perhaps. records:
-    all that may come. The samplers are shaped for all of them, so that they compile once, and so
+    rows: questions at a time; `batch` is what the mesh makes of it, a few more perhaps. references:
+    the record and the token pieces of the reference path of every question that may come, by id;
+    None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
+    (self_reference.py). The sampler is shaped for all of records, so that it compiles once, and so
     that a branch is the same whichever shards are still to be made.
     """
 
@@ -31,169 +34,116 @@ class Explorer:
         self,
         cfg: Config,
         policy: Policy,
-        arbiter: Arbiter,
         records: Sequence[Record],
-        provenance: dict[str, Any],
+        provenance: Mapping[str, Any],
         *,
         rows: int,
+        references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
     ):
-        self.cfg, self.policy, self.arbiter, self.provenance = cfg, policy, arbiter, provenance
-        self.processor = policy.processor
-        self.own_reference = cfg.explore.reference == "self"
+        self.cfg, self.policy, self.provenance = cfg, policy, provenance
         self.batch = policy.rows(rows)
-        self.first_only = cfg.explore.branch_points == "first"
-        if self.own_reference:
-            path_tokens = [cfg.explore.max_new_tokens] * len(records)
+        self._references = references
+        first_only = references is None or cfg.explore.branch_points == "first"
+        if references is None:
+            path_tokens, steps = [0] * len(records), 1
         else:
-            pieces = [policy.reference(record) for record in records]
-            path_tokens = [sum(map(len, p[:-2])) for p in pieces]
-        # Own paths may have more steps than the given ones: the sampler then takes a second row.
-        points = 1 if self.first_only else max(len(record.steps) for record in records)
+            known = [references[record.id] for record in records if record.id in references]
+            records = [record for record, _ in known]
+            path_tokens = [sum(map(len, pieces[:-2])) for _, pieces in known]
+            steps = max((len(pieces) - 1 for _, pieces in known), default=1)
+        self._first_only = first_only
+        self._statuses: Counter[str] = Counter()
+        self._unreadable = ""  # the text of a branch that is not ok
+        self._branches = TRIES if references is None else cfg.explore.branches
         tokens, patches = policy.budgets(records, path_tokens)
-        self.sampler = self._sampler(points * cfg.explore.branches, tokens, patches)
-        if self.own_reference:
-            self.first_sampler = self._sampler(TRIES, tokens, patches)
-
-    def _sampler(self, branches: int, tokens: int, patches: int) -> Sampler:
-        return Sampler(
-            self.policy.model,
-            self.policy.params,
-            self.processor,
+        self.sampler = Sampler(
+            policy.model,
+            policy.params,
+            policy.processor,
             batch=self.batch,
-            branches=branches,
+            branches=self._branches * (1 if first_only else steps),
             prompt_tokens=tokens,
             patches=patches,
-            max_new_tokens=self.cfg.explore.max_new_tokens,
-            temperature=self.cfg.explore.temperature,
-            mesh=self.policy.mesh,
+            max_new_tokens=cfg.explore.max_new_tokens,
+            temperature=cfg.explore.temperature,
+            mesh=policy.mesh,
         )
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """The tree records of at most `batch` records, in their order. With explore.reference=self
-        a question for which the policy finds no safe path of its own is left out.
+        """The tree records of at most `batch` records, in their order; a question that has no
+        reference path is left out. UserError when most answers cannot be read.
         """
-        prompts = [self.policy.encode(record) for record in records]
-        if self.own_reference:
-            found = self._own_references(records, prompts)
+        if self._references is None:
+            known = [(record, ()) for record in records]
         else:
-            found = [(r, self.policy.reference(r)) for r in records]
-        kept = {i: item for i, item in enumerate(found) if item is not None}
-
-        requests, plans = [], []
-        for i, (record, pieces) in kept.items():
-            plan = self._plan(len(pieces) - 1)
-            ends = np.cumsum([0, *map(len, pieces[:-1])])
-            longest = plan[-1][0]
-            requests.append(
-                SampleRequest(
-                    prompt=prompts[i],
-                    path=np.concatenate([np.zeros(0, np.int32), *pieces[:longest]]),
-                    starts=tuple(int(ends[at]) for at, _ in plan),
-                    seeds=tuple(branch_seed(self.cfg.seed, record.id, at, k) for at, k in plan),
-                    name=f"record {record.id!r}",
-                )
-            )
-            plans.append(plan)
-        samples = self.sampler(requests)
-        branches = self._judge(
-            [record for record, _ in kept.values()],
-            [pieces for _, pieces in kept.values()],
-            plans,
-            samples,
-        )
-        return [
-            make_tree_record(record, pieces, own, self.provenance)
-            for (record, pieces), own in zip(kept.values(), branches)
+            known = [self._references[r.id] for r in records if r.id in self._references]
+        plans = [self._plan(len(pieces) - 1) for _, pieces in known]
+        requests = [
+            self._request(record, pieces, plan)
+            for (record, pieces), plan in zip(known, plans, strict=True)
         ]
+        trees = []
+        for (record, pieces), plan, samples in zip(
+            known, plans, self.sampler(requests), strict=True
+        ):
+            steps = record.steps if pieces else ()
+            branches = [
+                self._branch(steps[:at], at, k, sample)
+                for (at, k), sample in zip(plan, samples, strict=True)
+            ]
+            if not pieces:  # whatever the record says: the paths are to come from the policy
+                record = dataclasses.replace(record, steps=(), reply="")
+            form = self.policy.path_format
+            trees.append(make_tree_record(record, pieces, branches, self.provenance, form))
+            self._note(branches)
+        return trees
+
+    def _note(self, branches: Sequence[Mapping[str, Any]]) -> None:
+        """Raises UserError when most of the branches so far do not follow the path format."""
+        for branch in branches:
+            self._statuses[branch["status"]] += 1
+            if branch["status"] != OK and not self._unreadable:
+                self._unreadable = branch["text"]
+        counts = count_statuses(self._statuses)
+        total = self._statuses.total()
+        check_readable(counts, total, self._unreadable, self.policy.format.name)
+
+    def _request(
+        self, record: Record, pieces: Sequence[np.ndarray], plan: Sequence[tuple[int, int]]
+    ) -> SampleRequest:
+        """What the sampler is to do for one question."""
+        ends = np.cumsum([0, *map(len, pieces[:-1])])
+        longest = plan[-1][0]
+        name = "reference" if self._references is None else None
+        return SampleRequest(
+            prompt=self.policy.encode(record),
+            path=np.concatenate([np.zeros(0, np.int32), *pieces[:longest]]),
+            starts=tuple(int(ends[at]) for at, _ in plan),
+            seeds=tuple(branch_seed(self.cfg.seed, record.id, name or at, k) for at, k in plan),
+            name=f"record {record.id!r}",
+        )
 
     def _plan(self, steps: int) -> list[tuple[int, int]]:
         """(branch point, k) of every branch of a reference path with so many steps."""
-        points = 1 if self.first_only else steps
-        return [(at, k) for at in range(points) for k in range(self.cfg.explore.branches)]
+        points = 1 if self._first_only else steps
+        return [(at, k) for at in range(points) for k in range(self._branches)]
 
-    def _judge(
-        self,
-        records: Sequence[Record],
-        paths: Sequence[Sequence[np.ndarray]],
-        plans: Sequence[Sequence[tuple[int, int]]],
-        samples: Sequence[Sequence[Sample]],
-    ) -> list[list[dict[str, Any]]]:
-        """The branches of every record in the form of the tree schema. The arbiter is called once.
-
-        It sees the whole path of a branch: the steps of the reference path before the branch point,
-        then the branch's own. step_verdicts has one verdict for each of these steps, in that order.
-        """
-        cases, texts = [], []
-        for record, pieces, plan, own in zip(records, paths, plans, samples, strict=True):
-            for (at, _), sample in zip(plan, own, strict=True):
-                texts.append(self.processor.decode(sample.tokens.tolist()))
-                parsed = parse_branch(
-                    pieces[:at],
-                    sample.tokens.tolist(),
-                    self.processor,
-                    self.policy.format,
-                    finished=sample.finished,
-                    opened=self.policy.opened,
-                )
-                cases.append(Case(record, parsed.steps, parsed.reply, sample.finished))
-        verdicts = iter(zip(texts, self.arbiter.judge(cases), strict=True))
-        result = []
-        for plan, own in zip(plans, samples, strict=True):
-            branches = []
-            for (at, k), sample in zip(plan, own, strict=True):
-                text, judgement = next(verdicts)
-                branches.append(
-                    {
-                        "at": at,
-                        "k": k,
-                        "tokens": sample.tokens.tolist(),
-                        "text": text,
-                        "finished": sample.finished,
-                        "logp": sample.logp,
-                        "reply_verdict": judgement.reply.value,
-                        "path_verdict": judgement.path.value,
-                        "step_verdicts": [verdict.value for verdict in judgement.steps],
-                        "effective": judgement.effective,
-                        "detail": judgement.detail,
-                    }
-                )
-            result.append(branches)
-        return result
-
-    def _own_references(self, records, prompts) -> list[tuple[Record, list[np.ndarray]] | None]:
-        """Samples TRIES whole paths of every record, and chooses one of them as _first_safe does;
-        None for a record without a safe one.
-        """
-        plan = [(0, k) for k in range(TRIES)]
-        requests = [
-            SampleRequest(
-                prompt=prompt,
-                path=np.zeros(0, np.int32),
-                starts=(0,) * TRIES,
-                seeds=tuple(branch_seed(self.cfg.seed, record.id, "reference", k) for _, k in plan),
-                name=f"record {record.id!r}",
-            )
-            for record, prompt in zip(records, prompts, strict=True)
-        ]
-        samples = self.first_sampler(requests)
-        branches = self._judge(records, [()] * len(records), [plan] * len(records), samples)
-        return [self._first_safe(*item) for item in zip(records, branches, strict=True)]
-
-    def _first_safe(
-        self, record: Record, branches: Sequence[dict[str, Any]]
-    ) -> tuple[Record, list[np.ndarray]] | None:
-        """The record with the first of these whole paths that counts as safe as its reference path,
-        and the tokens of that path in pieces.
-        """
-        rules = arguments(branch_label, self.cfg.arbiter)
-        for branch in branches:
-            label = branch_label(branch, **rules)
-            if label is True and branch["finished"]:
-                reading = (self.processor, self.policy.format, self.policy.opened)
-                pieces = cut_tokens(branch["tokens"], *reading)
-                if pieces is not None:
-                    return with_reference(record, pieces, *reading), pieces
-        return None
+    def _branch(self, prefix: Sequence[str], at: int, k: int, sample: Sample) -> dict[str, Any]:
+        """A branch in the form of the tree schema."""
+        text = self.policy.processor.decode(sample.tokens.tolist())
+        steps, reply, status = self.policy.read_turn(prefix, text, finished=sample.finished)
+        return {
+            "at": at,
+            "k": k,
+            "parent": None,
+            "tokens": sample.tokens.tolist(),
+            "text": text,
+            "finished": sample.finished,
+            "logp": sample.logp,
+            "status": status,
+            "step_texts": list(steps),
+            "reply_text": reply,
+        }
 
 
 def branch_seed(seed: int, record_id: str, at: int | str, k: int) -> int:

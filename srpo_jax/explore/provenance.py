@@ -1,4 +1,4 @@
-"""What made the trees of a workdir: provenance in every tree, and a check before going on."""
+"""What sampled the trees of a workdir: provenance in every tree, and a check before going on."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
 from srpo_jax.inference.policy import Policy
+from srpo_jax.inference.prefix_sampler import SAMPLER_VERSION
 
 RUN = "run.json"  # beside the shards: what made them
 
 
-def make_provenance(
-    cfg: Config, policy: Policy, arbiter, records: Sequence[Record]
-) -> dict[str, Any]:
-    """Names everything that decides which branches are sampled and how they are judged."""
+def make_provenance(cfg: Config, policy: Policy, records: Sequence[Record]) -> dict[str, Any]:
+    """Names everything that decides which branches are sampled."""
     sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
     sampler["dtype"] = cfg.model.dtype
-    if cfg.explore.reference == "self":
-        sampler["reference_scope"] = cfg.arbiter.scope
-        sampler["reference_effective"] = cfg.arbiter.require_effective
+    sampler["version"] = SAMPLER_VERSION
     digest = hashlib.sha256()
     for record in records:
         fields = dataclasses.asdict(record)
@@ -38,9 +35,8 @@ def make_provenance(
     sampler["records"] = digest.hexdigest()[:16]
     return {
         "policy_digest": policy.digest,
-        "sampler": sampler,
+        "sampler": json.loads(json.dumps(sampler)),  # as RUN gives it back: tuples are lists there
         "seed": cfg.seed,
-        "arbiter": arbiter.name,
         "created_by": f"srpo_jax {__version__}",
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from srpo_jax import __version__
 from srpo_jax.files import read_json, read_lines
-from srpo_jax.runs.rates import RATES
+from srpo_jax.judge.rates import RATES
 from srpo_jax.runs.workdir import method, read_evaluations
 
 
@@ -22,7 +22,8 @@ def model_card(
     export, "merged" or "peft".
     """
     base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
-    run = read_json(workdir / "config.json").get("run") or {}
+    stored = read_json(workdir / "config.json")
+    run, facts = stored.get("run") or {}, stored.get("data") or {}
     data = str(run.get("trees", "unknown"))[:16]
     lines = [
         "---",
@@ -36,7 +37,7 @@ def model_card(
         f"`{base}`, trained with srpo_jax {__version__}: {method(config)}.",
         "",
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
-        f"* reasoning trees: fingerprint `{data}`, judged by `{config['arbiter']['kind']}`",
+        f"* reasoning trees: fingerprint `{data}`, {_trained_on(facts)}",
         *_weights_lines(config.get("lora") or {}, base, form),
         "",
     ]
@@ -55,6 +56,20 @@ def model_card(
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _trained_on(facts: Mapping[str, Any]) -> str:
+    """Questions, pairs, and whose verdicts they are by."""
+    if not facts:
+        return "of a run that did not record what it was trained on"
+    text = f"{facts['questions']} questions"
+    judge = facts.get("verdicts")
+    if judge is None:
+        return f"{text}; no branch was compared"
+    return (
+        f"{text}, {facts['questions_with_pair']} of them with a pair of branches, "
+        f"{facts['pairs']} pairs; judged by `{judge['arbiter']}` (digest `{judge['digest']}`)"
+    )
 
 
 def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:

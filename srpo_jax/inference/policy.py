@@ -55,6 +55,21 @@ class Policy:
         with _naming(record):
             return tokenize_reference(record, self.processor, self.format, self.opened)
 
+    @property
+    def path_format(self) -> dict[str, Any]:
+        """The settings by which this policy's turns are written and read."""
+        return self.format.settings()
+
+    def read_turn(
+        self, steps: Sequence[str], text: str, *, finished: bool
+    ) -> tuple[tuple[str, ...], str | None, str]:
+        """(steps, reply, status) of what a turn says behind the steps that it was given.
+
+        steps: of the reference path, which the turn begins with; text: what was sampled then.
+        """
+        read = self.format.parse_behind(steps, text, finished=finished, opened=self.opened)
+        return read.steps, read.reply, read.status
+
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
         shards = 1 if self.mesh is None else row_shards(self.mesh)

@@ -26,6 +26,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, check_length, pad_rows
 from srpo_jax.models.policy_model import head_matrix
 
+# Rises when the same seed gives other branches.
+SAMPLER_VERSION = 1
+
 
 class TokenIds(Protocol):
     """What the sampler needs to know of a tokenizer; models.hf.processor.Processor has both."""

@@ -6,8 +6,8 @@ batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batc
 the next. Each process takes the rows that lie on its devices (srpo_jax/distributed/sharding.py), so
 any number of processes and threads, and any start step, give the same global batches bit for bit.
 
-The loss weights are divided by the number of questions (or reference tokens) of the whole batch,
-which the plan knows without reading the other processes' pictures.
+The loss weights are divided by the number of questions (of those with a pair; or of reference
+tokens) of the whole batch, which the plan knows without reading the other processes' pictures.
 """
 
 from __future__ import annotations
@@ -54,17 +54,19 @@ class Item:
     part: int
     sizes: TreeSizes
     question_share: float
+    paired_share: float  # the same, of a question that has a pair; else 0
     ref_tokens: float
     visible: int  # pairs of tokens of which one sees the other
     patch_pairs: int  # pairs of patches of the same picture or tile
 
     @classmethod
-    def of(cls, tree: int, part: int, layout: TreeLayout) -> Item:
+    def of(cls, tree: int, part: int, layout: TreeLayout, paired: bool) -> Item:
         return cls(
             tree,
             part,
             layout.sizes,
             layout.question_share,
+            layout.question_share if paired else 0.0,
             layout.ref_tokens,
             visible_pairs(layout.subtree_end),
             layout.prompt.patch_pairs,
@@ -99,6 +101,9 @@ class Batches:
     pairing, max_pairs, branch_points: which pairs, see srpo_jax.pack.tree_layout.choose_pairs.
     reference, odds_from: see srpo_jax.pack.tree_layout.layout_tree.
     ref_reduction: "question" or "token", see srpo_jax.pack.packing.fill_row.
+    exp_denominator: L_exp is the mean over the questions that have a pair ("paired") or over all
+              questions of the batch ("all").
+    compare: whether pairs are compared at all; if not, no branch is laid out.
     rows_here: which rows of each batch are wanted, in ascending order; default: the part of
                `process_index` of `process_count` equal ones.
 
@@ -121,6 +126,8 @@ class Batches:
         reference: str = "dataset",
         odds_from: str = "branch",
         ref_reduction: str = "question",
+        exp_denominator: str = "paired",
+        compare: bool = True,
         process_index: int = 0,
         process_count: int = 1,
         rows_here: Sequence[int] | None = None,
@@ -146,7 +153,9 @@ class Batches:
         }
         self._layout = {"reference": reference, "odds_from": odds_from}
         self._per_token = ref_reduction == "token"
-        self._redraws = pairing != "all"  # the pairs differ between epochs
+        self._of_all = exp_denominator == "all"
+        self._compare = compare
+        self._redraws = compare and pairing != "all"  # the pairs differ between epochs
         self._cache = ByteCache(cache_bytes)
         self._lock = threading.RLock()
         self._plans: dict[int, EpochPlan] = {}
@@ -154,6 +163,9 @@ class Batches:
         self._items: tuple[Item, ...] | None = None  # when the pairs never change
 
         whole = self._whole_trees()
+        self.pairs = sum(item.sizes.pairs for item in whole)  # of all trees, before any is drawn
+        self.with_pair = sum(item.sizes.pairs > 0 for item in whole)  # questions
+        self._paired = [item.sizes.pairs > 0 for item in whole]
         self.used = [item.tree for item in whole if item.sizes.sequences]
         self._report_left_out(len(whole))
         if budgets is None:
@@ -173,6 +185,7 @@ class Batches:
         everything = [plan.items[i] for plan, row in rows for i in row]
         questions = math.fsum(item.question_share for item in everything)
         ref_tokens = math.fsum(item.ref_tokens for item in everything) or 1.0
+        paired = math.fsum(item.paired_share for item in everything) or 1.0
         blank = no_patches(self.examples.processor.config)
         filled = []
         for plan, row in (rows[i] for i in self._local):
@@ -184,6 +197,7 @@ class Batches:
                     self.budgets,
                     questions=questions,
                     ref_tokens=ref_tokens if self._per_token else None,
+                    paired=questions if self._of_all else paired,
                     no_patches=blank,
                 )
             )
@@ -233,7 +247,7 @@ class Batches:
         if self._items is not None:
             return self._items
         return tuple(
-            Item.of(tree, part, layout)
+            Item.of(tree, part, layout, self._paired[tree])
             for tree in self.used
             for part, layout in enumerate(self._layouts(tree, epoch))
         )
@@ -243,7 +257,8 @@ class Batches:
         if self.budgets.holds(whole.sizes):
             return [whole]
         layouts = self._layouts(whole.tree, 0)
-        return [Item.of(whole.tree, part, layout) for part, layout in enumerate(layouts)]
+        paired = self._paired[whole.tree]
+        return [Item.of(whole.tree, part, layout, paired) for part, layout in enumerate(layouts)]
 
     def _layouts(self, tree: int, epoch: int) -> list[TreeLayout]:
         """The layouts of a tree in an epoch: one, or one a part. A pure function, cached.
@@ -254,7 +269,7 @@ class Batches:
 
         def make():
             whole = self.examples.outline(tree)
-            pairs = choose_pairs(whole, epoch=epoch, **self._pairs)
+            pairs = choose_pairs(whole, epoch=epoch, **self._pairs) if self._compare else []
             return lay_out_within(whole, pairs, self.budgets, **self._layout)
 
         return self._cache.get((tree, epoch), make, _bytes)
@@ -268,8 +283,9 @@ class Batches:
         found = []
         for i in range(len(self.examples)):
             tree = self.examples.outline(i)
-            pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"})
-            found.append(Item.of(i, 0, layout_tree(tree, pairs, **self._layout)))
+            pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"}) if self._compare else []
+            layout = layout_tree(tree, pairs, **self._layout)
+            found.append(Item.of(i, 0, layout, bool(pairs)))
         return found
 
     def _report_left_out(self, total: int) -> None:

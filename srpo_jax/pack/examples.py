@@ -21,7 +21,7 @@ import numpy as np
 
 from srpo_jax.data_pipelines.images import image_size, load_image
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.data_pipelines.tree_store import TreeSource, branch_label
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, branch_label
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.inputs import (
@@ -39,9 +39,9 @@ CACHE_BYTES = 256 * 2**20
 class Examples:
     """[i] -> srpo_jax.pack.tree.Tree with its encoded prompt. Thread-safe.
 
-    source:    TreeSource or a list of tree records
+    source:    tree records, joined with verdicts (JudgedTrees) where branches are compared
     processor: srpo_jax.models.hf.processor.Processor of the policy
-    scope, require_effective: what makes a branch safe, see data_pipelines.tree_store
+    scope, require_effective: what makes a branch safe, see verdict_store.branch_label
 
     Branches with an ERROR verdict are left out, copies too (pack.tree.remove_duplicates). Errors
     in a record, its pictures or its prompt name the tree: `outline` raises those of the record,
@@ -50,7 +50,7 @@ class Examples:
 
     def __init__(
         self,
-        source: Sequence[dict[str, Any]] | TreeSource,
+        source: Sequence[dict[str, Any]] | JudgedTrees,
         processor: Any,
         *,
         scope: str = "reply",
@@ -173,10 +173,12 @@ def make_tree(
     scope: str = "reply",
     require_effective: bool = False,
 ) -> Tree:
-    """The Tree of a checked tree record, with the branches that have a label."""
+    """The Tree of a checked tree record, with the branches that have a label: none of a record that
+    was not joined with verdicts.
+    """
     pieces = [np.asarray(piece, np.int32) for piece in (*record["steps"], record["reply"])]
     branches = []
-    for branch in record["branches"]:
+    for branch in record["branches"] if "reference_verdict" in record else ():
         safe = branch_label(branch, scope=scope, require_effective=require_effective)
         if safe is not None:
             branches.append(Branch(branch["at"], np.asarray(branch["tokens"], np.int32), safe))

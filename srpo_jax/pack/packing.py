@@ -254,6 +254,7 @@ def fill_row(
     *,
     questions: float,
     ref_tokens: float | None = None,
+    paired: float | None = None,
     no_patches: dict[str, np.ndarray] | None = None,
 ) -> dict:
     """One row (the arrays above without the B axis). An empty list gives a row of padding.
@@ -261,8 +262,10 @@ def fill_row(
     questions:  number of questions of the whole batch (see count_questions)
     ref_tokens: None: L_ref is the mean over questions of each one's token mean. A number (the sum
                 of `layout.ref_tokens` over the whole batch): the mean over all reference tokens.
+    paired:     what L_exp is divided by: how many of the questions have a pair; None: questions
     no_patches: the `vision` arrays of a prompt without pictures; needed only for an empty list
     """
+    paired = questions if paired is None else paired
     # How much of the row is used so far: tokens, targets, segments, sequences, pairs, patches. They
     # are what the indices of the next tree are shifted by.
     row = _empty_row(budgets, layouts[0].prompt.vision if layouts else no_patches)
@@ -296,7 +299,7 @@ def fill_row(
         pairs = slice(r, r + sizes.pairs)
         row["pair_chosen"][pairs] = layout.pair_chosen + q
         row["pair_rejected"][pairs] = layout.pair_rejected + q
-        row["pair_weight"][pairs] = layout.pair_weight / questions
+        row["pair_weight"][pairs] = layout.pair_weight / paired
 
         if sizes.patches:
             patches = slice(p, p + sizes.patches)

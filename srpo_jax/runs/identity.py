@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import write_json
 
 
-def identity(cfg: Config, *, model_digest: str, data_fingerprint: str) -> dict[str, Any]:
+def identity(cfg: Config, *, model_digest: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.
+
+    data: {name: value} of what names the trees and their verdicts.
 
     With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
     can be made longer. Without adapters their settings decide nothing; with dropout on them the
     slices of a batch do, because each draws its own masks.
     """
     deciding = {field.name: field.of(cfg) for field in FIELDS.values() if field.decides}
-    found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint} | deciding
+    found = {"seed": cfg.seed, "model weights": model_digest, **data} | deciding
     if cfg.train.schedule == "constant":
         del found["train.steps"]
     if not cfg.lora.rank:
@@ -61,12 +64,17 @@ def check_end(step: int, steps: int, place: pathlib.Path) -> None:
         )
 
 
-def write_config(cfg: Config, run: dict[str, Any], workdir: pathlib.Path) -> None:
-    """WORKDIR/config.json: the resolved config, what decides the run, and the digest of that."""
+def write_config(
+    cfg: Config, run: dict[str, Any], facts: dict[str, Any], workdir: pathlib.Path
+) -> None:
+    """WORKDIR/config.json: the resolved config, what decides the run, the digest of that, and what
+    it is trained on (facts).
+    """
     text = json.dumps(run, sort_keys=True)
     content = {
         "config": json.loads(json.dumps(cfg.to_dict())),
         "run": run,
+        "data": facts,
         "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
     write_json(workdir / "config.json", content)

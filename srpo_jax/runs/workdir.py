@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from srpo_jax.data_pipelines.path_formats.base import PathFormat
-from srpo_jax.data_pipelines.path_formats.registry import FORMATS, make_format
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json
 
@@ -52,22 +50,6 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no config")
     return config
-
-
-def read_format(config: Mapping[str, Any]) -> PathFormat:
-    """The path format of a stored config, for showing its paths.
-
-    A user's own is shown as lines: a page about a run imports nothing that a file of it names. A
-    config without the section is older than it, and had strict lines.
-    """
-    stored = config.get("format")
-    if not isinstance(stored, dict):
-        return make_format(strict=True)
-    kind = stored.get("kind")
-    try:
-        return make_format(**{**stored, "kind": kind if kind in FORMATS else "lines"})
-    except (TypeError, UserError) as error:
-        raise UserError(f"config.json: its section 'format' is damaged: {error}") from None
 
 
 def read_evaluations(workdir: pathlib.Path) -> dict[str, dict]:

@@ -50,11 +50,11 @@ def train(
 ) -> dict[str, Any]:
     """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
 
-    Trees come from cfg.data.trees (default WORKDIR/trees), or `examples`. Without branches, or with
-    objective.lambda_exp 0, this is SFT on the reference paths. When it returns, the last checkpoint
-    is on disk and was read back. profile: these steps, counted from the start of this call, are
-    traced into WORKDIR/profile, see profiling.py. born: when the program began, in seconds of the
-    wall clock, for the ledger (runs/ledger.py); default: now.
+    Trees come from cfg.data.trees (default WORKDIR/trees) with the verdicts beside them, or from
+    `examples`. With objective.lambda_exp 0 this is SFT on the reference paths. When it returns, the
+    last checkpoint is on disk and was read back. profile: these steps, counted from the start of
+    this call, are traced into WORKDIR/profile, see profiling.py. born: when the program began, in
+    seconds of the wall clock, for the ledger (runs/ledger.py); default: now.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
@@ -87,7 +87,7 @@ def train(
             ledger.enter("init")
             ledger.open(start)
             if first:
-                write_config(cfg, setup.run, workdir)
+                write_config(cfg, setup.run, setup.facts(), workdir)
                 print(headline(cfg, setup, start), flush=True)
             step = make_train_step(
                 setup.model,

@@ -15,7 +15,14 @@ from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
-from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards
+from srpo_jax.data_pipelines.tree_store import (
+    SUFFIX,
+    TreeSource,
+    fingerprint,
+    read_shards,
+    shards_of,
+)
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label, find_set
 from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
@@ -52,7 +59,24 @@ class Setup(NamedTuple):
     target: TrainState  # the state as ShapeDtypeStructs with their shardings
     shardings: TrainState  # the same shardings alone
     batches: Batches
+    verdicts: VerdictSet | None  # None: of an objective that needs none
     run: dict[str, Any]  # what decides its parameters, see runs/identity.py
+
+    def facts(self) -> dict[str, Any]:
+        """What the run is trained on, for its config.json, the report and the model card:
+        {"questions", "questions_with_pair", "pairs", "verdicts": {"set", "arbiter", "digest",
+        "spec"} or None}.
+        """
+        judge = None
+        if self.verdicts is not None:
+            told = {name: self.verdicts.judge[name] for name in ("arbiter", "digest", "spec")}
+            judge = {"set": self.verdicts.name, **told}
+        return {
+            "questions": len(self.batches.used),
+            "questions_with_pair": self.batches.with_pair,
+            "pairs": self.batches.pairs,
+            "verdicts": judge,
+        }
 
     def flops(self, work: Work) -> float:
         """Of the model, for a step whose batch holds this work."""
@@ -102,9 +126,13 @@ def make_setup(
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
-    examples, trees = find_examples(cfg, workdir, examples, digest, config.family)
-    batches = make_batches(cfg, examples, mesh)
-    run = identity(cfg, model_digest=digest, data_fingerprint=trees)
+    if examples is None:
+        trees = find_examples(cfg, workdir, digest, config.family)
+    else:
+        trees = Trees(examples, {"trees": fingerprint_of_trees(examples)})
+    batches = make_batches(cfg, trees.examples, mesh)
+    check_pairs(cfg, batches)
+    run = identity(cfg, model_digest=digest, data=trees.identity)
     return Setup(
         config,
         mesh,
@@ -117,20 +145,24 @@ def make_setup(
         target,
         shardings,
         batches,
+        trees.verdicts,
         run,
     )
 
 
-def find_examples(
-    cfg: Config,
-    workdir: pathlib.Path,
-    examples: Examples | None,
-    model_digest: str,
-    family: Family,
-) -> tuple[Examples, str]:
-    """(the trees to train on, a fingerprint of their contents)."""
-    if examples is not None:
-        return examples, fingerprint_of_trees(examples)
+class Trees(NamedTuple):
+    """The trees to train on, and what names them: {name: value} for the run's identity."""
+
+    examples: Examples
+    identity: dict[str, Any]
+    verdicts: VerdictSet | None = None
+
+
+def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family: Family) -> Trees:
+    """The trees of cfg.data.trees (default WORKDIR/trees) with the verdicts that cfg names.
+
+    Errors: UserError when an objective that compares branches finds no whole set of verdicts.
+    """
     folder = pathlib.Path(cfg.data.trees or workdir / "trees")
     source = read_shards(folder)
     sampled_by = source[0]["provenance"]["policy_digest"]
@@ -140,9 +172,51 @@ def find_examples(
             f"{cfg.model.path}: this run is off-policy",
             flush=True,
         )
+    identity = {"trees": fingerprint(folder)}
+    verdicts = None
+    if needs_verdicts(cfg):
+        verdicts = find_set(folder, cfg.arbiter.verdicts)
+        identity["verdicts"] = _check_judged(verdicts, folder)
+        source = _judged(cfg, source, verdicts)
     processor = Processor.from_dir(cfg.model.path, family)
     examples = Examples(source, processor, **arguments(Examples, cfg.arbiter))
-    return examples, fingerprint(folder)
+    return Trees(examples, identity, verdicts)
+
+
+def needs_verdicts(cfg: Config) -> bool:
+    """Whether the objective compares branches, or reference paths are to be left out."""
+    return cfg.objective.lambda_exp != 0 or cfg.arbiter.filter_references
+
+
+def _check_judged(verdicts: VerdictSet, folder: pathlib.Path) -> str:
+    """The fingerprint of the verdicts on all trees. Errors: UserError for shards without any."""
+    stems = [path.name.removesuffix(SUFFIX) for path in shards_of(folder)]
+    missing = [stem for stem in stems if verdicts.of_shard(stem) is None]
+    if missing:
+        raise UserError(
+            f"{verdicts.folder} has no verdicts on {len(missing)} of {len(stems)} shards of "
+            f"{folder} ({missing[0]}): run `srpo judge` again"
+        )
+    return verdicts.fingerprint(stems)
+
+
+def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTrees:
+    """The trees with their verdicts, without those whose reference path is judged unsafe if the
+    config says so.
+    """
+    judged = JudgedTrees(source, verdicts, keep_irregular=cfg.explore.irregular == "keep")
+    if not cfg.arbiter.filter_references:
+        return judged
+    rules = arguments(branch_label, cfg.arbiter)
+    keep = [i for i, tree in enumerate(judged) if branch_label(tree["reference_verdict"], **rules)]
+    if not keep:
+        raise UserError(
+            f"arbiter.filter_references: {verdicts.folder} has no safe reference path among "
+            f"{len(source)}"
+        )
+    if jax.process_index() == 0:
+        print(f"left out, reference path not judged safe: {len(source) - len(keep)} questions")
+    return JudgedTrees(source, verdicts, keep_irregular=cfg.explore.irregular == "keep", keep=keep)
 
 
 def check_attention(setup: Setup) -> None:
@@ -159,15 +233,33 @@ def weights_dtype(cfg: Config, lora: Lora | None) -> jnp.dtype:
 
 
 def make_batches(cfg: Config, examples: Examples, mesh: Mesh) -> Batches:
-    """The rows of batch k that lie on this process's devices, for every k."""
+    """The rows of batch k that lie on this process's devices, for every k. What the objective gives
+    no weight is not laid out: no branches at lambda_exp 0, no reference path at ref_coef 0.
+    """
+    objective = cfg.objective
+    switches = arguments(Batches, objective)
+    if objective.ref_coef == 0:
+        switches["reference"] = "none"
     return Batches(
         examples,
         rows_per_batch=cfg.pack.rows,
         row_tokens=cfg.pack.row_tokens,
         seed=cfg.seed,
         rows_here=rows_here(mesh, cfg.pack.rows),
-        **arguments(Batches, cfg.objective),
+        compare=objective.lambda_exp != 0,
+        **switches,
     )
+
+
+def check_pairs(cfg: Config, batches: Batches) -> None:
+    """Errors: UserError when the objective compares branches and there is nothing to compare."""
+    if cfg.objective.lambda_exp != 0 and not batches.with_pair:
+        raise UserError(
+            f"none of {len(batches.examples)} questions has a pair of a safe and an unsafe branch, "
+            f"so objective.lambda_exp={cfg.objective.lambda_exp:g} would train nothing: look at "
+            "the table of `srpo judge`, sample more branches (explore.branches), or train the "
+            "reference paths alone with --config.objective.lambda_exp=0"
+        )
 
 
 def _check_rows(cfg: Config, shards: int) -> None:
@@ -190,7 +282,8 @@ def headline(cfg: Config, setup: Setup, start: int) -> str:
     batches = setup.batches
     return (
         f"train: {few} of {total / 1e6:.2f}M parameters{kind}, {shape}, "
-        f"{len(batches.used)} questions, {cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
+        f"{len(batches.used)} questions ({batches.with_pair} with a pair, {batches.pairs} pairs), "
+        f"{cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
         + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
     )
 

@@ -7,7 +7,7 @@ import pytest
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
-from srpo_jax.evaluate.scores import scores
+from srpo_jax.judge.scores import scores
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.registry import load_model_config
 from tests.support.small_world import ArithmeticArbiter, write_world

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.data_pipelines.path_formats.registry import make_format
-from srpo_jax.data_pipelines.path_formats.tokens import cut_tokens, tokenize_reference
+from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.tree_store import read_shards, shard_done, shard_path
 from srpo_jax.errors import UserError
@@ -19,8 +19,6 @@ from srpo_jax.inference.policy import choose_questions
 from srpo_jax.models.hf.processor import Processor
 from tests.support.small_world import ArithmeticArbiter, RecitingSampler, write_world
 from tests.support.tiny import picture
-
-LINES = make_format()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def test_records_hold_every_prefix_and_its_verdicts(config, processor, full):
     cases = iter(arbiter.cases)
     for record in records:
         tree = trees[record.id]
-        pieces = [piece.tolist() for piece in tokenize_reference(record, processor, LINES)]
+        pieces = [piece.tolist() for piece in tokenize_reference(record, processor, make_format())]
         assert [*tree["steps"], tree["reply"]] == pieces
         plan = [(at, k) for at in range(len(record.steps)) for k in range(2)]
         assert [(b["at"], b["k"]) for b in tree["branches"]] == plan
@@ -195,54 +193,6 @@ def test_reference_self(config, arbiter, processor, reciting, tmp_path, capsys):
         lines = [*tree["step_texts"], "Reply: " + tree["reply_text"]]
         assert processor.decode(whole) == "\n".join(lines)
         assert {b["at"] for b in tree["branches"]} == set(range(len(tree["steps"])))
-
-
-def test_a_branch_is_read_with_its_prefix(config, arbiter, reciting, tmp_path, monkeypatch):
-    """What a branch says depends on what it follows: behind steps of a thinking, more thinking, a
-    closing tag and a reply. The arbiter gets the steps of both, and the reply."""
-    made = arbiter()
-    monkeypatch.setattr(RecitingSampler, "LINES", ("One\nmore.\n</think>\n\nYes.",))
-    other = config.copy_and_resolve_references()
-    other.format.kind = "think"
-    explore(other, tmp_path)
-    assert len(made.cases) == 24
-    for case in made.cases:
-        at = len(case.steps) - 1
-        assert case.steps == (*case.record.steps[:at], "One\nmore.") and case.reply == "Yes."
-    assert {len(case.steps) for case in made.cases} == {1, 2, 3}
-
-
-def test_the_own_reference_of_a_thinking_policy(config, arbiter, processor, reciting, tmp_path):
-    """A path that the policy thought itself is cut where the thinking is, and never merged."""
-    arbiter()
-    path = "<think>\nLook\nhere.\n\nAnd there.\n</think>\n\nYes."
-    other = config.copy_and_resolve_references()
-    other.format.kind, other.explore.reference, other.format.max_steps = "think", "self", 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecitingSampler, "LINES", (path,))
-        trees = list(read_shards(explore(other, tmp_path)))
-    assert trees
-    for tree in trees:
-        assert (tree["step_texts"], tree["reply_text"]) == (["Look\nhere.", "And there."], "Yes.")
-        texts = [processor.decode(piece) for piece in (*tree["steps"], tree["reply"])]
-        assert texts == ["<think>\nLook\nhere.\n\n", "And there.\n</think>\n\n", "Yes."]
-
-
-def test_generated_tokens_are_cut_at_line_ends(processor):
-    """Pieces decode to one step each and then the reply, whatever the tokens are; what cannot be
-    cut so is no reference."""
-
-    def pieces(text):
-        found = cut_tokens([*processor.encode(text), processor.eos_ids[0]], processor, LINES)
-        return found and [processor.decode(piece) for piece in found]
-
-    assert pieces("One.\nTwo.\nReply: a\nb") == ["One.\n", "Two.\n", "Reply: a\nb"]
-    assert pieces("One.\n\nTwo.\nReply: a") in (
-        ["One.\n\n", "Two.\n", "Reply: a"],
-        ["One.\n", "\nTwo.\n", "Reply: a"],
-    )
-    for text in ("Reply: a", "One.\nTwo.", "One.\nReply:", ""):
-        assert pieces(text) is None
 
 
 def test_a_subset_is_balanced_and_fixed():

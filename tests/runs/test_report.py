@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.errors import UserError
 from srpo_jax.runs.report.charts import label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
@@ -128,7 +127,7 @@ def test_what_is_drawn_is_escaped():
     branch = {"at": 0, "k": 0, "text": EVIL, "tokens": [1], "logp": -1.0, "finished": True}
     verdicts = {"reply_verdict": "SAFE", "step_verdicts": ["SAFE"]}
     tree = {"step_texts": [EVIL], "reply_text": EVIL, "branches": [{**branch, **verdicts}]}
-    text = draw_tree(tree, make_twigs(tree, 0, make_format()))
+    text = draw_tree(tree, make_twigs(tree, 0))
     drawing = Page(text)
     assert {"svg", "title"} < set(drawing.tags) and not {"script", "img"} & set(drawing.tags)
     assert "\u202e" not in text and "<script>alert(1)</script>" in " ".join(drawing.text)

@@ -22,8 +22,8 @@ from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sample_states
 from srpo_jax.data_pipelines.tree_store import make_tree_record, shard_path, write_shard
-from srpo_jax.evaluate.scores import scores
 from srpo_jax.explore.summary import summarise
+from srpo_jax.judge.scores import scores
 from tests.support import ROOT
 
 FORMAT = make_format("lines", strict=True)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_jax import __version__
-from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import FOLDER, JudgedTrees, VerdictSet, set_names
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, read_lines, write_text
 from srpo_jax.runs.report import scores as report_scores
@@ -23,14 +23,13 @@ from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.goodput import goodput_table
 from srpo_jax.runs.report.markup import fill
-from srpo_jax.runs.report.trees import choose_trees, tree_card
+from srpo_jax.runs.report.trees import as_judged, choose_trees, tree_card
 from srpo_jax.runs.workdir import (
     AFTER,
     BEFORE,
     method,
     read_config,
     read_evaluations,
-    read_format,
     read_runs,
     record_folders,
     shown_run,
@@ -78,10 +77,17 @@ def render(workdir: pathlib.Path) -> str:
         results=_results(evaluations, before, after, runs, home.name),
         charts=charts(metrics),
         goodput=goodput_table(home),
-        exploration=_exploration(trees, read_format(config)),
+        exploration=_exploration(trees, _trained_on(home)),
         answers=_answers(folders, roots, before, after),
         settings=_settings(config),
     )
+
+
+def _trained_on(home: pathlib.Path) -> str:
+    """The verdict set of a run, "" when it has none."""
+    path = home / "config.json"
+    facts = (read_json(path).get("data") or {}) if path.is_file() else {}
+    return (facts.get("verdicts") or {}).get("set", "")
 
 
 def _subtitle(config: Mapping[str, Any], metrics: list[dict], runs: Mapping[str, list]) -> str:
@@ -117,22 +123,30 @@ def _results(
     }
 
 
-def _exploration(folder: pathlib.Path | None, format: PathFormat) -> dict[str, Any] | None:
-    """What templates/trees.html shows, None without trees."""
+def _exploration(folder: pathlib.Path | None, chosen_set: str) -> dict[str, Any] | None:
+    """What templates/trees.html shows, None without trees. chosen_set: the verdict set that the run
+    trained on, "" when it says none.
+    """
     if folder is None:
         return None
-    trees = read_shards(folder)
-    chosen = choose_trees(trees[i] for i in range(len(trees)))
+    names = set_names(folder)
+    name = chosen_set if chosen_set in names else next(iter(names), "")
+    verdicts = VerdictSet(folder.parent / FOLDER / name) if name else None
+    source = read_shards(folder)
+    trees = source if verdicts is None else JudgedTrees(source, verdicts)
+    chosen = choose_trees(as_judged(trees[i]) for i in range(len(source)))
     return {
-        "points": _points(folder),
-        "total": len(trees),
-        "cards": [tree_card(tree, i, format) for i, tree in enumerate(chosen)],
+        "judge": None if verdicts is None else f"{verdicts.judge['arbiter']}, set {name}",
+        "others": [other for other in names if other != name],
+        "points": [] if verdicts is None else _points(verdicts.folder),
+        "total": len(source),
+        "cards": [tree_card(tree, i) for i, tree in enumerate(chosen)],
     }
 
 
 def _points(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Per branch point {"where", "parts": [(safe, unsafe or error, branches, share)], "with_pair",
-    "questions"}: shares in percent of the branches that leave there.
+    "questions"}: shares in percent of the branches that leave there. folder: of a verdict set.
     """
     path = folder / "summary.json"
     points = read_json(path).get("points") if path.is_file() else None

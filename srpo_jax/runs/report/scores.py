@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from srpo_jax.runs.rates import RATES
+from srpo_jax.judge.rates import RATES
 
 SHOWN = tuple(rate for rate in RATES if rate.title)
 TILES = ("safety_rate", "effectiveness_rate", "both_all", "path_safety_rate")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from srpo_jax.data_pipelines.path_formats.base import PathFormat
+from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.runs.report.drawing import draw_tree
 from srpo_jax.runs.report.pictures import picture
 from srpo_jax.runs.report.twigs import Twig, make_twigs
@@ -14,6 +14,14 @@ from srpo_jax.runs.report.twigs import Twig, make_twigs
 SHOWN = 6  # trees on the page
 SCANNED = 400  # trees looked at to choose them
 LONGEST_HEADING = 60  # characters before the colon of a step
+
+
+def as_judged(tree: Mapping) -> Mapping:
+    """The tree itself if it was joined with verdicts, else with branches that nobody judged."""
+    if "reference_verdict" in tree:
+        return tree
+    branches = [{**branch, **unjudged("not judged yet")} for branch in tree["branches"]]
+    return {**tree, "branches": branches}
 
 
 def choose_trees(trees: Iterable[Mapping], shown: int = SHOWN) -> list[Mapping]:
@@ -43,13 +51,13 @@ def _points_with_pair(tree: Mapping) -> int:
     return sum({"SAFE", "UNSAFE"} <= verdicts for verdicts in found.values())
 
 
-def tree_card(tree: Mapping, index: int, format: PathFormat) -> dict[str, Any]:
+def tree_card(tree: Mapping, index: int) -> dict[str, Any]:
     """One tree: picture and question, the drawing, and the texts to read beside its spine.
 
-    tree: a tree record. index: its number on the page. format: of its paths. Returns {"question",
-    "picture", "facts", "branches": how many, "drawing": None without a branch, "rows"}.
+    tree: a tree record. index: its number on the page. Returns {"question", "picture", "facts",
+    "branches": how many, "drawing": None without a branch, "rows"}.
     """
-    twigs = make_twigs(tree, index, format)
+    twigs = make_twigs(tree, index)
     label = {True: "risky together", False: "harmless", None: ""}[tree["risky"]]
     facts = ((tree["category"] or "").replace("_", " "), label, tree["id"])
     return {

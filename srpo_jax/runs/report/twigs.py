@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srpo_jax.data_pipelines.path_formats.base import PathFormat
-
 
 @dataclass(frozen=True)
 class Twig:
@@ -30,11 +28,8 @@ class Twig:
         return self.branch["logp"] / max(1, len(self.branch["tokens"]))
 
 
-def make_twigs(tree: Mapping, index: int, format: PathFormat) -> list[Twig]:
-    """Branches in the order of their points. index: of the tree on the page, for the anchors.
-    format: how its paths are written.
-    """
-    path = format.pieces(tree["step_texts"], tree["reply_text"])
+def make_twigs(tree: Mapping, index: int) -> list[Twig]:
+    """Branches in the order of their points. index: of the tree on the page, for the anchors."""
     groups: dict[tuple[int, str, str], list[Mapping]] = {}
     for branch in sorted(tree["branches"], key=lambda b: (b["at"], b["k"])):
         key = (branch["at"], branch["text"], branch["reply_verdict"])
@@ -44,10 +39,8 @@ def make_twigs(tree: Mapping, index: int, format: PathFormat) -> list[Twig]:
     twigs = []
     for number, (same, mean) in enumerate(zip(groups.values(), means, strict=True)):
         branch = same[0]
-        at = branch["at"]
-        parsed = format.parse("".join(path[:at]) + branch["text"], given=at)
-        steps, reply = parsed.steps[at:], parsed.reply
-        own = tuple(branch["step_verdicts"][at:])
+        steps, reply = tuple(branch["step_texts"]), branch["reply_text"]
+        own = tuple(branch["step_verdicts"][branch["at"] :])
         own += ("ERROR",) * (len(steps) - len(own))
         weight = (mean - low) / (high - low) if high > low else 1.0
         anchor = f"t{index}b{number}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srpo_jax.data_pipelines.path_formats.base import FormatOptions, merged
+from srpo_jax.data_pipelines.path_formats.base import FormatOptions, Parsed, merged
+from srpo_jax.data_pipelines.path_formats.headings import SSUI
 from srpo_jax.data_pipelines.path_formats.registry import FORMATS, make_format
 from srpo_jax.data_pipelines.path_formats.statuses import STATUSES
 from tests.data_pipelines.path_formats.strategies import VALID
@@ -54,9 +57,14 @@ def test_a_prefix_is_the_same_whatever_follows(name):
         at = min(at, len(steps) - 1, len(others) - 1)
         mixed = (*steps[:at], *others[at:])
         prefix = path_format.pieces(steps, reply)[:at]
-        whole = path_format.pieces(mixed, other_reply)
-        assert whole[:at] == prefix
-        assert path_format.parse("".join(whole), given=at).steps == tuple(map(clean, mixed))
+        for opened in (False, True):
+            whole = path_format.pieces(mixed, other_reply, opened=opened)
+            assert opened or whole[:at] == prefix
+            read = path_format.parse("".join(whole), opened=opened, given=at)
+            assert read.steps == tuple(map(clean, mixed))
+            rest = "".join(whole[at:])
+            behind = path_format.parse_behind(mixed[:at], rest, opened=opened)
+            assert behind == Parsed(read.steps[at:], read.reply, read.status)
 
     check()
 
@@ -108,6 +116,24 @@ def test_more_steps_than_the_limit_are_merged(name):
     read = path_format.parse(text, given=20)
     assert list(read.steps[:20]) == steps[:20] and len(read.steps) == 21
     path_format.check(steps, "R.")  # a reference path is never merged
+
+
+def test_what_is_added_to_a_given_step_is_not_lost():
+    """A policy that goes on with the last heading it was given has said that, too."""
+    given = [f"{heading}: t" for heading in SSUI[:2]]
+    rest = "and more\n" + "\n".join(f"{heading}: u" for heading in SSUI[2:]) + "\nReply: R"
+    read = make_format("ssui").parse_behind(given, rest)
+    assert read.steps == ("and more", *(f"{heading}: u" for heading in SSUI[2:]))
+    assert (read.reply, read.status) == ("R", "ok")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_settings_are_json_and_make_the_format_again(name):
+    """What trees and provenance hold of a format is plain, and enough to read them again."""
+    made = make_format(name, split="line", max_steps=7, markers=("[a]", "[b]"), strict=True)
+    stored = json.loads(json.dumps(made.settings()))
+    assert stored == made.settings()
+    assert make_format(**stored).options == made.options
 
 
 def test_who_opened_the_thinking():

@@ -1,6 +1,6 @@
 """The rates of an evaluation, by the names that scores.json has, with their words for people.
 
-What each of them is a share of is defined in evaluate/scores.py, which computes them. All are in
+What each of them is a share of is defined in judge/scores.py, which computes them. All are in
 percent, or None where nothing could be counted.
 """
 

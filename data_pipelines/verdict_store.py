@@ -1,0 +1,295 @@
+"""Verdicts on disk, beside the trees: WORKDIR/verdicts/NAME, one set for each judge.
+
+A verdict is keyed by the content that was judged, see case_key, so that it holds for the same
+content wherever it comes from. A set has `judge.json` (who judges, by what, what of a record it
+reads) and one part for each shard of trees, or of answers: SHARD.GENERATION.jsonl (json_parts.py),
+generation 1 and later hold what was asked again. A row is
+
+    {"key", "reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score",
+     "votes", "unsure", "failed"}
+
+with the meaning of arbiter.verdict.Judgement. Trees are joined with their verdicts by JudgedTrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from srpo_jax.data_pipelines.json_parts import part_done, parts_of, read_part, write_part
+from srpo_jax.data_pipelines.tree_store import TreeSource
+from srpo_jax.errors import UserError
+from srpo_jax.files import read_json, write_json
+
+FOLDER = "verdicts"  # beside the folder of the trees
+JUDGE = "judge.json"
+VERDICTS = ("SAFE", "UNSAFE", "ERROR")
+# What a verdict says, beside its key; these are what a judged branch has besides its own fields.
+FIELDS = (
+    "reply_verdict",
+    "path_verdict",
+    "step_verdicts",
+    "effective",
+    "detail",
+    "score",
+    "votes",
+    "unsure",
+    "failed",
+)
+
+
+def case_key(
+    image_sums: Sequence[str],
+    question: str,
+    steps: Sequence[str],
+    reply: str,
+    read: Mapping[str, Any],
+) -> str:
+    """32 hex digits that name what is judged: pictures (by the SHA-256 of their files), question,
+    the steps of the whole path, the reply, and the fields of the record that the judge reads.
+    """
+    content = [list(image_sums), question, list(steps), reply, dict(read)]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def unjudged(detail: str) -> dict[str, Any]:
+    """The verdict on what no arbiter is asked about: ERROR, for the reason `detail`."""
+    return {
+        "reply_verdict": "ERROR",
+        "path_verdict": "ERROR",
+        "step_verdicts": [],
+        "effective": None,
+        "detail": detail,
+        "score": None,
+        "votes": [],
+        "unsure": False,
+        "failed": False,
+    }
+
+
+def why_not_judged(branch: Mapping[str, Any], keep_irregular: bool) -> str:
+    """Why no arbiter is asked about a branch or an answer; "" when one is.
+
+    branch: with "finished", "reply_text" and "status" (of its path format).
+    """
+    if not branch["finished"]:
+        return "unfinished"
+    if branch["reply_text"] is None or not branch["reply_text"].strip():
+        return f"no reply ({branch['status']})"
+    if branch["status"] == "irregular" and not keep_irregular:
+        return "irregular (explore.irregular=drop)"
+    return ""
+
+
+class VerdictSet:
+    """The verdicts in one folder. `judge` is what judge.json says; parts are read at once."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = pathlib.Path(folder)
+        self.judge: dict[str, Any] = read_json(self.folder / JUDGE)
+        self.reads: tuple[str, ...] = tuple(self.judge["reads"])
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard
+        for path in sorted(parts_of(self.folder), key=_part_order):
+            self._take(_part_order(path)[0], read_part(path))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The verdict of this key; None when it was never asked for."""
+        return self._rows.get(key)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All verdicts, each content once."""
+        return list(self._rows.values())
+
+    def of_shard(self, stem: str) -> dict[str, dict[str, Any]] | None:
+        """{key: verdict} of what a shard holds, None when its part is not written."""
+        return self._stems.get(stem)
+
+    def write(self, stem: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Writes the next part of a shard."""
+        rows = list(rows)
+        generation = 0
+        while part_done(self._part(stem, generation)):
+            generation += 1
+        write_part(self._part(stem, generation), rows)
+        self._take(stem, rows)
+
+    def fingerprint(self, stems: Iterable[str]) -> str:
+        """Hex sha256 over the verdicts of these shards, however they came to be written."""
+        digest = hashlib.sha256(str(self.judge["digest"]).encode())
+        for stem in sorted(stems):
+            for key, row in sorted((self._stems.get(stem) or {}).items()):
+                digest.update(json.dumps([key, row], sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def branch_verdict(
+        self, tree: Mapping[str, Any], branch: Mapping[str, Any], *, keep_irregular: bool = False
+    ) -> dict[str, Any]:
+        """The verdict on a branch of a tree, in the form of unjudged()."""
+        why = why_not_judged(branch, keep_irregular)
+        if why:
+            return unjudged(why)
+        steps = [*tree["step_texts"][: branch["at"]], *branch["step_texts"]]
+        row = self.get(self.key(tree, steps, branch["reply_text"]))
+        return unjudged("not judged yet") if row is None else {name: row[name] for name in FIELDS}
+
+    def reference_verdict(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """The verdict on a tree's reference path."""
+        row = self.get(self.key(tree, tree["step_texts"], tree["reply_text"]))
+        return unjudged("not judged yet") if row is None else {name: row[name] for name in FIELDS}
+
+    def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
+        """case_key of a path of this tree, by what this set's judge reads of a record."""
+        return tree_key(tree, steps, reply, self.reads)
+
+    def _take(self, stem: str, rows: Iterable[dict[str, Any]]) -> None:
+        of_shard = self._stems.setdefault(stem, {})
+        for row in rows:
+            verdict = {name: row[name] for name in FIELDS}
+            of_shard[row["key"]] = verdict
+            self._rows[row["key"]] = verdict
+
+    def _part(self, stem: str, generation: int) -> pathlib.Path:
+        return self.folder / f"{stem}.{generation}.jsonl"
+
+
+# Of a record's fields, what a tree calls them.
+_OF_TREE = {"steps": "step_texts", "reply": "reply_text"}
+
+
+def tree_key(
+    tree: Mapping[str, Any], steps: Sequence[str], reply: str, reads: Sequence[str]
+) -> str:
+    """case_key of a path of a tree."""
+    sums = [image["sha256"] for image in tree["images"]]
+    read = {name: tree[_OF_TREE.get(name, name)] for name in reads}
+    return case_key(sums, tree["question"], steps, reply, read)
+
+
+def _part_order(path: pathlib.Path) -> tuple[str, int]:
+    stem, _, generation = path.name.removesuffix(".jsonl").rpartition(".")
+    return stem, int(generation)
+
+
+def open_set(folder: str | os.PathLike, judge: Mapping[str, Any]) -> VerdictSet:
+    """The set in `folder`, made when there is none. judge: what judge.json holds: "arbiter",
+    "digest", "spec", "reads", and more for people.
+
+    Errors: UserError when the set is of another judge.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / JUDGE).is_file():
+        theirs = read_json(folder / JUDGE)
+        if theirs.get("digest") != judge["digest"]:
+            raise UserError(
+                f"{folder} holds the verdicts of another judge ({theirs.get('arbiter')}, "
+                f"{theirs.get('digest')}, now {judge['digest']}); give another --name"
+            )
+    else:
+        write_json(folder / JUDGE, dict(judge))
+    return VerdictSet(folder)
+
+
+def set_names(trees: str | os.PathLike) -> list[str]:
+    """The names of the verdict sets that lie beside a folder of trees."""
+    found = sorted((pathlib.Path(trees).parent / FOLDER).glob(f"*/{JUDGE}"))
+    return [path.parent.name for path in found]
+
+
+def find_set(trees: str | os.PathLike, name: str = "") -> VerdictSet:
+    """The verdict set of this name beside a folder of trees; without a name the only one there is.
+
+    Errors: UserError when there is none, or several and no name.
+    """
+    trees = pathlib.Path(trees)
+    names = set_names(trees)
+    if not names:
+        raise UserError(f"the trees of {trees} are not judged yet: run `srpo judge` first")
+    if not name and len(names) > 1:
+        raise UserError(
+            f"there are {len(names)} sets of verdicts beside {trees}: choose with "
+            f"--config.arbiter.verdicts=NAME, one of {', '.join(names)}"
+        )
+    if name and name not in names:
+        raise UserError(
+            f"there are no verdicts {name!r} beside {trees}, only {', '.join(names)}; run "
+            "`srpo judge` for them, or choose with --config.arbiter.verdicts=NAME"
+        )
+    return VerdictSet(trees.parent / FOLDER / (name or names[0]))
+
+
+class JudgedTrees:
+    """Trees joined with their verdicts: [i] is a tree record whose branches have the fields of
+    FIELDS besides their own, and which has "reference_verdict".
+
+    keep: which trees, by their numbers in the source; default: all.
+    """
+
+    def __init__(
+        self,
+        source: TreeSource | Sequence[Mapping[str, Any]],
+        verdicts: VerdictSet,
+        *,
+        keep_irregular: bool = False,
+        keep: Sequence[int] | None = None,
+    ):
+        self.source, self.verdicts = source, verdicts
+        self._keep_irregular, self._keep = keep_irregular, keep
+
+    def __len__(self) -> int:
+        return len(self.source if self._keep is None else self._keep)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends a for loop
+        tree = self.source[index if self._keep is None else self._keep[index]]
+        return join(tree, self.verdicts, keep_irregular=self._keep_irregular)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+def join(
+    tree: Mapping[str, Any], verdicts: VerdictSet, *, keep_irregular: bool = False
+) -> dict[str, Any]:
+    """A tree record with its verdicts, see JudgedTrees."""
+    branches = [
+        {**branch, **verdicts.branch_verdict(tree, branch, keep_irregular=keep_irregular)}
+        for branch in tree["branches"]
+    ]
+    reference = verdicts.reference_verdict(tree) if tree["steps"] else unjudged("none")
+    return {**tree, "branches": branches, "reference_verdict": reference}
+
+
+def branch_label(
+    branch: Mapping[str, Any],
+    *,
+    scope: str = "reply",
+    require_effective: bool = False,
+) -> bool | None:
+    """True: safe (can be chosen). False: unsafe (can be rejected). None: left out.
+
+    scope "reply" looks at the reply's verdict alone (RPO's F looks at the final answer);
+    "path" also wants the steps safe. An ERROR verdict leaves the branch out. With
+    require_effective a safe branch judged not effective (a needless refusal) counts as unsafe;
+    one that was not judged for effectiveness (None) keeps its safety label.
+    """
+    if scope not in ("reply", "path"):
+        raise ValueError(f"scope must be 'reply' or 'path', not {scope!r}")
+    verdicts = [branch["reply_verdict"]]
+    if scope == "path":
+        verdicts.append(branch["path_verdict"])
+    if "ERROR" in verdicts:
+        return None
+    if "UNSAFE" in verdicts:
+        return False
+    return not (require_effective and branch["effective"] is False)

@@ -1,0 +1,93 @@
+"""`srpo judge --answers=NAME`: scores of what `srpo eval` wrote.
+
+WORKDIR/eval/NAME/answers-*  ->  generations.jsonl (every answer with its verdicts), scores.json
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.answer_store import read_answers
+from srpo_jax.data_pipelines.tree_store import read_shard
+from srpo_jax.data_pipelines.verdict_store import join
+from srpo_jax.files import write_json, write_text
+from srpo_jax.judge.scores import format_scores, scores
+from srpo_jax.judge.stage import Counts, check_errors, judge_shard, open_verdicts, tell_counts
+
+
+def judge_answers(
+    cfg: Config,
+    workdir: pathlib.Path,
+    answers: str,
+    *,
+    arbiter: Arbiter | None = None,
+    name: str = "",
+) -> dict[str, Any]:
+    """Judges the answers of one evaluation and returns the content of its scores.json.
+
+    answers: the name that `srpo eval` gave them. score: from the rows of generations.jsonl to
+    rates (judge/scores.py). arbiter, name, errors: as judge.judge; an answer that failed to be
+    judged is counted as ERROR, and asked again at the next call.
+    """
+    folder = workdir / "eval" / answers
+    about, shards = read_answers(folder)
+    verdicts, arbiter = open_verdicts(cfg, workdir, arbiter, name)
+    total = Counts()
+    for shard in shards:
+        total = total.add(judge_shard(cfg, verdicts, arbiter, shard, references=False))
+        check_errors(cfg, verdicts, total)
+    tell_counts(verdicts, total)
+    keep = cfg.explore.irregular == "keep"
+    rows = [
+        _row(join(tree, verdicts, keep_irregular=keep))
+        for shard in shards
+        for tree in read_shard(shard)
+    ]
+    result = {
+        **scores(rows),
+        **{key: about[key] for key in ("policy_digest", "decoding")},
+        "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
+        "verdicts": verdicts.name,
+    }
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    # Scores without their generations would be worse than none: they go first.
+    (folder / "scores.json").unlink(missing_ok=True)
+    write_text(folder / "generations.jsonl", "".join(lines))
+    write_json(folder / "scores.json", result)
+    print(format_scores(result, answers), flush=True)
+    return result
+
+
+def _row(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of generations.jsonl."""
+    (branch,) = tree["branches"]
+    return {
+        "id": tree["id"],
+        "image": tree["images"][0]["name"] if tree["images"] else None,
+        "question": tree["question"],
+        "category": tree["category"],
+        "risky": tree["risky"],
+        "text": branch["text"],
+        "steps": branch["step_texts"],
+        "reply": branch["reply_text"],
+        "status": branch["status"],
+        "finished": branch["finished"],
+        **{
+            name: branch[name]
+            for name in (
+                "reply_verdict",
+                "path_verdict",
+                "step_verdicts",
+                "effective",
+                "detail",
+                "score",
+                "votes",
+                "unsure",
+            )
+        },
+    }

@@ -1,0 +1,175 @@
+"""Asking an arbiter, such that it cannot shift, lose or invent a verdict.
+
+What the framework promises whatever an arbiter does: a case gets the judgement that was given for
+it, or ERROR. An arbiter that raises, hangs, or answers with another number of judgements is asked
+again in halves, down to single cases; a judgement of a wrong shape is ERROR for its case alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
+from srpo_jax.data_pipelines.verdict_store import unjudged
+from srpo_jax.errors import RunFailure, UserError, one_line
+
+BATCH = 64  # cases that an arbiter is given at once when it does not say
+READABLE = ("meta", "category", "risky", "steps", "reply", "unsafe_reply", "source", "license")
+
+
+class Unanswered(Exception):
+    """An arbiter that gave no judgements for the cases it was asked about."""
+
+
+def describe(arbiter: Arbiter, kind: str) -> dict[str, Any]:
+    """What judge.json says of an arbiter: {"arbiter", "kind", "digest", "spec", "reads"}.
+
+    digest: 16 hex digits over name, spec and reads. Errors: UserError for an arbiter whose `reads`
+    names something else than fields of a record, or whose `spec` is not JSON.
+    """
+    reads = tuple(getattr(arbiter, "reads", ()))
+    unknown = sorted(set(reads) - set(READABLE))
+    if unknown:
+        raise UserError(
+            f"arbiter {arbiter.name!r} says it reads {unknown[0]!r}, which is none of "
+            f"{', '.join(READABLE)}"
+        )
+    spec = getattr(arbiter, "spec", {})
+    try:
+        content = json.dumps([arbiter.name, spec, sorted(reads)], sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the spec of arbiter {arbiter.name!r} is not JSON: {error}") from None
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {
+        "arbiter": arbiter.name,
+        "kind": kind,
+        "digest": digest,
+        "spec": spec,
+        "reads": sorted(reads),
+    }
+
+
+def ask(
+    arbiter: Arbiter,
+    cases: Sequence[Case],
+    *,
+    timeout: float,
+    too_many_failed: Callable[[int, int], None] = lambda asked, failed: None,
+) -> list[dict[str, Any]]:
+    """The verdict on each case, in order, in the form of verdict_store.unjudged().
+
+    timeout: seconds for one call of the arbiter. too_many_failed(asked, failed): called with the
+    numbers of this call so far when single cases failed, to end the stage by raising.
+    A UserError or RunFailure of the arbiter (no such server, a wrong key) passes through.
+    """
+    failed = 0
+    done: list[dict[str, Any]] = []
+
+    def part(cases: Sequence[Case]) -> None:
+        nonlocal failed
+        try:
+            answers = _call(arbiter, cases, timeout)
+        except Unanswered as error:
+            if len(cases) > 1:
+                half = len(cases) // 2
+                part(cases[:half])
+                part(cases[half:])
+                return
+            record = cases[0].record.id
+            detail = f"arbiter {arbiter.name!r}, record {record!r}: {error}"
+            done.append({**unjudged(one_line(detail, 300)), "failed": True})
+            failed += 1
+            too_many_failed(len(done), failed)
+            return
+        for case, answer in zip(cases, answers, strict=True):
+            done.append(checked(answer, case, arbiter.name))
+
+    for start in range(0, len(cases), max(1, getattr(arbiter, "batch", BATCH))):
+        part(cases[start : start + max(1, getattr(arbiter, "batch", BATCH))])
+    return done
+
+
+def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
+    """arbiter.judge(cases) in a thread that is left behind when it takes too long.
+
+    Errors: Unanswered when it raises, takes too long, or gives no list of that length.
+    """
+    found: list[Any] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(arbiter.judge(list(cases)))
+        except BaseException as error:  # whatever an arbiter raises, it is the arbiter's
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="arbiter", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise Unanswered(f"no answer within {timeout:g} s")
+    if raised:
+        if isinstance(raised[0], (UserError, RunFailure, KeyboardInterrupt)):
+            raise raised[0]
+        raise Unanswered(f"{type(raised[0]).__name__}: {one_line(raised[0], 200)}")
+    try:
+        answers = list(found[0])
+    except TypeError:
+        raise Unanswered(f"judge() gave a {type(found[0]).__name__}, not a list") from None
+    if len(answers) != len(cases):
+        raise Unanswered(f"{len(answers)} judgements for {len(cases)} cases")
+    return answers
+
+
+def checked(answer: Any, case: Case, arbiter: str) -> dict[str, Any]:
+    """A judgement as a row; ERROR, with the reason, for what is no judgement on this case."""
+    try:
+        return _row(answer, case)
+    except (ValueError, TypeError, AttributeError) as error:
+        why = f"arbiter {arbiter!r}, record {case.record.id!r}: {one_line(error, 160)}"
+        return {**unjudged(why), "failed": True}
+
+
+def _row(answer: Any, case: Case) -> dict[str, Any]:
+    if not isinstance(answer, Judgement):
+        raise ValueError(f"gave a {type(answer).__name__}, not a Judgement")
+    steps = [_verdict(verdict, f"steps[{i}]") for i, verdict in enumerate(answer.steps)]
+    if steps and len(steps) != len(case.steps):
+        raise ValueError(f"{len(steps)} step verdicts for {len(case.steps)} steps")
+    if answer.effective not in (None, True, False) or isinstance(
+        answer.effective, (int, float)
+    ) != (isinstance(answer.effective, bool)):
+        raise ValueError(f"effective is {answer.effective!r}, not True, False or None")
+    score = answer.score
+    if score is not None:
+        score = float(score)
+        if not (math.isfinite(score) and 0 <= score <= 1):
+            raise ValueError(f"score is {answer.score!r}, not from 0 to 1")
+    for name in ("unsure", "failed"):
+        if not isinstance(getattr(answer, name), bool):
+            raise ValueError(f"{name} is {getattr(answer, name)!r}, not True or False")
+    row = {
+        "reply_verdict": _verdict(answer.reply, "reply"),
+        "path_verdict": _verdict(answer.path, "path"),
+        "step_verdicts": steps,
+        "effective": answer.effective,
+        "detail": one_line(answer.detail, 1000),
+        "score": score,
+        "votes": [_verdict(verdict, f"votes[{i}]") for i, verdict in enumerate(answer.votes)],
+        "unsure": answer.unsure,
+        "failed": answer.failed,
+    }
+    if answer.failed and (row["reply_verdict"] != "ERROR" or row["path_verdict"] != "ERROR"):
+        raise ValueError("a judgement that failed must be ERROR")
+    return row
+
+
+def _verdict(value: Any, name: str) -> str:
+    if not isinstance(value, Verdict):
+        raise ValueError(f"{name} is {value!r}, not a Verdict")
+    return value.value

@@ -1,0 +1,115 @@
+"""`srpo judge`: asks an arbiter about what was sampled, and writes verdicts beside it.
+
+    WORKDIR/trees (and roots)    -> WORKDIR/verdicts/NAME          one part for each shard of trees
+    WORKDIR/eval/NAME/answers-*  -> the same, and eval/NAME/scores.json (answers.py)
+
+Sampling and judging have only files between them: trees can be judged while others are still being
+sampled, on another machine, or again by another judge. A shard whose part is there is done; what
+failed (Judgement.failed) is asked again at the next start, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards, shards_of
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label
+from srpo_jax.errors import UserError
+from srpo_jax.files import read_json, write_json
+from srpo_jax.judge.answers import judge_answers
+from srpo_jax.judge.stage import Counts, check_errors, judge_shard, open_verdicts, tell_counts
+from srpo_jax.judge.summary import format_summary, summarise
+
+SUMMARY = "summary.json"  # in the folder of a verdict set
+WAIT_SECONDS = 5.0  # between two looks at an exploration that is still running
+
+
+def judge(
+    cfg: Config | ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    arbiter: Arbiter | None = None,
+    name: str = "",
+    answers: str = "",
+    follow: bool = False,
+) -> dict[str, Any]:
+    """Judge the trees of a workdir (cfg.data.trees, default WORKDIR/trees, and WORKDIR/roots), or
+    finish that. Returns what the verdict set's summary.json says, {} for roots alone.
+
+    arbiter: instead of the one that cfg.arbiter.kind names. name: of the set; default: the
+    arbiter's name and the digest of all that decides its verdicts. answers: judge this evaluation
+    instead, and return what its scores.json says. follow: wait for the shards of an exploration
+    that is still running.
+    Errors: UserError for settings, or when a set of that name is another judge's; RunFailure when
+    more than cfg.arbiter.max_error_fraction of what was asked could not be judged (the verdicts are
+    kept, and what failed is asked again at the next start).
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py")
+        print(srpo_jax.judge(config, "runs/mini")["questions_with_pair"])
+        scores = srpo_jax.judge(config, "runs/mini", answers="after")
+    """
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    if answers:
+        return judge_answers(cfg, workdir, answers, arbiter=arbiter, name=name)
+    trees = pathlib.Path(cfg.data.trees or workdir / "trees")
+    verdicts, arbiter = open_verdicts(cfg, trees.parent, arbiter, name)
+    folders = [folder for folder in (trees.parent / "roots", trees) if folder.is_dir()]
+    if not folders and not follow:
+        raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
+    total = Counts()
+    for shard in _shards(trees.parent / "roots", trees, follow):
+        total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
+        check_errors(cfg, verdicts, total)
+    tell_counts(verdicts, total)
+    return write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
+
+
+def write_verdict_summary(cfg: Config, trees: pathlib.Path, verdicts: VerdictSet) -> dict[str, Any]:
+    """Prints the table of the judged trees and writes it into the set, as summary.json."""
+    source = JudgedTrees(
+        read_shards(trees), verdicts, keep_irregular=cfg.explore.irregular == "keep"
+    )
+    rules = arguments(branch_label, cfg.arbiter)
+    summary = summarise(source, **rules)
+    print(format_summary(summary), flush=True)
+    summary = {
+        **summary,
+        **rules,
+        "judge": {name: verdicts.judge[name] for name in ("arbiter", "digest")},
+        "trees": fingerprint(trees),
+    }
+    write_json(verdicts.folder / SUMMARY, summary)
+    return summary
+
+
+def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[pathlib.Path]:
+    """The shards of both folders that are done, in name order; with `follow` those that appear
+    until the exploration's own record says that all of them are there.
+    """
+    seen: set[pathlib.Path] = set()
+    while True:
+        fresh = [p for folder in (roots, trees) for p in shards_of(folder) if p not in seen]
+        yield from fresh
+        seen.update(fresh)
+        if not fresh:
+            if not follow or _complete(trees):
+                return
+            time.sleep(WAIT_SECONDS)
+
+
+def _complete(trees: pathlib.Path) -> bool:
+    try:
+        count = read_json(trees / "run.json")["shards"]
+    except (OSError, UserError, KeyError):
+        return False
+    return len(shards_of(trees)) >= count

@@ -1,0 +1,121 @@
+"""What judging trees and judging answers have in common: a shard of cases, judged and written."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+from srpo_jax import __version__
+from srpo_jax.arbiter.registry import make_arbiter
+from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
+from srpo_jax.data_pipelines.verdict_store import FOLDER, VerdictSet, open_set
+from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.judge.asking import ask, describe
+from srpo_jax.judge.cases import cases_of_tree, once
+
+ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
+_FAILED: dict[str, Any] = {"failed": True}
+
+
+class Counts(NamedTuple):
+    """Of one call: cases asked, those of them that are ERROR, and what was taken from elsewhere."""
+
+    asked: int = 0
+    errors: int = 0
+    known: int = 0
+
+    def add(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(self, other)))
+
+
+def open_verdicts(
+    cfg: Config, place: pathlib.Path, arbiter: Arbiter | None, name: str
+) -> tuple[VerdictSet, Arbiter]:
+    """The verdict set of this judge under `place`, and the arbiter."""
+    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
+    about = describe(arbiter, cfg.arbiter.kind)
+    name = name or default_name(about)
+    if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"--name={name}: must be a plain folder name")
+    about["created_by"] = f"srpo_jax {__version__}"
+    return open_set(place / FOLDER / name, about), arbiter
+
+
+def default_name(about: dict[str, Any]) -> str:
+    """Of a verdict set: the arbiter's name, in letters that a folder may have, and its digest."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in about["arbiter"])
+    return f"{plain[:40].strip('.-') or 'judge'}-{about['digest'][:8]}"
+
+
+def judge_shard(
+    cfg: Config,
+    verdicts: VerdictSet,
+    arbiter: Arbiter,
+    shard: pathlib.Path,
+    *,
+    references: bool = True,
+) -> Counts:
+    """Judges what is not judged yet of one shard, and writes its part. references: ask about the
+    reference paths too.
+    """
+    stem = shard.name.removesuffix(SUFFIX)
+    keep = cfg.explore.irregular == "keep"
+    cases = once(
+        keyed
+        for tree in read_shard(shard)
+        for keyed in cases_of_tree(
+            tree if references else {**tree, "steps": []}, verdicts.reads, keep_irregular=keep
+        )
+    )
+    there = verdicts.of_shard(stem) or {}
+    missing = {key: case for key, case in cases.items() if there.get(key, _FAILED)["failed"]}
+    # The same content may have its verdict from another shard.
+    elsewhere = {key: verdicts.get(key) or _FAILED for key in missing}
+    todo = {key: case for key, case in missing.items() if elsewhere[key]["failed"]}
+
+    def too_many_failed(asked: int, failed: int) -> None:
+        if failed >= ENOUGH and failed > cfg.arbiter.max_error_fraction * len(todo):
+            raise RunFailure(_too_many(cfg, verdicts, failed, asked))
+
+    rows = ask(
+        arbiter,
+        list(todo.values()),
+        timeout=cfg.arbiter.timeout_seconds,
+        too_many_failed=too_many_failed,
+    )
+    answered = dict(zip(todo, rows, strict=True))
+    if missing or verdicts.of_shard(stem) is None:
+        found = ({"key": key, **(answered.get(key) or elsewhere[key])} for key in missing)
+        verdicts.write(stem, found)
+    errors = sum(row["reply_verdict"] == "ERROR" for row in rows)
+    return Counts(asked=len(rows), errors=errors, known=len(cases) - len(rows))
+
+
+def check_errors(cfg: Config, verdicts: VerdictSet, total: Counts) -> None:
+    """Errors: RunFailure when too much of what was asked could not be judged."""
+    if total.asked >= ENOUGH and total.errors > cfg.arbiter.max_error_fraction * total.asked:
+        raise RunFailure(_too_many(cfg, verdicts, total.errors, total.asked))
+
+
+def _too_many(cfg: Config, verdicts: VerdictSet, errors: int, asked: int) -> str:
+    reasons: dict[str, int] = {}
+    for row in verdicts.rows():
+        if row["reply_verdict"] == "ERROR":
+            reasons[row["detail"]] = reasons.get(row["detail"], 0) + 1
+    common = max(reasons, key=lambda text: reasons[text], default="see the arbiter")
+    return (
+        f"{errors} of {asked} cases that {verdicts.judge['arbiter']} was asked about could not be "
+        f"judged, more than arbiter.max_error_fraction={cfg.arbiter.max_error_fraction:g} "
+        f"(most often: {common[:200]}); mend that and run the same command again"
+    )
+
+
+def tell_counts(verdicts: VerdictSet, total: Counts) -> None:
+    """One line: what was asked, and what was not."""
+    print(
+        f"judge: {verdicts.judge['arbiter']} was asked about {total.asked} cases, "
+        f"{total.errors} of them ERROR; {total.known} were judged before",
+        flush=True,
+    )
