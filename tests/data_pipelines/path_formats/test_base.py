@@ -115,7 +115,20 @@ def test_more_steps_than_the_limit_are_merged(name):
     assert len(path_format.parse(text).steps) == 5
     read = path_format.parse(text, given=20)
     assert list(read.steps[:20]) == steps[:20] and len(read.steps) == 21
+    own = path_format.parse_behind(steps[:3], "".join(path_format.pieces(steps, "R.")[3:])).steps
+    assert len(own) == 2 and "\n".join(own) == "\n".join(steps[3:])
     path_format.check(steps, "R.")  # a reference path is never merged
+
+
+def test_a_free_reply_is_the_whole_text():
+    """A record's reply may be the last piece or everything: the turn is the same, and so is what
+    is read, which a record made of it can hold."""
+    free = make_format("free")
+    whole = "A.\n\nB.\n\nC."
+    for reply in ("C.", whole):
+        free.check(("A.", "B."), reply)
+        assert "".join(free.pieces(("A.", "B."), reply)) == whole
+    assert free.parse(whole) == Parsed(("A.", "B."), whole, "ok")
 
 
 def test_what_is_added_to_a_given_step_is_not_lost():

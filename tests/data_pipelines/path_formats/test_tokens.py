@@ -81,6 +81,14 @@ def test_what_a_policy_wrote_is_cut(name, text, pieces):
     assert (found and [Bytes().decode(piece.tolist()) for piece in found]) == pieces
 
 
+def test_a_border_is_never_inside_a_character():
+    """Where the last character of a step takes several tokens, all of them belong to it."""
+    tokens = [*"这是刀。很危险！不行".encode(), 257]
+    found = cut_tokens(tokens, Bytes(), make_format("free", split="sentence"))
+    assert found is not None
+    assert [Bytes().decode(piece.tolist()) for piece in found] == ["这是刀。", "很危险！", "不行"]
+
+
 def test_a_token_across_a_border_is_not_cut():
     """A newline that shares its token with the next step belongs to no piece."""
 
