@@ -73,5 +73,5 @@ def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
 
 @pytest.mark.multi_device
 def test_a_checkpoint_fits_any_mesh(said):
-    """Saved on 4x2, restored on 2x2x2 or (slow) 8x1: the checksums hold and the next losses are the same."""
+    """Saved on 4x2, restored on 2x2x2 or (slow) 8x1: the same checksums, the same next losses."""
     np.testing.assert_allclose(*said[0]["after_restore"], rtol=1e-6)
