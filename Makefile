@@ -53,10 +53,10 @@ demo: $(VENV)/.core
 	$(BIN)/srpo demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not gpu' tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' tests $(PYTEST_ARGS)
 
 test-all: $(VENV)/.all $(if $(filter Linux,$(shell uname)),$(VENV)/cuda)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not gpu' tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not gpu' tests $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ CORE = [
 ]
 TEST = [
     "pytest>=8,<10",
-    "pytest-xdist>=3.6,<4",
+    "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
     "scikit-image>=0.24,<1",  # real photographs for the road test
     # The oracle: transformers' own models on CPU. For 3.12 the registry has only CUDA builds of

@@ -17,6 +17,25 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
+# Files of few, long tests. They come first: a worker that begins one of them at the end would keep
+# the others waiting for it.
+LONG = (
+    "train/test_multi_device.py",
+    "cli/test_road.py",
+    "distributed/test_process_counts.py",
+    "test_package.py",
+    "train/test_families_train.py",
+    "train/test_lora.py",
+    "train/test_loop.py",
+    "train/test_tpu_aot.py",
+    "models/attention/test_attention_aot.py",
+    "models/blocks/test_decoder_remat.py",
+    "models/families/test_qwen3_vl.py",
+    "pack/test_tree_equals_pairwise.py",
+    "train/test_train_step.py",
+    "train/checkpoint/test_checkpoint_processes.py",
+)
+
 
 def pytest_configure(config):
     """The session's cache of compiled programs: made once, inherited by the workers."""
@@ -24,6 +43,17 @@ def pytest_configure(config):
         os.environ[CACHE] = config.session_cache = tempfile.mkdtemp(prefix="srpo-compiled-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, all others as they come (`--no-loadscope-reorder` keeps that order)."""
+    rank = {name: number for number, name in enumerate(LONG)}
+
+    def place(item):
+        path = item.path.as_posix()
+        return next((rank[name] for name in LONG if path.endswith(f"tests/{name}")), len(LONG))
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure(config):

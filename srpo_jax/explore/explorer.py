@@ -16,8 +16,10 @@ from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, co
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.explore.self_reference import TRIES
+from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
+from srpo_jax.models.inputs import EncodedPrompt
 
 
 class Explorer:
@@ -44,6 +46,7 @@ class Explorer:
         self.batch = policy.rows(rows)
         self._references = references
         first_only = references is None or cfg.explore.branch_points == "first"
+        known: list[tuple[Record, Sequence[np.ndarray]]] = []
         if references is None:
             path_tokens, steps = [0] * len(records), 1
         else:
@@ -55,13 +58,24 @@ class Explorer:
         self._statuses: Counter[str] = Counter()
         self._unreadable = ""  # the text of a branch that is not ok
         self._branches = TRIES if references is None else cfg.explore.branches
-        tokens, patches = policy.budgets(records, path_tokens)
+        # Text that every turn is made to begin with; a reference path begins as it does.
+        self._forced = policy.forced_start(cfg.explore.prefix)
+        points = 1 if first_only else steps
+        if cfg.explore.max_points:
+            points = min(points, cfg.explore.max_points)
+        tokens, patches = policy.budgets(
+            records, [max(count, len(self._forced)) for count in path_tokens]
+        )
+        self._scorer = None
+        if cfg.explore.max_points and points < steps:
+            last = max(len(pieces[-2]) for _, pieces in known)  # the sampler needs no room for it
+            self._scorer = PathScorer(policy, tokens=tokens + last, patches=patches, steps=steps)
         self.sampler = Sampler(
             policy.model,
             policy.params,
             policy.processor,
             batch=self.batch,
-            branches=self._branches * (1 if first_only else steps),
+            branches=self._branches * points,
             prompt_tokens=tokens,
             patches=patches,
             max_new_tokens=cfg.explore.max_new_tokens,
@@ -77,19 +91,15 @@ class Explorer:
             known = [(record, ()) for record in records]
         else:
             known = [self._references[r.id] for r in records if r.id in self._references]
-        plans = [self._plan(len(pieces) - 1) for _, pieces in known]
-        requests = [
-            self._request(record, pieces, plan)
-            for (record, pieces), plan in zip(known, plans, strict=True)
-        ]
+        prompts = [self.policy.encode(record) for record, _ in known]
+        plans = [self._plan(*each) for each in zip(prompts, (pieces for _, pieces in known))]
+        samples = self._sample(known, prompts, plans)
         trees = []
-        for (record, pieces), plan, samples in zip(
-            known, plans, self.sampler(requests), strict=True
-        ):
+        for (record, pieces), plan, own in zip(known, plans, samples, strict=True):
             steps = record.steps if pieces else ()
             branches = [
                 self._branch(steps[:at], at, k, sample)
-                for (at, k), sample in zip(plan, samples, strict=True)
+                for (at, k), sample in zip(plan, own, strict=True)
             ]
             if not pieces:  # whatever the record says: the paths are to come from the policy
                 record = dataclasses.replace(record, steps=(), reply="")
@@ -108,35 +118,69 @@ class Explorer:
         total = self._statuses.total()
         check_readable(counts, total, self._unreadable, self.policy.format.name)
 
+    def _sample(
+        self,
+        known: Sequence[tuple[Record, Sequence[np.ndarray]]],
+        prompts: Sequence[EncodedPrompt],
+        plans: Sequence[Sequence[tuple[int, int]]],
+    ) -> list[list[Sample]]:
+        """The samples of every question, in the order of its plan. A forced start stands before
+        the branches that leave at the question: those are a request of their own then.
+        """
+        requests, owners = [], []
+        for i, ((record, pieces), prompt, plan) in enumerate(
+            zip(known, prompts, plans, strict=True)
+        ):
+            early = [item for item in plan if item[0] == 0 and len(self._forced)]
+            late = plan[len(early) :]
+            for part, path in ((early, [self._forced]), (late, pieces[: plan[-1][0]])):
+                if part:
+                    requests.append(self._request(record, prompt, path, part))
+                    owners.append(i)
+        found: list[list[Sample]] = [[] for _ in known]
+        for i, samples in zip(owners, self.sampler(requests), strict=True):
+            found[i] += samples
+        return found
+
     def _request(
-        self, record: Record, pieces: Sequence[np.ndarray], plan: Sequence[tuple[int, int]]
+        self,
+        record: Record,
+        prompt: EncodedPrompt,
+        path: Sequence[np.ndarray],
+        plan: Sequence[tuple[int, int]],
     ) -> SampleRequest:
-        """What the sampler is to do for one question."""
-        ends = np.cumsum([0, *map(len, pieces[:-1])])
-        longest = plan[-1][0]
+        """What the sampler is to do for some branches: those of point i begin behind i of the
+        pieces of `path`, or all behind a forced start.
+        """
+        ends = np.cumsum([0, *map(len, path)])
+        forced = len(path) == 1 and path[0] is self._forced
         name = "reference" if self._references is None else None
         return SampleRequest(
-            prompt=self.policy.encode(record),
-            path=np.concatenate([np.zeros(0, np.int32), *pieces[:longest]]),
-            starts=tuple(int(ends[at]) for at, _ in plan),
+            prompt=prompt,
+            path=np.concatenate([np.zeros(0, np.int32), *path]),
+            starts=tuple(int(ends[1] if forced else ends[at]) for at, _ in plan),
             seeds=tuple(branch_seed(self.cfg.seed, record.id, name or at, k) for at, k in plan),
             name=f"record {record.id!r}",
         )
 
-    def _plan(self, steps: int) -> list[tuple[int, int]]:
-        """(branch point, k) of every branch of a reference path with so many steps."""
-        points = 1 if self._first_only else steps
-        return [(at, k) for at in range(points) for k in range(self._branches)]
+    def _plan(self, prompt: EncodedPrompt, pieces: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+        """(branch point, k) of every branch of a question."""
+        points = range(1 if self._first_only else len(pieces) - 1)
+        if self._scorer is not None and len(points) > self.cfg.explore.max_points:
+            scores = self._scorer(prompt, pieces)
+            points = chosen_points(scores, self.cfg.explore.max_points)
+        return [(at, k) for at in points for k in range(self._branches)]
 
     def _branch(self, prefix: Sequence[str], at: int, k: int, sample: Sample) -> dict[str, Any]:
-        """A branch in the form of the tree schema."""
-        text = self.policy.processor.decode(sample.tokens.tolist())
+        """A branch in the form of the tree schema. A forced start belongs to it."""
+        tokens = [*(self._forced.tolist() if at == 0 else ()), *sample.tokens.tolist()]
+        text = self.policy.processor.decode(tokens)
         steps, reply, status = self.policy.read_turn(prefix, text, finished=sample.finished)
         return {
             "at": at,
             "k": k,
             "parent": None,
-            "tokens": sample.tokens.tolist(),
+            "tokens": tokens,
             "text": text,
             "finished": sample.finished,
             "logp": sample.logp,

@@ -55,6 +55,10 @@ class Policy:
         with _naming(record):
             return tokenize_reference(record, self.processor, self.format, self.opened)
 
+    def forced_start(self, text: str) -> np.ndarray:
+        """int32 [m]: the tokens of a text that a turn is made to begin with; [0] for no text."""
+        return np.asarray(self.processor.encode(text) if text else [], np.int32)
+
     @property
     def path_format(self) -> dict[str, Any]:
         """The settings by which this policy's turns are written and read."""

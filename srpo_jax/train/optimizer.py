@@ -163,11 +163,18 @@ def select(params: dict, paths: tuple[str, ...]) -> dict[str, Any]:
 
 
 def merge(params: dict, new: dict[str, Any]) -> dict:
-    """A nested dict with the leaves of `new` ({path: leaf}) in place of those of `params`."""
+    """A nested dict with the leaves of `new` ({path: leaf}) in place of those of `params`.
+
+    Errors: KeyError for a path that `params` has no leaf at.
+    """
+    left = dict(new)
 
     def filled(node: Any, path: str) -> Any:
         if not isinstance(node, dict):
-            return new.get(path, node)
+            return left.pop(path, node)
         return {key: filled(child, f"{path}/{key}" if path else key) for key, child in node.items()}
 
-    return filled(params, "")
+    merged = filled(params, "")
+    if left:
+        raise KeyError(f"no parameter {sorted(left)[0]!r} to put a value in place of")
+    return merged

@@ -15,8 +15,8 @@ from tests.support import ROOT, SUPPORT
 SCRIPT = SUPPORT / "multi_device_run.py"
 
 
-@pytest.fixture(scope="module")
-def said():
+@pytest.fixture(scope="module", params=["few", pytest.param("everything", marks=pytest.mark.slow)])
+def said(request):
     """(results, stderr) of multi_device_run.py on eight virtual CPU devices."""
     env = dict(
         os.environ,
@@ -27,17 +27,20 @@ def said():
         TF_CPP_MIN_LOG_LEVEL="0",  # the partitioner's warnings are what we look for
         XLA_FLAGS="--xla_backend_optimization_level=0",  # half the time to compile
     )
-    done = subprocess.run([sys.executable, SCRIPT], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"--{request.param}"], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 @pytest.mark.multi_device
 def test_losses_do_not_depend_on_the_mesh(said):
-    """Ten steps on 1 device, 8x1, 4x2 and 2x2x2: the same losses to 1e-6 relative."""
+    """Ten steps on 1 device, 4x2, 2x2x2 and (slow) 8x1: the same losses to 1e-6 relative."""
     losses = said[0]["losses"]
     assert len(losses["1"]) == 10 and len(set(losses["1"])) == 10
-    for name in ("8x1", "4x2", "2x2x2", "2x2x2 accumulate 2"):
+    assert {"4x2", "2x2x2"} <= losses.keys()
+    for name in losses.keys() & {"8x1", "4x2", "2x2x2", "2x2x2 accumulate 2"}:
         mine = losses[name]
         np.testing.assert_allclose(mine, losses["1"][: len(mine)], rtol=1e-6, err_msg=name)
 
@@ -47,11 +50,14 @@ def test_adapters_do_not_depend_on_the_mesh(said):
     """Three steps with dropout: the same masks, so the same losses, on 1 device, 4x2 and 2x2x2."""
     losses = said[0]["losses"]
     assert len(set(losses["1 lora"])) == 3
-    for name in ("4x2 lora", "2x2x2 lora"):
+    assert "2x2x2 lora" in losses
+    for name in losses.keys() & {"4x2 lora", "2x2x2 lora"}:
         np.testing.assert_allclose(losses[name], losses["1 lora"], rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.multi_device
+@pytest.mark.parametrize("said", ["everything"], indirect=True)
+@pytest.mark.slow
 def test_bfloat16_parameters_and_adafactor_do_not_depend_on_the_mesh(said):
     """Three steps in float32 on parameters in bfloat16, gradients in bfloat16: 1 device, 2x2x2."""
     losses = said[0]["losses"]
@@ -67,5 +73,5 @@ def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
 
 @pytest.mark.multi_device
 def test_a_checkpoint_fits_any_mesh(said):
-    """Saved on 4x2, restored on 8x1: the checksums hold and the next losses are the same."""
+    """Saved on 4x2, restored on 2x2x2 or (slow) 8x1: the same checksums, the same next losses."""
     np.testing.assert_allclose(*said[0]["after_restore"], rtol=1e-6)

@@ -212,3 +212,12 @@ def test_the_weights_become_the_state(dtype, recwarn):
     assert np.all(np.asarray(kept["embed/embedding"]) == np.float32(0.3))
     assert all(np.all(np.asarray(x) == dtype(0.3)) for x in jax.tree.leaves(state.base))
     assert not recwarn.list
+
+
+def test_merge_puts_values_in_place_and_loses_none():
+    """Every given leaf lands at its path, the others stay, and a path that is not there fails."""
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merge(tree, {"a/c": 5, "d": 6}) == {"a": {"b": 1, "c": 5}, "d": 6}
+    assert tree["d"] == 3
+    with pytest.raises(KeyError, match="a/x"):
+        merge(tree, {"a/x": 1})
