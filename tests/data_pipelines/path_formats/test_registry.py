@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,8 @@ def test_a_format_of_ones_own():
         name = "mine"
 
     assert make_format(Mine, max_steps=3).options.max_steps == 3
-    for kind in ("thinking", dict, 3):
+    others: list[Any] = ["thinking", dict, 3]
+    for kind in others:
         with pytest.raises(UserError, match="format.kind"):
             make_format(kind)
     with pytest.raises(UserError, match="two different tags"):
