@@ -1,6 +1,7 @@
 """The record format, one JSON object a line (JSONL) with image files beside it: read, check, write.
 
-A record is a question (text and images), its reference path (steps, then a reply) and labels.
+A record is a question (text and images), its reference path (steps, then a reply), if it has one,
+and labels.
 docs/data.md has the schema, an example and every message of this file. The nine categories and
 the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
 """
@@ -31,7 +32,7 @@ CATEGORIES = (
 )
 IMAGE_MARKER = "<image>"  # where an image stands in the question; without markers images go first
 
-_REQUIRED = ("id", "images", "question", "reference")
+_REQUIRED = ("id", "images", "question")
 _OPTIONAL = ("category", "risky", "unsafe_reply", "source", "license", "meta")
 
 
@@ -55,6 +56,11 @@ class Record:
     license: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     root: str = "."
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it has a reference path; exploring can also begin with paths of the policy."""
+        return bool(self.steps)
 
     def image_paths(self) -> list[pathlib.Path]:
         """Absolute paths of the images. Raises RecordError for one outside `root` or missing."""
@@ -160,8 +166,9 @@ def record_to_dict(record: Record) -> dict[str, Any]:
         "id": record.id,
         "images": list(record.images),
         "question": record.question,
-        "reference": {"steps": list(record.steps), "reply": record.reply},
     }
+    if record.has_reference:
+        data["reference"] = {"steps": list(record.steps), "reply": record.reply}
     for name in _OPTIONAL:
         value = getattr(record, name)
         if value not in (None, "", {}):
@@ -171,9 +178,10 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 
 def record_from_dict(data: dict[str, Any], root: str) -> Record:
     """Check one decoded JSON object. ValueError with a short reason when it is no record."""
-    unknown = sorted(set(data) - set(_REQUIRED) - set(_OPTIONAL))
+    fields = (*_REQUIRED, "reference", *_OPTIONAL)
+    unknown = sorted(set(data) - set(fields))
     if unknown:
-        known = ", ".join(_REQUIRED + _OPTIONAL)
+        known = ", ".join(fields)
         raise ValueError(f"unknown field {unknown[0]!r} (known: {known})")
     for name in _REQUIRED:
         if name not in data:
@@ -186,7 +194,7 @@ def record_from_dict(data: dict[str, Any], root: str) -> Record:
     markers = question.count(IMAGE_MARKER)
     if markers not in (0, len(images)):
         raise ValueError(f"question has {markers} {IMAGE_MARKER} markers for {len(images)} images")
-    steps, reply = _reference(data["reference"])
+    steps, reply = _reference(data["reference"]) if "reference" in data else ((), "")
     for name in images:
         resolve_inside(root, name)
     return Record(

@@ -69,7 +69,7 @@ def make_tree_record(
     """The tree record of one question.
 
     pieces: the reference path as token ids, a piece a step and one of the reply (tokenize_reference
-    gives them); () for a record that has no reference path yet. branches: as docs/data.md says.
+    gives them); () where nothing leaves it, or the record has none. branches: as docs/data.md says.
     path_format: the settings by which the texts were read.
     """
     images = []
@@ -159,7 +159,7 @@ def _check_reference(tree: dict[str, Any]) -> int:
     """Checks the reference path, which may be missing as a whole. Returns its number of steps."""
     steps = _is(tree["steps"], list, "steps")
     texts = _texts(tree["step_texts"], "step_texts")
-    if not steps and not texts and tree["reply"] == [] and not tree["reply_text"]:
+    if not steps and tree["reply"] == []:  # an answer's record, or one without a reference path
         return 0
     if not steps:
         raise ValueError("steps is empty: a path needs at least one step")

@@ -23,6 +23,11 @@ def tokenize_reference(
     srpo_jax.models.hf.processor.Processor or anything with its encode and eos_ids.
     Raises RecordError for a path that the format cannot write.
     """
+    if not record.has_reference:
+        raise RecordError(
+            f"record {record.id!r} has no reference path: add one, or explore from the policy's own "
+            "with --config.explore.reference=self"
+        )
     try:
         format.check(record.steps, record.reply)
     except ValueError as error:

@@ -173,9 +173,8 @@ class Answerer:
             "step_texts": list(steps),
             "reply_text": reply,
         }
-        pieces = self._policy.reference(record) if record.steps else ()
         form = self._policy.path_format
-        return make_tree_record(record, pieces, [branch], self._provenance, form)
+        return make_tree_record(record, (), [branch], self._provenance, form)
 
     def _tell(self) -> None:
         now = time.monotonic()
