@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgpack
@@ -144,6 +144,9 @@ class TreeSource:
         except (RuntimeError, ValueError, OSError) as e:
             raise RecordError(f"{path}[{inside}]: damaged shard: {_in_short(e)}") from None
         return _unpack(data, path, inside)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
 
     def _reader(self, shard: int) -> Any:
         with self._lock:

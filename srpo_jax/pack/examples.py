@@ -21,6 +21,7 @@ import numpy as np
 
 from srpo_jax.data_pipelines.images import image_size, load_image
 from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, branch_label
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.image_layout import Grid
@@ -50,7 +51,7 @@ class Examples:
 
     def __init__(
         self,
-        source: Sequence[dict[str, Any]] | JudgedTrees,
+        source: Sequence[dict[str, Any]] | TreeSource | JudgedTrees,
         processor: Any,
         *,
         scope: str = "reply",
