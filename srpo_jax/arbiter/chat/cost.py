@@ -1,8 +1,8 @@
 """What asking costs: an estimate before, a count after.
 
 The estimate is rough on purpose, for a decision and not for a bill: four characters of text are a
-token, and a picture is a token for every 28 x 28 pixels of what is sent, as Qwen2.5-VL counts (OpenAI
-counts fewer for large pictures, other models more).
+token, and a picture is a token for every 28 x 28 pixels of what is sent, as Qwen2.5-VL counts
+(OpenAI counts fewer for large pictures, other models more).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The back end for servers that speak the OpenAI chat API: OpenAI, vLLM, SGLang, transformers serve.
+"""The back end for servers of the OpenAI chat API: OpenAI, vLLM, SGLang, transformers serve.
 
-The openai package does the talking, without retries of its own: there is one budget of retries, ours.
-Requests run side by side on an event loop in a thread, so this can be called from anywhere. The key
-is read from the environment and appears in no message.
+The openai package does the talking, without retries of its own: there is one budget of retries,
+ours. Requests run side by side on an event loop in a thread, so this can be called from anywhere.
+The key is read from the environment and appears in no message.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class OpenAIChat:
 
     api_key_env: name of the environment variable with the key; "": OPENAI_API_KEY at OpenAI, no key
     elsewhere. timeout_seconds: for one try, all of it. retries: of a request, all causes together.
-    max_tokens_name: what the server calls the limit, tried first. strict_schema: a server that takes
-    no schema is an error. first_wait: seconds before the first retry.
+    max_tokens_name: what the server calls the limit, tried first. strict_schema: a server that
+    takes no schema is an error. first_wait: seconds before the first retry.
     """
 
     def __init__(
@@ -216,7 +216,9 @@ class OpenAIChat:
         try:
             reply = read_completion(raw.http_response.content, request.labels)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise _Again(one_line(f"the server answered with no completion: {error}", 200)) from None
+            raise _Again(
+                one_line(f"the server answered with no completion: {error}", 200)
+            ) from None
         dropped = tuple(sorted(self._refused - set(body)))
         return ChatReply(**{**vars(reply), "dropped": dropped})
 
@@ -243,7 +245,9 @@ class OpenAIChat:
     def _ending(self, status: int, code: str, message: str) -> str:
         """Why the stage ends, on one line. What a server says of a wrong key may quote it."""
         if code in retries.NO_MONEY or status == 402:
-            return f"{self.host} says that the account has no quota left ({code or status}): top it up"
+            return (
+                f"{self.host} says that the account has no quota left ({code or status}): top it up"
+            )
         if status == 401:
             return f"{self.host} does not take the key: judge.api_key_env names its variable"
         if status == 404:
@@ -258,9 +262,7 @@ class OpenAIChat:
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": request.model,
-            "messages": [
-                {"role": m.role, "content": _content(m.parts)} for m in request.messages
-            ],
+            "messages": [{"role": m.role, "content": _content(m.parts)} for m in request.messages],
             "temperature": request.temperature,
             "seed": request.seed,
         }
@@ -317,7 +319,9 @@ def read_completion(content: bytes, labels: Sequence[str]) -> ChatReply:
 def _token(item: dict[str, Any], labels: Sequence[str]) -> Token:
     others = {o["token"]: float(o["logprob"]) for o in item.get("top_logprobs") or ()}
     starts = [text.strip(' "\n') for text in others]
-    wanted = any(s and (label.startswith(s) or s.startswith(label)) for s in starts for label in labels)
+    wanted = any(
+        s and (label.startswith(s) or s.startswith(label)) for s in starts for label in labels
+    )
     return item["token"], others if wanted else None
 
 
@@ -333,8 +337,10 @@ def host_of(base_url: str) -> str:
             f"judge.base_url={base_url!r} is no address such as http://127.0.0.1:8000/v1"
         )
     if parts.username or parts.password:
-        raise UserError("judge.base_url holds a password: put the key into a variable and name it"
-                        " with judge.api_key_env")
+        raise UserError(
+            "judge.base_url holds a password: put the key into a variable and name it"
+            " with judge.api_key_env"
+        )
     return host
 
 

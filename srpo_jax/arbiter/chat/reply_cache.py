@@ -127,9 +127,7 @@ class ReplyCache:
         path = self._part(number)
         manifest = read_json(_manifest(path))
         if not path.is_file() or manifest.get("sha256") != file_sha256(path):
-            raise UserError(
-                f"{path} is not what its manifest says: delete both, and its replies are asked again"
-            )
+            raise UserError(f"{path} is not what its manifest says: delete both, to ask again")
         offset = 0
         with open(path, "rb") as file:
             for line in file:
@@ -143,7 +141,9 @@ def _reply(row: Any, path: pathlib.Path) -> ChatReply:
     try:
         return ChatReply.from_dict(row["reply"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no replies of this version: {one_line(error, 160)}") from None
+        raise UserError(
+            f"{path} holds no replies of this version: {one_line(error, 160)}"
+        ) from None
 
 
 def _manifest(path: pathlib.Path) -> pathlib.Path:

@@ -22,8 +22,8 @@ NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 
 # How servers say that they do not know a field, and what shows that it is its value that is wrong.
 _UNKNOWN = re.compile(
-    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|unexpected|extra|not permitted|not allowed"
-    r"|not available|not enabled|disabled|invalid"
+    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|unexpected|extra|not permitted"
+    r"|not allowed|not available|not enabled|disabled|invalid"
 )
 _WORDS = ("temperature", "seed")  # names of fields that are words of English, too
 _TOO_LONG = re.compile(r"(?i)context.length|too large|too long")
@@ -62,7 +62,9 @@ def refused_field(sent: Iterable[str], param: str | None, message: str) -> str |
         return None
     sent = list(sent)
     if param:
-        inside = [name for name in sent if param == name or param.startswith((f"{name}.", f"{name}["))]
+        inside = [
+            name for name in sent if param == name or param.startswith((f"{name}.", f"{name}["))
+        ]
         if inside:
             return inside[0]
     for name in sent:

@@ -46,7 +46,9 @@ _STEP = re.compile(r"step_\d+")
 
 @dataclass(frozen=True)
 class Label:
-    """A word that the judge may answer. means: a Verdict, True or False (effective), None: unsure."""
+    """A word that the judge may answer. means: a Verdict, or True or False (effective), or None:
+    unsure.
+    """
 
     name: str
     means: Verdict | bool | None
