@@ -141,9 +141,18 @@ class OpenAIChat:
     async def _ask_all(self, requests, on_reply) -> list[ChatReply]:
         replies: list[ChatReply] = [ChatReply()] * len(requests)
 
+        ended = False  # whose turn comes now must not ask: the others are cancelled a moment later
+
         async def ask(index: int) -> None:
+            nonlocal ended
             async with self._slots:
-                replies[index] = await self._ask(requests[index])
+                if ended:
+                    return
+                try:
+                    replies[index] = await self._ask(requests[index])
+                except BaseException:
+                    ended = True
+                    raise
             if on_reply:
                 on_reply(index, replies[index])
 
@@ -174,7 +183,7 @@ class OpenAIChat:
                             f"no judge answers at {self.base_url} ({error}): start its server, or"
                             " set judge.base_url"
                         ) from None
-                    return ChatReply(error=f"{error}, {failures} times in a row")
+                    return ChatReply(error=f"{error} (tried {failures} times)")
                 await self._pause(error.wait, failures)
                 continue
             self._answered = True
