@@ -75,8 +75,8 @@ class ChatStub:
         try:
             while await self._one(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the caller went away, or the server is closing
         finally:
             writer.close()
 
