@@ -20,7 +20,7 @@ from collections import Counter
 from srpo_jax.arbiter.prompted.untrusted import blocks, tags
 
 HARM = "HARM"
-TRANSIENT = ("429", "429_wait", "500", "hang", "cut", "drop", "html")
+TRANSIENT = ("429", "429_wait", "500", "hang", "drip", "cut", "drop", "html")
 UNREADABLE = ("prose", "two_labels", "twice", "wrong_schema", "marker", "empty")
 FINAL = ("refusal", "filter", "filter_400")
 FAULTS = (*TRANSIENT, *UNREADABLE, "length", *FINAL)
@@ -113,6 +113,12 @@ class ChatStub:
         self.seen[kind] += 1
         if kind == "hang":
             await asyncio.sleep(60)
+        if kind == "drip":  # never quiet for long, and never done
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+            for _ in range(1000):
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
         if kind == "drop":
             return False
         if kind == "cut":

@@ -122,7 +122,7 @@ def test_a_schema_that_must_be_taken():
     "status, body, said",
     [
         (401, {"error": {"message": "wrong key sk-very-secret"}}, "does not take the key"),
-        (403, {"error": {"message": "not here"}}, "refuses: HTTP 403: not here"),
+        (403, {"error": {"message": "not sk-very-secret"}}, "refuses: HTTP 403: not [key]"),
         (404, {"error": {"message": "no model m"}}, "no model m: look at judge.base_url"),
         (429, {"error": {"message": "x", "code": "insufficient_quota"}}, "no quota left"),
         (307, {}, "leads elsewhere"),
