@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.arbiter.chat.messages import ChatReply
@@ -60,6 +60,7 @@ def test_everything_else_is_a_fault_that_is_asked_again(text):
     assert fault.why and "\n" not in fault.why and len(fault.why) < 250
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text() | st.recursive(st.text() | st.none() | st.integers(), st.lists).map(json.dumps))
 def test_no_text_raises(text):
     assert isinstance(read(text), (Answer, Fault))

@@ -7,6 +7,7 @@ import yaml
 
 from srpo_jax.arbiter.prompted.rubric import FOLDER, load_rubric, load_rubrics, shipped
 from srpo_jax.errors import UserError
+from tests.support import ROOT
 
 GOOD = yaml.safe_load((FOLDER / "reply_safety.yaml").read_text())
 
@@ -46,6 +47,13 @@ def test_a_file_of_ones_own(tmp_path):
     assert (rubric.name, rubric.reads, other.name) == ("mine", ("unsafe_reply",), "effectiveness")
     path.write_text(path.read_text() + "# a comment\n")
     assert load_rubric(str(path)).sha256 != rubric.sha256
+
+
+def test_the_example_of_the_docs(tmp_path):
+    page = (ROOT / "docs" / "judges.md").read_text()
+    path = tmp_path / "kitchen.yaml"
+    path.write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert set(load_rubric(str(path)).judges) == {"reply"}
 
 
 def verdict(**changed):

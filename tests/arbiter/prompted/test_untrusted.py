@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.arbiter.chat.messages import Picture
@@ -29,6 +29,7 @@ def prompt(question: str, step: str, reply: str) -> str:
     )
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS, TEXTS, TEXTS)
 def test_a_prompt_holds_texts_whole_and_nowhere_else(question, step, reply):
     """What is read back is what was put in, and the words around it are the same for all texts."""
@@ -38,6 +39,7 @@ def test_a_prompt_holds_texts_whole_and_nowhere_else(question, step, reply):
     assert len(tags(written)) == 3
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS)
 def test_no_text_holds_a_marker_or_a_special_token(text):
     """Even a text with the marker of its own block in it: there it does not read as one."""
