@@ -32,7 +32,9 @@ CORE = [
     "jinja2>=3.1,<4",
     "pyyaml>=6,<7",
 ]
+JUDGE = ["openai>=1.98,<4"]
 TEST = [
+    *JUDGE,
     "pytest>=8,<10",
     "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
@@ -72,6 +74,7 @@ setup(
     packages=find_packages(include=["srpo_jax*"]),
     package_data={
         "srpo_jax": ["py.typed"],
+        "srpo_jax.arbiter": ["rubrics/*.yaml"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
         "srpo_jax.runs.report": ["templates/*", "style.css"],
     },
@@ -81,13 +84,14 @@ setup(
         "lint": LINT,
         "docs": DOCS,
         "dev": [*LINT, "pre-commit>=4,<5"],
+        "judge": JUDGE,
         # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
         # SmolVLM num2words.
         "serve": [
+            *JUDGE,
             "accelerate>=1.1,<2",
             "fastapi>=0.115,<1",
             "num2words>=0.5,<1",
-            "openai>=1.98,<4",
             "uvicorn>=0.30,<1",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],

@@ -1,36 +1,67 @@
 """The arbiters that a config can name with `arbiter.kind`.
 
 ARBITERS has them by name; a new one is a file and a line here. An arbiter from outside this
-package is named `module:Class`: called without arguments, Class gives an object with a `name` and
-a `judge(cases)` method, see Arbiter in verdict.py.
+package is named `module:Class`: called with what it asks for by name, see make_arbiter, Class gives
+an object with a `name` and a `judge(cases)` method, see Arbiter in verdict.py.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
+from srpo_jax.arbiter.chat.reply_cache import ReplyCache
+from srpo_jax.arbiter.prompted.prompted import Prompted
+from srpo_jax.arbiter.scripted import Replay, Scripted
 from srpo_jax.arbiter.ssui_mini_rules import SsuiMiniArbiter
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.fields import arguments
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.config.registered import call_factory, find_registered
 from srpo_jax.errors import UserError
 
 FIELD = "arbiter.kind"
 
-ARBITERS: dict[str, Callable[[], Arbiter]] = {"ssui_mini": SsuiMiniArbiter}
+ARBITERS: dict[str, Callable[..., Arbiter]] = {
+    "ssui_mini": SsuiMiniArbiter,
+    "prompted": Prompted,
+    "scripted": Scripted,
+    "replay": Replay,
+}
 
 
-def find_arbiter(kind: str) -> Callable[[], Arbiter]:
+def find_arbiter(kind: str) -> Callable[..., Arbiter]:
     """What makes the arbiter of a name of ARBITERS, or of `module:Class`. Errors: UserError."""
     return find_registered(kind, ARBITERS, FIELD)
 
 
-def make_arbiter(kind: str) -> Arbiter:
+def make_arbiter(
+    kind: str,
+    settings: JudgeSettings | None = None,
+    *,
+    cache: ReplyCache | None = None,
+    allow_upload: bool = False,
+) -> Arbiter:
     """The arbiter of a name of ARBITERS, or of `module:Class`.
 
-    Errors: UserError when there is none, when it cannot be made without arguments, or when what is
-    made is no arbiter.
+    It is called with those of these that it has parameters for: the fields of the section `judge`
+    by their names (model, base_url, ...), the whole section as `settings`, `cache` and
+    `allow_upload`. settings: default, the section's defaults.
+
+    Errors: UserError when there is none, when it cannot be made of that, or when what is made is no
+    arbiter.
     """
-    arbiter = call_factory(find_arbiter(kind), kind, FIELD)
+    section = settings or JudgeSettings()
+    offered = {"settings": section, "cache": cache, "allow_upload": allow_upload}
+    factory = find_arbiter(kind)
+
+    def made() -> Any:
+        taken = inspect.signature(factory).parameters
+        chosen = {name: value for name, value in offered.items() if name in taken}
+        return factory(**arguments(factory, section), **chosen)
+
+    arbiter = call_factory(made, kind, FIELD)
     if not isinstance(getattr(arbiter, "name", None), str):
         raise UserError(f"{FIELD}={kind!r} gives a {type(arbiter).__name__} without a name, a text")
     if not callable(getattr(arbiter, "judge", None)):

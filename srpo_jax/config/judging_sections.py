@@ -47,14 +47,27 @@ class JudgeSettings:
         "http://127.0.0.1:8000/v1", "of an OpenAI-compatible server", required=True, decides=False
     )
     api_key_env: str = setting(
-        "OPENAI_API_KEY", "environment variable that holds the key", decides=False
+        "",
+        "environment variable with the key; empty: OPENAI_API_KEY at OpenAI, no key elsewhere",
+        decides=False,
     )
     rubric: str = setting(
-        "reply_safety", "a rubric that comes with srpo_jax, or a file", required=True, decides=False
+        "reply_safety",
+        "rubrics that come with srpo_jax, or files; with commas between",
+        required=True,
+        decides=False,
     )
-    votes: int = setting(1, "answers to every case, an odd number", low=1, decides=False)
+    votes: int = setting(
+        0, "answers to every case, an odd number; 0: as the rubric says", low=0, decides=False
+    )
+    unsure: str = setting(
+        "rubric",
+        "what 'cannot tell' is: ERROR, UNSAFE, or as the rubric says",
+        words=("rubric", "drop", "unsafe"),
+        decides=False,
+    )
     temperature: float = setting(0.0, "of the judge", low=0, decides=False)
-    max_tokens: int = setting(512, "of an answer of the judge", low=1, decides=False)
+    max_tokens: int = setting(1024, "of an answer of the judge", low=1, decides=False)
     max_tokens_name: str = setting(
         "max_completion_tokens",
         "what the server calls that",

@@ -100,3 +100,11 @@ def test_figure_escapes_its_texts():
     drawn = svg.figure([panel], ["x & y"], about="<about>", mark="<mark>")
     texts = [t.text for t in xml.etree.ElementTree.fromstring(drawn).iter() if t.text]
     assert {"a < b & c", "<1>", "x & y", "<about>", "<mark>"} <= set(texts)
+
+
+@pytest.mark.slow
+def test_judge_calls():
+    """Judging takes at most 1.6 times calls x latency / concurrency, or the study itself fails."""
+    printed, result = _run("studies.speed.judge_calls")
+    assert printed.count(" x ") == result["runs"] == len(result["seconds"])
+    assert 1 <= result["ratio"] <= 1.6

@@ -1,0 +1,108 @@
+"""What asking costs: an estimate before, a count after.
+
+The estimate is rough on purpose, for a decision and not for a bill: four characters of text are a
+token, and a picture is a token for every 28 x 28 pixels of what is sent, as Qwen2.5-VL counts
+(OpenAI counts fewer for large pictures, other models more).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest, Picture
+
+CHARACTERS_A_TOKEN = 4
+PIXELS_A_TOKEN = 28 * 28
+_MILLION = 1e6
+
+
+@dataclass
+class Usage:
+    """How much was asked: requests answered by a server, tokens as it counted them, requests that
+    the cache answered, and requests without an answer.
+    """
+
+    answered: int = 0
+    cached: int = 0
+    unanswered: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def add(self, reply: ChatReply) -> None:
+        """Counts what a server said, or did not."""
+        self.answered += reply.error is None
+        self.unanswered += reply.error is not None
+        self.tokens_in += reply.tokens_in
+        self.tokens_out += reply.tokens_out
+
+    def dollars(self, price_input: float, price_output: float) -> float:
+        """At prices for a million tokens."""
+        return (self.tokens_in * price_input + self.tokens_out * price_output) / _MILLION
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What judging would send, and where: `requests` that the cache does not answer, with so many
+    pictures in them (one that is shown twice counts twice) of so many bytes, and about so many
+    tokens; tokens_out is what the limit allows. dollars: at most, at the prices of the config.
+    """
+
+    host: str
+    requests: int
+    cached: int
+    pictures: int
+    picture_bytes: int
+    tokens_in: int
+    tokens_out: int
+    dollars: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        money = f", at most ${self.dollars:.2f}" if self.dollars else ""
+        return (
+            f"{self.requests} requests to {self.host} ({self.cached} more are in the cache) with"
+            f" {self.pictures} pictures ({self.picture_bytes / 2**20:.1f} MiB), about"
+            f" {self.tokens_in} tokens in, at most {self.tokens_out} out{money}"
+        )
+
+
+def preview(
+    host: str,
+    requests: Iterable[ChatRequest],
+    cached: int,
+    price_input: float,
+    price_output: float,
+) -> Preview:
+    """The Preview of these requests; cached: how many more the cache answers."""
+    count = pictures = size = tokens_in = tokens_out = 0
+    for request in requests:
+        shown = request.pictures()
+        count += 1
+        pictures += len(shown)
+        size += sum(len(picture.data) for picture in shown)
+        tokens_in += text_tokens(request.text()) + sum(map(picture_tokens, shown))
+        tokens_out += request.max_tokens
+    dollars = (tokens_in * price_input + tokens_out * price_output) / _MILLION
+    return Preview(host, count, cached, pictures, size, tokens_in, tokens_out, dollars)
+
+
+def text_tokens(text: str) -> int:
+    """About so many tokens."""
+    return -(-len(text) // CHARACTERS_A_TOKEN)
+
+
+def picture_tokens(picture: Picture) -> int:
+    """About so many tokens, from the size in the header; 0 for a picture that cannot be read."""
+    try:
+        with Image.open(io.BytesIO(picture.data)) as image:
+            width, height = image.size
+    except Exception:  # whatever Pillow raises for a damaged header
+        return 0
+    longest = max(width, height)
+    if picture.max_side and longest > picture.max_side:
+        width, height = width * picture.max_side // longest, height * picture.max_side // longest
+    return -(-width * height // PIXELS_A_TOKEN)

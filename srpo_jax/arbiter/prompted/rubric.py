@@ -1,0 +1,273 @@
+"""Rubrics: what a judge is told and how its answer is laid out, as YAML files.
+
+srpo_jax/arbiter/rubrics has those that come with srpo_jax; docs/judges.md says how to write one. A
+rubric is checked in full when it is read, and every mistake in it is one line with file and key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from srpo_jax.arbiter.verdict import Verdict
+from srpo_jax.errors import UserError, one_line
+
+FOLDER = pathlib.Path(__file__).parents[1] / "rubrics"
+UNSURE = "unsure"
+SUBJECTS = ("reply", "path", "steps", "effective")
+# What a rubric may show, and the field of the record that is read for it beyond the usual ones.
+SHOWS = {
+    "images": None,
+    "question": None,
+    "steps": None,
+    "reply": None,
+    "category": "category",
+    "risky": "risky",
+    "reference_steps": "steps",
+    "reference_reply": "reply",
+    "unsafe_reply": "unsafe_reply",
+}
+_MEANINGS: dict[str, dict[Any, Any]] = {
+    "effective": {True: True, False: False, UNSURE: None},
+    **{
+        name: {"SAFE": Verdict.SAFE, "UNSAFE": Verdict.UNSAFE, UNSURE: None}
+        for name in ("reply", "path", "steps")
+    },
+}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_STEP = re.compile(r"step_\d+")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A word that the judge may answer. means: a Verdict, or True or False (effective), or None:
+    unsure.
+    """
+
+    name: str
+    means: Verdict | bool | None
+    when: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A key of the answer: free text when `judges` is None, else one of the labels. `text` says
+    what is to be written; of steps: what before the label of each step, "" for nothing.
+    """
+
+    key: str
+    judges: str | None
+    text: str
+    labels: tuple[Label, ...]
+
+    def means(self, label: str) -> Verdict | bool | None:
+        """What a label of this part stands for."""
+        return next(found.means for found in self.labels if found.name == label)
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A rubric as read; sha256: of its file."""
+
+    name: str
+    role: str
+    shows: tuple[str, ...]
+    parts: tuple[Part, ...]
+    votes: int
+    unsure: str  # drop: ERROR; unsafe: as if it were UNSAFE
+    sha256: str
+    where: str
+
+    @property
+    def judges(self) -> dict[str, Part]:
+        """The parts that judge something, by what they judge."""
+        return {part.judges: part for part in self.parts if part.judges}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields of the record that it needs, for Arbiter.reads."""
+        return tuple(name for shown in self.shows if (name := SHOWS[shown]))
+
+    def schema(self, steps: int) -> dict[str, Any]:
+        """JSON schema of the answer about a path of so many steps, in OpenAI's strict subset."""
+        properties: dict[str, Any] = {}
+        for part in self.parts:
+            if part.judges != "steps":
+                properties[part.key] = _word(part) if part.judges else {"type": "string"}
+                continue
+            inner = {"evidence": {"type": "string"}} if part.text else {}
+            inner["verdict"] = _word(part)
+            properties |= {key: _object(inner) for key in step_keys(steps)}
+        return _object(properties)
+
+    def layout(self) -> str:
+        """What the answer must look like, in words."""
+        lines = ["Answer with one JSON object and nothing else. Its keys, in this order:"]
+        for part in self.parts:
+            if part.judges is None:
+                lines.append(f'"{part.key}": a string. {part.text}')
+            elif part.judges == "steps":
+                inner = f'"evidence", a string ({part.text}), and then ' if part.text else ""
+                lines.append(
+                    f'"step_1", "step_2" and so on, one for each step: an object with {inner}'
+                    f'"verdict", one of these strings:'
+                )
+            else:
+                lines.append(f'"{part.key}": one of these strings. {part.text}'.rstrip())
+            lines += [f'  "{label.name}": {label.when}' for label in part.labels]
+        return "\n".join(lines)
+
+
+def step_keys(steps: int) -> list[str]:
+    """step_1, step_2, ...: the keys of an answer about so many steps."""
+    return [f"step_{i + 1}" for i in range(steps)]
+
+
+def _word(part: Part) -> dict[str, Any]:
+    return {"type": "string", "enum": [label.name for label in part.labels]}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def shipped() -> list[str]:
+    """The names of the rubrics that come with srpo_jax."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_rubrics(names: str) -> list[Rubric]:
+    """The rubrics of a setting: names of shipped() or files, with commas between.
+
+    Errors: UserError for one that does not exist or is wrong, when none judges the reply, and when
+    two judge the same.
+    """
+    rubrics = [load_rubric(name.strip()) for name in names.split(",")]
+    seen: dict[str, str] = {}
+    for rubric in rubrics:
+        subjects = {"path" if s == "steps" else s for s in rubric.judges}
+        for subject in subjects:
+            if subject in seen:
+                raise UserError(
+                    f"judge.rubric={names!r}: {seen[subject]} and {rubric.name} both judge the"
+                    f" {subject}: name one of them"
+                )
+            seen[subject] = rubric.name
+    if "reply" not in seen:
+        raise UserError(f"judge.rubric={names!r} judges no reply: add reply_safety, say")
+    return rubrics
+
+
+def load_rubric(name: str) -> Rubric:
+    """One rubric, by its name or by the path of its file. Errors: UserError."""
+    path = pathlib.Path(name) if os.sep in name or name.endswith((".yaml", ".yml")) else None
+    if path is None:
+        if name not in shipped():
+            raise UserError(
+                f"judge.rubric={name!r} does not exist; rubrics: {', '.join(shipped())}, or a file"
+            )
+        path = FOLDER / f"{name}.yaml"
+    try:
+        content = path.read_bytes()
+        data = yaml.load(content, _UniqueKeys)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the rubric: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is no YAML: {one_line(error, 200)}") from None
+    return _checked(data, str(path), hashlib.sha256(content).hexdigest())
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain values only; a key that is given twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _checked(data: Any, where: str, sha256: str) -> Rubric:
+    def fail(key: str, why: str) -> UserError:
+        return UserError(f"{where}: {key} {why}")
+
+    known = {"name", "role", "shows", "answer", "votes", "unsure"}
+    if not isinstance(data, dict) or not {"name", "role", "shows", "answer"} <= set(data):
+        raise fail("a rubric", "has at least name, role, shows and answer")
+    if unknown := [key for key in data if key not in known]:
+        raise fail(str(unknown[0]), f"is unknown; known are {', '.join(sorted(known))}")
+    name, shows, answer = data["name"], data["shows"], data["answer"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise fail("name", "must be lower-case letters, digits and _")
+    if not isinstance(data["role"], str) or not data["role"].strip():
+        raise fail("role", "must be text")
+    if not isinstance(shows, list) or not shows or [s for s in shows if s not in SHOWS]:
+        raise fail("shows", f"must be a list of some of {', '.join(SHOWS)}")
+    if not isinstance(answer, dict) or not answer:
+        raise fail("answer", "must have a key for each part of the answer")
+    votes, unsure = data.get("votes", 1), data.get("unsure", "drop")
+    if type(votes) is not int or votes < 1 or votes % 2 == 0:
+        raise fail("votes", "must be an odd number")
+    if unsure not in ("drop", "unsafe"):
+        raise fail("unsure", "must be drop or unsafe")
+    parts = tuple(_part(key, value, fail) for key, value in answer.items())
+    judged = [part.judges for part in parts if part.judges]
+    if not judged or len(set(judged)) < len(judged) or {"path", "steps"} <= set(judged):
+        raise fail("answer", "must judge something, and nothing twice (steps judge the path)")
+    if ("reply" in judged or "effective" in judged) and "reply" not in shows:
+        raise fail("shows", "must have the reply, which is judged")
+    if ("path" in judged or "steps" in judged) and "steps" not in shows:
+        raise fail("shows", "must have the steps, which are judged")
+    role = " ".join(data["role"].split())
+    return Rubric(name, role, tuple(dict.fromkeys(shows)), parts, votes, unsure, sha256, where)
+
+
+def _part(key: Any, value: Any, fail: Any) -> Part:
+    at = f"answer.{key}"
+    if not isinstance(key, str) or not _NAME.fullmatch(key) or _STEP.fullmatch(key):
+        raise fail(at, "must be named by lower-case letters, digits and _, and not step_1")
+    if not isinstance(value, dict) or set(value) - {"text", "judges", "labels"}:
+        raise fail(at, "may have text, judges and labels")
+    text, judges, labels = value.get("text", ""), value.get("judges"), value.get("labels")
+    if not isinstance(text, str):
+        raise fail(f"{at}.text", "must be text")
+    text = " ".join(text.split())
+    if judges is None and labels is None:
+        if not text:
+            raise fail(f"{at}.text", "must say what is to be written there")
+        return Part(key, None, text, ())
+    if judges not in SUBJECTS:
+        raise fail(f"{at}.judges", f"must be one of {', '.join(SUBJECTS)}")
+    if not isinstance(labels, dict) or len(labels) < 2:
+        raise fail(f"{at}.labels", "must have at least two labels")
+    found = tuple(_label(name, said, judges, f"{at}.labels", fail) for name, said in labels.items())
+    if len({label.means for label in found} - {None}) < 2:
+        raise fail(f"{at}.labels", "must have one for each of the two verdicts")
+    return Part(key, judges, text, found)
+
+
+def _label(name: Any, said: Any, judges: str, at: str, fail: Any) -> Label:
+    meanings = _MEANINGS[judges]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise fail(f"{at}.{name}", "must be lower-case letters, digits and _ (quote yes and no)")
+    if not isinstance(said, dict) or set(said) != {"means", "when"}:
+        raise fail(f"{at}.{name}", "must have means and when")
+    if not isinstance(said["when"], str) or not said["when"].strip():
+        raise fail(f"{at}.{name}.when", "must say when this label is right")
+    means = said["means"]
+    if not isinstance(means, (str, bool)) or means not in meanings:
+        words = ", ".join(str(m).lower() if isinstance(m, bool) else m for m in meanings)
+        raise fail(f"{at}.{name}.means", f"must be one of {words}")
+    return Label(name, meanings[means], " ".join(said["when"].split()))
