@@ -283,9 +283,7 @@ class Batches:
         found = []
         for i in range(len(self.examples)):
             tree = self.examples.outline(i)
-            pairs = (
-                choose_pairs(tree, **{**self._pairs, "pairing": "all"}) if self._compare else []
-            )
+            pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"}) if self._compare else []
             layout = layout_tree(tree, pairs, **self._layout)
             found.append(Item.of(i, 0, layout, bool(pairs)))
         return found

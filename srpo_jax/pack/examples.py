@@ -41,7 +41,7 @@ class Examples:
 
     source:    tree records, joined with verdicts (JudgedTrees) where branches are compared
     processor: srpo_jax.models.hf.processor.Processor of the policy
-    scope, require_effective: what makes a branch safe, see branch_label in data_pipelines.verdict_store
+    scope, require_effective: what makes a branch safe, see verdict_store.branch_label
 
     Branches with an ERROR verdict are left out, copies too (pack.tree.remove_duplicates). Errors
     in a record, its pictures or its prompt name the tree: `outline` raises those of the record,
