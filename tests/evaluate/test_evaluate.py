@@ -61,8 +61,8 @@ def test_every_question_is_answered_once(config, tmp_path, capsys):
     evaluate(config, tmp_path, "before", params=params)
     other, again = answers(folder)
     assert len(again) == 2 and other["policy_digest"] != about["policy_digest"]
-    by_id = {tree["id"]: tree["branches"] for tree in trees}
-    assert all(tree["branches"] == by_id[tree["id"]] for tree in again)
+    by_id = {tree["id"]: tree["branches"][0]["tokens"] for tree in trees}
+    assert all(tree["branches"][0]["tokens"] == by_id[tree["id"]] for tree in again)
     assert not (folder / "scores.json").exists() and len(list(folder.glob("answers-*"))) == 1
 
 
@@ -105,7 +105,7 @@ def test_an_interruption_costs_one_shard_at_most(config, tmp_path, monkeypatch):
 
 
 def test_answers_are_of_these_records(config, tmp_path, monkeypatch):
-    """A corrected label or picture is asked again: no answer is counted under what it was before."""
+    """Corrected records are answered again: no answer counts under what its label was before."""
     monkeypatch.setattr(run, "Sampler", RecitingSampler)
     folder = evaluate(config, tmp_path, "x")
     records = read_records(config.data.test_records)
