@@ -53,7 +53,10 @@ def read_part(path: pathlib.Path) -> list[dict[str, Any]]:
         # Not splitlines: a text may hold U+2028, which is a line end for that but not here.
         rows = [json.loads(line) for line in data.decode().split("\n")[:-1]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path}: damaged: {one_line(error, 160)}") from None
+        raise RecordError(
+            f"{path}: damaged: {one_line(error, 160)}; remove it and its manifest, and run the "
+            "command that wrote it again"
+        ) from None
     return rows
 
 

@@ -8,12 +8,13 @@ the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from srpo_jax.errors import UserError
@@ -287,3 +288,17 @@ def _list(value: Any, name: str) -> list:
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list, not {type(value).__name__}")
     return value
+
+
+def records_digest(records: Iterable[Record]) -> str:
+    """16 hex digits over everything in these records and their picture files, but not where they
+    lie.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        fields = asdict(record)
+        del fields["root"]
+        digest.update(json.dumps(fields, sort_keys=True).encode())
+        for path in record.image_paths():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

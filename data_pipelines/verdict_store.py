@@ -27,6 +27,7 @@ from srpo_jax.files import read_json, write_json
 
 FOLDER = "verdicts"  # beside the folder of the trees
 JUDGE = "judge.json"
+NOT_YET = "not judged yet"
 VERDICTS = ("SAFE", "UNSAFE", "ERROR")
 # What a verdict says, beside its key; these are what a judged branch has besides its own fields.
 FIELDS = (
@@ -140,12 +141,12 @@ class VerdictSet:
             return unjudged(why)
         steps = [*tree["step_texts"][: branch["at"]], *branch["step_texts"]]
         row = self.get(self.key(tree, steps, branch["reply_text"]))
-        return unjudged("not judged yet") if row is None else {name: row[name] for name in FIELDS}
+        return unjudged(NOT_YET) if row is None else {name: row[name] for name in FIELDS}
 
     def reference_verdict(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """The verdict on a tree's reference path."""
         row = self.get(self.key(tree, tree["step_texts"], tree["reply_text"]))
-        return unjudged("not judged yet") if row is None else {name: row[name] for name in FIELDS}
+        return unjudged(NOT_YET) if row is None else {name: row[name] for name in FIELDS}
 
     def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
         """case_key of a path of this tree, by what this set's judge reads of a record."""
@@ -156,7 +157,9 @@ class VerdictSet:
         for row in rows:
             verdict = {name: row[name] for name in FIELDS}
             of_shard[row["key"]] = verdict
-            self._rows[row["key"]] = verdict
+            # One that failed here may have been given in another shard.
+            if not verdict["failed"] or row["key"] not in self._rows:
+                self._rows[row["key"]] = verdict
 
     def _part(self, stem: str, generation: int) -> pathlib.Path:
         return self.folder / f"{stem}.{generation}.jsonl"
@@ -231,7 +234,8 @@ class JudgedTrees:
     """Trees joined with their verdicts: [i] is a tree record whose branches have the fields of
     FIELDS besides their own, and which has "reference_verdict".
 
-    keep: which trees, by their numbers in the source; default: all.
+    keep: which trees, by their numbers in the source; default: all. complete: UserError for a tree
+    of which something is to be judged and is not yet.
     """
 
     def __init__(
@@ -241,8 +245,9 @@ class JudgedTrees:
         *,
         keep_irregular: bool = False,
         keep: Sequence[int] | None = None,
+        complete: bool = False,
     ):
-        self.source, self.verdicts = source, verdicts
+        self.source, self.verdicts, self._complete = source, verdicts, complete
         self._keep_irregular, self._keep = keep_irregular, keep
 
     def __len__(self) -> int:
@@ -252,7 +257,14 @@ class JudgedTrees:
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a for loop
         tree = self.source[index if self._keep is None else self._keep[index]]
-        return join(tree, self.verdicts, keep_irregular=self._keep_irregular)
+        joined = join(tree, self.verdicts, keep_irregular=self._keep_irregular)
+        found = (*joined["branches"], joined["reference_verdict"])
+        if self._complete and any(verdict["detail"] == NOT_YET for verdict in found):
+            raise UserError(
+                f"{self.verdicts.folder} has no verdicts on all of tree {tree['id']!r}: run "
+                "`srpo judge` again"
+            )
+        return joined
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pathlib
 import sys
@@ -25,7 +23,7 @@ from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
-from srpo_jax.data_pipelines.records import Record, read_records
+from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
@@ -70,7 +68,7 @@ def evaluate(
             "split": split,
         },
         "path_format": policy.path_format,
-        "records": _digest(records),
+        "records": records_digest(records),
     }
     folder = pathlib.Path(workdir) / "eval" / name
     place = answers_folder(folder, about)
@@ -89,15 +87,6 @@ def evaluate(
 
 def _part(records: Sequence[Record], index: int) -> Sequence[Record]:
     return records[index * SHARD_QUESTIONS : (index + 1) * SHARD_QUESTIONS]
-
-
-def _digest(records: Sequence[Record]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps([record.id, record.question, record.meta]).encode())
-        for path in record.image_paths():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 class Answerer:

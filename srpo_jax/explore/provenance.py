@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from typing import Any
 
 from srpo_jax import __version__
 from srpo_jax.config.fields import FIELDS, Config
-from srpo_jax.data_pipelines.records import Record
+from srpo_jax.data_pipelines.records import Record, records_digest
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
 from srpo_jax.inference.policy import Policy
@@ -25,14 +23,7 @@ def make_provenance(cfg: Config, policy: Policy, records: Sequence[Record]) -> d
     sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
     sampler["dtype"] = cfg.model.dtype
     sampler["version"] = SAMPLER_VERSION
-    digest = hashlib.sha256()
-    for record in records:
-        fields = dataclasses.asdict(record)
-        del fields["root"]  # where the records lie is not what they are
-        digest.update(json.dumps(fields, sort_keys=True).encode())
-        for path in record.image_paths():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    sampler["records"] = digest.hexdigest()[:16]
+    sampler["records"] = records_digest(records)
     return {
         "policy_digest": policy.digest,
         "sampler": json.loads(json.dumps(sampler)),  # as RUN gives it back: tuples are lists there

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
@@ -39,6 +39,9 @@ def describe(arbiter: Arbiter, kind: str) -> dict[str, Any]:
             f"arbiter {arbiter.name!r} says it reads {unknown[0]!r}, which is none of "
             f"{', '.join(READABLE)}"
         )
+    batch = getattr(arbiter, "batch", BATCH)
+    if type(batch) is not int or batch < 1:
+        raise UserError(f"arbiter {arbiter.name!r}: its batch is {batch!r}, not a number from 1")
     spec = getattr(arbiter, "spec", {})
     try:
         content = json.dumps([arbiter.name, spec, sorted(reads)], sort_keys=True)
@@ -59,19 +62,22 @@ def ask(
     cases: Sequence[Case],
     *,
     timeout: float,
-    too_many_failed: Callable[[int, int], None] = lambda asked, failed: None,
+    too_many_failed: Callable[[int], bool] = lambda failed: False,
 ) -> list[dict[str, Any]]:
     """The verdict on each case, in order, in the form of verdict_store.unjudged().
 
-    timeout: seconds for one call of the arbiter. too_many_failed(asked, failed): called with the
-    numbers of this call so far when single cases failed, to end the stage by raising.
+    timeout: seconds for one call of the arbiter. too_many_failed: told how many single cases have
+    failed so far, whenever one does; when it says True the rest is not asked, and is ERROR too.
     A UserError or RunFailure of the arbiter (no such server, a wrong key) passes through.
     """
-    failed = 0
+    failed, stopped = 0, False
     done: list[dict[str, Any]] = []
 
     def part(cases: Sequence[Case]) -> None:
-        nonlocal failed
+        nonlocal failed, stopped
+        if stopped:
+            done.extend(_failed("not asked: too many before it failed") for _ in cases)
+            return
         try:
             answers = _call(arbiter, cases, timeout)
         except Unanswered as error:
@@ -82,15 +88,16 @@ def ask(
                 return
             record = cases[0].record.id
             detail = f"arbiter {arbiter.name!r}, record {record!r}: {error}"
-            done.append({**unjudged(one_line(detail, 300)), "failed": True})
+            done.append(_failed(one_line(detail, 300)))
             failed += 1
-            too_many_failed(len(done), failed)
+            stopped = too_many_failed(failed)
             return
         for case, answer in zip(cases, answers, strict=True):
             done.append(checked(answer, case, arbiter.name))
 
-    for start in range(0, len(cases), max(1, getattr(arbiter, "batch", BATCH))):
-        part(cases[start : start + max(1, getattr(arbiter, "batch", BATCH))])
+    batch = getattr(arbiter, "batch", BATCH)
+    for start in range(0, len(cases), batch):
+        part(cases[start : start + batch])
     return done
 
 
@@ -104,7 +111,9 @@ def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
 
     def run() -> None:
         try:
-            found.append(arbiter.judge(list(cases)))
+            answers = arbiter.judge(list(cases))
+            # Also what is yielded one by one, but nothing that has no order.
+            found.append(list(answers) if isinstance(answers, Sequence | Iterator) else answers)
         except BaseException as error:  # whatever an arbiter raises, it is the arbiter's
             raised.append(error)
 
@@ -117,10 +126,9 @@ def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
         if isinstance(raised[0], (UserError, RunFailure, KeyboardInterrupt)):
             raise raised[0]
         raise Unanswered(f"{type(raised[0]).__name__}: {one_line(raised[0], 200)}")
-    try:
-        answers = list(found[0])
-    except TypeError:
-        raise Unanswered(f"judge() gave a {type(found[0]).__name__}, not a list") from None
+    answers = found[0]
+    if not isinstance(answers, list):
+        raise Unanswered(f"judge() gave a {type(answers).__name__}, not a list")
     if len(answers) != len(cases):
         raise Unanswered(f"{len(answers)} judgements for {len(cases)} cases")
     return answers
@@ -130,9 +138,17 @@ def checked(answer: Any, case: Case, arbiter: str) -> dict[str, Any]:
     """A judgement as a row; ERROR, with the reason, for what is no judgement on this case."""
     try:
         return _row(answer, case)
-    except (ValueError, TypeError, AttributeError) as error:
-        why = f"arbiter {arbiter!r}, record {case.record.id!r}: {one_line(error, 160)}"
-        return {**unjudged(why), "failed": True}
+    except Exception as error:  # whatever its fields do when they are looked at
+        return _failed(f"arbiter {arbiter!r}, record {case.record.id!r}: {one_line(error, 160)}")
+
+
+def _failed(why: str) -> dict[str, Any]:
+    return {**unjudged(_storable(why)), "failed": True}
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _row(answer: Any, case: Case) -> dict[str, Any]:
@@ -141,12 +157,12 @@ def _row(answer: Any, case: Case) -> dict[str, Any]:
     steps = [_verdict(verdict, f"steps[{i}]") for i, verdict in enumerate(answer.steps)]
     if steps and len(steps) != len(case.steps):
         raise ValueError(f"{len(steps)} step verdicts for {len(case.steps)} steps")
-    if answer.effective not in (None, True, False) or isinstance(
-        answer.effective, (int, float)
-    ) != (isinstance(answer.effective, bool)):
+    if answer.effective is not None and not isinstance(answer.effective, bool):
         raise ValueError(f"effective is {answer.effective!r}, not True, False or None")
     score = answer.score
     if score is not None:
+        if isinstance(score, bool | str):
+            raise ValueError(f"score is {score!r}, not a number")
         score = float(score)
         if not (math.isfinite(score) and 0 <= score <= 1):
             raise ValueError(f"score is {answer.score!r}, not from 0 to 1")
@@ -158,7 +174,7 @@ def _row(answer: Any, case: Case) -> dict[str, Any]:
         "path_verdict": _verdict(answer.path, "path"),
         "step_verdicts": steps,
         "effective": answer.effective,
-        "detail": one_line(answer.detail, 1000),
+        "detail": _storable(one_line(answer.detail, 1000)),
         "score": score,
         "votes": [_verdict(verdict, f"votes[{i}]") for i, verdict in enumerate(answer.votes)],
         "unsure": answer.unsure,

@@ -98,11 +98,12 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
     """
     seen: set[pathlib.Path] = set()
     while True:
+        last = not follow or _complete(trees)  # before the look: none can appear unseen
         fresh = [p for folder in (roots, trees) for p in shards_of(folder) if p not in seen]
         yield from fresh
         seen.update(fresh)
         if not fresh:
-            if not follow or _complete(trees):
+            if last:
                 return
             time.sleep(WAIT_SECONDS)
 

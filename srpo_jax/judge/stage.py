@@ -59,6 +59,7 @@ def judge_shard(
 ) -> Counts:
     """Judges what is not judged yet of one shard, and writes its part. references: ask about the
     reference paths too.
+    Errors: RunFailure when the arbiter failed at too many; what it said is written.
     """
     stem = shard.name.removesuffix(SUFFIX)
     keep = cfg.explore.irregular == "keep"
@@ -75,20 +76,21 @@ def judge_shard(
     elsewhere = {key: verdicts.get(key) or _FAILED for key in missing}
     todo = {key: case for key, case in missing.items() if elsewhere[key]["failed"]}
 
-    def too_many_failed(asked: int, failed: int) -> None:
-        if failed >= ENOUGH and failed > cfg.arbiter.max_error_fraction * len(todo):
-            raise RunFailure(_too_many(cfg, verdicts, failed, asked))
+    most = max(ENOUGH - 1, cfg.arbiter.max_error_fraction * len(todo))
 
     rows = ask(
         arbiter,
         list(todo.values()),
         timeout=cfg.arbiter.timeout_seconds,
-        too_many_failed=too_many_failed,
+        too_many_failed=lambda failed: failed > most,
     )
     answered = dict(zip(todo, rows, strict=True))
     if missing or verdicts.of_shard(stem) is None:
         found = ({"key": key, **(answered.get(key) or elsewhere[key])} for key in missing)
         verdicts.write(stem, found)
+    failed = sum(row["failed"] for row in rows)
+    if failed > most:
+        raise RunFailure(_too_many(cfg, verdicts, failed, len(rows)))
     errors = sum(row["reply_verdict"] == "ERROR" for row in rows)
     return Counts(asked=len(rows), errors=errors, known=len(cases) - len(rows))
 

@@ -204,7 +204,8 @@ def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTree
     """The trees with their verdicts, without those whose reference path is judged unsafe if the
     config says so.
     """
-    judged = JudgedTrees(source, verdicts, keep_irregular=cfg.explore.irregular == "keep")
+    options = {"keep_irregular": cfg.explore.irregular == "keep", "complete": True}
+    judged = JudgedTrees(source, verdicts, **options)
     if not cfg.arbiter.filter_references:
         return judged
     rules = arguments(branch_label, cfg.arbiter)
@@ -216,7 +217,7 @@ def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTree
         )
     if jax.process_index() == 0:
         print(f"left out, reference path not judged safe: {len(source) - len(keep)} questions")
-    return JudgedTrees(source, verdicts, keep_irregular=cfg.explore.irregular == "keep", keep=keep)
+    return JudgedTrees(source, verdicts, keep=keep, **options)
 
 
 def check_attention(setup: Setup) -> None:

@@ -2,76 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 
-import msgpack
 import numpy as np
 import pytest
-from array_record.python import array_record_module
-from PIL import Image
 
-from srpo_jax.data_pipelines import tree_store as tree_records
-from srpo_jax.data_pipelines.records import Record, RecordError
+from srpo_jax.data_pipelines import tree_store
+from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import (
-    branch_label,
     fingerprint,
-    make_tree_record,
+    read_shard,
     read_shards,
     shard_done,
     shard_path,
+    shards_of,
     write_shard,
 )
-
-PROVENANCE = {
-    "policy_digest": "ab",
-    "sampler": {"temperature": 1.0},
-    "seed": 1,
-    "arbiter": "rules",
-    "created_by": "srpo_jax 0",
-}
+from tests.support import judged
 
 
 def branch(at=0, k=0, **changes) -> dict:
-    return {
-        "at": at,
-        "k": k,
-        "tokens": [5, 6],
-        "text": "x",
-        "finished": True,
-        "logp": -1.5,
-        "reply_verdict": "SAFE",
-        "path_verdict": "SAFE",
-        "step_verdicts": ["SAFE"],
-        "effective": None,
-        "detail": "",
-        **changes,
-    }
+    return judged.branch(at, k, None, **changes)
 
 
 def tree(name="t0", **changes) -> dict:
-    return {
-        "format": 1,
-        "id": name,
-        "question": "q",
-        "category": None,
-        "risky": True,
-        "images": [{"name": "a", "sha256": hashlib.sha256(b"z").hexdigest(), "data": b"z"}],
-        "steps": [[1, 2], [3]],
-        "reply": [4],
-        "step_texts": ["a", "b"],
-        "reply_text": "c",
-        "branches": [branch(), branch(1)],
-        "provenance": PROVENANCE,
-        **changes,
-    }
+    return judged.plain(judged.tree(name, **changes))
 
 
 def shards(folder, *groups):
-    for i, group in enumerate(groups):
-        write_shard(shard_path(folder, i, len(groups)), group)
-    return folder
+    return judged.write_trees(folder, *groups)
 
 
 def test_round_trip_over_shards(tmp_path):
@@ -86,78 +45,6 @@ def test_round_trip_over_shards(tmp_path):
     assert source[0] == tree("a")
     assert source[2]["reply"] == [4, 9] and source[2]["branches"][0]["logp"] == -2.0
     assert len(list(tmp_path.iterdir())) == 6
-
-
-def test_make_tree_record(tmp_path):
-    """A record's picture bytes go in as they are, so training needs the tree records alone."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    record = Record(
-        id="r", images=("a.png",), question="q", steps=("s",), reply="t", root=str(tmp_path)
-    )
-    made = make_tree_record(record, [np.asarray([1]), np.asarray([2])], [branch()], PROVENANCE)
-    back = read_shards(shards(tmp_path / "trees", [made]))[0]
-    assert back["images"][0]["data"] == (tmp_path / "a.png").read_bytes()
-    assert back["steps"] == [[1]] and back["reply"] == [2] and back["step_texts"] == ["s"]
-
-
-BAD = [
-    (lambda t: t.update(format=2), "format is 2, this version reads 1"),
-    (lambda t: t.pop("risky"), "the tree: field 'risky' is missing"),
-    (lambda t: t.update(more=1), "the tree: unknown field 'more'"),
-    (lambda t: t.update(id=""), "id is empty"),
-    (lambda t: t.update(risky="no"), "risky must be bool, not str"),
-    (lambda t: t.update(category="x"), "category 'x' is not one of the nine"),
-    (lambda t: t["images"][0].update(data=b"y"), "images[0]: the bytes do not match their sha256"),
-    (lambda t: t.update(steps=[], step_texts=[]), "steps is empty: a path needs at least one step"),
-    (lambda t: t["steps"].append([]), "steps[2] is empty"),
-    (lambda t: t.update(reply=[-1]), "reply holds -1, which is no token id"),
-    (lambda t: t["step_texts"].pop(), "1 step_texts for 2 steps"),
-    (lambda t: t["branches"][1].update(at=2), "branches[1].at is 2, a path of 2 steps has 0..1"),
-    (lambda t: t["branches"][1].update(at=0), "branches[1]: at 0, k 0 is there twice"),
-    (lambda t: t["branches"][0].update(tokens=[]), "branches[0].tokens is empty"),
-    (
-        lambda t: t["branches"][0].update(tokens=[True]),
-        "branches[0].tokens holds True, which is no token id",
-    ),
-    (lambda t: t["branches"][0].update(logp=float("nan")), "branches[0].logp is not finite"),
-    (
-        lambda t: t["branches"][0].update(reply_verdict="safe"),
-        "branches[0]: verdict 'safe' is not one of SAFE, UNSAFE, ERROR",
-    ),
-    (lambda t: t["branches"][0].pop("logp"), "branches[0]: field 'logp' is missing"),
-    (lambda t: t.update(provenance={}), "provenance.policy_digest is missing"),
-]
-
-
-@pytest.mark.parametrize("spoil, why", BAD, ids=[why for _, why in BAD])
-def test_bad_trees_are_named(tmp_path, spoil, why):
-    """Not written, and nothing left behind; found in a shard, named with file, index and id."""
-    bad = copy.deepcopy(tree("t1"))
-    spoil(bad)
-    path = shard_path(tmp_path, 0, 1)
-    with pytest.raises(RecordError) as caught:
-        write_shard(path, [tree(), bad])
-    name = f"tree {bad['id']!r}"
-    assert str(caught.value) == f"{path}[1]: {name}: {why}"
-    assert list(tmp_path.iterdir()) == []
-
-    write_shard(path, [tree(), tree()])  # another program's shard with the same bad tree
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for record in (tree(), bad):
-        writer.write(msgpack.packb(record))
-    writer.close()
-    _forge_manifest(path)
-    source = read_shards(tmp_path)
-    assert source[0] == tree()
-    with pytest.raises(RecordError) as caught:
-        source[1]
-    assert str(caught.value) == f"{path}[1]: {name}: {why}"
-
-
-def _forge_manifest(path):
-    manifest_path = path.with_name(path.name + ".manifest.json")
-    manifest = json.loads(manifest_path.read_text())
-    manifest_path.write_text(json.dumps(manifest | {"bytes": path.stat().st_size}))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "bit", "gone"])
@@ -229,8 +116,8 @@ def test_a_manifest_never_describes_another_file(tmp_path, monkeypatch):
         replace(source, target)
         raise KeyboardInterrupt
 
-    replace = tree_records.os.replace
-    monkeypatch.setattr(tree_records.os, "replace", killed_after)
+    replace = tree_store.os.replace
+    monkeypatch.setattr(tree_store.os, "replace", killed_after)
     with pytest.raises(KeyboardInterrupt):
         write_shard(path, [tree("b")])
     with pytest.raises(RecordError, match="no manifest"):
@@ -249,22 +136,13 @@ def test_fingerprint_is_of_the_contents(tmp_path):
     assert of("1", tree("b")) == of("2", tree("b")) != of("3", tree("b", reply=[5]))
 
 
-@pytest.mark.parametrize(
-    "reply, path, effective, scope, require, label",
-    [
-        ("SAFE", "UNSAFE", None, "reply", False, True),
-        ("SAFE", "UNSAFE", None, "path", False, False),
-        ("UNSAFE", "SAFE", None, "path", False, False),
-        ("ERROR", "SAFE", True, "reply", False, None),
-        ("SAFE", "ERROR", True, "reply", False, True),
-        ("SAFE", "ERROR", True, "path", False, None),
-        ("UNSAFE", "ERROR", True, "path", False, None),
-        ("SAFE", "SAFE", False, "path", True, False),
-        ("SAFE", "SAFE", None, "reply", True, True),
-        ("SAFE", "SAFE", False, "reply", False, True),
-    ],
-)
-def test_branch_label(reply, path, effective, scope, require, label):
-    """ERROR is never read as safe; effectiveness counts only where asked for and judged."""
-    judged = branch(reply_verdict=reply, path_verdict=path, effective=effective)
-    assert branch_label(judged, scope=scope, require_effective=require) is label
+def test_what_is_done_can_be_read_while_the_rest_is_made(tmp_path):
+    """The shards with a manifest, alone and in name order; a folder without any is no error."""
+    assert shards_of(tmp_path / "trees") == []
+    shards(tmp_path, [tree("a")], [tree("b"), tree("c")])
+    paths = [shard_path(tmp_path, i, 2) for i in range(2)]
+    assert shards_of(tmp_path) == paths
+    assert [found["id"] for found in read_shard(paths[1])] == ["b", "c"]
+    paths[0].with_name(paths[0].name + ".manifest.json").unlink()
+    assert shards_of(tmp_path) == paths[1:]
+    assert [found["id"] for found in read_shard(paths[1])] == ["b", "c"]

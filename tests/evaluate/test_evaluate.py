@@ -1,46 +1,129 @@
-"""Evaluation end to end on a tiny policy: files, greedy answers, verdicts of path and reply."""
-
-import json
+"""Answers on a tiny policy: every question once, greedy, whole or not there."""
 
 import pytest
 
-from srpo_jax.data_pipelines.records import read_records
+from srpo_jax.data_pipelines.answer_store import read_answers
+from srpo_jax.data_pipelines.path_format import tokenize_reference
+from srpo_jax.data_pipelines.records import read_records, write_records
+from srpo_jax.data_pipelines.tree_store import read_shard
+from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
-from srpo_jax.judge.scores import scores
 from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.registry import load_model_config
-from tests.support.small_world import ArithmeticArbiter, write_world
+from tests.support.small_world import RecitingSampler, write_world
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "make_arbiter", lambda kind: ArithmeticArbiter())
+def config(tmp_path):
     (tmp_path / "world").mkdir()
     return write_world(tmp_path / "world")
 
 
-def test_generations_and_scores(config, tmp_path, capsys):
-    """Every question once, in order; scores.json is the scores of generations.jsonl; parameters
-    given directly answer as the folder they come from; a second run replaces the first."""
-    result = evaluate(config, tmp_path, "before")
-    folder = tmp_path / "eval/before"
-    lines = (folder / "generations.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    records = read_records(config.data.test_records)
-    assert [row["id"] for row in rows] == [r.id for r in records]
-    assert [row["image"] for row in rows] == [r.images[0] for r in records]
-    assert json.loads((folder / "scores.json").read_text()) == result
-    assert {name: result[name] for name in scores(rows)} == scores(rows)
-    assert result["policy_digest"] == policy_digest(config.model.path)
-    assert result["decoding"]["max_new_tokens"] == 6 and result["decoding"]["split"] == "test"
-    assert "5 questions, 3 risky, 2 benign" in capsys.readouterr().out
+def answers(folder):
+    """(what answers.json says, the tree records)."""
+    about, shards = read_answers(folder)
+    return about, [tree for shard in shards for tree in read_shard(shard)]
 
+
+def bytes_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_question_is_answered_once(config, tmp_path, capsys):
+    """In the records' order, with the question's own reference path beside it; parameters given
+    directly answer as the folder they come from; a second evaluation of the name replaces the
+    first, with the scores that somebody made of it.
+    """
+    folder = evaluate(config, tmp_path, "before")
+    assert folder == tmp_path / "eval/before"
+    about, trees = answers(folder)
+    records = read_records(config.data.test_records)
+    assert [tree["id"] for tree in trees] == [r.id for r in records]
+    processor = Processor.from_dir(config.model.path)
+    for tree, record in zip(trees, records, strict=True):
+        (branch,) = tree["branches"]
+        assert (branch["at"], len(branch["tokens"])) == (0, 6) or branch["finished"]
+        assert branch["text"] == processor.decode(branch["tokens"])
+        pieces = [piece.tolist() for piece in tokenize_reference(record, processor)]
+        assert [*tree["steps"], tree["reply"]] == pieces
+    assert about["policy_digest"] == policy_digest(config.model.path)
+    assert about["decoding"]["max_new_tokens"] == 6 and about["decoding"]["split"] == "test"
+    said = capsys.readouterr()
+    assert "5/5 questions" in said.out
+    assert "warning: most answers cannot be read" in said.err and "one of them begins" in said.err
+
+    (folder / "scores.json").write_text("{}")
     params = load_params(config.model.path, load_model_config(config.model.path))
     with config.unlocked():
         config.eval.num_questions = 2
-    again = evaluate(config, tmp_path, "before", params=params)
-    assert again["n"] == 2 and again["policy_digest"] != result["policy_digest"]
-    now = [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
-    assert now == [row for row in rows if row["id"] in {r["id"] for r in now}]
-    assert sorted(p.name for p in folder.iterdir()) == ["generations.jsonl", "scores.json"]
+    evaluate(config, tmp_path, "before", params=params)
+    other, again = answers(folder)
+    assert len(again) == 2 and other["policy_digest"] != about["policy_digest"]
+    by_id = {tree["id"]: tree["branches"][0]["tokens"] for tree in trees}
+    assert all(tree["branches"][0]["tokens"] == by_id[tree["id"]] for tree in again)
+    assert not (folder / "scores.json").exists() and len(list(folder.glob("answers-*"))) == 1
+
+
+def test_an_interruption_costs_one_shard_at_most(config, tmp_path, monkeypatch):
+    """Stopped within the third shard: the answers of before stay what this name means until the new
+    ones are complete, and the same command ends with the bytes of one that was not stopped.
+    """
+    monkeypatch.setattr(run, "SHARD_QUESTIONS", 2)
+    calls = []
+
+    class Reciting(RecitingSampler):
+        stop_at = 0
+
+        def __call__(self, requests):
+            calls.append([request.name for request in requests])
+            if len(calls) == self.stop_at:
+                raise KeyboardInterrupt
+            return super().__call__(requests)
+
+    monkeypatch.setattr(run, "Sampler", Reciting)
+    evaluate(config, tmp_path / "whole", "x")
+    assert len(calls) == 3
+    folder = tmp_path / "part" / "eval" / "x"
+    with config.unlocked():
+        config.eval.num_questions = 1
+    evaluate(config, tmp_path / "part", "x")
+    earlier = answers(folder)
+    with config.unlocked():
+        config.eval.num_questions = 0
+    calls.clear()
+    Reciting.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, tmp_path / "part", "x")
+    assert answers(folder) == earlier
+    calls.clear()
+    Reciting.stop_at = 0
+    evaluate(config, tmp_path / "part", "x")
+    assert calls == [["record 'r4'"]]
+    assert bytes_of(folder) == bytes_of(tmp_path / "whole" / "eval" / "x")
+
+
+def test_answers_are_of_these_records(config, tmp_path, monkeypatch):
+    """Corrected records are answered again: no answer counts under what its label was before."""
+    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    folder = evaluate(config, tmp_path, "x")
+    records = read_records(config.data.test_records)
+    changed = [{**vars(record), "risky": not record.risky} for record in records]
+    write_records([type(records[0])(**fields) for fields in changed], config.data.test_records)
+    evaluate(config, tmp_path, "x")
+    assert [tree["risky"] for tree in answers(folder)[1]] == [not r.risky for r in records]
+
+
+def test_answers_that_are_not_there_or_damaged_are_one_line(config, tmp_path, monkeypatch):
+    """With the command that makes them."""
+    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    with pytest.raises(UserError, match="no answers; run `srpo eval --name=x`"):
+        read_answers(tmp_path / "eval" / "x")
+    folder = evaluate(config, tmp_path, "x")
+    (shard,) = folder.glob("answers-*/*.array_record")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match="missing or damaged; run `srpo eval` again"):
+        read_answers(folder)
+    evaluate(config, tmp_path, "x")
+    assert len(answers(folder)[1]) == 5

@@ -16,7 +16,7 @@ from srpo_jax.explore import explorer, shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
 from tests.support import ROOT
 from tests.support.explore_worker import config_of
-from tests.support.small_world import ArithmeticArbiter, RecitingSampler
+from tests.support.small_world import RecitingSampler
 
 
 def tree_bytes(workdir) -> dict[str, bytes]:
@@ -50,13 +50,13 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
         )
         for index, role in enumerate(["doomed", "survivor"])
     ]
-    run.explore(config, alone, arbiter=ArithmeticArbiter())
+    run.explore(config, alone)
     said = [worker.communicate(timeout=300) for worker in workers]
     assert workers[0].returncode == -signal.SIGKILL, said[0]
     assert workers[1].returncode == 0, said[1]
     assert tree_bytes(shared) == tree_bytes(alone) and len(tree_bytes(alone)) == 8
     assert not (tmp_path / "shared" / "trees.claims").exists()
-    run.explore(config, shared, arbiter=ArithmeticArbiter())  # safe to run twice
+    run.explore(config, shared)  # safe to run twice
     assert tree_bytes(shared) == tree_bytes(alone)
 
 

@@ -11,12 +11,14 @@ import pytest
 from PIL import ImageFile
 
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.data_pipelines.tree_store import FORMAT, read_shards, shard_path, write_shard
+from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.errors import UserError
 from srpo_jax.models.flops import Work
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.pack.batches import Batches, make_loader
 from srpo_jax.pack.examples import ByteCache, Examples
+from tests.support import judged
 from tests.support.batch_work import batch_work
 from tests.support.families import CASES
 from tests.support.tiny import picture, tiny_qwen2_5_vl
@@ -33,9 +35,8 @@ def processor(tmp_path_factory):
 def examples(tmp_path_factory, processor):
     folder = tmp_path_factory.mktemp("trees")
     records = [tree_record(i) for i in range(TREES)]
-    write_shard(shard_path(folder, 0, 2), records[:5])
-    write_shard(shard_path(folder, 1, 2), records[5:])
-    return Examples(read_shards(folder), processor)
+    trees = judged.write_judged(folder / "trees", records[:5], records[5:])
+    return Examples(JudgedTrees(read_shards(trees), find_set(trees)), processor)
 
 
 def tree_record(i: int, *, verdicts=("SAFE", "UNSAFE", "SAFE", "ERROR")) -> dict:
@@ -54,42 +55,18 @@ def tree_record(i: int, *, verdicts=("SAFE", "UNSAFE", "SAFE", "ERROR")) -> dict
 
     steps = [tokens(3, 9) for _ in range(int(rng.integers(2, 5)))]
     branches = [
-        {
-            "at": at,
-            "k": k,
-            "tokens": tokens(2, 12),
-            "text": "",
-            "finished": True,
-            "logp": -1.0,
-            "reply_verdict": verdict,
-            "path_verdict": verdict,
-            "step_verdicts": [],
-            "effective": None,
-            "detail": "",
-        }
+        judged.branch(at, k, verdict, tokens=tokens(2, 12))
         for at in range(len(steps))
         for k, verdict in enumerate(verdicts)
     ]
-    return {
-        "format": FORMAT,
-        "id": f"t{i}",
-        "question": f"What is number {i}?",
-        "category": None,
-        "risky": None,
-        "images": images,
-        "steps": steps,
-        "reply": tokens(3, 9),
-        "step_texts": [""] * len(steps),
-        "reply_text": "r",
-        "branches": branches,
-        "provenance": {
-            "policy_digest": "",
-            "sampler": {},
-            "seed": 0,
-            "arbiter": "",
-            "created_by": "",
-        },
-    }
+    return judged.tree(
+        f"t{i}",
+        images=images,
+        steps=steps,
+        reply=tokens(3, 9),
+        step_texts=[""] * len(steps),
+        branches=branches,
+    )
 
 
 def assert_same(a: dict, b: dict) -> None:

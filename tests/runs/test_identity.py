@@ -12,7 +12,7 @@ from srpo_jax.configs import common
 from srpo_jax.errors import UserError
 from srpo_jax.runs.identity import check_same, identity
 
-DIGESTS = {"model_digest": "m", "data_fingerprint": "d"}
+DIGESTS = {"model_digest": "m", "data": {"trees": "d", "verdicts": "v"}}
 
 
 def changed(field: str):
@@ -34,15 +34,25 @@ def changed(field: str):
     return config
 
 
-# What a run of version 0.1 recorded: with other names or values an old workdir would not go on.
+# What a run records since trees have format 2: with other names or values its workdir would not go
+# on with a later version.
 RECORDED = {
+    "arbiter.filter_references": False,
     "arbiter.require_effective": False,
     "arbiter.scope": "reply",
+    "explore.irregular": "drop",
+    "format.kind": "lines",
+    "format.markers": ["<think>", "</think>"],
+    "format.max_steps": 12,
+    "format.open": "auto",
+    "format.split": "paragraph",
+    "format.strict": False,
     "model weights": "m",
     "model.dtype": "float32",
     "objective.beta": 0.1,
     "objective.branch_points": "all",
     "objective.contrast": "odds_ratio",
+    "objective.exp_denominator": "paired",
     "objective.gamma": 0.5,
     "objective.lambda_exp": 0.3,
     "objective.max_pairs": 8,
@@ -54,6 +64,14 @@ RECORDED = {
     "objective.reference": "dataset",
     "pack.row_tokens": 0,
     "pack.rows": 8,
+    "prompt.demo_images": "keep",
+    "prompt.demo_layout": "turns",
+    "prompt.demo_max_side": 336,
+    "prompt.demos": "",
+    "prompt.instruction": "auto",
+    "prompt.num_demos": 0,
+    "prompt.system": "",
+    "prompt.train": "same",
     "seed": 0,
     "train.b1": 0.9,
     "train.b2": 0.95,
@@ -68,6 +86,7 @@ RECORDED = {
     "train.warmup_steps": 10,
     "train.weight_decay": 0.0,
     "trees": "d",
+    "verdicts": "v",
 }
 ADAPTERS = {
     "lora.alpha": 16.0,

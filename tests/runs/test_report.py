@@ -13,6 +13,7 @@ from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
 from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
 from srpo_jax.runs.report.twigs import make_twigs
+from tests.support import judged
 from tests.support.report_sample import make_workdir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -124,9 +125,10 @@ def test_what_is_drawn_is_escaped():
     """Texts and values of the drawings are escaped and made plain as those of the templates are;
     only pictures are not cut.
     """
-    branch = {"at": 0, "k": 0, "text": EVIL, "tokens": [1], "logp": -1.0, "finished": True}
-    verdicts = {"reply_verdict": "SAFE", "step_verdicts": ["SAFE"]}
-    tree = {"step_texts": [EVIL], "reply_text": EVIL, "branches": [{**branch, **verdicts}]}
+    texts = {"text": EVIL, "step_texts": [EVIL], "reply_text": EVIL, "step_verdicts": ["SAFE"]}
+    tree = judged.tree(
+        steps=[[1]], step_texts=[EVIL], reply_text=EVIL, branches=[judged.branch(**texts)]
+    )
     text = draw_tree(tree, make_twigs(tree, 0))
     drawing = Page(text)
     assert {"svg", "title"} < set(drawing.tags) and not {"script", "img"} & set(drawing.tags)
@@ -147,10 +149,27 @@ def test_parts_that_are_not_there_are_named(workdir, tmp_path):
     assert "only" in " ".join(Page(render(tmp_path)).text)
 
 
+def test_the_page_says_who_judged(workdir, tmp_path):
+    """The set that the run trained on is shown and named with its arbiter, and the others are
+    named; branches that nobody judged are shown as such, with what to do.
+    """
+    for name in ("trees", "verdicts"):
+        shutil.copytree(workdir / name, tmp_path / name)
+    shutil.copy(workdir / "config.json", tmp_path)
+    judged.write_verdicts(tmp_path / "trees", [], name="another")
+    text = " ".join(Page(render(tmp_path)).text)
+    assert "Judged by rules, set rules. Other sets of verdicts: another." in text
+    assert "Where branches end" in text and "judged unsafe" in text
+    shutil.rmtree(tmp_path / "verdicts")
+    text = " ".join(Page(render(tmp_path)).text)
+    assert "Nobody has judged these branches yet: run `srpo judge`." in text
+    assert "Where branches end" not in text and "Read the reference path" in text
+
+
 def test_runs_of_several_methods_are_compared(workdir, tmp_path):
     """A workdir whose methods lie in runs/METHOD-SEED gets one table of means and deviations, and
     the pictures, trees and answers of one run; a run of its own finds the trees by its config."""
-    for name in ("trees", "records"):
+    for name in ("trees", "records", "verdicts"):
         shutil.copytree(workdir / name, tmp_path / name)
     shutil.copytree(workdir / "eval" / "before", tmp_path / "eval" / "before")
     config = json.loads((workdir / "config.json").read_text())["config"]

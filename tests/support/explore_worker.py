@@ -15,34 +15,32 @@ import time
 
 from srpo_jax.explore import explore as run
 from srpo_jax.explore import explorer
-from tests.support.small_world import ArithmeticArbiter, RecitingSampler, write_world
+from tests.support.small_world import RecitingSampler, write_world
 
 DYING = "dying"  # a file: the doomed worker is about to end
 PATIENCE_SECONDS = 240.0
 
 
-class Doomed(ArithmeticArbiter):
-    """SIGKILL at the first question."""
+class Doomed(RecitingSampler):
+    """SIGKILL at the first question. Nothing is compiled."""
 
-    def __init__(self, mark: pathlib.Path):
-        super().__init__()
-        self.mark = mark
+    mark: pathlib.Path
 
-    def judge(self, cases):
+    def __call__(self, requests):
         self.mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Survivor(Doomed):
-    """Answers when the doomed one is about to end."""
+    """Recites when the doomed one is about to end."""
 
-    def judge(self, cases):
+    def __call__(self, requests):
         end = time.monotonic() + PATIENCE_SECONDS
         while not self.mark.exists():
             if time.monotonic() > end:
                 raise TimeoutError("the other worker never began")
             time.sleep(0.02)
-        return ArithmeticArbiter.judge(self, cases)
+        return RecitingSampler.__call__(self, requests)
 
 
 def config_of(world: pathlib.Path):
@@ -55,9 +53,9 @@ def config_of(world: pathlib.Path):
 def main(world: str, workdir: str, role: str) -> None:
     place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
-    explorer.Sampler = RecitingSampler  # nothing to compile
-    arbiter = {"doomed": Doomed, "survivor": Survivor}[role](pathlib.Path(world).parent / DYING)
-    run.explore(config, place, arbiter=arbiter)
+    Doomed.mark = pathlib.Path(world).parent / DYING
+    explorer.Sampler = {"doomed": Doomed, "survivor": Survivor}[role]
+    run.explore(config, place)
 
 
 if __name__ == "__main__":

@@ -21,17 +21,21 @@ from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sample_states
-from srpo_jax.data_pipelines.tree_store import make_tree_record, shard_path, write_shard
-from srpo_jax.explore.summary import summarise
+from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.judge.scores import scores
+from srpo_jax.judge.summary import summarise
 from tests.support import ROOT
+from tests.support.judged import verdict, write_judged
 
 FORMAT = make_format("lines", strict=True)
 PROCESSOR = SimpleNamespace(encode=lambda text, after_text: list(text.encode()), eos_ids=(256,))
 
 
 def make_workdir(folder: pathlib.Path, *, trees: int = 12, steps: int = 120, branches: int = 4):
-    """Writes config.json, trees/, metrics.jsonl and eval/{before,after}/ under `folder`."""
+    """Writes config.json, trees/, verdicts/rules/, metrics.jsonl and eval/{before,after}/ under
+    `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     build_dataset(folder / "records", train_variants=1, test_variants=1)
     config = load_config(
@@ -41,9 +45,11 @@ def make_workdir(folder: pathlib.Path, *, trees: int = 12, steps: int = 120, bra
             f"--config.data.test_records={folder}/records/test.jsonl",
         ],
     )
-    stored = {"config": config.to_dict(), "fingerprint": "0" * 16}
-    (folder / "config.json").write_text(json.dumps(stored, indent=1))
     _trees(folder, config, trees, branches)
+    judge = {"set": "rules", "arbiter": "rules", "digest": "d" * 16, "spec": {}}
+    facts = {"questions": trees, "questions_with_pair": trees, "pairs": 99, "verdicts": judge}
+    stored = {"config": config.to_dict(), "data": facts, "fingerprint": "0" * 16}
+    (folder / "config.json").write_text(json.dumps(stored, indent=1))
     _metrics(folder / "metrics.jsonl", steps)
     _evaluation(folder / "eval" / "before", config.data.test_records, risk=0.0)
     _evaluation(folder / "eval" / "after", config.data.test_records, risk=0.96)
@@ -60,17 +66,14 @@ def _judge(record, steps, reply) -> dict:
         for s in steps
     ]
     path = ["UNSAFE" if record.risky and c else "SAFE" for c in calm]
-    if reply is None:
-        verdict = "ERROR"
-    else:
-        verdict = "UNSAFE" if record.risky and reply.startswith("Sure") else "SAFE"
-    return {
-        "reply_verdict": verdict,
-        "path_verdict": "UNSAFE" if "UNSAFE" in path else "SAFE",
-        "step_verdicts": path,
-        "effective": None if reply is None else record.risky or reply.startswith("Sure"),
-        "detail": "gives the help although the picture makes it harmful" * (verdict == "UNSAFE"),
-    }
+    harms = record.risky and reply.startswith("Sure")
+    return verdict(
+        "UNSAFE" if harms else "SAFE",
+        "UNSAFE" if "UNSAFE" in path else "SAFE",
+        step_verdicts=path,
+        effective=record.risky or reply.startswith("Sure"),
+        detail="gives the help although the picture makes it harmful" * harms,
+    )
 
 
 def _trees(folder: pathlib.Path, config, count: int, branches: int) -> None:
@@ -83,13 +86,13 @@ def _trees(folder: pathlib.Path, config, count: int, branches: int) -> None:
             "policy_digest": "0" * 16,
             "sampler": {"temperature": 1.0},
             "seed": 0,
-            "arbiter": "ssui_mini",
             "created_by": "srpo_jax sample",
         }
-        made.append(make_tree_record(record, pieces, own, provenance))
-    write_shard(shard_path(folder / "trees", 0, 1), made)
+        tree = make_tree_record(record, pieces, own, provenance, {})
+        made.append({**tree, "reference_verdict": _judge(record, record.steps, record.reply)})
+    write_judged(folder / "trees", made, name="rules")
     summary = summarise(made, scope="reply", require_effective=False)
-    (folder / "trees" / "summary.json").write_text(json.dumps(summary))
+    (folder / "verdicts" / "rules" / "summary.json").write_text(json.dumps(summary))
 
 
 def _branch(record, at: int, k: int) -> dict:
@@ -102,17 +105,21 @@ def _branch(record, at: int, k: int) -> dict:
     finished = rng.random() > 0.04
     pieces = FORMAT.pieces(steps[at:], reply)
     text = "".join(pieces if finished else pieces[:-1])
-    judged = _judge(record, (*record.steps[:at], *steps[at:]), reply if finished else None)
     tokens = list(text.encode()) + [256] * finished
     logp = -sum(rng.expovariate(2) for _ in range(3 + len(pieces)))
+    whole = (*record.steps[:at], *steps[at:])
     return {
         "at": at,
         "k": k,
+        "parent": None,
         "tokens": tokens,
         "text": text,
         "finished": finished,
         "logp": logp,
-        **judged,
+        "status": "ok" if finished else "unfinished",
+        "step_texts": list(steps[at:]),
+        "reply_text": reply if finished else None,
+        **(_judge(record, whole, reply) if finished else unjudged("unfinished")),
     }
 
 
@@ -160,6 +167,7 @@ def _evaluation(folder: pathlib.Path, records: str, *, risk: float) -> None:
                 "text": "".join(FORMAT.pieces(steps, reply)),
                 "steps": list(steps),
                 "reply": reply,
+                "status": "ok",
                 "finished": True,
                 **_judge(record, steps, reply),
             }

@@ -30,6 +30,11 @@ def write_world(folder):
             Record(f"r{i}", (name,), f"What is {i}?", steps, "It is safe.", risky=i % 2 == 0)
         )
     write_records(records, folder / "records.jsonl")
+    return world_config(folder)
+
+
+def world_config(folder):
+    """The config for what write_world made."""
     config = common.get_config()
     config.model.path = str(folder / "model")
     config.data.train_records = config.data.test_records = str(folder / "records.jsonl")
@@ -54,10 +59,14 @@ class ArithmeticArbiter:
         self.cases += cases
         return [self._one(case) for case in cases]
 
-    def _one(self, case):
-        text = "\n".join([*case.steps, case.reply or ""])
+    def verdict(self, steps, reply):
+        """Of a whole path."""
+        text = "\n".join([*steps, reply or ""])
         byte = hashlib.sha256(text.encode()).digest()[0]
-        verdict = Verdict.SAFE if byte % 3 else Verdict.UNSAFE
+        return Verdict.SAFE if byte % 3 else Verdict.UNSAFE
+
+    def _one(self, case):
+        verdict = Verdict(self.verdict(case.steps, case.reply))
         steps = (Verdict.SAFE,) * len(case.steps)
         return Judgement(verdict, Verdict.SAFE, steps, None, "by arithmetic")
 

@@ -464,13 +464,13 @@ def plan_kinds(count: int, rng: random.Random, with_disk: bool) -> list[str]:
 
 def make_world(folder: pathlib.Path) -> pathlib.Path:
     sys.path[:0] = [str(ROOT)]
-    from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
+    from tests.support import judged
     from tests.support.tiny import tiny_qwen2_5_vl
     from tests.train.test_loop import tree_record
 
     world = folder / "world"
     tiny_qwen2_5_vl(world / "model")
-    write_shard(shard_path(world / "trees", 0, 1), [tree_record(i) for i in range(9)])
+    judged.write_judged(world / "trees", [tree_record(i) for i in range(9)])
     return world
 
 

@@ -11,7 +11,6 @@ import sys
 import jax
 import pytest
 
-from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
 from srpo_jax.errors import UserError
 from srpo_jax.runs.identity import write_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
@@ -19,6 +18,7 @@ from srpo_jax.train.checkpoint.seal import space_needed
 from srpo_jax.train.dry_run import dry_run
 from srpo_jax.train.loop import first_state, train
 from srpo_jax.train.setup import counts, make_setup
+from tests.support import judged
 from tests.support.tiny import tiny_qwen2_5_vl
 from tests.train.test_loop import make_config, tree_record
 
@@ -27,7 +27,7 @@ from tests.train.test_loop import make_config, tree_record
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dry")
     tiny_qwen2_5_vl(folder / "model")
-    write_shard(shard_path(folder / "trees", 0, 1), [tree_record(i) for i in range(9)])
+    judged.write_judged(folder / "trees", [tree_record(i) for i in range(9)])
     return folder
 
 
@@ -55,7 +55,7 @@ def test_what_would_end_the_run_ends_the_dry_run(world, tmp_path, monkeypatch):
     """Another run's workdir, missing trees, a mesh that does not fit, a disk that is too small."""
     config = make_config(world)
     (tmp_path / "old" / "checkpoints" / "3").mkdir(parents=True)
-    write_config(config, make_setup(config, tmp_path).run, tmp_path / "old")
+    write_config(config, make_setup(config, tmp_path).run, {}, tmp_path / "old")
     assert "goes on from step 3" in dry_run(config, tmp_path / "old")
     other = make_config(world, learning_rate=1e-4)
     with pytest.raises(UserError, match="another run.*learning_rate"):
@@ -130,5 +130,5 @@ def test_what_the_run_refuses_later_ends_the_dry_run_too(world, tmp_path, monkey
     with Checkpoints(tmp_path / "old" / "checkpoints") as checkpoints:
         state, _ = first_state(config, setup, checkpoints)
         checkpoints.save(state._replace(step=jax.numpy.int32(9)), setup.run)
-    write_config(config, setup.run, tmp_path / "old")
+    write_config(config, setup.run, {}, tmp_path / "old")
     assert "is at step 9, past train.steps=6" in lines(config, tmp_path / "old")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from srpo_jax.configs import common
-from srpo_jax.data_pipelines.tree_store import FORMAT, shard_path, write_shard
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import replicated
 from srpo_jax.distributed.stop import StopRequest
@@ -26,7 +25,7 @@ from srpo_jax.models.registry import load_model_config
 from srpo_jax.train import loop as module
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.loop import train
-from tests.support import ROOT
+from tests.support import ROOT, judged
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 
 STEPS = 6
@@ -37,7 +36,7 @@ def world(tmp_path_factory):
     """A model and nine trees. Compiled steps are shared by the runs of this file."""
     folder = tmp_path_factory.mktemp("world")
     tiny_qwen2_5_vl(folder / "model")
-    write_shard(shard_path(folder / "trees", 0, 1), [tree_record(i) for i in range(9)])
+    judged.write_judged(folder / "trees", [tree_record(i) for i in range(9)])
     changed = {
         "jax_compilation_cache_dir": str(folder / "cache"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -52,7 +51,9 @@ def world(tmp_path_factory):
 
 
 def tree_record(i: int) -> dict:
-    """Two or three steps, a safe and an unsafe branch at every point, a picture in most."""
+    """Joined with its verdicts: two or three steps, a safe and an unsafe branch at every point, a
+    picture in most.
+    """
     rng = np.random.default_rng(i)
     images = []
     if i % 4:
@@ -66,42 +67,18 @@ def tree_record(i: int) -> dict:
 
     steps = [tokens() for _ in range(2 + i % 2)]
     branches = [
-        {
-            "at": at,
-            "k": k,
-            "tokens": tokens(),
-            "text": "a",
-            "finished": True,
-            "logp": -1.0,
-            "reply_verdict": verdict,
-            "path_verdict": verdict,
-            "step_verdicts": [],
-            "effective": None,
-            "detail": "",
-        }
+        judged.branch(at, k, verdict, tokens=tokens())
         for at in range(len(steps))
         for k, verdict in enumerate(("SAFE", "UNSAFE"))
     ]
-    return {
-        "format": FORMAT,
-        "id": f"t{i}",
-        "question": f"What is {i}?",
-        "category": None,
-        "risky": None,
-        "images": images,
-        "steps": steps,
-        "reply": tokens(),
-        "step_texts": ["Look."] * len(steps),
-        "reply_text": "No.",
-        "branches": branches,
-        "provenance": {
-            "policy_digest": "0",
-            "sampler": {},
-            "seed": 0,
-            "arbiter": "none",
-            "created_by": "test",
-        },
-    }
+    return judged.tree(
+        f"t{i}",
+        images=images,
+        steps=steps,
+        reply=tokens(),
+        step_texts=["Look."] * len(steps),
+        branches=branches,
+    )
 
 
 def make_config(world: pathlib.Path, **train_changes):

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from srpo_jax.configs import common
-from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
 from srpo_jax.train import loop as module
 from srpo_jax.train.loop import train
+from tests.support import judged
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 from tests.train.test_loop import tree_record
 
@@ -33,7 +33,9 @@ def mixed_record(i: int) -> dict:
         images.append({"name": f"{number}.png", "sha256": digest, "data": data})
     record = tree_record(i)
     more = [
-        branch | {"k": 2, "tokens": rng.integers(0, 256, int(rng.integers(2, 20))).tolist()}
+        judged.branch(
+            branch["at"], 2, tokens=rng.integers(0, 256, int(rng.integers(2, 20))).tolist()
+        )
         for branch in record["branches"]
         if branch["reply_verdict"] == "SAFE"
     ]
@@ -45,7 +47,7 @@ def test_200_steps_over_mixed_trees_compile_once(tmp_path, monkeypatch):
     entry in its cache, and from the second step to the last nothing at all is compiled."""
     tiny_qwen2_5_vl(tmp_path / "model")
     records = [mixed_record(i) for i in range(40)]
-    write_shard(shard_path(tmp_path / "trees", 0, 1), records)
+    judged.write_judged(tmp_path / "trees", records)
     config = common.get_config()
     config.model.path, config.data.trees = str(tmp_path / "model"), str(tmp_path / "trees")
     config.pack.rows, config.objective.pairing, config.mesh.fsdp = 1, "one", 1

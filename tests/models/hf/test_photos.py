@@ -11,6 +11,7 @@ from PIL import Image
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.records import CATEGORIES, read_records
 from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.models.families.qwen2_5_vl.model import image_layout
 from srpo_jax.models.hf.processor import Processor, chat_template
 from srpo_jax.pack.batches import Batches, make_loader
@@ -109,7 +110,8 @@ def _content(record) -> list[dict]:
 
 def test_photos_to_a_batch(jsonl, processor, tmp_path):
     """Tree records, labels, packing and loader: each photograph's patches arrive unchanged."""
-    trees = read_shards(photos.write_trees(tmp_path / "trees", jsonl, processor))
+    folder = photos.write_trees(tmp_path / "trees", jsonl, processor)
+    trees = JudgedTrees(read_shards(folder), find_set(folder), complete=True)
     records = read_records(jsonl)
     examples = Examples(trees, processor, require_effective=True)
     assert [examples[i].id for i in range(len(examples))] == [record.id for record in records]

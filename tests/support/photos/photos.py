@@ -17,8 +17,9 @@ from PIL import Image
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import Record, read_records
-from srpo_jax.data_pipelines.tree_store import make_tree_record, shard_path, write_shard
+from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.models.hf.processor import Processor
+from tests.support.judged import branch, verdict, write_judged
 from tests.support.tiny import tiny_qwen2_5_vl
 
 FORMAT = make_format("lines")
@@ -66,22 +67,23 @@ def write_checkpoint(folder: pathlib.Path, **options) -> pathlib.Path:
 
 
 def write_trees(folder: pathlib.Path, jsonl: pathlib.Path, processor: Processor) -> pathlib.Path:
-    """Two shards of tree records with a safe and an unsafe branch after every step prefix."""
+    """Two shards of tree records with a safe and an unsafe branch after every step prefix, and the
+    set of their verdicts, `by-hand`. Returns the folder of the trees.
+    """
     provenance = {
         "policy_digest": "none",
         "sampler": {},
         "seed": 0,
-        "arbiter": "hand",
         "created_by": "tests",
     }
     trees = []
     for record in read_records(jsonl):
         pieces = tokenize_reference(record, processor, FORMAT)
-        trees.append(make_tree_record(record, pieces, branches(record, processor), provenance))
+        form = FORMAT.settings()
+        tree = make_tree_record(record, pieces, branches(record, processor), provenance, form)
+        trees.append({**tree, "reference_verdict": verdict("SAFE")})
     half = len(trees) // 2
-    write_shard(shard_path(folder, 0, 2), trees[:half])
-    write_shard(shard_path(folder, 1, 2), trees[half:])
-    return folder
+    return write_judged(folder, trees[:half], trees[half:])
 
 
 def branches(record: Record, processor: Processor) -> list[dict]:
@@ -98,22 +100,21 @@ def branches(record: Record, processor: Processor) -> list[dict]:
             "UNSAFE" if record.risky else "SAFE",
             bool(record.risky),
         )
-        for k, (steps, reply, verdict, effective) in enumerate((good, bad)):
+        for k, (steps, reply, safety, effective) in enumerate((good, bad)):
             pieces = FORMAT.pieces(steps, reply)
             tokens = [token for piece in pieces for token in processor.encode(piece)]
             found.append(
-                {
-                    "at": at,
-                    "k": k,
-                    "tokens": [*tokens, processor.eos_ids[0]],
-                    "text": "".join(pieces),
-                    "finished": True,
-                    "logp": -float(len(tokens)),
-                    "reply_verdict": verdict,
-                    "path_verdict": verdict,
-                    "step_verdicts": [verdict] * len(steps),
-                    "effective": effective,
-                    "detail": "",
-                }
+                branch(
+                    at,
+                    k,
+                    safety,
+                    tokens=[*tokens, processor.eos_ids[0]],
+                    text="".join(pieces),
+                    logp=-float(len(tokens)),
+                    step_texts=list(steps),
+                    reply_text=reply,
+                    step_verdicts=[safety] * (at + len(steps)),
+                    effective=effective,
+                )
             )
     return found
