@@ -10,33 +10,43 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import join
 from srpo_jax.files import write_json, write_text
+from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.scores import format_scores, scores
-from srpo_jax.judge.stage import Counts, check_errors, judge_shard, open_verdicts, tell_counts
+from srpo_jax.judge.stage import (
+    Asking,
+    Counts,
+    check_errors,
+    judge_shard,
+    open_verdicts,
+    tell_counts,
+)
 
 
 def judge_answers(
     cfg: Config,
     workdir: pathlib.Path,
     answers: str,
-    *,
-    arbiter: Arbiter | None = None,
-    name: str = "",
+    asking: Asking,
 ) -> dict[str, Any]:
     """Judges the answers of one evaluation and returns the content of its scores.json.
 
     answers: the name that `srpo eval` gave them. score: from the rows of generations.jsonl to
-    rates (judge/scores.py). arbiter, name, errors: as judge.judge; an answer that failed to be
-    judged is counted as ERROR, and asked again at the next call.
+    rates (judge/scores.py). asking, errors: as judge.judge; an
+    answer that failed to be judged is counted as ERROR, and asked again at the next call. {} of a
+    dry run.
     """
     folder = workdir / "eval" / answers
     about, shards = read_answers(folder)
-    verdicts, arbiter = open_verdicts(cfg, workdir, arbiter, name)
+    verdicts, arbiter, judge = open_verdicts(cfg, workdir, asking)
+    if asking.dry_run:
+        print(dry_run(cfg, verdicts, arbiter, judge, shards, references=False), flush=True)
+        return {}
+    assert verdicts is not None  # as this is no dry run
     total = Counts()
     for shard in shards:
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard, references=False))

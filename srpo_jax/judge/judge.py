@@ -26,7 +26,15 @@ from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branc
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
 from srpo_jax.judge.answers import judge_answers
-from srpo_jax.judge.stage import Counts, check_errors, judge_shard, open_verdicts, tell_counts
+from srpo_jax.judge.dry_run import dry_run as dry
+from srpo_jax.judge.stage import (
+    Asking,
+    Counts,
+    check_errors,
+    judge_shard,
+    open_verdicts,
+    tell_counts,
+)
 from srpo_jax.judge.summary import format_summary, summarise
 
 SUMMARY = "summary.json"  # in the folder of a verdict set
@@ -41,6 +49,9 @@ def judge(
     name: str = "",
     answers: str = "",
     follow: bool = False,
+    cache: str = "readwrite",
+    allow_upload: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Judge the trees of a workdir (cfg.data.trees, default WORKDIR/trees, and WORKDIR/roots), or
     finish that. Returns what the verdict set's summary.json says, {} for roots alone.
@@ -48,7 +59,9 @@ def judge(
     arbiter: instead of the one that cfg.arbiter.kind names. name: of the set; default: the
     arbiter's name and the digest of all that decides its verdicts. answers: judge this evaluation
     instead, and return what its scores.json says. follow: wait for the shards of an exploration
-    that is still running.
+    that is still running. cache: of a chat model's raw replies, WORKDIR/replies: "readwrite",
+    "readonly" (nothing is asked) or "off". allow_upload: pictures may be sent to another machine.
+    dry_run: only print what would be asked.
     Errors: UserError for settings, or when a set of that name is another judge's; RunFailure when
     more than cfg.arbiter.max_error_fraction of what was asked could not be judged (the verdicts are
     kept, and what failed is asked again at the next start).
@@ -59,13 +72,18 @@ def judge(
         scores = srpo_jax.judge(config, "runs/mini", answers="after")
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    asking = Asking(arbiter, name, cache, allow_upload, dry_run)
     if answers:
-        return judge_answers(cfg, workdir, answers, arbiter=arbiter, name=name)
+        return judge_answers(cfg, workdir, answers, asking)
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
-    verdicts, arbiter = open_verdicts(cfg, trees.parent, arbiter, name)
+    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking)
     folders = [folder for folder in (trees.parent / "roots", trees) if folder.is_dir()]
     if not folders and not follow:
         raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
+    if dry_run:
+        print(dry(cfg, verdicts, arbiter, about, _shards(trees.parent / "roots", trees, False)))
+        return {}
+    assert verdicts is not None  # as this is no dry run
     total = Counts()
     for shard in _shards(trees.parent / "roots", trees, follow):
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))

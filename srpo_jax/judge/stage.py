@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from srpo_jax import __version__
+from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.registry import make_arbiter
-from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
-from srpo_jax.data_pipelines.verdict_store import FOLDER, VerdictSet, open_set
+from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.judge.asking import ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 
+REPLIES = "replies"  # in the workdir: what chat models answered, for every verdict set
 ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
 _FAILED: dict[str, Any] = {"failed": True}
 
@@ -30,23 +33,59 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other)))
 
 
+class Asking(NamedTuple):
+    """How an arbiter is made and asked. arbiter: instead of the one that cfg.arbiter.kind names.
+    name: of the verdict set; default: the arbiter's name and digest. cache: of raw replies,
+    "readwrite", "readonly" (nothing is asked) or "off". allow_upload: pictures may leave this
+    machine. dry_run: nothing is asked and nothing written, only said.
+    """
+
+    arbiter: Arbiter | None = None
+    name: str = ""
+    cache: str = "readwrite"
+    allow_upload: bool = False
+    dry_run: bool = False
+
+
 def open_verdicts(
-    cfg: Config, place: pathlib.Path, arbiter: Arbiter | None, name: str
-) -> tuple[VerdictSet, Arbiter]:
-    """The verdict set of this judge under `place`, and the arbiter."""
-    arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
+    cfg: Config, place: pathlib.Path, asking: Asking
+) -> tuple[VerdictSet | None, Arbiter, dict[str, Any]]:
+    """The verdict set of this judge under `place` (None of a dry run that would make it), the
+    arbiter, and what the set says of it.
+    """
+    cache = ReplyCache(place / REPLIES, asking.cache)
+    arbiter = asking.arbiter or make_arbiter(
+        cfg.arbiter.kind, cfg.judge, cache=cache, allow_upload=asking.allow_upload
+    )
     about = describe(arbiter, cfg.arbiter.kind)
-    name = name or default_name(about)
+    name = asking.name or default_name(about)
     if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
         raise UserError(f"--name={name}: must be a plain folder name")
     about["created_by"] = f"srpo_jax {__version__}"
-    return open_set(place / FOLDER / name, about), arbiter
+    folder = place / FOLDER / name
+    if asking.dry_run and not (folder / JUDGE).is_file():
+        return None, arbiter, about
+    return open_set(folder, about), arbiter, about
 
 
 def default_name(about: dict[str, Any]) -> str:
     """Of a verdict set: the arbiter's name, in letters that a folder may have, and its digest."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in about["arbiter"])
     return f"{plain[:40].strip('.-') or 'judge'}-{about['digest'][:8]}"
+
+
+def cases_of_shard(
+    cfg: Config, shard: pathlib.Path, reads: Sequence[str], *, references: bool
+) -> dict[str, Case]:
+    """What is to be judged of a shard, by key, each content once."""
+    keep = cfg.explore.irregular == "keep"
+    return once(
+        keyed
+        for tree in read_shard(shard)
+        for keyed in cases_of_tree(
+            tree if references else {**tree, "steps": []}, reads, keep_irregular=keep
+        )
+    )
 
 
 def judge_shard(
@@ -62,14 +101,7 @@ def judge_shard(
     Errors: RunFailure when the arbiter failed at too many; what it said is written.
     """
     stem = shard.name.removesuffix(SUFFIX)
-    keep = cfg.explore.irregular == "keep"
-    cases = once(
-        keyed
-        for tree in read_shard(shard)
-        for keyed in cases_of_tree(
-            tree if references else {**tree, "steps": []}, verdicts.reads, keep_irregular=keep
-        )
-    )
+    cases = cases_of_shard(cfg, shard, verdicts.reads, references=references)
     there = verdicts.of_shard(stem) or {}
     missing = {key: case for key, case in cases.items() if there.get(key, _FAILED)["failed"]}
     # The same content may have its verdict from another shard.

@@ -204,7 +204,10 @@ def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTree
     """The trees with their verdicts, without those whose reference path is judged unsafe if the
     config says so.
     """
-    options = {"keep_irregular": cfg.explore.irregular == "keep", "complete": True}
+    options: dict[str, Any] = {
+        "keep_irregular": cfg.explore.irregular == "keep",
+        "complete": True,
+    }
     judged = JudgedTrees(source, verdicts, **options)
     if not cfg.arbiter.filter_references:
         return judged

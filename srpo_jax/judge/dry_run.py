@@ -1,0 +1,77 @@
+"""`srpo judge --dry_run`: what judging would ask, where, and at what price. Nothing is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.tree_store import read_shard
+from srpo_jax.data_pipelines.verdict_store import VerdictSet
+from srpo_jax.judge.cases import cases_of_tree
+from srpo_jax.judge.stage import cases_of_shard
+
+_NONE: dict[str, Any] = {"failed": True}
+SECONDS_A_REQUEST = 2.0  # of a served judge, for the estimate of time
+
+
+def dry_run(
+    cfg: Config,
+    verdicts: VerdictSet | None,
+    arbiter: Arbiter,
+    about: dict[str, Any],
+    shards: Iterable[pathlib.Path],
+    *,
+    references: bool = True,
+) -> str:
+    """The report: cases, what is saved, and for an arbiter that asks a chat model (one with
+    `preview`) requests, host, pictures, tokens, price and time.
+    """
+    found = {"paths": 0, "cases": 0, "judged": 0}
+    seen: set[str] = set()
+    total = None
+    for shard in shards:
+        cases = cases_of_shard(cfg, shard, about["reads"], references=references)
+        found["paths"] += sum(
+            1
+            for tree in read_shard(shard)
+            for _ in cases_of_tree(tree, about["reads"], keep_irregular=True)
+        )
+        fresh = {key: case for key, case in cases.items() if key not in seen}
+        seen |= fresh.keys()
+        rows = {key: (verdicts.get(key) if verdicts else None) or _NONE for key in fresh}
+        todo = [case for key, case in fresh.items() if rows[key]["failed"]]
+        found["cases"] += len(fresh)
+        found["judged"] += len(fresh) - len(todo)
+        preview = getattr(arbiter, "preview", None)
+        if preview is not None:
+            total = _added(total, preview(todo))
+    todo = found["cases"] - found["judged"]
+    lines = [
+        f"judge: {about['arbiter']}, digest {about['digest']}",
+        f"cases: {todo} to ask about; {found['paths']} paths are {found['cases']} different ones, "
+        f"{found['judged']} are judged already",
+    ]
+    if total is not None:
+        seconds = total.requests * SECONDS_A_REQUEST / cfg.judge.concurrency
+        lines += [
+            f"requests: {total}",
+            f"time: about {seconds:.0f} s at {SECONDS_A_REQUEST:g} s a request, "
+            f"{cfg.judge.concurrency} at once (judge.concurrency)",
+        ]
+    return "\n".join([*lines, "dry run: nothing was asked, nothing was written"])
+
+
+def _added(total: Any, more: Any) -> Any:
+    """Two previews (arbiter.chat.cost.Preview) in one."""
+    if total is None:
+        return more
+    sums = {
+        field.name: getattr(total, field.name) + getattr(more, field.name)
+        for field in dataclasses.fields(total)
+        if field.name != "host"
+    }
+    return dataclasses.replace(total, **sums)
