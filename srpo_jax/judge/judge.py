@@ -62,12 +62,12 @@ def judge(
     if answers:
         return judge_answers(cfg, workdir, answers, arbiter=arbiter, name=name)
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
-    verdicts, arbiter = open_verdicts(cfg, trees.parent, arbiter, name)
-    folders = [folder for folder in (trees.parent / "roots", trees) if folder.is_dir()]
-    if not folders and not follow:
+    roots = trees.parent / "roots"
+    if not follow and not shards_of(roots) and not shards_of(trees):
         raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
+    verdicts, arbiter = open_verdicts(cfg, trees.parent, arbiter, name)
     total = Counts()
-    for shard in _shards(trees.parent / "roots", trees, follow):
+    for shard in _shards(roots, trees, follow):
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
         check_errors(cfg, verdicts, total)
     tell_counts(verdicts, total)
