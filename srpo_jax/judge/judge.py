@@ -76,16 +76,16 @@ def judge(
     if answers:
         return judge_answers(cfg, workdir, answers, asking)
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
-    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking)
-    folders = [folder for folder in (trees.parent / "roots", trees) if folder.is_dir()]
-    if not folders and not follow:
+    roots = trees.parent / "roots"
+    if not follow and not shards_of(roots) and not shards_of(trees):
         raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
+    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking)
     if dry_run:
-        print(dry(cfg, verdicts, arbiter, about, _shards(trees.parent / "roots", trees, False)))
+        print(dry(cfg, verdicts, arbiter, about, _shards(roots, trees, False)))
         return {}
     assert verdicts is not None  # as this is no dry run
     total = Counts()
-    for shard in _shards(trees.parent / "roots", trees, follow):
+    for shard in _shards(roots, trees, follow):
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
         check_errors(cfg, verdicts, total)
     tell_counts(verdicts, total)

@@ -294,7 +294,10 @@ class Batches:
             return
         why = "no pair of a safe and an unsafe branch, and no reference path to learn"
         if not self.used:
-            raise UserError(f"none of {total} trees can be trained on: {why}")
+            raise UserError(
+                f"none of {total} trees can be trained on: {why}; look at the table of `srpo "
+                "judge`, or sample more branches (explore.branches)"
+            )
         names = ", ".join(repr(self.examples.outline(i).id) for i in left_out[:5])
         more = ", ..." if len(left_out) > 5 else ""
         print(f"left out {len(left_out)} of {total} trees: {why} ({names}{more})", file=sys.stderr)

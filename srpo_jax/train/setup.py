@@ -165,6 +165,8 @@ def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family:
     """
     folder = pathlib.Path(cfg.data.trees or workdir / "trees")
     source = read_shards(folder)
+    if not len(source):
+        raise UserError(f"{folder}: its shards hold no tree; run `srpo explore` on some records")
     sampled_by = source[0]["provenance"]["policy_digest"]
     if sampled_by != model_digest and jax.process_index() == 0:
         print(

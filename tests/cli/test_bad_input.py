@@ -11,6 +11,7 @@ from PIL import Image
 
 from srpo_jax.cli import main as cli
 from tests.support import ROOT
+from tests.support.judged import tree, write_trees
 from tests.support.tiny import tiny_qwen2_5_vl
 
 CONFIG = ROOT / "configs" / "photos.py"
@@ -106,6 +107,33 @@ def test_bad_config(world, capfd, more, word):
     code, said = run(world, capfd, "train", *more)
     assert code == 2 and len(said) == 1 and word in said[0], said
     assert not (world / "run").exists()
+
+
+def test_what_cannot_be_judged_or_trained_on(world, capfd):
+    """No trees, no verdicts, no arbiter of that name, a folder for a name, a workdir that is not
+    there: one line each, and nothing is written.
+    """
+    code, said = run(world, capfd, "judge")
+    assert code == 2 and len(said) == 1 and "does not exist" in said[0], said
+    (world / "run").mkdir()
+    for more, words in (
+        ((), "no trees to judge; run `srpo explore` first"),
+        (("--answers=x",), "no answers; run `srpo eval --name=x` first"),
+    ):
+        code, said = run(world, capfd, "judge", *more)
+        assert code == 2 and len(said) == 1 and words in said[0], said
+    assert files(world / "run") == []
+    write_trees(world / "run" / "trees", [tree()])
+    before = files(world / "run")
+    for more, words in (
+        (("--name=a/b",), "must be a plain folder name"),
+        (("--config.arbiter.kind=nobody",), "arbiter.kind='nobody' does not exist; kinds: "),
+    ):
+        code, said = run(world, capfd, "judge", *more)
+        assert code == 2 and len(said) == 1 and words in said[0], said
+    code, said = run(world, capfd, "train")
+    assert code == 2 and len(said) == 1 and "not judged yet: run `srpo judge` first" in said[0]
+    assert files(world / "run") == before
 
 
 def without_weights(model):

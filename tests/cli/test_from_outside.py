@@ -6,8 +6,10 @@ import pytest
 
 from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
+from srpo_jax.judge.judge import judge
 from srpo_jax.train.loop import train
 from tests.support.small_world import RecitingSampler, write_world
 
@@ -23,15 +25,15 @@ Gain = PairLoss(gain, needs_reference=True)
 ARBITER = """
 from srpo_jax.arbiter.verdict import Judgement, Verdict
 
-class Turns:
-    name = "by turns"
+class Odd:
+    name = "odd is unsafe"
 
     def judge(self, cases):
-        told = (Verdict.SAFE, Verdict.UNSAFE)
-        return [
-            Judgement(told[i % 2], told[i % 2], (told[i % 2],) * len(case.steps), None, "its turn")
-            for i, case in enumerate(cases)
-        ]
+        return [self.one("13579".find(case.reply[-1]) >= 0, len(case.steps)) for case in cases]
+
+    def one(self, odd, steps):
+        told = Verdict.UNSAFE if odd else Verdict.SAFE
+        return Judgement(told, told, (told,) * steps, None, "by its last letter")
 """
 
 CONFIG = """
@@ -41,7 +43,7 @@ def get_config():
     config = common.get_config()
     config.model.path = "model"
     config.data.train_records = config.data.test_records = "records.jsonl"
-    config.arbiter.kind = "arbiter_from_outside:Turns"
+    config.arbiter.kind = "arbiter_from_outside:Odd"
     config.explore.branches, config.explore.shards, config.explore.max_new_tokens = 2, 1, 6
     config.objective.contrast = "loss_from_outside:Gain"
     config.objective.beta, config.objective.gamma = 0.5, 2.0
@@ -51,15 +53,20 @@ def get_config():
 
 
 class TalkativeSampler(RecitingSampler):
-    """Only whole paths, hardly ever the same twice."""
+    """Counts, in whole paths of which none is like another."""
 
-    LINES = tuple(f"Look {i}.\nReply: Yes." for i in range(997))
+    said = -1
+
+    def _say(self, seed):
+        self.said += 1
+        self.LINES = (f"Look {self.said}.\nReply: {self.said}",)
+        return super()._say(0)
 
 
 def test_a_loss_and_an_arbiter_of_ones_own(tmp_path, monkeypatch):
-    """Modules beside the config, no line of the package changed: the verdicts in the trees are the
-    arbiter's, and L_exp of the first step, where policy and reference policy are the same, is the
-    number that the loss gives for the config's beta and gamma.
+    """Modules beside the config, no line of the package changed: the verdicts are the arbiter's,
+    and L_exp of the first step, where policy and reference policy are the same, is the number that
+    the loss gives for the config's beta and gamma.
     """
     write_world(tmp_path)
     for name, text in (("loss", LOSS), ("arbiter", ARBITER)):
@@ -68,10 +75,14 @@ def test_a_loss_and_an_arbiter_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(explorer, "Sampler", TalkativeSampler)
     config = load_config("mine.py")
-    trees = list(read_shards(explore(config, tmp_path / "run")))
+    folder = explore(config, tmp_path / "run")
+    judge(config, tmp_path / "run")
+    verdicts = find_set(folder)
+    assert verdicts.judge["arbiter"] == "odd is unsafe"
+    assert verdicts.judge["kind"] == "arbiter_from_outside:Odd"
+    trees = list(JudgedTrees(read_shards(folder), verdicts, complete=True))
     assert len(trees) == 5
     for tree in trees:
-        assert tree["provenance"]["arbiter"] == "by turns"
         wanted = ["SAFE", "UNSAFE"] * len(tree["steps"])
         assert [branch["reply_verdict"] for branch in tree["branches"]] == wanted
     train(config, tmp_path / "run")

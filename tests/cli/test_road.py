@@ -20,11 +20,13 @@ from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset
 from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
 from srpo_jax.inference.policy import load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.judge.judge import judge
 from srpo_jax.runs.report.page import write_report
 from srpo_jax.train.loop import train
 from tests.support.photos import photos
@@ -94,8 +96,8 @@ def transformers_greedy(folder, records) -> list[list[int]]:
 
 
 def test_the_road_on_the_embedded_world(tmp_path):
-    """Explore, train, export, evaluate, report with the demo's base policy; and the export answers
-    20 held-out questions with pictures as transformers does, token for token."""
+    """Explore, judge, train, export, evaluate, report with the demo's base policy; and the export
+    answers 20 held-out questions with pictures as transformers does, token for token."""
     build_dataset(tmp_path / "world", train_variants=1, test_variants=1)
     config = ssui_mini.get_config()
     config.data.train_records = str(tmp_path / "world" / "train.jsonl")
@@ -105,13 +107,13 @@ def test_the_road_on_the_embedded_world(tmp_path):
     run = tmp_path / "run"
 
     explore(config, run)
-    trees = read_shards(run / "trees")
-    assert len(trees) == 8
-    verdicts = {b["reply_verdict"] for i in range(8) for b in trees[i]["branches"]}
-    assert {"SAFE", "UNSAFE"} <= verdicts  # able, and unsafe often enough to learn from
+    summary = judge(config, run)
+    assert summary["questions"] == 8
+    assert summary["safe"] and summary["questions_with_pair"]  # able, and unsafe often enough
     train(config, run)
     export(run, run / "export")
-    after = evaluate(config, run, "after", model_dir=run / "export")
+    evaluate(config, run, "after", model_dir=run / "export")
+    after = judge(config, run, answers="after")
     assert after["n"] == 20 and after["error_rate"] < 20
     page = pathlib.Path(write_report(run)).read_text()
     assert "data:image/png;base64," in page and "<script src" not in page
@@ -136,14 +138,14 @@ def test_the_road_on_photographs(tmp_path):
     config.explore.update(branches=1, max_new_tokens=8, batch=7, shards=2)
     run = tmp_path / "run"
     explore(config, run)
-    trees = read_shards(run / "trees")
+    summary = judge(config, run)
+    trees = JudgedTrees(read_shards(run / "trees"), find_set(run / "trees"))
     assert len(trees) == len(read_records(jsonl))
-    assert {b["reply_verdict"] for i in range(len(trees)) for b in trees[i]["branches"]} == {
-        "ERROR"
-    }
+    assert {branch["reply_verdict"] for tree in trees for branch in tree["branches"]} == {"ERROR"}
+    assert summary["references"]["safe"] == 0
 
     policy = load_policy(as_config(config))
-    by_hand = photos.write_trees(tmp_path / "by_hand", jsonl, policy.processor)
+    by_hand = photos.write_trees(tmp_path / "by_hand" / "trees", jsonl, policy.processor)
     config.data.trees = str(by_hand)
     config.train.update(steps=3, learning_rate=1e-3, warmup_steps=0)
     config.pack.rows = 2
@@ -152,5 +154,7 @@ def test_the_road_on_photographs(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     export(run, run / "export")
+    card = (run / "export" / "README.md").read_text()
+    assert f"{len(trees)} questions, " in card and "judged by `by-hand` (digest `digest" in card
     some = [record for record in read_records(jsonl) if record.images][:3]
     assert greedy(run / "export", some) == transformers_greedy(run / "export", some)

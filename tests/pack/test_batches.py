@@ -143,6 +143,62 @@ def test_weights_are_of_the_whole_batch(examples):
             assert sum(part["pair_weight"].sum() for part in parts) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("denominator, total", [("paired", 1.0), ("all", 2 / 6)])
+def test_what_the_pairs_are_averaged_over(processor, denominator, total):
+    """L_exp is the mean over the questions that have a pair, or over all: also where processes
+    share a batch that holds no pair of their own, and where the questions without one come alone.
+    """
+    lonely = [tree_record(i, verdicts=("SAFE", "ERROR")) for i in range(4)]
+    records = [tree_record(4), *lonely, tree_record(5)]
+    options = {"seed": 0, "exp_denominator": denominator}
+    examples = Examples(records, processor)
+    rows = len(Batches(examples, rows_per_batch=2, row_tokens=256, **options).plan(0).rows)
+    batches = [
+        Batches(
+            examples,
+            rows_per_batch=rows,
+            row_tokens=256,
+            process_index=p,
+            process_count=rows,
+            **options,
+        )
+        for p in range(rows)
+    ]
+    assert (batches[0].with_pair, batches[0].pairs) == (2, 2 * sum_of_points(records))
+    weights = [part[0]["pair_weight"].sum() for part in batches]
+    assert sum(weights) == pytest.approx(total, abs=1e-6) and min(weights) == 0
+    none = Batches(Examples(lonely, processor), rows_per_batch=1, **options)
+    assert none[0]["pair_weight"].sum() == 0 and none.with_pair == none.pairs == 0
+
+
+def sum_of_points(records) -> int:
+    """Branch points of the records that have both verdicts."""
+    return sum(
+        len(r["steps"])
+        for r in records
+        if {"SAFE", "UNSAFE"} <= {b["reply_verdict"] for b in r["branches"]}
+    )
+
+
+def test_what_is_not_compared_is_not_laid_out(processor):
+    """compare=False: the batches are those of trees without any branch, and nothing is drawn."""
+    records = [tree_record(i) for i in range(4)]
+    bare = [{**record, "branches": []} for record in records]
+    options = {"rows_per_batch": 2, "seed": 0, "pairing": "one"}
+    found = Batches(Examples(records, processor), compare=False, **options)
+    expected = Batches(Examples(bare, processor), **options)
+    for k in range(3):
+        assert_same(found[k], expected[k])
+    assert found.with_pair == found.pairs == 0
+
+
+def test_trees_that_nobody_judged_have_no_branches(processor):
+    """A tree record as exploration wrote it is its reference path: no branch is taken for safe."""
+    record = tree_record(1)
+    assert Examples([record], processor)[0].branches
+    assert Examples([judged.plain(record)], processor)[0].branches == ()
+
+
 def test_trees_longer_than_a_row_are_split_exactly(examples):
     """Parts of a split tree count as one question and its reference once; pictures stay whole."""
     whole = Batches(examples, rows_per_batch=1, seed=0)
