@@ -90,7 +90,8 @@ def test_help_is_short_and_has_an_example(capsys):
         assert max(map(len, out.splitlines())) <= 100
         if verb.passed_on:
             continue
-        if verb.verbs:
+        assert not verb.alone or all(f"  {name} {below}" in out for below in verb.verbs)
+        if verb.verbs and not verb.alone:
             assert all(f"  {below}" in out for below in verb.verbs)
             continue
         screen = out.partition("\nfields that it reads")[0]
@@ -102,11 +103,13 @@ def test_help_lists_the_fields_that_a_verb_reads(capsys):
     """Every field of a section that READ_BY gives to the verb, with default and meaning; no other.
     A verb without a config lists none, and no section or verb is forgotten."""
     assert set(READ_BY) == {"", *SECTIONS}
+    below = {f"{name} {k}": v for name, verb in VERBS.items() for k, v in verb.verbs.items()}
+    every = {**VERBS, **below}
     assert {verb for verbs in READ_BY.values() for verb in verbs} == {
-        name for name, verb in VERBS.items() if verb.config
+        name for name, verb in every.items() if verb.config
     }
-    for name in VERBS:
-        out = run(capsys, name, "--help")[1]
+    for name in every:
+        out = run(capsys, *name.split(), "--help")[1]
         listed = {line.split("=")[0].strip() for line in out.splitlines() if "  --config." in line}
         read = {f"--config.{f.name}" for f in FIELDS.values() if name in READ_BY[f.section]}
         assert listed - {"--config.a.b"} == read, name
