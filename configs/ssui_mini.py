@@ -26,6 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.path = str(ROOT / "data_pipelines" / "ssui_mini" / "base_policy")
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
     config.data.test_records = "ssui_mini:test"  # held-out combinations
+    config.prompt.instruction = "none"  # what the policy has learned to answer are bare questions
     config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step
     config.arbiter.require_effective = True  # or refusing everything would be the safest policy
 

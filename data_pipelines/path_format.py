@@ -6,6 +6,7 @@ tokenised on its own, so that a prefix of i pieces is the same tokens whatever f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,21 @@ def tokenize_reference(record: Record, processor: Any) -> list[np.ndarray]:
     pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]
     pieces[-1].append(processor.eos_ids[0])
     return [np.asarray(piece, np.int32) for piece in pieces]
+
+
+class Lines:
+    """One line a step, then the reply: what a prompt needs of this path format."""
+
+    name = "lines"
+    markers: tuple[str, ...] = ()
+    instruction = (
+        "{question}\n\nThink before you answer: write one short step a line, then a last line that "
+        f'begins with "{REPLY_MARKER}" and holds your answer.'
+    )
+
+    def pieces(self, steps: Sequence[str], reply: str) -> list[str]:
+        """See render_pieces."""
+        return render_pieces(list(steps), reply)
+
+
+LINES = Lines()

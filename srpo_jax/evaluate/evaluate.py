@@ -21,6 +21,7 @@ from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.path_format import parse_path
+from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.scores import format_scores, scores
@@ -53,13 +54,16 @@ def evaluate(
     cfg = as_config(cfg)
     split = cfg.eval.split
     source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
-    records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
+    known = read_records(source)
+    records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
+    check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
     rows = list(generate(cfg, policy, arbiter, records, name=name))
     result = {
         **scores(rows),
         "policy_digest": policy.digest,
+        "prompt_digest": policy.prompt_digest,
         "decoding": {
             "temperature": 0.0,
             "max_new_tokens": cfg.eval.max_new_tokens,

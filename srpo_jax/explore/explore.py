@@ -20,6 +20,7 @@ from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import shard_done, shard_path, write_shard
@@ -54,9 +55,11 @@ def explore(
     """
     cfg = as_config(cfg)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
-    records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
+    known = read_records(source)
+    records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
     arbiter = arbiter or make_arbiter(cfg.arbiter.kind)
     policy = load_policy(cfg, model_dir=model_dir)
+    check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, arbiter, records)
 
     folder = pathlib.Path(workdir) / "trees"

@@ -120,7 +120,7 @@ class Explorer:
         cases, texts = [], []
         for record, plan, own in zip(records, plans, samples, strict=True):
             for (at, _), sample in zip(plan, own, strict=True):
-                texts.append(self.processor.decode(sample.tokens.tolist()))
+                texts.append(self.processor.decode(sample.tokens.tolist(), after_text=at > 0))
                 steps, reply = parse_path(texts[-1])
                 cases.append(Case(record, record.steps[:at] + steps, reply, sample.finished))
         verdicts = iter(zip(texts, self.arbiter.judge(cases), strict=True))

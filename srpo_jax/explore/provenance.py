@@ -38,6 +38,8 @@ def make_provenance(
     sampler["records"] = digest.hexdigest()[:16]
     return {
         "policy_digest": policy.digest,
+        "prompt_digest": policy.prompt_digest,
+        "prompt": policy.asking.about,
         "sampler": sampler,
         "seed": cfg.seed,
         "arbiter": arbiter.name,
@@ -70,5 +72,5 @@ def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
     flat = {**run, **run["sampler"]}
-    # A newer version of the program may finish the run of an older one.
-    return {name: flat[name] for name in flat if name not in ("sampler", "created_by")}
+    # A newer version of the program may finish the run of an older one. prompt: in the digest.
+    return {n: flat[n] for n in flat if n not in ("sampler", "created_by", "prompt")}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +21,13 @@ from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
+from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
 from srpo_jax.models.hf.load import policy_digest
-from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.pack.batches import Batches
@@ -102,9 +103,9 @@ def make_setup(
     )
     # The data: batch k of this process, for every k.
     digest = policy_digest(cfg.model.path)
-    examples, trees = find_examples(cfg, workdir, examples, digest, config.family)
+    examples, trees, asked = find_examples(cfg, workdir, examples, digest, config.family)
     batches = make_batches(cfg, examples, mesh)
-    run = identity(cfg, model_digest=digest, data_fingerprint=trees)
+    run = identity(cfg, model_digest=digest, data_fingerprint=trees, prompt_digest=asked)
     return Setup(
         config,
         mesh,
@@ -127,10 +128,11 @@ def find_examples(
     examples: Examples | None,
     model_digest: str,
     family: Family,
-) -> tuple[Examples, str]:
-    """(the trees to train on, a fingerprint of their contents)."""
+) -> tuple[Examples, str, str]:
+    """(the trees to train on, a fingerprint of their contents, a digest of how they are asked; ""
+    for given examples, whose fingerprint has it)."""
     if examples is not None:
-        return examples, fingerprint_of_trees(examples)
+        return examples, fingerprint_of_trees(examples), ""
     folder = pathlib.Path(cfg.data.trees or workdir / "trees")
     source = read_shards(folder)
     sampled_by = source[0]["provenance"]["policy_digest"]
@@ -140,9 +142,29 @@ def find_examples(
             f"{cfg.model.path}: this run is off-policy",
             flush=True,
         )
-    processor = Processor.from_dir(cfg.model.path, family)
-    examples = Examples(source, processor, **arguments(Examples, cfg.arbiter))
-    return examples, fingerprint(folder)
+    asking = load_asking(cfg, cfg.model.path, family, bare=cfg.prompt.train == "bare")
+    check_asked_alike(asking, source[0]["provenance"], cfg.prompt.train, folder)
+    encoder = asking.encoder
+    settings = arguments(Examples, cfg.arbiter)
+    examples = Examples(source, encoder.processor, prompt=encoder.prompt, **settings)
+    return examples, fingerprint(folder), asking.digest
+
+
+def check_asked_alike(
+    asking: Asking, made: Mapping[str, Any], train: str, folder: pathlib.Path
+) -> None:
+    """UserError if trees were explored with another tokenizer or chat template than training has,
+    or, with train="same", with another prompt. made: their provenance; older ones do not say.
+    """
+    name, ours, what = "prompt_digest", asking.digest, "prompt, chat template or tokenizer"
+    if train == "bare":
+        name, ours, what = "processor", asking.about["processor"], "chat template or tokenizer"
+    theirs = {**made.get("prompt", {}), **made}.get(name, ours)
+    if theirs != ours:
+        raise UserError(
+            f"{folder}: explored with another {what} ({theirs}) than this run has ({ours}); "
+            "train with the model and the settings prompt.* and format.* of srpo explore"
+        )
 
 
 def check_attention(setup: Setup) -> None:
