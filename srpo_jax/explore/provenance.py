@@ -61,7 +61,7 @@ def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         why = f"made by an unknown run (no {RUN} beside it)"
         raise UserError(f"{shards[0]}: {why}; {advice}") from None
-    ours = _flat(run)
+    ours = _flat(json.loads(json.dumps(run)))  # as JSON gives it back
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise UserError(

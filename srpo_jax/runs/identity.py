@@ -24,9 +24,10 @@ def identity(
 ) -> dict[str, Any]:
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.
 
-    With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
-    can be made longer. prompt_digest: of how the questions are asked. Without adapters their settings decide nothing; with dropout on them the
-    slices of a batch do, because each draws its own masks.
+    prompt_digest: of how the questions are asked. With a constant schedule `train.steps` decides
+    nothing but the end, and is left out: such a run can be made longer. Without adapters their
+    settings decide nothing; with dropout on them the slices of a batch do, because each draws its
+    own masks.
     """
     deciding = {field.name: field.of(cfg) for field in FIELDS.values() if field.decides}
     found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint} | deciding
