@@ -6,6 +6,7 @@ are written once, over `CASES`; what is particular to a family is tested beside 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -93,6 +94,12 @@ class Loaded:
             self.processor.encode_question(question, pictures)
             for (question, _), pictures in zip(case.questions, self.pictures)
         ]
+
+    def asking(self, prompts: list, pictures: list[list]) -> Loaded:
+        """The same checkpoint with other prompts, and the pictures that each of them shows."""
+        other = copy.copy(self)
+        other.prompts, other.pictures = prompts, pictures
+        return other
 
     def room(self, extra: int) -> dict[str, int]:
         """Budgets of a row that hold every prompt and `extra` tokens, and a unit of padding."""

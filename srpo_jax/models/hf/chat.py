@@ -50,6 +50,11 @@ class Chat:
         framed = [[begin + text + end for text in own] for own in cut_texts]
         shown = self._apply(_contents(messages, framed))
         outside, inside = _apart(shown, begin, end)
+        if any(PRINTED.search(text) for text in outside):
+            raise UserError(
+                "the chat template prints the list of a message's parts, as it is made for texts "
+                "alone; put one for texts and pictures into chat_template.jinja"
+            )
         self._check_pictures(messages, plain, outside)
         _check_texts(messages, [t for own in cut_texts for t in own], outside, inside)
         self._check_places(messages, outside)
@@ -134,11 +139,6 @@ def _check_texts(
     messages: Sequence[Message], texts: list[str], outside: list[str], inside: list[str]
 ) -> None:
     owners = [number for number, message in enumerate(messages) for _ in message.texts]
-    if any(PRINTED.search(text) for text in outside):
-        raise UserError(
-            "the chat template prints the list of a message's parts; it is made for texts alone, "
-            "put the template of a vision-language model into chat_template.jinja"
-        )
     if inside != texts:
         wrong = next((i for i, text in enumerate(texts) if inside[i : i + 1] != [text]), -1)
         what, way_out = _named(messages, owners[wrong])
