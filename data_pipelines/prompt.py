@@ -32,17 +32,45 @@ class Picture:
     inside: bool = False
 
 
+class Told(str):
+    """Text of the config, not of a record: markers of the path format in it are real ones."""
+
+
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation. role: system, user or assistant."""
+    """One message of a conversation. role: system, user or assistant. parts: texts that follow each
+    other are one text."""
 
     role: str
     parts: tuple[str | Picture, ...]
 
     @property
+    def runs(self) -> list[list[str]]:
+        """Its texts, each in the pieces that it is put together from."""
+        found: list[list[str]] = []
+        for i, part in enumerate(self.parts):
+            if isinstance(part, str):
+                if not i or isinstance(self.parts[i - 1], Picture):
+                    found.append([])
+                found[-1].append(part)
+        return found
+
+    @property
+    def joined(self) -> tuple[str | Picture, ...]:
+        """The parts, each text in one."""
+        runs = iter(self.runs)
+        found: list[str | Picture] = []
+        for i, part in enumerate(self.parts):
+            if isinstance(part, Picture):
+                found.append(part)
+            elif not i or isinstance(self.parts[i - 1], Picture):
+                found.append("".join(next(runs)))
+        return tuple(found)
+
+    @property
     def texts(self) -> list[str]:
         """Its texts, in order."""
-        return [part for part in self.parts if isinstance(part, str)]
+        return [part for part in self.joined if isinstance(part, str)]
 
 
 class AnswerFormat(Protocol):
@@ -89,7 +117,7 @@ class Prompt:
         Pictures come in the order of the demonstrations, those of the question last.
         Raises UserError if the question has markers for another number of pictures.
         """
-        found = [Message("system", (self.system,))] if self.system else []
+        found = [Message("system", (Told(self.system),))] if self.system else []
         if self.layout == "text" and self.demos:
             return [*found, Message("user", self._in_one(question, pictures))]
         for demo in self.demos:
@@ -101,13 +129,14 @@ class Prompt:
         """The parts of a user message: the question's, with `label` and the instruction's halves
         around its text. Pictures in front of the text stay in front."""
         parts = question_parts(question, pictures)
-        before, after = label + self.before, self.after
+        before, after = Told(label + self.before), Told(self.after)
         worded = [i for i, part in enumerate(parts) if isinstance(part, str) and part.strip()]
-        if not worded:
-            return (*parts, before + after) if before + after else tuple(parts)
-        parts[worded[0]] = f"{before}{parts[worded[0]]}"
-        parts[worded[-1]] = f"{parts[worded[-1]]}{after}"
-        return tuple(parts)
+        if worded:
+            parts.insert(worded[-1] + 1, after)
+            parts.insert(worded[0], before)
+        else:
+            parts += [before, after]
+        return tuple(part for part in parts if part != "")
 
     def shown_text(self) -> str:
         """Demonstrations without pictures as they stand in front of the question (layout text)."""
@@ -127,14 +156,7 @@ class Prompt:
             used += len(demo.images)
             parts += [Picture()] * len(demo.images) + [_example(i, demo, numbers)]
         numbers = range(used + 1, used + 1 + pictures) if used else ()
-        parts += self.ask(question, pictures, self.question_label(numbers))
-        joined: list[str | Picture] = []
-        for part in parts:
-            if joined and isinstance(part, str) and isinstance(joined[-1], str):
-                joined[-1] += part
-            else:
-                joined.append(part)
-        return tuple(joined)
+        return (*parts, *self.ask(question, pictures, self.question_label(numbers)))
 
     def pictures(self) -> list[Image.Image]:
         """The demonstrations' pictures as RGB, in order, shrunk to max_side (bicubic).

@@ -31,6 +31,11 @@ def png(seed: int) -> bytes:
     return file.getvalue()
 
 
+def shown(messages: list[Message]) -> list[tuple]:
+    """(role, parts ...) of every message."""
+    return [(message.role, *message.joined) for message in messages]
+
+
 @pytest.fixture
 def demos(tmp_path):
     """Three records with a picture each; the second says where it stands."""
@@ -62,12 +67,12 @@ def test_the_bare_question_is_one_message():
 def test_an_instruction_stands_around_the_question(demos):
     """It is said once in every question; braces that are not {question} are plain text."""
     prompt = make_prompt(LINES, system=" Be kind. ", instruction="{a} {question} {{b}}")
-    assert prompt.messages("Is <image> safe?", 1) == [
-        Message("system", ("Be kind.",)),
-        Message("user", ("{a} Is ", Picture(inside=True), " safe? {{b}}")),
+    assert shown(prompt.messages("Is <image> safe?", 1)) == [
+        ("system", "Be kind."),
+        ("user", "{a} Is ", Picture(inside=True), " safe? {{b}}"),
     ]
-    assert prompt.messages("Why?", 1)[1].parts == (Picture(), "{a} Why? {{b}}")
-    assert prompt.messages("", 1)[1].parts == (Picture(), "{a}  {{b}}")
+    assert prompt.messages("Why?", 1)[1].joined == (Picture(), "{a} Why? {{b}}")
+    assert prompt.messages("", 1)[1].joined == (Picture(), "{a}  {{b}}")
     assert make_prompt(LINES, instruction="none") == BARE
     auto = make_prompt(LINES)
     assert auto.before + "{question}" + auto.after == LINES.instruction
@@ -95,12 +100,12 @@ def test_no_word_of_a_question_is_lost(question, pictures):
 def test_demonstrations_as_turns(demos):
     """The first records, each asked as the question is and answered in the path format."""
     prompt = make_prompt(LINES, instruction="{question}!", demos=demos, num_demos=2)
-    assert prompt.messages("And this?", 1) == [
-        Message("user", (Picture(), "What is it?!")),
-        Message("assistant", ("I look.\nI think.\nReply: Yes.",)),
-        Message("user", ("Is ", Picture(inside=True), " safe?!")),
-        Message("assistant", ("I look.\nI think.\nReply: Yes.",)),
-        Message("user", (Picture(), "And this?!")),
+    assert shown(prompt.messages("And this?", 1)) == [
+        ("user", Picture(), "What is it?!"),
+        ("assistant", "I look.\nI think.\nReply: Yes."),
+        ("user", "Is ", Picture(inside=True), " safe?!"),
+        ("assistant", "I look.\nI think.\nReply: Yes."),
+        ("user", Picture(), "And this?!"),
     ]
     bare = make_prompt(LINES, demos=demos, num_demos=2, demo_images="drop", instruction="none")
     assert [m.parts[0] for m in bare.messages("Q", 0)[::2]] == ["What is it?", "Is safe?", "Q"]
@@ -111,7 +116,7 @@ def test_demonstrations_as_text(demos):
     """One message: pictures in front of each example, numbered, as a template may move them."""
     prompt = make_prompt(LINES, instruction="none", demos=demos, num_demos=2, demo_layout="text")
     (message,) = prompt.messages("See <image>!", 1)
-    kinds = ["picture" if isinstance(part, Picture) else "text" for part in message.parts]
+    kinds = ["picture" if isinstance(part, Picture) else "text" for part in message.joined]
     assert kinds == ["picture", "text", "picture", "text", "picture", "text"]
     first, second, last = message.texts
     assert "(picture 1)" in first and "What is it?" in first and "Reply: Yes." in first
@@ -121,16 +126,16 @@ def test_demonstrations_as_text(demos):
         LINES, demos=demos, num_demos=2, demo_layout="text", demo_images="drop", instruction="none"
     )
     (message,) = plain.messages("Why?", 1)
-    shown, place, question = message.parts
-    assert shown == plain.shown_text() and place == Picture()
-    assert question == plain.question_label() + "Why?" and "(picture" not in shown + question
+    examples, place, question = message.joined
+    assert examples == plain.shown_text() and place == Picture()
+    assert question == plain.question_label() + "Why?" and "(picture" not in examples + question
 
 
 def test_pictures_of_demonstrations_are_shrunk(demos):
     """To the longest side of demo_max_side, never enlarged; 0 leaves them."""
     for side, size in ((10, (10, 5)), (336, (40, 20)), (0, (40, 20))):
         prompt = make_prompt(LINES, demos=demos, num_demos=1, demo_max_side=side)
-        assert [shown.size for shown in prompt.pictures()] == [size]
+        assert [small.size for small in prompt.pictures()] == [size]
 
 
 def test_settings_that_say_half_are_refused(demos, tmp_path):

@@ -33,19 +33,19 @@ class Chat:
         self._tokenizer, self.source, self.placeholder = tokenizer, source, placeholder
 
     def render(
-        self, messages: Sequence[Message], cut: Callable[[str, str, str], str]
+        self, messages: Sequence[Message], cut: Callable[[Sequence[str], str, str], str]
     ) -> tuple[str, str]:
         """(text up to where the answer begins, mark): the mark is a character of no text.
 
-        cut: (text, role, mark) -> the text with `mark` inside every control token it spells out,
-        so that every whole placeholder in the result is the template's.
+        cut: (pieces of a text, role, mark) -> the text with `mark` inside every control token it
+        spells out, so that every whole placeholder in the result is the template's.
         Raises UserError if the template fails, or if it does not write every text once, whole, in
         order and apart from its own words, and one placeholder a picture in the picture's place
         (or all pictures of a message in front of it, if none has its place inside a text).
         """
         texts = "".join(text for message in messages for text in message.texts)
         mark, begin, end = unused_characters(self.source + texts, 3)
-        cut_texts = [[cut(t, m.role, mark) for t in m.texts] for m in messages]
+        cut_texts = [[cut(run, m.role, mark) for run in m.runs] for m in messages]
         plain = self._apply(_contents(messages, cut_texts))
         framed = [[begin + text + end for text in own] for own in cut_texts]
         shown = self._apply(_contents(messages, framed))
@@ -103,7 +103,7 @@ class Chat:
         gap = 0
         for message in messages:
             first = gap
-            for part in message.parts:
+            for part in message.joined:
                 if isinstance(part, str):
                     gap += 1
                 else:
@@ -123,7 +123,7 @@ def _contents(messages: Sequence[Message], texts: Sequence[Sequence[str]]) -> li
         words = iter(own)
         parts = [
             {"type": "text", "text": next(words)} if isinstance(part, str) else {"type": "image"}
-            for part in message.parts
+            for part in message.joined
         ]
         found.append({"role": message.role, "content": parts})
     return found

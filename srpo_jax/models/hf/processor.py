@@ -8,6 +8,8 @@ differs by a few grey levels, and the same picture must not depend on what is in
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from srpo_jax.data_pipelines.prompt import BARE, Message
+from srpo_jax.data_pipelines.prompt import BARE, Message, Told
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
@@ -37,8 +39,9 @@ class Processor:
     and rows of the vocabulary that no token has. Never one of eos_ids.
     images: the family's own (families/*/images.py): `images(RGB picture)` -> its patches and grid,
     `images.grid(width, height)` -> the grid that a picture of this size has, without pixels.
-    markers: texts of the path format (think tags). In the policy's own texts they are tokens like
-    others, even if the tokenizer calls them special; in what it is told they are control tokens.
+    markers: texts of the path format (think tags). In the policy's own texts and in those of the
+    config (prompt.Told) they are tokens, even if the tokenizer calls them special; in what records
+    say they are plain text.
     lead: the white space that the template writes in front of an assistant's text and not at the
     end of a prompt: an answer begins with it. opened: whether every prompt ends with the first
     marker, by the template or, with open="prompt", by us.
@@ -78,8 +81,10 @@ class Processor:
         control |= {config.vision_start_token_id, config.vision_end_token_id} - {None}
         self._control_ids = frozenset(control - own)
         self._hidden_ids = frozenset(i for i, t in added.items() if t.special) - own
-        self._control = self._pattern(control | own)
-        self._own_control = self._pattern(control - own)
+        # One character where a control token begins: occurrences that overlap are all found.
+        words = filter(None, tokenizer.convert_ids_to_tokens(sorted(control | own)))
+        words = sorted(words, key=len, reverse=True)
+        self._control = re.compile(f"(?=({'|'.join(map(re.escape, words))})).", re.DOTALL)
         self._set_start(open)
 
     @classmethod
@@ -110,11 +115,6 @@ class Processor:
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
         return cls(config, tokenizer, images, chat_template(folder), eos_ids, markers, open)
-
-    def _pattern(self, ids: set[int]) -> re.Pattern:
-        words = filter(None, self._tokenizer.convert_ids_to_tokens(sorted(ids)))
-        # One character where a control token begins: occurrences that overlap are all found.
-        return re.compile(f"(?={'|'.join(map(re.escape, words))}).", re.DOTALL)
 
     def _set_start(self, open: str) -> None:  # noqa: A002
         """Finds how an answer begins: lead, opened, and what we write behind the template's prompt.
@@ -158,7 +158,7 @@ class Processor:
         """Ids of a conversation, up to where the assistant's answer begins.
 
         grids: of all pictures in order of appearance; each is written out as its family does.
-        Control tokens in texts stay plain text, but for markers in an assistant's.
+        Control tokens in texts stay plain text, but for markers where they are real.
         Raises UserError if the template does not write it whole and in order: see Chat.render.
         """
         rendered, mark = self.chat.render(messages, self._cut)
@@ -181,7 +181,7 @@ class Processor:
         if not text:
             return []
         mark = unused_characters(text, 1)[0]
-        pieces = self._cut(text, "assistant", mark).split(mark)
+        pieces = self._cut([text], "assistant", mark).split(mark)
         if not after_text:
             pieces[0] = self.lead + pieces[0]
         ids = self._encode_pieces(pieces, after_text or self._start_in_text)
@@ -209,15 +209,26 @@ class Processor:
         tokens = self.prompt_tokens(question, [grid for _, grid in encoded])
         return encode_prompt(tokens, encoded, self.config)
 
-    def _cut(self, text: str, role: str, mark: str) -> str:
-        """`mark` inside every control token that `text` spells out: "<" mark "|im_end|>".
+    def _cut(self, pieces: Sequence[str], role: str, mark: str) -> str:
+        """The text of the pieces, with `mark` inside every control token that it spells out: "<"
+        mark "|im_end|>". Markers in an assistant's text, or whole in a piece of the config, stay.
 
         Text is encoded in the pieces between marks, so a control token that came with the text is
         never whole, while those that the template writes around it are. Text without any is not
         cut, and its ids are exactly those of transformers.
         """
-        control = self._own_control if role == "assistant" else self._control
-        return control.sub(lambda first: first.group() + mark, text)
+        ends = list(itertools.accumulate(map(len, pieces)))
+
+        def first(found: re.Match) -> str:
+            token, start = found.group(1), found.start()
+            if token in self.markers:
+                here = bisect.bisect_right(ends, start)
+                told = isinstance(pieces[here], Told) and start + len(token) <= ends[here]
+                if told or role == "assistant":
+                    return found.group()
+            return found.group() + mark
+
+        return self._control.sub(first, "".join(pieces))
 
     def _encode_pieces(self, pieces: Iterable[str], after_text: bool = False) -> list[int]:
         ids: list[int] = []

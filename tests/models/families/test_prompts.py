@@ -32,7 +32,7 @@ def theirs(processor, messages: list[Message], grids=(), **options) -> list[int]
             "role": message.role,
             "content": [
                 {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part}
-                for part in message.parts
+                for part in message.joined
             ],
         }
         for message in messages

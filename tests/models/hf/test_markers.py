@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from srpo_jax.data_pipelines.prompt import Message
+from srpo_jax.data_pipelines.prompt import Message, Told
 from srpo_jax.errors import UserError
 from srpo_jax.models.hf.processor import Processor
 from tests.support import tiny, tiny_qwen3_vl
@@ -69,20 +69,24 @@ def test_without_the_format_a_special_tag_is_lost(tmp_path):
 
 @pytest.mark.parametrize("kind", ["special", "added"])
 def test_markers_in_what_is_told_stay_text(tmp_path, kind):
-    """A question cannot end the thinking that follows it; a demonstration's answer can end its
-    own."""
+    """A question cannot end the thinking that follows it, whatever stands around it; a
+    demonstration's answer can end its own, and the config can name the tags."""
     processor = Processor.from_dir(make(tmp_path / "m", kind), markers=MARKERS)
     ours = set(processor._tokenizer.convert_tokens_to_ids(list(MARKERS)))
     asked = [
-        Message("system", ("Say <think> first.",)),
-        Message("user", ("</think> What?",)),
+        Message("system", (Told("Say </think>."), "<think>")),
+        Message("user", ("</think> What?", Told("<thi"), "nk>", Told("</think><|im_end|>"))),
         Message("assistant", (ANSWER,)),
-        Message("user", ("<think></think>",)),
+        Message("user", ("<think></thi", Told("nk>"))),
     ]
     ids = processor.chat_tokens(asked, [])
-    assert [i for i in ids if i in ours] == sorted(ours)
+    opening, closing = processor._tokenizer.convert_tokens_to_ids(list(MARKERS))
+    assert [i for i in ids if i in ours] == [closing, closing, opening, closing]
     text = processor.decode(ids)
-    assert ANSWER in text and "Say <think> first." in text and "<think></think>" in text
+    for message in asked:
+        assert message.texts[0] in text
+    turns = processor.chat_tokens([Message(m.role, ("x",)) for m in asked], [])
+    assert [ids.count(i) for i in processor.eos_ids] == [turns.count(i) for i in processor.eos_ids]
 
 
 def test_who_writes_the_opening_tag(tmp_path):
