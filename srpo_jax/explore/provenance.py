@@ -24,6 +24,7 @@ def make_provenance(
 ) -> dict[str, Any]:
     """Names everything that decides which branches are sampled and how they are judged."""
     sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
+    del sampler["demos"]  # their path; what they are is in the digest of the prompt
     sampler["dtype"] = cfg.model.dtype
     if cfg.explore.reference == "self":
         sampler["reference_scope"] = cfg.arbiter.scope

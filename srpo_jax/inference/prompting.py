@@ -14,10 +14,11 @@ from srpo_jax.models.hf.prompt_encoder import PromptEncoder, check_not_baked, pr
 
 
 class Asking(NamedTuple):
-    """encoder: how questions are asked. digest: 16 hex digits that name it, with the path format.
-    about: the prompt in a few readable values, and the digest of the policy's own files."""
+    """encoder: how questions are asked. form: the path format. digest: 16 hex digits that name
+    both. about: the prompt in a few readable values, and the digest of the policy's own files."""
 
     encoder: PromptEncoder
+    form: AnswerFormat
     digest: str
     about: dict[str, Any]
 
@@ -38,4 +39,4 @@ def load_asking(
     prompt = BARE if bare or baked else make_prompt(form, **arguments(make_prompt, cfg.prompt))
     encoder = PromptEncoder(processor, prompt)
     about = {**encoder.prompt.describe(), "processor": processor_digest(folder)}
-    return Asking(encoder, encoder.digest(folder, cfg.format), about)
+    return Asking(encoder, form, encoder.digest(folder, cfg.format), about)

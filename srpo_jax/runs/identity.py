@@ -18,6 +18,8 @@ from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_json
 
+PROMPT = "prompt, chat template, tokenizer"  # the name of their digest
+
 
 def identity(
     cfg: Config, *, model_digest: str, data_fingerprint: str, prompt_digest: str = ""
@@ -32,7 +34,8 @@ def identity(
     deciding = {field.name: field.of(cfg) for field in FIELDS.values() if field.decides}
     found = {"seed": cfg.seed, "model weights": model_digest, "trees": data_fingerprint} | deciding
     if prompt_digest:
-        found["prompt, chat template, tokenizer"] = prompt_digest
+        found[PROMPT] = prompt_digest
+        found.pop("prompt.demos")  # their path; what they are is in the digest
     if cfg.train.schedule == "constant":
         del found["train.steps"]
     if not cfg.lora.rank:

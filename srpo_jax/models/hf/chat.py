@@ -46,9 +46,9 @@ class Chat:
         texts = "".join(text for message in messages for text in message.texts)
         mark, begin, end = unused_characters(self.source + texts, 3)
         cut_texts = [[cut(run, m.role, mark) for run in m.runs] for m in messages]
-        plain = self._apply(_contents(messages, cut_texts))
+        plain = self.apply(_contents(messages, cut_texts))
         framed = [[begin + text + end for text in own] for own in cut_texts]
-        shown = self._apply(_contents(messages, framed))
+        shown = self.apply(_contents(messages, framed))
         outside, inside = _apart(shown, begin, end)
         if any(PRINTED.search(text) for text in outside):
             raise UserError(
@@ -71,14 +71,16 @@ class Chat:
         asked, answer = unused_characters(self.source, 2)
         messages = [Message("user", (asked,)), Message("assistant", (answer,))]
         contents = _contents(messages, [[asked], [answer]])
-        _, found, prompt = self._apply(contents[:1]).rpartition(asked)
-        _, again, turn = self._apply(contents, prompt=False).rpartition(asked)
+        _, found, prompt = self.apply(contents[:1]).rpartition(asked)
+        _, again, turn = self.apply(contents, prompt=False).rpartition(asked)
         turn, told, _ = turn.partition(answer)
         if not (found and again and told):
             raise UserError("the chat template leaves out the question or an answer")
         return prompt, turn
 
-    def _apply(self, contents: list[dict], prompt: bool = True) -> str:
+    def apply(self, contents: list[dict], prompt: bool = True) -> str:
+        """The text of messages in transformers' form, unchecked; with the beginning of an answer if
+        `prompt`. UserError if the template fails."""
         try:
             return self._tokenizer.apply_chat_template(
                 contents, chat_template=self.source, tokenize=False, add_generation_prompt=prompt

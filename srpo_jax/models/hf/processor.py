@@ -44,7 +44,7 @@ class Processor:
     say they are plain text.
     lead: the white space that the template writes in front of an assistant's text and not at the
     end of a prompt: an answer begins with it. opened: whether every prompt ends with the first
-    marker, by the template or, with open="prompt", by us.
+    marker, by the template or, with open="prompt", by us, in the ids `opening`.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class Processor:
             prompt, turn = self.chat.turn()
         except UserError:
             prompt = turn = ""
-        self.lead, self._opening = _lead(prompt, turn), []
+        self.lead = _lead(prompt, turn)
+        self.opening: list[int] = []
         # Whether an answer's ids are those that it has in the middle of a text.
         whole = self._ids(f"{prompt}{self.lead}a")
         inside = self._encode_pieces([f"{self.lead}a"], after_text=True)
@@ -138,7 +139,7 @@ class Processor:
                 "had; use format.open=auto"
             )
         if opening and open == "prompt" and not self.opened:
-            self._opening = self.encode(f"{opening}\n")
+            self.opening = self.encode(f"{opening}\n")
             self.lead, self._start_in_text, self.opened = "", self._adds_space, True
         # Decoders of the Llama kind take the first space away themselves.
         self._shown_lead = self.lead if self._text(self.encode("a")) == f"{self.lead}a" else ""
@@ -167,7 +168,7 @@ class Processor:
         if len(others) != len(grids):
             raise UserError(f"the messages show {len(others)} pictures, but {len(grids)} are given")
         expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
-        ids = self._encode_pieces("".join([first, *expanded]).split(mark)) + self._opening
+        ids = self._encode_pieces("".join([first, *expanded]).split(mark)) + self.opening
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
 
