@@ -27,6 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
     config.data.test_records = "ssui_mini:test"  # held-out combinations
     config.format.strict = True  # lines, as the base policy was taught them
+    config.prompt.instruction = "none"  # what the policy has learned to answer are bare questions
     config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step
     config.arbiter.require_effective = True  # or refusing everything would be the safest policy
 

@@ -107,7 +107,7 @@ def export(command: Command) -> int:
     from srpo_jax.export.verify import Mismatch
 
     try:
-        chosen = {name: command.options[name] for name in ("verify", "step")}
+        chosen = {name: command.options[name] for name in ("verify", "step", "bake_prompt")}
         print(f"exported to {run(workdir, out, form=form, **chosen)}")
     except Mismatch as error:
         print(

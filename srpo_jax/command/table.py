@@ -72,7 +72,9 @@ VERBS: dict[str, Verb] = {
             "format": ("merged", "merged: a whole model; peft: a LoRA run's adapters alone"),
             "step": ("", "a number, or best by the run's train.best_metric; default the newest"),
             "verify": (False, "read it back and compare logits, by transformers if torch is there"),
+            "bake_prompt": ("", "write the prompt into the chat template; or reply_only"),
         },
+        bare={"bake_prompt": "prompt"},
     ),
     "eval": Verb(
         "answer the test questions",

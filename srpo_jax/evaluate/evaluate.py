@@ -23,6 +23,7 @@ from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
+from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
@@ -57,10 +58,13 @@ def evaluate(
     cfg = as_config(cfg)
     split = cfg.eval.split
     source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
-    records = choose_questions(read_records(source), cfg.eval.num_questions, seed=cfg.seed)
+    known = read_records(source)
+    records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
+    check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
     about = {
         "policy_digest": policy.digest,
+        "prompt_digest": policy.prompt_digest,
         "decoding": {
             "temperature": 0.0,
             "max_new_tokens": cfg.eval.max_new_tokens,

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import (
@@ -67,8 +68,10 @@ def explore(
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
-    records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
+    known = read_records(source)
+    records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
     policy = load_policy(cfg, model_dir=model_dir)
+    check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
 

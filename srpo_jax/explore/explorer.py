@@ -174,7 +174,7 @@ class Explorer:
     def _branch(self, prefix: Sequence[str], at: int, k: int, sample: Sample) -> dict[str, Any]:
         """A branch in the form of the tree schema. A forced start belongs to it."""
         tokens = [*(self._forced.tolist() if at == 0 else ()), *sample.tokens.tolist()]
-        text = self.policy.processor.decode(tokens)
+        text = self.policy.processor.decode(tokens, after_text=at > 0)
         steps, reply, status = self.policy.read_turn(prefix, text, finished=sample.finished)
         return {
             "at": at,

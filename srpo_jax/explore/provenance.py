@@ -21,11 +21,14 @@ RUN = "run.json"  # beside the shards: what made them
 def make_provenance(cfg: Config, policy: Policy, records: Sequence[Record]) -> dict[str, Any]:
     """Names everything that decides which branches are sampled."""
     sampler = {field.leaf: field.of(cfg) for field in FIELDS.values() if field.samples}
+    del sampler["demos"]  # their path; what they are is in the digest of the prompt
     sampler["dtype"] = cfg.model.dtype
     sampler["version"] = SAMPLER_VERSION
     sampler["records"] = records_digest(records)
     return {
         "policy_digest": policy.digest,
+        "prompt_digest": policy.prompt_digest,
+        "prompt": policy.asking.about,
         "sampler": json.loads(json.dumps(sampler)),  # as RUN gives it back: tuples are lists there
         "seed": cfg.seed,
         "created_by": f"srpo_jax {__version__}",
@@ -46,7 +49,7 @@ def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         why = f"made by an unknown run (no {RUN} beside it)"
         raise UserError(f"{shards[0]}: {why}; {advice}") from None
-    ours = _flat(run)
+    ours = _flat(json.loads(json.dumps(run)))  # as JSON gives it back
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise UserError(
@@ -57,5 +60,5 @@ def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
     flat = {**run, **run["sampler"]}
-    # A newer version of the program may finish the run of an older one.
-    return {name: flat[name] for name in flat if name not in ("sampler", "created_by")}
+    # A newer version of the program may finish the run of an older one. prompt: in the digest.
+    return {n: flat[n] for n in flat if n not in ("sampler", "created_by", "prompt")}

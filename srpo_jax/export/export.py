@@ -22,14 +22,17 @@ from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import param_shardings, replicated
 from srpo_jax.errors import UserError
+from srpo_jax.export.baked_prompt import baking, check_bakeable
 from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
 from srpo_jax.files import read_json
+from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.runs.identity import PROMPT
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
@@ -118,12 +121,14 @@ def export(
     form: str = "merged",
     verify: bool = False,
     step: str = "",
+    bake_prompt: str = "",
 ) -> pathlib.Path:
     """Writes the folder `out` (complete or not at all) and returns it.
 
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
     it back, compare what it computes (verify.py), and print the result. step: a number, "best"
-    by the run's train.best_metric, or "" for the newest.
+    by the run's train.best_metric, or "" for the newest. bake_prompt: "prompt" or "reply_only"
+    writes the run's prompt into the chat template, see baked_prompt.py.
     Errors: UserError; export.verify.Mismatch, and then there is no folder.
 
     Example:
@@ -143,7 +148,13 @@ def export(
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
     model_config = load_model_config(source, config.model.family)
+    asking = _asking(config, workdir, bake_prompt, form) if bake_prompt else None
     lora = lora_of_run(workdir, model_config)
+
+    def finish(params: Any) -> Callable[[pathlib.Path], None] | None:
+        check = verifying(params, source, model_config) if verify else None
+        return check if asking is None else baking(asking.encoder, asking.form, bake_prompt, check)
+
     if lora is None:
         if form == "peft":
             raise UserError(
@@ -152,22 +163,38 @@ def export(
             )
         check_base(workdir, source)
         found, params = newest_params(config, workdir, which)
-        card = model_card(workdir, stored, found)
-        check = verifying(params, source, model_config) if verify else None
+        card = model_card(workdir, stored, found, bake_prompt=bake_prompt)
+        check = finish(params)
         export_checkpoint(params, source, out, model_config, model_card=card, check=check)
         return out
     mesh = make_mesh(**arguments(make_mesh, config.mesh))
     found, adapters = newest_adapters(lora, workdir, source, mesh, which)
     adapters = {path: np.asarray(leaf) for path, leaf in by_path(adapters).items()}
-    card = model_card(workdir, stored, found, form)
+    card = model_card(workdir, stored, found, form, bake_prompt)
     if form == "peft":
         settings = lora.peft_settings()
         export_adapters(adapters, source, out, model_config, settings=settings, model_card=card)
     else:
         values = merging(lora, adapters)
-        check = verifying(values, source, model_config) if verify else None
+        check = finish(values)
         export_checkpoint(values, source, out, model_config, model_card=card, check=check)
     return out
+
+
+def _asking(config: Config, workdir: pathlib.Path, mode: str, form: str) -> Asking:
+    """How the run asked its questions. UserError if that cannot be baked, or is not known now."""
+    if form != "merged":
+        raise UserError("--bake_prompt needs --format=merged: adapters come without a template")
+    bare = config.prompt.train == "bare"
+    asking = load_asking(config, config.model.path, config.model.family, bare=bare)
+    check_bakeable(asking.encoder, mode)
+    was = (read_json(workdir / "config.json").get("run") or {}).get(PROMPT)
+    if was not in (None, asking.digest):
+        raise UserError(
+            f"--bake_prompt: the prompt of the run was {was}, that of its config is now "
+            f"{asking.digest}; put prompt.demos and the files of {config.model.path} back"
+        )
+    return asking
 
 
 def _which(step: str, best_metric: str) -> dict[str, Any]:

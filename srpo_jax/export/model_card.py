@@ -10,16 +10,21 @@ from typing import Any
 from srpo_jax import __version__
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.rates import RATES
+from srpo_jax.models.hf.prompt_encoder import BAKED
 from srpo_jax.runs.workdir import method, read_evaluations
 
 
 def model_card(
-    workdir: pathlib.Path, config: Mapping[str, Any], step: int, form: str = "merged"
+    workdir: pathlib.Path,
+    config: Mapping[str, Any],
+    step: int,
+    form: str = "merged",
+    bake_prompt: str = "",
 ) -> str:
     """The text of README.md: what was trained on what, how, and with what result.
 
     workdir: of the run. config: the one that the run recorded. step: the checkpoint's. form: of the
-    export, "merged" or "peft".
+    export, "merged" or "peft". bake_prompt: whether and how its chat template has the prompt in it.
     """
     base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
     stored = read_json(workdir / "config.json")
@@ -38,7 +43,7 @@ def model_card(
         "",
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
         f"* reasoning trees: fingerprint `{data}`, {_trained_on(facts)}",
-        *_weights_lines(config.get("lora") or {}, base, form),
+        *_weights_lines(config.get("lora") or {}, base, form, bake_prompt),
         "",
     ]
     lines += _results(read_evaluations(workdir))
@@ -72,8 +77,8 @@ def _trained_on(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:
-    """What the exported weights are."""
+def _weights_lines(lora: Mapping[str, Any], base: str, form: str, bake_prompt: str) -> list[str]:
+    """What the exported weights are, and what else is not the base model's."""
     lines = []
     if lora.get("rank"):
         kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
@@ -81,8 +86,14 @@ def _weights_lines(lora: Mapping[str, Any], base: str, form: str) -> list[str]:
         lines = [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
     if form == "peft":
         return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
-    same = "same architecture, tokenizer and processor as the base model; only the weights differ"
-    return [*lines, f"* {same}"]
+    if not bake_prompt:
+        same = "same architecture, tokenizer and processor as the base model"
+        return [*lines, f"* {same}; only the weights differ"]
+    lines += ["* same architecture, tokenizer and image processor as the base model"]
+    told = "the chat template has the prompt of the training in it: ask the bare question"
+    if bake_prompt == "reply_only":
+        told += "; prompts end where the reply begins, so no reasoning path is written"
+    return [*lines, f"* {told} (`{BAKED}`)"]
 
 
 def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
@@ -119,9 +130,11 @@ def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
         "data.train_records",
         "data.test_records",
         "data.trees",
+        "prompt.demos",
         "train.compilation_cache",
     )
     for section, field in (name.split(".") for name in named):
-        plain[section][field] = pathlib.PurePath(plain[section].get(field, "")).name
+        if field in plain.get(section, {}):  # not in a config of an older version
+            plain[section][field] = pathlib.PurePath(plain[section][field]).name
     plain.pop("processes", None)  # addresses of a cluster
     return plain

@@ -22,7 +22,7 @@ from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
 from srpo_jax.errors import UserError
-from srpo_jax.inference.configured_format import configured_format
+from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.hf.processor import Processor
@@ -33,22 +33,41 @@ from srpo_jax.models.registry import load_model_config
 
 @dataclass(frozen=True)
 class Policy:
-    """What is needed to sample. digest: 16 hex digits that name config and weights.
-    format: how paths are written and read. opened: the prompt already holds its opening.
+    """What is needed to sample. digest: 16 hex digits that name config and weights. asking: how it
+    is asked; by name, with tokenizer, template and path format, in prompt_digest.
     """
 
     model: PolicyModel
     params: Any
-    processor: Processor
+    asking: Asking
     digest: str
     mesh: jax.sharding.Mesh | None
-    format: PathFormat
-    opened: bool
+
+    @property
+    def format(self) -> PathFormat:
+        """How paths are written and read."""
+        return self.asking.form
+
+    @property
+    def opened(self) -> bool:
+        """Whether every prompt ends with the opening of the path format."""
+        return self.processor.opened
+
+    @property
+    def processor(self) -> Processor:
+        """The text and image side of the policy."""
+        return self.asking.encoder.processor
+
+    @property
+    def prompt_digest(self) -> str:
+        """16 hex digits: see Asking."""
+        return self.asking.digest
 
     def encode(self, record: Record) -> EncodedPrompt:
-        """The record's pictures and question as model inputs. UserError names the record."""
+        """The record's pictures and question as model inputs, with all that the policy is told
+        around them. UserError names the record."""
         with _naming(record):
-            return self.processor.encode_question(record.question, load_record_images(record))
+            return self.asking.encoder.encode(record.question, load_record_images(record))
 
     def reference(self, record: Record) -> list[np.ndarray]:
         """The reference path as int32 pieces: n steps, then the reply with its end token."""
@@ -129,10 +148,7 @@ def load_policy(
         digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    processor = Processor.from_dir(folder, config.family)
-    path_format = configured_format(cfg.format)
-    opened = path_format.opened_by(processor.decode(processor.prompt_tokens("?", [])))
-    return Policy(model, params, processor, digest, mesh, path_format, opened)
+    return Policy(model, params, load_asking(cfg, folder, config.family), digest, mesh)
 
 
 def params_digest(params: Any) -> str:

@@ -20,18 +20,15 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.data_pipelines.images import image_size, load_image
+from srpo_jax.data_pipelines.prompt import BARE, Prompt
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, branch_label
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.image_layout import Grid
-from srpo_jax.models.inputs import (
-    EncodedPrompt,
-    PromptOutline,
-    add_pixels,
-    check_length,
-    outline_prompt,
-)
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.prompt_encoder import PromptEncoder
+from srpo_jax.models.inputs import EncodedPrompt, PromptOutline, check_length
 from srpo_jax.pack.tree import Branch, Tree, remove_duplicates
 
 CACHE_BYTES = 256 * 2**20
@@ -42,6 +39,7 @@ class Examples:
 
     source:    tree records, joined with verdicts (JudgedTrees) where branches are compared
     processor: srpo_jax.models.hf.processor.Processor of the policy
+    prompt:    what the policy is told besides the question
     scope, require_effective: what makes a branch safe, see verdict_store.branch_label
 
     Branches with an ERROR verdict are left out, copies too (pack.tree.remove_duplicates). Errors
@@ -52,13 +50,15 @@ class Examples:
     def __init__(
         self,
         source: Sequence[dict[str, Any]] | TreeSource | JudgedTrees,
-        processor: Any,
+        processor: Processor,
         *,
+        prompt: Prompt = BARE,
         scope: str = "reply",
         require_effective: bool = False,
         cache_bytes: int = CACHE_BYTES,
     ):
         self.source, self.processor = source, processor
+        self._encoder = PromptEncoder(processor, prompt)
         self._label = {"scope": scope, "require_effective": require_effective}
         self._outlines = ByteCache(cache_bytes)
         self._prompts = ByteCache(cache_bytes)
@@ -86,7 +86,7 @@ class Examples:
             images = self.source[index]["images"] if tree.prompt.grids else ()
             with _named(tree.id) as what:
                 patches = [self._picture(image, what) for image in images]
-                return add_pixels(tree.prompt, patches, self.processor.config)
+                return self._encoder.add_pixels(tree.prompt, patches)
 
         return self._prompts.get(index, make, lambda prompt: prompt.patches.nbytes + 4096)
 
@@ -95,8 +95,7 @@ class Examples:
         with _named(record["id"]) as what:
             grids = [self._grid(image, what) for image in record["images"]]
             with self._tokenizer_lock:
-                tokens = self.processor.prompt_tokens(record["question"], grids)
-            prompt = outline_prompt(tokens, grids, self.processor.config)
+                prompt = self._encoder.outline(record["question"], grids)
             tree = make_tree(record, prompt, **self._label)
         self._check_ids(tree, what)
         self._check_length(tree, what)

@@ -19,18 +19,24 @@ from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_json
 
+PROMPT = "prompt, chat template, tokenizer"  # the name of their digest
 
-def identity(cfg: Config, *, model_digest: str, data: Mapping[str, Any]) -> dict[str, Any]:
+
+def identity(
+    cfg: Config, *, model_digest: str, data: Mapping[str, Any], prompt_digest: str = ""
+) -> dict[str, Any]:
     """{name: value} of everything that decides the run's parameters, as JSON gives it back.
 
-    data: {name: value} of what names the trees and their verdicts.
-
-    With a constant schedule `train.steps` decides nothing but the end, and is left out: such a run
-    can be made longer. Without adapters their settings decide nothing; with dropout on them the
-    slices of a batch do, because each draws its own masks.
+    data: {name: value} of what names the trees and their verdicts. prompt_digest: of how the
+    questions are asked. With a constant schedule `train.steps` decides nothing but the end, and is
+    left out: such a run can be made longer. Without adapters their settings decide nothing; with
+    dropout on them the slices of a batch do, because each draws its own masks.
     """
     deciding = {field.name: field.of(cfg) for field in FIELDS.values() if field.decides}
     found = {"seed": cfg.seed, "model weights": model_digest, **data} | deciding
+    if prompt_digest:
+        found[PROMPT] = prompt_digest
+        found.pop("prompt.demos")  # their path; what they are is in the digest
     if cfg.train.schedule == "constant":
         del found["train.steps"]
     if not cfg.lora.rank:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +28,13 @@ from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
+from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
 from srpo_jax.models.hf.load import policy_digest
-from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.pack.batches import Batches
@@ -132,7 +133,7 @@ def make_setup(
         trees = Trees(examples, {"trees": fingerprint_of_trees(examples)})
     batches = make_batches(cfg, trees.examples, mesh)
     check_pairs(cfg, batches)
-    run = identity(cfg, model_digest=digest, data=trees.identity)
+    run = identity(cfg, model_digest=digest, data=trees.identity, prompt_digest=trees.prompt_digest)
     return Setup(
         config,
         mesh,
@@ -151,11 +152,14 @@ def make_setup(
 
 
 class Trees(NamedTuple):
-    """The trees to train on, and what names them: {name: value} for the run's identity."""
+    """The trees to train on, and what names them: {name: value} for the run's identity.
+    prompt_digest: of how they are asked; "" for given examples, whose fingerprint has it.
+    """
 
     examples: Examples
     identity: dict[str, Any]
     verdicts: VerdictSet | None = None
+    prompt_digest: str = ""
 
 
 def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family: Family) -> Trees:
@@ -174,15 +178,18 @@ def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family:
             f"{cfg.model.path}: this run is off-policy",
             flush=True,
         )
+    asking = load_asking(cfg, cfg.model.path, family, bare=cfg.prompt.train == "bare")
+    check_asked_alike(asking, source[0]["provenance"], cfg.prompt.train, folder)
     identity = {"trees": fingerprint(folder)}
     verdicts = None
     if needs_verdicts(cfg):
         verdicts = find_set(folder, cfg.arbiter.verdicts)
         identity["verdicts"] = _check_judged(verdicts, folder)
         source = _judged(cfg, source, verdicts)
-    processor = Processor.from_dir(cfg.model.path, family)
-    examples = Examples(source, processor, **arguments(Examples, cfg.arbiter))
-    return Trees(examples, identity, verdicts)
+    encoder = asking.encoder
+    settings = arguments(Examples, cfg.arbiter)
+    examples = Examples(source, encoder.processor, prompt=encoder.prompt, **settings)
+    return Trees(examples, identity, verdicts, asking.digest)
 
 
 def needs_verdicts(cfg: Config) -> bool:
@@ -223,6 +230,23 @@ def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTree
     if jax.process_index() == 0:
         print(f"left out, reference path not judged safe: {len(source) - len(keep)} questions")
     return JudgedTrees(source, verdicts, keep=keep, **options)
+
+
+def check_asked_alike(
+    asking: Asking, made: Mapping[str, Any], train: str, folder: pathlib.Path
+) -> None:
+    """UserError if trees were explored with another tokenizer or chat template than training has,
+    or, with train="same", with another prompt. made: their provenance; older ones do not say.
+    """
+    name, ours, what = "prompt_digest", asking.digest, "prompt, chat template or tokenizer"
+    if train == "bare":
+        name, ours, what = "processor", asking.about["processor"], "chat template or tokenizer"
+    theirs = {**made.get("prompt", {}), **made}.get(name, ours)
+    if theirs != ours:
+        raise UserError(
+            f"{folder}: explored with another {what} ({theirs}) than this run has ({ours}); "
+            "train with the model and the settings prompt.* and format.* of srpo explore"
+        )
 
 
 def check_attention(setup: Setup) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from srpo_jax.config.convert import as_config
+from srpo_jax.config.dialogue_sections import PromptSettings
 from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ModelSettings
 from srpo_jax.configs import common, ssui_mini
@@ -36,7 +37,8 @@ NEW_TOKENS = 112
 
 def greedy(folder, records) -> list[list[int]]:
     """Our greedy continuations of the records' questions by the policy in `folder`."""
-    policy = load_policy(Config(model=ModelSettings(path=str(folder))))
+    bare = PromptSettings(instruction="none")
+    policy = load_policy(Config(model=ModelSettings(path=str(folder)), prompt=bare))
     prompts = [policy.encode(record) for record in records]
     tokens, patches = policy.budgets(records, [0] * len(records))
     sampler = Sampler(

@@ -138,6 +138,7 @@ def test_a_shard_that_another_worker_finished_meanwhile_is_left(
         ({"explore.temperature": 1.0}, "temperature was 3.0, now 1.0"),
         ({"explore.num_questions": 4}, "records"),
         ({"explore.shards": 3}, "shards was 2, now 3"),
+        ({"prompt.system": "Be kind."}, "prompt_digest"),
     ],
 )
 def test_shards_of_another_run_are_refused(config, full, tmp_path, change, named):
@@ -148,6 +149,30 @@ def test_shards_of_another_run_are_refused(config, full, tmp_path, change, named
     with pytest.raises(UserError, match=f"trees-00.*another run.*{named}"):
         explore(other, tmp_path / "w")
     assert shard_bytes(tmp_path / "w") == shard_bytes(full)
+
+
+def test_another_chat_template_is_another_run(config, full, tmp_path):
+    """Trees never mix two prompts: the same weights with another template are refused, and every
+    tree says what its policy was told."""
+    shutil.copytree(full, tmp_path / "w")
+    shutil.copytree(config.model.path, tmp_path / "model")
+    file = tmp_path / "model" / "chat_template.json"
+    file.write_text(file.read_text().replace("assistant", "helper"))
+    other = config.copy_and_resolve_references()
+    other.model.path = str(tmp_path / "model")
+    with pytest.raises(UserError, match="trees-00.*another run.*prompt_digest was"):
+        explore(other, tmp_path / "w")
+    tree = read_shards(full / "trees")[0]
+    assert "{question}" in tree["provenance"]["prompt"]["instruction"]
+
+
+def test_a_demonstration_from_the_records_is_refused(config, tmp_path):
+    """Before the first branch: a policy that is shown the answer explores nothing."""
+    other = config.copy_and_resolve_references()
+    other.prompt.demos, other.prompt.num_demos = config.data.train_records, 1
+    with pytest.raises(UserError, match="'r0' of prompt.demos is record 'r0'"):
+        explore(other, tmp_path)
+    assert not (tmp_path / "trees").exists()
 
 
 def test_first_branch_point_only(config, reciting, tmp_path):

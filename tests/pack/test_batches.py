@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import ImageFile
 
+from srpo_jax.data_pipelines.images import load_image
+from srpo_jax.data_pipelines.prompt import Demonstration, Prompt
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.errors import UserError
 from srpo_jax.models.flops import Work
 from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.prompt_encoder import PromptEncoder
 from srpo_jax.pack.batches import Batches, make_loader
 from srpo_jax.pack.examples import ByteCache, Examples
 from tests.support import judged
@@ -257,6 +260,28 @@ def test_bad_trees_are_named(processor):
         Examples([record | {"reply": [999]}], processor)[0]
     with pytest.raises(RecordError, match=r"tree 't1': .*markers"):
         Examples([record | {"question": "<image><image>?"}], processor)[0]
+
+
+def test_trees_are_asked_as_they_were_explored(processor, decoded):
+    """System, demonstration and instruction stand in every tree's prompt, pictures first; those of
+    demonstrations are decoded once, and counted in tokens and patches."""
+    records = [tree_record(i) for i in range(4)]
+    shown = records[1]["images"][0]["data"]
+    demo = Demonstration("d", "What is it?", "I look.\nReply: Yes.", (shown,))
+    prompt = Prompt("Be kind.", "Look: ", "!", (demo,))
+    decoded.clear()
+    examples = Examples(records, processor, prompt=prompt)
+    bare, encoder = Examples(records, processor), PromptEncoder(processor, prompt)
+    extra = len(encoder.encode("", []).patches)
+    for i, record in enumerate(records):
+        pictures = [load_image(image["data"], what="") for image in record["images"]]
+        expected = encoder.encode(record["question"], pictures)
+        assert np.array_equal(examples[i].prompt.tokens, expected.tokens)
+        assert np.array_equal(examples[i].prompt.patches, expected.patches)
+        assert examples.outline(i).prompt.num_patches == extra + len(bare[i].prompt.patches)
+        assert len(examples[i].prompt.tokens) > len(bare[i].prompt.tokens)
+    own = sum(len(record["images"]) for record in records)
+    assert extra and len(decoded) == 2 + 3 * own  # two encoders; twice Examples, and here
 
 
 @pytest.fixture

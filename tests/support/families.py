@@ -6,6 +6,7 @@ are written once, over `CASES`; what is particular to a family is tested beside 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -34,14 +35,21 @@ compile_fast = functools.partial(jax.jit, compiler_options={"xla_backend_optimiz
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """module: has MODEL_TYPE, TIED, SIZES, LAYOUTS, make and oracle_inputs (as tiny.py)."""
+    """module: has MODEL_TYPE, TIED, SIZES, LAYOUTS, make and oracle_inputs (as tiny.py).
+    in_front: its template writes all pictures of a message in front of the texts."""
 
     name: str
     module: ModuleType
     options: tuple[tuple[str, Any], ...] = ()
+    in_front: bool = False
 
     def make(self, folder: pathlib.Path, **more: Any) -> pathlib.Path:
         return self.module.make(folder, **dict(self.options), **more)
+
+    @property
+    def questions(self) -> tuple[tuple[str, int], ...]:
+        """(question, number of its pictures)."""
+        return (QUESTIONS_IN_FRONT if self.in_front else QUESTIONS[:1]) + QUESTIONS[1:]
 
     def pictures(self, count: int, seed: int = 0) -> list:
         """Pictures of different sizes, from the module's list."""
@@ -56,8 +64,8 @@ CASES = {
         Case("qwen3_vl", tiny_qwen3_vl),
         Case("internvl3", tiny_internvl),
         Case("internvl3_5", tiny_internvl, (("text", "qwen3"),)),
-        Case("llava", tiny_llava),
-        Case("llava_next", tiny_llava_next),
+        Case("llava", tiny_llava, in_front=True),
+        Case("llava_next", tiny_llava_next, in_front=True),
         Case("smolvlm", tiny_smolvlm),
         Case("idefics3", tiny_smolvlm, (("model_type", "idefics3"),)),
     )
@@ -67,6 +75,7 @@ QUESTIONS = (
     ("What is in this image?", 1),
     ("No picture here.", 0),
 )
+QUESTIONS_IN_FRONT = (("Compare these two, please.", 2),)
 
 
 class Loaded:
@@ -78,11 +87,19 @@ class Loaded:
         self.config = self.processor.config
         self.params = load_params(self.folder, self.config, dtype=np.float32)
         self.model = PolicyModel(self.config)
-        self.pictures = [case.pictures(count, seed=i) for i, (_, count) in enumerate(QUESTIONS)]
+        self.pictures = [
+            case.pictures(count, seed=i) for i, (_, count) in enumerate(case.questions)
+        ]
         self.prompts = [
             self.processor.encode_question(question, pictures)
-            for (question, _), pictures in zip(QUESTIONS, self.pictures)
+            for (question, _), pictures in zip(case.questions, self.pictures)
         ]
+
+    def asking(self, prompts: list, pictures: list[list]) -> Loaded:
+        """The same checkpoint with other prompts, and the pictures that each of them shows."""
+        other = copy.copy(self)
+        other.prompts, other.pictures = prompts, pictures
+        return other
 
     def room(self, extra: int) -> dict[str, int]:
         """Budgets of a row that hold every prompt and `extra` tokens, and a unit of padding."""

@@ -11,7 +11,9 @@ import sys
 import jax
 import pytest
 
+from srpo_jax.config.convert import as_config
 from srpo_jax.errors import UserError
+from srpo_jax.inference.prompting import load_asking
 from srpo_jax.runs.identity import write_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.checkpoint.seal import space_needed
@@ -49,6 +51,40 @@ def test_it_tells_sizes_and_writes_nothing(world, tmp_path):
     config = make_config(world)
     config.lora.rank = 2
     assert re.search(r"frozen policy \d", dry_run(config, tmp_path / "run"))
+
+
+def test_trees_of_another_prompt_are_refused(world, tmp_path):
+    """Log-probs under another prompt are of another policy; on the bare question, as RPO trains,
+    the tokenizer and the template must still be the same. A workdir keeps its prompt.
+    """
+    config = make_config(world)
+    config.prompt.system = "Be kind."
+    asking = load_asking(as_config(config), config.model.path)
+    trees = [tree_record(i) for i in range(9)]
+    for tree in trees:
+        tree["provenance"] |= {"prompt_digest": asking.digest, "prompt": asking.about}
+    judged.write_judged(tmp_path / "trees", trees)
+    config.data.trees = str(tmp_path / "trees")
+    alike = make_setup(config, tmp_path)
+    config.prompt.train = "bare"
+    bare = make_setup(config, tmp_path)
+    lengths = [len(s.batches.examples.outline(0).prompt.tokens) for s in (alike, bare)]
+    assert lengths[0] > lengths[1] and alike.run != bare.run
+    config.prompt.train, config.prompt.system = "same", "Be unkind."
+    with pytest.raises(UserError, match="explored with another prompt"):
+        make_setup(config, tmp_path)
+    shutil.copytree(config.model.path, tmp_path / "model")
+    file = tmp_path / "model" / "chat_template.json"
+    file.write_text(file.read_text().replace("assistant", "helper"))
+    config.model.path, config.prompt.train = str(tmp_path / "model"), "bare"
+    with pytest.raises(UserError, match="explored with another chat template"):
+        make_setup(config, tmp_path)
+    config = make_config(world)
+    (tmp_path / "old" / "checkpoints" / "3").mkdir(parents=True)
+    write_config(config, make_setup(config, tmp_path).run, {}, tmp_path / "old")
+    config.model.path = str(tmp_path / "model")
+    with pytest.raises(UserError, match="another run.*chat template"):
+        dry_run(config, tmp_path / "old")
 
 
 def test_what_would_end_the_run_ends_the_dry_run(world, tmp_path, monkeypatch):

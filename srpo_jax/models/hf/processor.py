@@ -8,6 +8,8 @@ differs by a few grey levels, and the same picture must not depend on what is in
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -15,14 +17,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from srpo_jax.errors import UserError, one_line
+from srpo_jax.data_pipelines.prompt import BARE, Message, Told
+from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images
+from srpo_jax.models.hf.chat import Chat, chat_template, unused_characters
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.registry import load_model_config
 
-IMAGE_MARKER = "<image>"
 # A private-use character, which SentencePiece writes in bytes that never merge with what follows.
 ANCHOR = "\ue000"
 
@@ -36,20 +39,37 @@ class Processor:
     and rows of the vocabulary that no token has. Never one of eos_ids.
     images: the family's own (families/*/images.py): `images(RGB picture)` -> its patches and grid,
     `images.grid(width, height)` -> the grid that a picture of this size has, without pixels.
+    markers: texts of the path format (think tags). In the policy's own texts and in those of the
+    config (prompt.Told) they are tokens, even if the tokenizer calls them special; in what records
+    say they are plain text.
+    lead: the white space that the template writes in front of an assistant's text and not at the
+    end of a prompt: an answer begins with it. opened: whether every prompt ends with the first
+    marker, by the template or, with open="prompt", by us, in the ids `opening`.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer, images: Images, template: str, eos_ids):
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer,
+        images: Images,
+        template: str,
+        eos_ids,
+        markers: Sequence[str] = (),
+        open: str = "auto",  # noqa: A002  the name of the config's field
+    ):
         self.config = config
         self.images = images
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
+        self.markers = tuple(markers)
         self._tokenizer = tokenizer
-        self._template = template
+        self.chat = Chat(tokenizer, template, images.placeholder)
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
         # Llama's also puts a space there, which a text cut into pieces must not get at every cut.
         self._adds_space = self._tokenizer.tokenize("a")[0].startswith("\u2581")
 
         added = tokenizer.added_tokens_decoder
+        own = {i for i, token in added.items() if token.content in self.markers}
         pads = {config.image_token_id, *images.suppress}
         if tokenizer.pad_token_id is not None:
             pads.add(tokenizer.pad_token_id)
@@ -59,17 +79,29 @@ class Processor:
 
         control = {i for i, token in added.items() if token.special} | pads | set(self.eos_ids)
         control |= {config.vision_start_token_id, config.vision_end_token_id} - {None}
-        self._control_ids = frozenset(control)
-        words = filter(None, tokenizer.convert_ids_to_tokens(sorted(control)))
+        self._control_ids = frozenset(control - own)
+        self._hidden_ids = frozenset(i for i, t in added.items() if t.special) - own
         # One character where a control token begins: occurrences that overlap are all found.
-        self._control = re.compile(f"(?={'|'.join(map(re.escape, words))}).", re.DOTALL)
+        words = filter(None, tokenizer.convert_ids_to_tokens(sorted(control | own)))
+        words = sorted(words, key=len, reverse=True)
+        self._control = re.compile(f"(?=({'|'.join(map(re.escape, words))})).", re.DOTALL)
+        self._set_start(open)
 
     @classmethod
-    def from_dir(cls, folder: str | pathlib.Path, family: str | Family = "") -> Processor:
+    def from_dir(
+        cls,
+        folder: str | pathlib.Path,
+        family: str | Family = "",
+        markers: Sequence[str] = (),
+        open: str = "auto",  # noqa: A002
+    ) -> Processor:
         """The processor of the checkpoint in `folder`. No network, no code from the folder.
 
-        family: one from outside, see registry.known_families.
-        Raises UserError if a file is missing or damaged, or if the files contradict each other.
+        family: one from outside, see registry.known_families. markers: of the path format, the
+        opening one first. open: who writes the opening marker, "auto" (the template if it does,
+        else the policy), "prompt" (the template, else we do) or "policy".
+        Raises UserError if a file is missing or damaged, if the files contradict each other, or if
+        the template writes what the policy is to write.
         """
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
@@ -82,7 +114,35 @@ class Processor:
         images = config.family.images(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
-        return cls(config, tokenizer, images, chat_template(folder), eos_ids)
+        return cls(config, tokenizer, images, chat_template(folder), eos_ids, markers, open)
+
+    def _set_start(self, open: str) -> None:  # noqa: A002
+        """Finds how an answer begins: lead, opened, and what we write behind the template's prompt.
+
+        A template that fails is told at the first prompt, with the record's name.
+        """
+        try:
+            prompt, turn = self.chat.turn()
+        except UserError:
+            prompt = turn = ""
+        self.lead = _lead(prompt, turn)
+        self.opening: list[int] = []
+        # Whether an answer's ids are those that it has in the middle of a text.
+        whole = self._ids(f"{prompt}{self.lead}a")
+        inside = self._encode_pieces([f"{self.lead}a"], after_text=True)
+        self._start_in_text = self._adds_space and whole == self._ids(prompt) + inside
+        opening = self.markers[0] if self.markers else ""
+        self.opened = bool(opening) and prompt.rstrip().endswith(opening)
+        if self.opened and open == "policy":
+            raise UserError(
+                f"the chat template ends prompts with {opening!r}, so format.open=policy cannot be "
+                "had; use format.open=auto"
+            )
+        if opening and open == "prompt" and not self.opened:
+            self.opening = self.encode(f"{opening}\n")
+            self.lead, self._start_in_text, self.opened = "", self._adds_space, True
+        # Decoders of the Llama kind take the first space away themselves.
+        self._shown_lead = self.lead if self._text(self.encode("a")) == f"{self.lead}a" else ""
 
     def image(self, picture: Image.Image) -> tuple[np.ndarray, Grid]:
         """A picture of any mode -> patches float32 [p, patch_dim] in the processor's order, grid.
@@ -92,53 +152,56 @@ class Processor:
         return self.images(picture.convert("RGB"))
 
     def prompt_tokens(self, question: str, grids: Sequence[Grid]) -> list[int]:
-        """Ids of the user turn with `question`, up to where the assistant's answer begins.
+        """chat_tokens of the bare question: one user message without anything around it."""
+        return self.chat_tokens(BARE.messages(question, len(grids)), grids)
 
-        Pictures stand where the question says `<image>`, or before the text if it never does; each
-        is written out as its family does. Control tokens in the question stay plain text.
-        Raises UserError if markers and pictures do not agree in number.
+    def chat_tokens(self, messages: Sequence[Message], grids: Sequence[Grid]) -> list[int]:
+        """Ids of a conversation, up to where the assistant's answer begins.
+
+        grids: of all pictures in order of appearance; each is written out as its family does.
+        Control tokens in texts stay plain text, but for markers where they are real.
+        Raises UserError if the template does not write it whole and in order: see Chat.render.
         """
-        pieces = question.split(IMAGE_MARKER)
-        if len(pieces) == 1:
-            pieces = [""] * len(grids) + pieces
-        if len(pieces) != len(grids) + 1:
-            raise UserError(
-                f"the question has {len(pieces) - 1} {IMAGE_MARKER} markers and "
-                f"{len(grids)} pictures: {question[:80]!r}"
-            )
-        mark = _unused_character(self._template + question)
-        content = []
-        for i, piece in enumerate(pieces):
-            if i:
-                content.append({"type": "image"})
-            if piece:
-                content.append({"type": "text", "text": self._cut(piece, mark)})
-        rendered = self._render([{"role": "user", "content": content}])
-
-        # Every whole placeholder is the template's: those of the question have been cut.
+        rendered, mark = self.chat.render(messages, self._cut)
+        # Every whole placeholder is the template's: those of the texts have been cut.
         first, *others = rendered.split(self.images.placeholder)
         if len(others) != len(grids):
-            raise UserError("the chat template does not place one image placeholder per picture")
+            raise UserError(f"the messages show {len(others)} pictures, but {len(grids)} are given")
         expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
-        ids = self._encode_pieces("".join([first, *expanded]).split(mark))
+        ids = self._encode_pieces("".join([first, *expanded]).split(mark)) + self.opening
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
 
     def encode(self, text: str, after_text: bool = False) -> list[int]:
-        """Ids of plain text. Control tokens spelled out in it become ordinary ids.
+        """Ids of the policy's own text: markers are tokens, other control tokens spelled out in it
+        become ordinary ids.
 
-        after_text: the ids that it has right behind other text, not at the start of an answer.
+        after_text: the ids that it has right behind other text of the answer. Else it is the start
+        of an answer, and what the template writes in front of one (lead) comes with it.
         """
-        mark = _unused_character(text)
-        ids = self._encode_pieces(self._cut(text, mark).split(mark), after_text)
+        if not text:
+            return []
+        mark = unused_characters(text, 1)[0]
+        pieces = self._cut([text], "assistant", mark).split(mark)
+        if not after_text:
+            pieces[0] = self.lead + pieces[0]
+        ids = self._encode_pieces(pieces, after_text or self._start_in_text)
         if not self._control_ids.isdisjoint(ids):
             raise UserError(f"text that cannot be told from a control token: {text[:80]!r}")
         return ids
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, without special tokens."""
+    def decode(self, ids: Iterable[int], after_text: bool = False) -> str:
+        """Text of `ids`, without special tokens but for markers. It undoes `encode`: without
+        after_text, the ids are the start of an answer, and its lead is left out.
+        """
+        text = self._text(ids)
+        return text if after_text else text.removeprefix(self._shown_lead)
+
+    def _text(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(
-            [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            [i for i in map(int, ids) if i not in self._hidden_ids],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
         )
 
     def encode_question(self, question: str, images: Sequence[Image.Image]) -> EncodedPrompt:
@@ -147,14 +210,26 @@ class Processor:
         tokens = self.prompt_tokens(question, [grid for _, grid in encoded])
         return encode_prompt(tokens, encoded, self.config)
 
-    def _cut(self, text: str, mark: str) -> str:
-        """`mark` inside every control token that `text` spells out: "<" mark "|im_end|>".
+    def _cut(self, pieces: Sequence[str], role: str, mark: str) -> str:
+        """The text of the pieces, with `mark` inside every control token that it spells out: "<"
+        mark "|im_end|>". Markers in an assistant's text, or whole in a piece of the config, stay.
 
         Text is encoded in the pieces between marks, so a control token that came with the text is
         never whole, while those that the template writes around it are. Text without any is not
         cut, and its ids are exactly those of transformers.
         """
-        return self._control.sub(lambda first: first.group() + mark, text)
+        ends = list(itertools.accumulate(map(len, pieces)))
+
+        def first(found: re.Match) -> str:
+            token, start = found.group(1), found.start()
+            if token in self.markers:
+                here = bisect.bisect_right(ends, start)
+                told = isinstance(pieces[here], Told) and start + len(token) <= ends[here]
+                if told or role == "assistant":
+                    return found.group()
+            return found.group() + mark
+
+        return self._control.sub(first, "".join(pieces))
 
     def _encode_pieces(self, pieces: Iterable[str], after_text: bool = False) -> list[int]:
         ids: list[int] = []
@@ -168,34 +243,13 @@ class Processor:
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _render(self, messages: list[dict]) -> str:
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template is a program: it can fail in any way
-            raise UserError(f"the chat template failed: {one_line(error)}") from error
 
-
-def chat_template(folder: str | pathlib.Path) -> str:
-    """The chat template of a checkpoint folder, by transformers' precedence.
-
-    chat_template.jinja, then chat_template.json, then tokenizer_config.json (which alone may hold
-    several; the one named "default" counts). Raises UserError if there is none.
-    """
-    folder = pathlib.Path(folder)
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_optional_json(folder / name).get("chat_template")
-        if isinstance(template, list):
-            template = {t.get("name"): t.get("template") for t in template}.get("default")
-        if isinstance(template, str):
-            return template
-    raise UserError(
-        f"{folder}: no chat template (chat_template.jinja, chat_template.json or "
-        "tokenizer_config.json); is this an instruction-tuned model?"
-    )
+def _lead(prompt: str, turn: str) -> str:
+    """What `turn`, which ends where an assistant's text begins, has more than the prompt for one,
+    if that is white space."""
+    same = prompt if turn.startswith(prompt) else prompt.strip()
+    _, found, lead = turn.partition(same) if same else ("", "", "")
+    return lead if found and not lead.strip() else ""
 
 
 def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
@@ -222,9 +276,3 @@ def _check(folder, config: ModelConfig, tokenizer, eos_ids, unreachable) -> None
             f"{folder}: token id {largest} is outside the model's vocabulary of "
             f"{config.text.vocab_size}; the files belong to different models"
         )
-
-
-def _unused_character(text: str) -> str:
-    """A private-use character that is not in `text`."""
-    taken = set(text)
-    return next(c for c in map(chr, range(0xE000, 0x110000)) if c not in taken)

@@ -1,9 +1,13 @@
 """All families: logits and greedy answers equal transformers', on checkpoints all of random."""
 
+import io
+
 import numpy as np
 import pytest
 
+from srpo_jax.data_pipelines.prompt import Demonstration, Prompt
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.models.hf.prompt_encoder import PromptEncoder
 from tests.support.families import CASES, Loaded
 
 pytest.importorskip("torch")
@@ -17,8 +21,8 @@ def loaded(request, tmp_path_factory):
     return Loaded(case, case.make(folder, tied=case.module.TIED[0]))
 
 
-def check_logits(loaded):
-    for ours, theirs in zip(loaded.logits(ANSWERS), loaded.oracle_logits(ANSWERS), strict=True):
+def check_logits(loaded, answers=ANSWERS):
+    for ours, theirs in zip(loaded.logits(answers), loaded.oracle_logits(answers), strict=True):
         assert np.abs(theirs[:, : ours.shape[1]]).max() > 1  # the tolerance means something
         np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=1e-4, rtol=0)
 
@@ -26,6 +30,20 @@ def check_logits(loaded):
 def test_logits_equal_transformers(loaded):
     """Two pictures, one and none, ragged in one padded batch, each token of prompt and answer."""
     check_logits(loaded)
+
+
+def test_logits_of_a_conversation_equal_transformers(loaded):
+    """A system message, a demonstration with a picture and a question with another: where the
+    template writes pictures in front of a message, in one message."""
+    pictures, data = loaded.case.pictures(2, seed=5), io.BytesIO()
+    pictures[0].save(data, "PNG")
+    demo = Demonstration("d", "What is it?", "I look.\nReply: A cat.", (data.getvalue(),))
+    layout = "text" if loaded.case.in_front else "turns"
+    prompt = Prompt("Be careful.", "Look: ", "", (demo,), layout, max_side=0)
+    encoder = PromptEncoder(loaded.processor, prompt)
+    asked = encoder.encode("And this?", pictures[1:])
+    assert asked.num_patches == sum(len(loaded.processor.image(p)[0]) for p in pictures)
+    check_logits(loaded.asking([asked], [pictures]), ANSWERS[:1])
 
 
 def test_greedy_answers_equal_transformers(loaded):

@@ -91,8 +91,16 @@ def test_ids_of_ordinary_text_equal_transformers(both):
         alone, shown = both.hf(*content), both.hf(a, *content)
         assert both.ours.prompt_tokens(question, []) == alone["input_ids"][0].tolist()
         assert both.ours.prompt_tokens(question, grids[:1]) == shown["input_ids"][0].tolist()
-        marked = both.ours.prompt_tokens(f"See <image>{question}<image>, please", grids)
-        assert marked == both.hf("See ", a, *content, b, ", please")["input_ids"][0].tolist()
+        marked = both.ours.prompt_tokens(f"<image><image>{question}, please", grids)
+        assert marked == both.hf(a, b, f"{question}, please")["input_ids"][0].tolist()
+
+
+def test_a_picture_inside_a_text_is_refused(both):
+    """The template would move it to the front, and the question would be another one."""
+    grid = both.ours.image(picture(56, 84, 1))[1]
+    for question in ("See <image>, please", "What is this? <image>"):
+        with pytest.raises(UserError, match="moves pictures"):
+            both.ours.prompt_tokens(question, [grid])
 
 
 @pytest.mark.parametrize("token", IDS)

@@ -13,7 +13,8 @@ from srpo_jax.data_pipelines.records import CATEGORIES, read_records
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.models.families.qwen2_5_vl.model import image_layout
-from srpo_jax.models.hf.processor import Processor, chat_template
+from srpo_jax.models.hf.chat import chat_template
+from srpo_jax.models.hf.processor import Processor
 from srpo_jax.pack.batches import Batches, make_loader
 from srpo_jax.pack.examples import Examples
 from tests.support.photos import photos

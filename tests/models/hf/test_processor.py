@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.hf.processor import Processor, chat_template
+from srpo_jax.models.hf.chat import chat_template
+from srpo_jax.models.hf.processor import Processor
 from tests.support.tiny import (
     CHAT_TEMPLATE,
     IDS,

@@ -1,0 +1,43 @@
+"""From the sections `prompt` and `format` of a config to how a policy is asked."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.path_formats.base import PathFormat
+from srpo_jax.data_pipelines.prompt import BARE, make_prompt
+from srpo_jax.inference.configured_format import configured_format
+from srpo_jax.models.blocks.config import Family
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.prompt_encoder import PromptEncoder, check_not_baked, processor_digest
+
+
+class Asking(NamedTuple):
+    """encoder: how questions are asked. form: the path format. digest: 16 hex digits that name
+    both. about: the prompt in a few readable values, and the digest of the policy's own files."""
+
+    encoder: PromptEncoder
+    form: PathFormat
+    digest: str
+    about: dict[str, Any]
+
+
+def load_asking(
+    cfg: Config, folder: str | pathlib.Path, family: str | Family = "", *, bare: bool = False
+) -> Asking:
+    """How cfg.prompt asks the policy in `folder`. bare: by the question alone, whatever cfg says.
+
+    A folder whose chat template has a prompt in it is asked the bare question. Raises UserError if
+    cfg has another prompt for it, for demonstrations that cannot be read, and as
+    Processor.from_dir.
+    """
+    form = configured_format(cfg.format)
+    told = cfg.prompt.system or cfg.prompt.demos or cfg.prompt.instruction not in ("auto", "none")
+    baked = check_not_baked(folder, bool(told) and not bare)
+    processor = Processor.from_dir(folder, family, form.markers, cfg.format.open)
+    prompt = BARE if bare or baked else make_prompt(form, **arguments(make_prompt, cfg.prompt))
+    encoder = PromptEncoder(processor, prompt)
+    about = {**encoder.prompt.describe(), "processor": processor_digest(folder)}
+    return Asking(encoder, form, encoder.digest(folder, cfg.format), about)

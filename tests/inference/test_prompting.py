@@ -1,0 +1,89 @@
+"""srpo_jax/inference/prompting.py: what a policy is told, and the digest that names it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srpo_jax.config.convert import as_config
+from srpo_jax.configs import common
+from srpo_jax.data_pipelines.path_formats.registry import make_format
+from srpo_jax.data_pipelines.prompt import BARE
+from srpo_jax.errors import UserError
+from srpo_jax.inference.prompting import load_asking
+from srpo_jax.models.hf.prompt_encoder import BAKED
+from tests.support.tiny import tiny_qwen2_5_vl
+
+
+def config(**changes):
+    """The default config with changes, as prompt__system="x"."""
+    cfg = common.get_config()
+    cfg.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return as_config(cfg)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_qwen2_5_vl(tmp_path / "model")
+
+
+def test_the_settings_are_what_the_policy_is_told(folder):
+    """By default the path format's own instruction; bare is the question alone."""
+    assert (
+        load_asking(config(), folder).encoder.prompt.after
+        == make_format("lines").instruction.split("}")[1]
+    )
+    told = load_asking(config(prompt__system="Be kind.", prompt__instruction="none"), folder)
+    assert told.encoder.prompt.system == told.about["system"] == "Be kind."
+    ids = told.encoder.encode("What?", []).tokens.tolist()
+    text = told.encoder.processor.decode(ids)
+    assert "system\nBe kind.\n" in text and "user\nWhat?\n" in text
+    assert load_asking(config(), folder, bare=True).encoder.prompt == BARE
+
+
+def test_the_digest_changes_with_whatever_changes_prompts(folder):
+    """Template, tokenizer, pictures' size, end tokens, texts and path format are named by it; a
+    card, or where the same template lies, is not (cases/edges/05)."""
+    first = load_asking(config(), folder)
+    (folder / "README.md").write_text("another card")
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+    assert load_asking(config(), folder)[1:] == first[1:]
+    digests = {first.digest}
+    for changes in (
+        {"prompt__system": "Be kind."},
+        {"prompt__instruction": "none"},
+        {"prompt__instruction": "{question}!"},
+        {"format__strict": True},
+    ):
+        digests.add(load_asking(config(**changes), folder).digest)
+    assert len(digests) == 5
+    same = dict(first.about)
+    for name, change in (
+        ("preprocessor_config.json", lambda c: c.update(max_pixels=c["min_pixels"] * 4)),
+        ("tokenizer_config.json", lambda c: c.update(model_max_length=7)),
+        ("generation_config.json", lambda c: c.update(eos_token_id=[370])),
+    ):
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+        found = load_asking(config(), folder)
+        assert found.about["processor"] != same["processor"]
+        assert found.digest not in digests
+        digests.add(found.digest)
+    (folder / "chat_template.jinja").write_text(template.replace("assistant", "helper"))
+    assert load_asking(config(), folder).digest not in digests
+
+
+def test_a_baked_prompt_is_not_said_twice(folder):
+    """A folder whose template has a prompt in it is asked the bare question; to tell it more is
+    refused in one line."""
+    (folder / BAKED).write_text("{}")
+    for instruction in ("auto", "none"):
+        found = load_asking(config(prompt__instruction=instruction), folder)
+        assert found.encoder.prompt == BARE
+    for changes in ({"prompt__system": "x"}, {"prompt__instruction": "{question}!"}):
+        with pytest.raises(UserError, match="has a prompt in it already") as error:
+            load_asking(config(**changes), folder)
+        assert "\n" not in str(error.value)
