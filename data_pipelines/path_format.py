@@ -56,6 +56,7 @@ class Lines:
 
     name = "lines"
     markers: tuple[str, ...] = ()
+    opening = ""
     instruction = (
         "{question}\n\nThink before you answer: write one short step a line, then a last line that "
         f'begins with "{REPLY_MARKER}" and holds your answer.'

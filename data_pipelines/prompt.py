@@ -74,10 +74,14 @@ class Message:
 
 
 class AnswerFormat(Protocol):
-    """What a prompt needs of a path format. instruction: text with {question}."""
+    """What prompts need of a path format. instruction: text with {question}. markers: texts that
+    are tokens where the policy writes them. opening: what a turn begins with unless the prompt has
+    it, or ""."""
 
-    name: str
-    instruction: str
+    name: Any
+    instruction: Any
+    markers: tuple[str, ...]
+    opening: str
 
     def pieces(self, steps: Sequence[str], reply: str) -> list[str]:
         """The texts of the steps and the reply; joined, they are the assistant's whole turn."""
