@@ -149,11 +149,10 @@ def reply_start(form: PathFormat, processor: Processor) -> str:
     nothing between them. UserError for a path format without any."""
     mark = "\ue000"
     found = "".join(form.pieces((), mark)).partition(mark)[0].rstrip(" ")
-    if len(processor.markers) == 2:
-        opening, closing = processor.markers
-        found = found or f"{opening}\n\n{closing}\n\n"
-        if processor.opened:
-            found = found.removeprefix(opening).removeprefix("\n")
+    if not found and form.opening and len(form.markers) == 2:
+        found = f"{form.opening}\n{form.markers[1]}\n\n"
+    if processor.opened:
+        found = found.removeprefix(form.opening)
     if not found:
         raise UserError(
             f"--bake_prompt=reply_only: the path format {form.name} writes nothing in front of a "
@@ -187,7 +186,7 @@ def replace_template(folder: pathlib.Path, template: str) -> None:
 def _check_alike(folder: pathlib.Path, encoder: PromptEncoder, start: str) -> None:
     """UserError if a plain question to the folder is not the prompt of `encoder`."""
     ours = encoder.processor
-    baked = Processor.from_dir(folder, ours.config.family, ours.markers)
+    baked = Processor.from_dir(folder, ours.config.family, ours.markers)  # open="auto"
     grid = ours.images.grid(112, 112)
     for question, count in QUESTIONS:
         grids = [grid] * count

@@ -36,7 +36,7 @@ def load_asking(
     form = configured_format(cfg.format)
     told = cfg.prompt.system or cfg.prompt.demos or cfg.prompt.instruction not in ("auto", "none")
     baked = check_not_baked(folder, bool(told) and not bare)
-    processor = Processor.from_dir(folder, family, form.markers, cfg.format.open)
+    processor = Processor.from_dir(folder, family, form.markers, form.opening, cfg.format.open)
     prompt = BARE if bare or baked else make_prompt(form, **arguments(make_prompt, cfg.prompt))
     encoder = PromptEncoder(processor, prompt)
     about = {**encoder.prompt.describe(), "processor": processor_digest(folder)}

@@ -122,14 +122,16 @@ def test_where_a_reply_begins_with_think_tags(tmp_path):
     """Nothing between the tags; the opening one is left out where the prompt has it already."""
 
     class Think:
-        name = "think"
+        name, instruction = "think", "{question}"
+        markers, opening = ("<think>", "</think>"), "<think>\n"
 
         def pieces(self, steps, reply):
             return [reply]
 
     folder = CASES["qwen3_vl"].make(tmp_path / "m")
     for who, expected in (("policy", "<think>\n\n</think>\n\n"), ("prompt", "\n</think>\n\n")):
-        processor = Processor.from_dir(folder, markers=("<think>", "</think>"), open=who)
+        tags = {"markers": ("<think>", "</think>"), "opening": "<think>\n"}
+        processor = Processor.from_dir(folder, **tags, open=who)
         assert reply_start(Think(), processor) == expected
         copy = shutil.copytree(folder, tmp_path / who)
         encoder = PromptEncoder(processor, PROMPTS["instruction"])
@@ -137,7 +139,9 @@ def test_where_a_reply_begins_with_think_tags(tmp_path):
         text = processor._tokenizer.decode(tokens_by_transformers(copy, processor, "What?", []))
         assert text.endswith("assistant\n<think>\n\n</think>\n\n")
     with pytest.raises(UserError, match="nothing in front of a reply"):
-        reply_start(Think(), Processor.from_dir(folder))
+        form = Think()
+        form.opening = ""
+        reply_start(form, Processor.from_dir(folder))
 
 
 def test_what_cannot_be_baked_is_refused(tmp_path):

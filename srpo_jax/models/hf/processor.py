@@ -43,8 +43,9 @@ class Processor:
     config (prompt.Told) they are tokens, even if the tokenizer calls them special; in what records
     say they are plain text.
     lead: the white space that the template writes in front of an assistant's text and not at the
-    end of a prompt: an answer begins with it. opened: whether every prompt ends with the first
-    marker, by the template or, with open="prompt", by us, in the ids `opening`.
+    end of a prompt: an answer begins with it. opened: whether every prompt ends with the text with
+    which turns of the path format open, by the template or, with open="prompt", by us, in the ids
+    `opening`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Processor:
         template: str,
         eos_ids,
         markers: Sequence[str] = (),
+        opening: str = "",
         open: str = "auto",  # noqa: A002  the name of the config's field
     ):
         self.config = config
@@ -85,7 +87,7 @@ class Processor:
         words = filter(None, tokenizer.convert_ids_to_tokens(sorted(control | own)))
         words = sorted(words, key=len, reverse=True)
         self._control = re.compile(f"(?=({'|'.join(map(re.escape, words))})).", re.DOTALL)
-        self._set_start(open)
+        self._set_start(opening, open)
 
     @classmethod
     def from_dir(
@@ -93,13 +95,15 @@ class Processor:
         folder: str | pathlib.Path,
         family: str | Family = "",
         markers: Sequence[str] = (),
+        opening: str = "",
         open: str = "auto",  # noqa: A002
     ) -> Processor:
         """The processor of the checkpoint in `folder`. No network, no code from the folder.
 
-        family: one from outside, see registry.known_families. markers: of the path format, the
-        opening one first. open: who writes the opening marker, "auto" (the template if it does,
-        else the policy), "prompt" (the template, else we do) or "policy".
+        family: one from outside, see registry.known_families. markers: of the path format.
+        opening: what its turns begin with unless the prompt has it (a tag and a newline). open: who
+        writes that, "auto" (the template if it does, else the policy), "prompt" (the template, else
+        we do) or "policy".
         Raises UserError if a file is missing or damaged, if the files contradict each other, or if
         the template writes what the policy is to write.
         """
@@ -114,9 +118,11 @@ class Processor:
         images = config.family.images(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
-        return cls(config, tokenizer, images, chat_template(folder), eos_ids, markers, open)
+        return cls(
+            config, tokenizer, images, chat_template(folder), eos_ids, markers, opening, open
+        )
 
-    def _set_start(self, open: str) -> None:  # noqa: A002
+    def _set_start(self, opening: str, open: str) -> None:  # noqa: A002
         """Finds how an answer begins: lead, opened, and what we write behind the template's prompt.
 
         A template that fails is told at the first prompt, with the record's name.
@@ -131,15 +137,14 @@ class Processor:
         whole = self._ids(f"{prompt}{self.lead}a")
         inside = self._encode_pieces([f"{self.lead}a"], after_text=True)
         self._start_in_text = self._adds_space and whole == self._ids(prompt) + inside
-        opening = self.markers[0] if self.markers else ""
-        self.opened = bool(opening) and prompt.rstrip().endswith(opening)
+        self.opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
         if self.opened and open == "policy":
             raise UserError(
-                f"the chat template ends prompts with {opening!r}, so format.open=policy cannot be "
-                "had; use format.open=auto"
+                f"the chat template ends prompts with {opening.strip()!r}, so format.open=policy "
+                "cannot be had; use format.open=auto"
             )
         if opening and open == "prompt" and not self.opened:
-            self.opening = self.encode(f"{opening}\n")
+            self.opening = self.encode(opening)
             self.lead, self._start_in_text, self.opened = "", self._adds_space, True
         # Decoders of the Llama kind take the first space away themselves.
         self._shown_lead = self.lead if self._text(self.encode("a")) == f"{self.lead}a" else ""

@@ -94,17 +94,17 @@ def test_who_writes_the_opening_tag(tmp_path):
     answer begins behind it, and to want the policy to write it again is an error."""
     for kind in ("special", "added", "text"):
         folder = make(tmp_path / kind, kind)
-        by_policy = Processor.from_dir(folder, markers=MARKERS, open="policy")
-        by_us = Processor.from_dir(folder, markers=MARKERS, open="prompt")
+        by_policy = Processor.from_dir(folder, markers=MARKERS, opening="<think>\n", open="policy")
+        by_us = Processor.from_dir(folder, markers=MARKERS, opening="<think>\n", open="prompt")
         assert not by_policy.opened and by_us.opened
         opening = by_us.encode("<think>\n")
         bare = by_policy.prompt_tokens("What?", [])
         assert by_us.prompt_tokens("What?", []) == bare + opening
         writes = make(tmp_path / f"{kind} opened", kind, "<think>\n")
         for who in ("auto", "prompt"):
-            processor = Processor.from_dir(writes, markers=MARKERS, open=who)
+            processor = Processor.from_dir(writes, markers=MARKERS, opening="<think>\n", open=who)
             assert processor.opened
             assert processor.prompt_tokens("What?", []) == bare + opening
         with pytest.raises(UserError, match="format.open=auto"):
-            Processor.from_dir(writes, markers=MARKERS, open="policy")
+            Processor.from_dir(writes, markers=MARKERS, opening="<think>\n", open="policy")
         assert not Processor.from_dir(writes).opened
