@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from srpo_jax.data_pipelines.tree_store import (
 from srpo_jax.data_pipelines.verdict_store import branch_label, find_set, set_names
 from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
-from srpo_jax.explore.explorer import Explorer
+from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
@@ -43,20 +44,28 @@ from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 
+BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
+
 
 def explore(
     cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     *,
     model_dir: str | os.PathLike | None = None,
+    params: Any = None,
     judge_roots: Callable[[], object] | None = None,
+    references_only: bool = False,
+    on_batch: BatchTold | None = None,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
     That is WORKDIR/trees; with explore.reference=self first WORKDIR/roots, whole paths of which a
     judge has to find safe ones before branches can leave them. judge_roots: has that done at once;
     without it the folder of the roots is returned, and when they are judged (srpo_jax.judge) a
-    second call makes the trees. model_dir: the policy, instead of cfg.model.path.
+    second call makes the trees. model_dir: the policy, instead of cfg.model.path. params: use these
+    instead of that folder's weights (export.sampling_params reads those of a run). on_batch: is
+    told of every batch of questions how many they were and how many seconds they took; the first
+    one of a call compiles.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -68,13 +77,17 @@ def explore(
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     records = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
-    policy = load_policy(cfg, model_dir=model_dir)
+    policy = load_policy(cfg, model_dir=model_dir, params=params)
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
 
-    if cfg.explore.reference == "self":
+    if references_only:
+        records = with_steps(records, source)
+        provenance["stage"] = "references"
+        references = {record.id: (record, policy.reference(record)) for record in records}
+    elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None)
+        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
         if not _judged(roots.folder, cfg.arbiter.verdicts, stems) and judge_roots:
             judge_roots()
@@ -103,7 +116,7 @@ def explore(
         references = {record.id: (record, policy.reference(record)) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references)
+    _make(cfg, policy, shards, provenance, references, on_batch)
     process = detect_process(cfg.processes, os.environ)
     if not (process.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
@@ -134,6 +147,7 @@ def _make(
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+    on_batch: BatchTold | None = None,
 ) -> None:
     """Makes the shards of a folder that are not there yet. references: see Explorer."""
     paths, count = shards.paths, len(shards.paths)
@@ -145,11 +159,17 @@ def _make(
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
     rows = min(cfg.explore.batch, max(map(len, shards.records)))
-    explorer = Explorer(cfg, policy, records, provenance, rows=rows, references=references)
+    explorer: Explorer | ReferencesOnly
+    if provenance.get("stage") == "references":
+        explorer = ReferencesOnly(policy, provenance, references or {})
+    else:
+        explorer = Explorer(cfg, policy, records, provenance, rows=rows, references=references)
     write_json(shards.folder / RUN, run)
     progress = Progress(sum(len(shards.records[i]) for i in todo))
     each = f"{TRIES} whole paths each"
-    if references is not None:
+    if provenance.get("stage") == "references":
+        each = "reference paths alone"
+    elif references is not None:
         each = f"{cfg.explore.branches} branches at each branch point"
     print(
         f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
@@ -159,17 +179,24 @@ def _make(
     first = process.index * len(todo) // process.count  # workers begin apart from each other
     todo = todo[first:] + todo[:first]
     for i in _to_make(paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))):
-        _make_shard(paths[i], shards.records[i], explorer, progress)
+        _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
 
 
 def _make_shard(
-    path: pathlib.Path, records: Sequence[Record], explorer: Explorer, progress: Progress
+    path: pathlib.Path,
+    records: Sequence[Record],
+    explorer: Explorer | ReferencesOnly,
+    progress: Progress,
+    on_batch: BatchTold | None,
 ) -> None:
     """Explores the records of one shard, and writes it unless another worker has meanwhile."""
     trees = []
     for start in range(0, len(records), explorer.batch):
         batch = records[start : start + explorer.batch]
+        begin = time.monotonic()
         made = explorer(batch)
+        if on_batch is not None:
+            on_batch(path.parent.name, len(batch), time.monotonic() - begin)
         progress(len(batch), sum(len(tree["branches"]) for tree in made))
         trees += made
     if not shard_done(path):  # by a worker that took this one for dead

@@ -69,3 +69,11 @@ def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
 def test_a_checkpoint_fits_any_mesh(said):
     """Saved on 4x2, restored on 8x1: the checksums hold and the next losses are the same."""
     np.testing.assert_allclose(*said[0]["after_restore"], rtol=1e-6)
+
+
+@pytest.mark.multi_device
+def test_gradient_norms_do_not_depend_on_the_mesh(said):
+    """What `srpo pilot` compares, with adapters and in two slices, on 1 device and on 2x2x2."""
+    norms = said[0]["norms"]
+    assert min(norms["1"]) > 0
+    np.testing.assert_allclose(norms["2x2x2"], norms["1"], rtol=1e-5)
