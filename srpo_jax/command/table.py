@@ -32,8 +32,8 @@ VERBS: dict[str, Verb] = {
     "pilot": Verb(
         "a small exploration, judged and measured: is the full run worth its price?",
         "srpo pilot --config=configs/ssui_mini.py --workdir=runs/mini",
-        "Writes WORKDIR/pilot, with pilot.json and to_label.jsonl. Prints measures, thresholds and\n"
-        "what to type next. Run the same command again to go on after an interruption.",
+        "Writes WORKDIR/pilot, with pilot.json and to_label.jsonl. Prints measures, thresholds\n"
+        "and what to type next. Run the same command again to go on after an interruption.",
         options={
             "questions": (50, "so many of the training records, half of them risky"),
             "labels": ("", "JSONL of your own verdicts, as a filled-in to_label.jsonl"),
