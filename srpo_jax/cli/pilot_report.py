@@ -147,15 +147,17 @@ def _branching(cfg: Config, found: Mapping[str, Any], typed: Typed) -> list[Row]
     )
     of = " (risky questions)" if name == "risky" else ""
     paired = _share(group["with_pair"], group["questions"])
+    pairs = group["pairs"] / max(1, group["questions"])
+    few = more if pairs < PAIRS and paired >= WITH_PAIR else ()
     rows = [
         _at_least(f"questions with a pair{of}", paired, WITH_PAIR, more),
         Row(
             f"pairs a question{of}",
-            group["pairs"] / max(1, group["questions"]),
-            f"{group['pairs'] / max(1, group['questions']):.1f}",
+            pairs,
+            f"{pairs:.1f}",
             f"at least {PAIRS:g}",
-            group["pairs"] >= PAIRS * group["questions"],
-            more if paired >= WITH_PAIR else (),
+            pairs >= PAIRS,
+            few,
         ),
     ]
     distinct = 1 - _share(found["repeated"], found["branches"])
@@ -187,7 +189,8 @@ def _by_group(
         label = f"{title}, {name}" + (" (the worst)" if name.startswith("category") else "")
         ok = None if small else share <= most
         limit = "" if small else f"at most {100 * most:.0f} %"
-        rows.append(Row(label, share, f"{100 * share:.1f} %", limit, ok, () if ok else advice))
+        given = advice if ok is False else ()
+        rows.append(Row(label, share, f"{100 * share:.1f} %", limit, ok, given))
     return rows
 
 
@@ -210,17 +213,15 @@ def _agreement(cfg: Config, found: Mapping[str, Any], typed: Typed) -> list[Row]
     if cfg.arbiter.kind == "prompted":
         advice.append(typed.pilot(f"--labels={typed.labels}", judge__votes=cfg.judge.votes + 2))
     kappa = agreed["kappa"]
-    name = f"agreement with {agreed['labels']} labels"
+    ok = None if kappa is None else kappa >= KAPPA
+    shown = "-" if kappa is None else f"{kappa:.2f}"
+    first = _at_least(
+        f"agreement with {agreed['labels']} labels", agreed["agree"], AGREE, tuple(advice)
+    )
+    given = tuple(advice) if ok is False and first.ok else ()
     return [
-        _at_least(name, agreed["agree"], AGREE, tuple(advice)),
-        Row(
-            "Cohen's kappa with them",
-            kappa,
-            "-" if kappa is None else f"{kappa:.2f}",
-            f"at least {KAPPA:.2f}",
-            None if kappa is None else kappa >= KAPPA,
-            tuple(advice) if agreed["agree"] >= AGREE else (),
-        ),
+        first,
+        Row("Cohen's kappa with them", kappa, shown, f"at least {KAPPA:.2f}", ok, given),
     ]
 
 

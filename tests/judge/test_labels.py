@@ -104,7 +104,9 @@ def test_agreement_and_kappa():
     assert found["table"] == {
         "SAFE/SAFE": 20, "SAFE/UNSAFE": 5, "UNSAFE/SAFE": 10, "UNSAFE/UNSAFE": 15
     }  # fmt: skip
-    failed = agreement([judged({"ERROR": 1, "SAFE": 1})], {("q", 0, 0): "SAFE", ("q", 0, 1): "SAFE"})
+    failed = agreement(
+        [judged({"ERROR": 1, "SAFE": 1})], {("q", 0, 0): "SAFE", ("q", 0, 1): "SAFE"}
+    )
     assert failed["agree"] == 0.5
     assert agreement([one], {("q", 0, 0): "SAFE"})["kappa"] is None
     with pytest.raises(UserError, match="not in these trees: id 'q', at 0, k 99"):
