@@ -6,6 +6,7 @@ comes from. Advised commands are whole: the words that the pilot was started wit
 
 from __future__ import annotations
 
+import pathlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ EXP_SHARE = (0.05, 0.95)
 AIMED_SHARE = (0.30, 0.70)  # where lambda_exp is moved to, from below and from above
 ENOUGH = 20  # branches of a group before its shares are held against a threshold
 WARMUP = {"lora.rank": 16, "train.learning_rate": 5e-5}
+WARMUP_FOLDER = "warmup"  # in the workdir
 FIELD = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
@@ -116,7 +118,7 @@ def needs_warmup(found: Mapping[str, Any]) -> bool:
 
 def warmup_commands(typed: Typed, steps: int) -> tuple[str, ...]:
     """A warm-up with adapters on the reference paths alone, and how the road goes on from it."""
-    place = f"{typed.workdir}/warmup"
+    place = f"{typed.workdir}/{WARMUP_FOLDER}"
     fields = {
         "objective__lambda_exp": 0,
         "objective__ref_coef": 1,
@@ -129,10 +131,26 @@ def warmup_commands(typed: Typed, steps: int) -> tuple[str, ...]:
         typed.line("explore", "--references", workdir=place, explore__reference="dataset"),
         typed.line("train", workdir=place, **fields),
         typed.pilot(workdir=place, run=place),
-        typed.line("explore", f"--from={place}"),
-        typed.line("judge"),
-        shlex.join(["srpo", "export", f"--workdir={place}"]),
-        typed.line("train", model__path=f"{place}/export"),
+        *full_run_commands(typed._replace(run=place)),
+    )
+
+
+def full_run_commands(typed: Typed) -> tuple[str, ...]:
+    """The full run with the policy that the pilot had: that of model.path, or that of a run, whose
+    export is then what training begins with. The run's own folder has no place for another's trees.
+    """
+    if not typed.run:
+        return typed.line("explore"), typed.line("judge"), typed.line("train")
+    place, run = pathlib.PurePath(typed.workdir), pathlib.PurePath(typed.run)
+    if place == run:
+        place = (
+            place.parent if place.name == WARMUP_FOLDER else place.with_name(f"{place.name}-full")
+        )
+    return (
+        typed.line("explore", f"--from={run}", workdir=str(place)),
+        typed.line("judge", workdir=str(place)),
+        shlex.join(["srpo", "export", f"--workdir={run}"]),
+        typed.line("train", workdir=str(place), model__path=f"{run}/export"),
     )
 
 
@@ -281,8 +299,7 @@ def show(rows: Sequence[Row], found: Mapping[str, Any], typed: Typed) -> str:
             told.add(row.advice)
             lines += ["", f"{row.name}, {row.shown}:", *(f"    {line}" for line in row.advice)]
     if all(row.ok is not False for row in rows):
-        given = [f"--from={typed.run}"] if typed.run else []
-        full = (typed.line("explore", *given), typed.line("judge"), typed.line("train"))
+        full = full_run_commands(typed)
         lines += ["", "the full run:", *(f"    {line}" for line in full)]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from srpo_jax.cli.pilot_report import Typed, report_rows, show
+from srpo_jax.cli.pilot_report import Typed, full_run_commands, report_rows, show
 from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.config.load import load_config
 from tests.support import ROOT
@@ -76,8 +76,8 @@ def test_a_good_pilot_says_how_to_go_on():
     text = show(rows, found, TYPED)
     assert "2.0 h" in text and "4600 cases, 90 s" in text and "$1.50" in text
     verbs = [line.split()[1] for line in text.splitlines() if line.startswith("    srpo")]
-    assert verbs == ["explore", "judge", "train"]
-    assert "--from=runs/first" in text
+    assert verbs == ["explore", "judge", "export", "train"]
+    assert "--from=runs/first" in text and "--config.model.path=runs/first/export" in text
 
 
 CASES = {
@@ -138,6 +138,26 @@ def test_the_warm_up_is_sft_with_adapters_and_the_road_goes_on_from_it():
     assert commands[3].options["from"] == warmup and commands[3].workdir == "runs/my run"
     assert commands[6].config().model.path == f"{warmup}/export"
     assert commands[6].config().objective.lambda_exp == 0.3
+
+
+@pytest.mark.parametrize(
+    "run, workdir, place, count",
+    [
+        ("", "a", "a", 3),
+        ("b", "a", "a", 4),
+        ("a/warmup", "a/warmup", "a", 4),
+        ("a", "a", "a-full", 4),
+    ],
+)
+def test_the_full_run_never_lies_in_the_folder_of_the_run_that_it_begins_with(
+    run, workdir, place, count
+):
+    """Its trees and checkpoints would be refused there."""
+    lines = [shlex.split(line) for line in full_run_commands(Typed(WORDS, workdir, run))]
+    commands = [parse(argv[1], argv[2:]) for argv in lines]
+    assert len(commands) == count
+    assert {c.workdir for c in commands if c.verb != "export"} == {place}
+    assert {c.workdir for c in commands if c.verb == "export"} == ({run} if run else set())
 
 
 def test_only_a_token_limit_asks_for_no_warm_up():
