@@ -30,7 +30,7 @@ VERBS: dict[str, Verb] = {
         resumes=True,
     ),
     "pilot": Verb(
-        "a small exploration, judged and measured: is the full run worth its price?",
+        "measure on a few questions whether the full run is worth its price",
         "srpo pilot --config=configs/ssui_mini.py --workdir=runs/mini",
         "Writes WORKDIR/pilot, with pilot.json and to_label.jsonl. Prints measures, thresholds\n"
         "and what to type next. Run the same command again to go on after an interruption.",

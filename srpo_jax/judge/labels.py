@@ -82,7 +82,7 @@ def read_labels(path: str | os.PathLike) -> dict[Key, str]:
         verdict = row.get("reply_verdict", "")
         if verdict == "":
             continue
-        key = (row.get("id"), row.get("at"), row.get("k"))
+        key: Any = (row.get("id"), row.get("at"), row.get("k"))
         if [type(part) for part in key] != [str, int, int]:
             raise UserError(f"{where}: a label needs id (text), at and k (whole numbers)")
         if verdict not in LABELS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from srpo_jax.cli import main as cli
@@ -12,6 +13,7 @@ from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export, sampling_params
 from srpo_jax.train.loop import train
+from srpo_jax.train.setup import make_setup
 from tests.support.small_world import RecitingSampler, write_world
 
 RANKS = [pytest.param(0, marks=pytest.mark.slow), 4]
@@ -86,3 +88,22 @@ def test_the_verb_has_the_option(config, run, tmp_path, monkeypatch, capsys):
     digest = read_shards(out / "trees")[0]["provenance"]["policy_digest"]
     base = read_shards(run / "trees")[0]["provenance"]["policy_digest"]
     assert digest != base
+
+
+def test_reference_paths_alone_train_as_trees_with_branches_do(config, tmp_path, monkeypatch):
+    """`references_only` samples nothing; SFT has the same batches on these trees as on explored
+    ones, and neither kind is mixed with the other."""
+    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    explore(config, tmp_path / "explored")
+
+    def never(*args, **kwargs):
+        raise AssertionError("sampled")
+
+    monkeypatch.setattr(explorer, "Sampler", never)
+    explore(config, tmp_path / "alone", references_only=True)
+    assert {len(tree["branches"]) for tree in read_shards(tmp_path / "alone" / "trees")} == {0}
+    both = [make_setup(config, tmp_path / name).batches[0] for name in ("explored", "alone")]
+    for name, values in both[0].items():
+        np.testing.assert_array_equal(values, both[1][name], err_msg=name)
+    with pytest.raises(UserError, match="made by another run"):
+        explore(config, tmp_path / "explored", references_only=True)
