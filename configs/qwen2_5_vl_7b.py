@@ -1,7 +1,7 @@
 """A whole recipe: SRPO for Qwen2.5-VL-7B-Instruct on 64 chips of TPU v5e. Not run on hardware.
 
-Memory and mesh are what `srpo plan` compiled for v5e:8x8 (docs/planning.md), everything else here is what public sources
-used or what follows from sizes; each number says which. Measure it before you pay for it:
+Memory and mesh are what `srpo plan` compiled for v5e:8x8 (docs/planning.md); the rest is what
+public sources used, or what follows from sizes, and each number says which. Measure before you pay:
 
     srpo pilot --config=configs/qwen2_5_vl_7b.py --config.model.path=DIR \\
         --config.judge.model=NAME --workdir=runs/7b
