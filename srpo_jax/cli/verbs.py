@@ -12,8 +12,10 @@ import pathlib
 import platform
 import sys
 from importlib import metadata
+from typing import Any
 
 from srpo_jax.command.verb import Command
+from srpo_jax.config.fields import Config
 from srpo_jax.errors import RunFailure, UserError
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
@@ -43,6 +45,7 @@ def explore(command: Command) -> None:
     _settle()
     from srpo_jax.explore.explore import explore as run
 
+    params = _params_of(config, command.options["from"])
     judge_roots = None
     if config.explore.reference == "self":
         from srpo_jax.arbiter.registry import find_arbiter
@@ -50,7 +53,32 @@ def explore(command: Command) -> None:
 
         if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
             judge_roots = functools.partial(ask, config, workdir)
-    run(config, workdir, judge_roots=judge_roots)
+    only = command.options["references"]
+    run(config, workdir, params=params, judge_roots=judge_roots, references_only=only)
+
+
+def pilot(command: Command) -> None:
+    config, workdir = command.config(), _workdir(command)
+    options = command.options
+    if options["questions"] < 1:
+        raise UserError(f"--questions={options['questions']}: at least 1 is needed")
+    if options["labels"] and not pathlib.Path(options["labels"]).is_file():
+        raise UserError(f"--labels={options['labels']}: no such file")
+    _settle()
+    from srpo_jax.cli.pilot import pilot as run
+    from srpo_jax.distributed.process_info import detect_process
+
+    if detect_process(config.processes, os.environ).index:
+        print("pilot runs on process 0, so this one has nothing to do", flush=True)
+        return
+    run(
+        config,
+        workdir,
+        questions=options["questions"],
+        labels=options["labels"],
+        run=options["from"],
+        typed=(f"--config={command.config_file}", *command.overrides),
+    )
 
 
 def judge(command: Command) -> None:
@@ -239,6 +267,17 @@ def env(command: Command) -> None:
     kinds = [device.device_kind for device in jax.devices()]
     counts = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
     print(f"{'devices':<18}{counts} ({jax.default_backend()})")
+
+
+def _params_of(config: Config, run: str) -> Any:
+    """The newest parameters of the run in the folder `run`, None for "": those of model.path."""
+    if not run:
+        return None
+    from srpo_jax.export.export import sampling_params
+
+    step, params = sampling_params(config, run)
+    print(f"policy: checkpoint {step} of {run}", flush=True)
+    return params
 
 
 def _settle() -> None:

@@ -23,6 +23,22 @@ VERBS: dict[str, Verb] = {
         "sample branches from the policy",
         "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
         "Writes WORKDIR/trees. Run the same command again to go on after an interruption.",
+        options={
+            "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
+            "references": (False, "the reference paths alone, without a branch, for a warm-up"),
+        },
+        resumes=True,
+    ),
+    "pilot": Verb(
+        "measure on a few questions whether the full run is worth its price",
+        "srpo pilot --config=configs/ssui_mini.py --workdir=runs/mini",
+        "Writes WORKDIR/pilot, with pilot.json and to_label.jsonl. Prints measures, thresholds\n"
+        "and what to type next. Run the same command again to go on after an interruption.",
+        options={
+            "questions": (50, "so many of the training records, half of them risky"),
+            "labels": ("", "JSONL of your own verdicts, as a filled-in to_label.jsonl"),
+            "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
+        },
         resumes=True,
     ),
     "judge": Verb(
@@ -157,19 +173,19 @@ VERBS: dict[str, Verb] = {
 
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
-    "": ("demo", "explore", "train", "eval"),
-    "model": ("demo", "explore", "train", "eval", "ask", "plan"),
-    "data": ("demo", "explore", "judge", "train", "eval"),
-    "prompt": ("demo", "explore", "train", "eval", "ask"),
-    "format": ("demo", "explore", "train", "eval", "ask"),
-    "explore": ("demo", "explore", "judge", "plan"),
-    "arbiter": ("demo", "explore", "judge", "judge check", "train"),
-    "judge": ("judge", "judge check"),
-    "objective": ("demo", "train", "plan"),
-    "pack": ("demo", "train", "plan"),
-    "train": ("demo", "train", "plan"),
-    "lora": ("demo", "train"),
-    "mesh": ("demo", "explore", "train", "eval"),
-    "processes": ("demo", "explore", "train", "eval"),
+    "": ("demo", "explore", "pilot", "train", "eval"),
+    "model": ("demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+    "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
+    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask"),
+    "format": ("demo", "explore", "pilot", "train", "eval", "ask"),
+    "explore": ("demo", "explore", "pilot", "judge", "plan"),
+    "arbiter": ("demo", "explore", "pilot", "judge", "judge check", "train"),
+    "judge": ("pilot", "judge", "judge check"),
+    "objective": ("demo", "pilot", "train", "plan"),
+    "pack": ("demo", "pilot", "train", "plan"),
+    "train": ("demo", "pilot", "train", "plan"),
+    "lora": ("demo", "pilot", "train"),
+    "mesh": ("demo", "explore", "pilot", "train", "eval"),
+    "processes": ("demo", "explore", "pilot", "train", "eval"),
     "eval": ("demo", "eval"),
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from srpo_jax.data_pipelines.tree_store import (
 from srpo_jax.data_pipelines.verdict_store import branch_label, find_set, set_names
 from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
-from srpo_jax.explore.explorer import Explorer
+from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
@@ -44,20 +45,30 @@ from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 
+BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
+
 
 def explore(
     cfg: Config | ConfigDict,
     workdir: str | os.PathLike,
     *,
     model_dir: str | os.PathLike | None = None,
+    params: Any = None,
     judge_roots: Callable[[], object] | None = None,
+    references_only: bool = False,
+    on_batch: BatchTold | None = None,
+    refuse_unreadable: bool = True,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
     That is WORKDIR/trees; with explore.reference=self first WORKDIR/roots, whole paths of which a
     judge has to find safe ones before branches can leave them. judge_roots: has that done at once;
     without it the folder of the roots is returned, and when they are judged (srpo_jax.judge) a
-    second call makes the trees. model_dir: the policy, instead of cfg.model.path.
+    second call makes the trees. model_dir: the policy, instead of cfg.model.path. params: use these
+    instead of that folder's weights (export.sampling_params reads those of a run). on_batch: is
+    told of every batch of questions how many they were and how many seconds they took; the first
+    one of a call compiles. refuse_unreadable: UserError when most branches do not follow the path
+    format.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -70,14 +81,20 @@ def explore(
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     known = read_records(source)
     records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
-    policy = load_policy(cfg, model_dir=model_dir)
+    policy = load_policy(cfg, model_dir=model_dir, params=params)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
 
-    if cfg.explore.reference == "self":
+    if references_only:
+        records = with_steps(records, source)
+        provenance["stage"] = "references"
+        references = {record.id: (record, policy.reference(record)) for record in records}
+    elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None)
+        _make(
+            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch, refuse_unreadable
+        )
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
         if not _judged(roots.folder, cfg.arbiter.verdicts, stems) and judge_roots:
             judge_roots()
@@ -88,35 +105,50 @@ def explore(
                 flush=True,
             )
             return roots.folder
-        verdicts = find_set(roots.folder, cfg.arbiter.verdicts)
-        references = own_references(
-            read_shards(roots.folder),
-            records,
-            verdicts,
-            policy.processor,
-            policy.format,
-            cfg.arbiter,
-            opened=policy.opened,
-        )
-        provenance["references"] = {
-            "judge": verdicts.judge["digest"],
-            "verdicts": verdicts.fingerprint(stems)[:16],
-            **arguments(branch_label, cfg.arbiter),
-        }
-        if not references:
-            raise UserError(
-                f"{roots.folder}: none of the whole paths of {len(records)} questions was judged "
-                "safe; use explore.reference=dataset"
-            )
+        references = _chosen(cfg, policy, roots.folder, stems, records, provenance)
     else:
         references = {record.id: (record, policy.reference(record)) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references)
+    _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
     process = detect_process(cfg.processes, os.environ)
     if not (process.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
     return shards.folder
+
+
+def _chosen(
+    cfg: Config,
+    policy: Policy,
+    roots: pathlib.Path,
+    stems: Sequence[str],
+    records: Sequence[Record],
+    provenance: dict[str, Any],
+) -> dict[str, tuple[Record, list[np.ndarray]]]:
+    """The reference paths chosen from the judged roots, see own_references; what chose them is
+    added to the provenance. Raises UserError when none is safe.
+    """
+    verdicts = find_set(roots, cfg.arbiter.verdicts)
+    references = own_references(
+        read_shards(roots),
+        records,
+        verdicts,
+        policy.processor,
+        policy.format,
+        cfg.arbiter,
+        opened=policy.opened,
+    )
+    provenance["references"] = {
+        "judge": verdicts.judge["digest"],
+        "verdicts": verdicts.fingerprint(stems)[:16],
+        **arguments(branch_label, cfg.arbiter),
+    }
+    if not references:
+        raise UserError(
+            f"{roots}: none of the whole paths of {len(records)} questions was judged safe; use "
+            "explore.reference=dataset"
+        )
+    return references
 
 
 class Shards:
@@ -143,6 +175,8 @@ def _make(
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+    on_batch: BatchTold | None,
+    refuse_unreadable: bool,
 ) -> None:
     """Makes the shards of a folder that are not there yet. references: see Explorer."""
     paths, count = shards.paths, len(shards.paths)
@@ -154,11 +188,25 @@ def _make(
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
     rows = min(cfg.explore.batch, max(map(len, shards.records)))
-    explorer = Explorer(cfg, policy, records, provenance, rows=rows, references=references)
+    explorer: Explorer | ReferencesOnly
+    if provenance.get("stage") == "references":
+        explorer = ReferencesOnly(policy, provenance, references or {})
+    else:
+        explorer = Explorer(
+            cfg,
+            policy,
+            records,
+            provenance,
+            rows=rows,
+            references=references,
+            refuse_unreadable=refuse_unreadable,
+        )
     write_json(shards.folder / RUN, run)
     progress = Progress(sum(len(shards.records[i]) for i in todo))
     each = f"{TRIES} whole paths each"
-    if references is not None:
+    if provenance.get("stage") == "references":
+        each = "reference paths alone"
+    elif references is not None:
         each = f"{cfg.explore.branches} branches at each branch point"
     print(
         f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
@@ -168,17 +216,24 @@ def _make(
     first = process.index * len(todo) // process.count  # workers begin apart from each other
     todo = todo[first:] + todo[:first]
     for i in _to_make(paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))):
-        _make_shard(paths[i], shards.records[i], explorer, progress)
+        _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
 
 
 def _make_shard(
-    path: pathlib.Path, records: Sequence[Record], explorer: Explorer, progress: Progress
+    path: pathlib.Path,
+    records: Sequence[Record],
+    explorer: Explorer | ReferencesOnly,
+    progress: Progress,
+    on_batch: BatchTold | None,
 ) -> None:
     """Explores the records of one shard, and writes it unless another worker has meanwhile."""
     trees = []
     for start in range(0, len(records), explorer.batch):
         batch = records[start : start + explorer.batch]
+        begin = time.monotonic()
         made = explorer(batch)
+        if on_batch is not None:
+            on_batch(path.parent.name, len(batch), time.monotonic() - begin)
         progress(len(batch), sum(len(tree["branches"]) for tree in made))
         trees += made
     if not shard_done(path):  # by a worker that took this one for dead

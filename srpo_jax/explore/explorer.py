@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, count_statuses
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.errors import UserError
 from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
@@ -41,8 +43,10 @@ class Explorer:
         *,
         rows: int,
         references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+        refuse_unreadable: bool = True,
     ):
         self.cfg, self.policy, self.provenance = cfg, policy, provenance
+        self._refuse_unreadable = refuse_unreadable
         self.batch = policy.rows(rows)
         self._references = references
         first_only = references is None or cfg.explore.branch_points == "first"
@@ -114,6 +118,8 @@ class Explorer:
             self._statuses[branch["status"]] += 1
             if branch["status"] != OK and not self._unreadable:
                 self._unreadable = branch["text"]
+        if not self._refuse_unreadable:
+            return
         counts = count_statuses(self._statuses)
         total = self._statuses.total()
         check_readable(counts, total, self._unreadable, self.policy.format.name)
@@ -188,6 +194,40 @@ class Explorer:
             "step_texts": list(steps),
             "reply_text": reply,
         }
+
+
+class ReferencesOnly:
+    """Makes tree records of reference paths without a branch, `batch` questions at a time.
+
+    references: as in Explorer, of every question that may come.
+    """
+
+    batch = 64
+
+    def __init__(
+        self,
+        policy: Policy,
+        provenance: Mapping[str, Any],
+        references: Mapping[str, tuple[Record, Sequence[np.ndarray]]],
+    ):
+        self._provenance, self._form = provenance, policy.path_format
+        self._references = references
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """The tree records, in the order of the records."""
+        known = [self._references[record.id] for record in records]
+        return [
+            make_tree_record(record, pieces, [], self._provenance, self._form)
+            for record, pieces in known
+        ]
+
+
+def with_steps(records: Sequence[Record], source: os.PathLike) -> list[Record]:
+    """The records of the file `source` that have a reference path. UserError when none has."""
+    found = [record for record in records if record.steps]
+    if not found:
+        raise UserError(f"{source}: no record has a reference path (steps) to write")
+    return found
 
 
 def branch_seed(seed: int, record_id: str, at: int | str, k: int) -> int:

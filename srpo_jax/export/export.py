@@ -79,6 +79,23 @@ def newest_params(
     return step, merged_params(lora, base, adapters)
 
 
+def sampling_params(config: Config | ConfigDict, workdir: str | os.PathLike) -> tuple[int, Any]:
+    """(step, parameters in config.model.dtype over the mesh of `config`) of the newest verified
+    checkpoint of a run: what its export would be loaded as, to sample with; see newest_params.
+
+    Errors: UserError when `workdir` is no run, or one of another model.
+    """
+    config, workdir = as_config(config), pathlib.Path(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} is no run: it has no checkpoints; run `srpo train` first")
+    step, params = newest_params(config, workdir)
+    leaves, structure = jax.tree.flatten(params)
+    del params
+    for i, leaf in enumerate(leaves):  # one by one: each float32 array is gone before the next
+        leaves[i] = leaf.astype(jnp.dtype(config.model.dtype))
+    return step, jax.tree.unflatten(structure, leaves)
+
+
 def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
     """The adapters that the run of a workdir trained: by its own config, whatever one is used now,
     because a checkpoint does not say how much its adapters count."""

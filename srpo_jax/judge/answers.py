@@ -24,6 +24,7 @@ from srpo_jax.judge.stage import (
     judge_shard,
     open_verdicts,
     tell_counts,
+    tell_usage,
 )
 
 
@@ -52,6 +53,7 @@ def judge_answers(
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard, references=False))
         check_errors(cfg, verdicts, total)
     tell_counts(verdicts, total)
+    tell_usage(cfg, arbiter)
     keep = cfg.explore.irregular == "keep"
     rows = [
         _row(join(tree, verdicts, keep_irregular=keep))

@@ -34,6 +34,7 @@ from srpo_jax.judge.stage import (
     judge_shard,
     open_verdicts,
     tell_counts,
+    tell_usage,
 )
 from srpo_jax.judge.summary import format_summary, summarise
 
@@ -54,7 +55,8 @@ def judge(
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Judge the trees of a workdir (cfg.data.trees, default WORKDIR/trees, and WORKDIR/roots), or
-    finish that. Returns what the verdict set's summary.json says, {} for roots alone.
+    finish that. Returns what the verdict set's summary.json says (nothing for roots alone), and as
+    "usage" the tokens of this call, for an arbiter that counts them.
 
     arbiter: instead of the one that cfg.arbiter.kind names. name: of the set; default: the
     arbiter's name and the digest of all that decides its verdicts. answers: judge this evaluation
@@ -89,7 +91,9 @@ def judge(
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
         check_errors(cfg, verdicts, total)
     tell_counts(verdicts, total)
-    return write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
+    usage = tell_usage(cfg, arbiter)
+    summary = write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
+    return {**summary, **usage}
 
 
 def write_verdict_summary(cfg: Config, trees: pathlib.Path, verdicts: VerdictSet) -> dict[str, Any]:

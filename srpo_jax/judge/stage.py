@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from srpo_jax import __version__
+from srpo_jax.arbiter.chat.cost import Usage
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
@@ -153,3 +154,21 @@ def tell_counts(verdicts: VerdictSet, total: Counts) -> None:
         f"{total.errors} of them ERROR; {total.known} were judged before",
         flush=True,
     )
+
+
+def tell_usage(cfg: Config, arbiter: Arbiter) -> dict[str, Any]:
+    """{"usage": {"tokens_in", "tokens_out", "dollars"}} of an arbiter that asks a chat model, and
+    prints it; {} of any other.
+    """
+    usage = getattr(arbiter, "usage", None)
+    if not isinstance(usage, Usage):
+        return {}
+    dollars = usage.dollars(cfg.judge.price_input, cfg.judge.price_output)
+    money = f", ${dollars:.2f}" if dollars else ""
+    print(
+        f"judge: {usage.answered} answers, {usage.cached} more from the cache, {usage.unanswered} "
+        f"requests without one; {usage.tokens_in} tokens in, {usage.tokens_out} out{money}",
+        flush=True,
+    )
+    counted = {"tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out, "dollars": dollars}
+    return {"usage": counted}

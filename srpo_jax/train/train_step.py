@@ -115,28 +115,17 @@ def make_train_step(
         return srpo_loss(logp, batch, objective, frozen_logp)
 
     def gradients(
-        state: TrainState, batch: Batch, part: Any = 0
+        state: TrainState, batch: Batch, part: Any
     ) -> tuple[Metrics, dict[str, jax.Array]]:
         trainable = select(state.params, optimizer.trainable)
         grads, sums = jax.grad(loss_of, has_aux=True)(trainable, state, batch, part)
         # Asks for reduce-scatter to where the parameter lies, not for whole gradients.
         return sums, jax.lax.with_sharding_constraint(grads, trained_shardings)
 
-    def add_slices(state: TrainState, batch: Batch) -> tuple[Metrics, dict[str, jax.Array]]:
-        slices = jax.tree.map(lambda x: _slices(x, accumulate, mesh), batch)
-
-        def add(total: Any, numbered: tuple[jax.Array, Batch]):
-            part, rows = numbered
-            return jax.tree.map(jnp.add, total, gradients(state, rows, part)), None
-
-        first = jax.tree.map(lambda x: x[0], slices)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(gradients, state, first)
-        )
-        return jax.lax.scan(add, zeros, (jnp.arange(accumulate), slices))[0]
-
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        sums, grads = (add_slices if accumulate > 1 else gradients)(state, batch)
+        sums, grads = add_slices(
+            lambda rows, part: gradients(state, rows, part), batch, accumulate, mesh
+        )
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         trainable = select(state.params, optimizer.trainable)
         with jax.named_scope("optimizer"):
@@ -159,6 +148,24 @@ def make_train_step(
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def add_slices(of_rows: Callable[[Batch, Any], Any], batch: Batch, count: int, mesh: Mesh) -> Any:
+    """The sum of of_rows(slice of the batch's rows, its number), in float32, over `count` slices
+    that are computed one after the other; one slice is of_rows(batch, 0) as it is.
+    """
+    if count == 1:
+        return of_rows(batch, 0)
+    slices = jax.tree.map(lambda x: _slices(x, count, mesh), batch)
+
+    def add(total: Any, numbered: tuple[jax.Array, Batch]):
+        part, rows = numbered
+        return jax.tree.map(jnp.add, total, of_rows(rows, part)), None
+
+    first = jax.tree.map(lambda x: x[0], slices)
+    shapes = jax.eval_shape(of_rows, first, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(count), slices))[0]
 
 
 def _head_spec(shardings: Any) -> P:

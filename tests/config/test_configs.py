@@ -49,6 +49,24 @@ def test_the_template_asks_for_what_it_cannot_know():
     load_config(photos, ["--config.model.path=x", "--config.arbiter.kind=ssui_mini"])
 
 
+def test_the_7b_recipe_loads_in_both_variants():
+    """It asks for the model's folder alone, and its warm-up is SFT with adapters that explores and
+    judges nothing else than the run it is for."""
+    recipe = f"{ROOT}/configs/qwen2_5_vl_7b.py"
+    with pytest.raises(UserError, match="config.model.path is empty"):
+        load_config(recipe)
+    full, warmup = (load_config(recipe + v, ["--config.model.path=x"]) for v in ("", ":warmup"))
+    assert full.lora.rank == 0 < warmup.lora.rank
+    assert warmup.objective.lambda_exp == 0 < full.objective.lambda_exp
+    assert (full.explore, full.format, full.prompt) == (
+        warmup.explore,
+        warmup.format,
+        warmup.prompt,
+    )
+    with pytest.raises(UserError, match="unknown variant 'dpo'; there is srpo, warmup"):
+        load_config(f"{recipe}:dpo")
+
+
 BAD = [
     ("seed", -1),
     ("train.steps", 0),

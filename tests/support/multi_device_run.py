@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax.config.sections import LoraSettings
+from srpo_jax.config.fields import Config
+from srpo_jax.config.sections import LoraSettings, TrainSettings
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain
 from srpo_jax.models.attention.dispatch import Attend
@@ -29,6 +32,7 @@ from srpo_jax.pack.packing import Budgets, make_batch
 from srpo_jax.pack.tree import Branch, Tree
 from srpo_jax.pack.tree_layout import choose_pairs, layout_tree
 from srpo_jax.train.checkpoint.manager import Checkpoints
+from srpo_jax.train.gradient_share import GradientNorms, gradient_norms
 from srpo_jax.train.lora import Lora, init_adapters, make_lora
 from srpo_jax.train.losses.objective import Objective, needs_reference_policy
 from srpo_jax.train.optimizer import make_optimizer
@@ -171,6 +175,27 @@ def start(
     return state, step
 
 
+def norms(config, mesh, *, objective=DEFAULT, accumulate=1, lora=None) -> GradientNorms:
+    """gradient_norms of batch 0 at the parameters that `start` begins with."""
+    hooks = {"constrain": make_constrain(mesh), "attend": Attend(mesh=mesh)}
+    abstract = abstract_params(config)
+    trained = abstract if lora is None else jax.eval_shape(lambda: init_adapters(lora))
+    optimizer = make_optimizer(train_settings(), trained)
+    shapes = abstract_state(abstract, optimizer, with_reference=False, lora=lora)
+    setup: Any = SimpleNamespace(
+        config=config,
+        mesh=mesh,
+        model=PolicyModel(config, **hooks),
+        objective=objective,
+        optimizer=optimizer,
+        lora=lora,
+        shardings=state_shardings(shapes, mesh, lora),
+        batches=[random_batch(config, 0)],
+    )
+    settings = Config(train=TrainSettings(accumulate=accumulate))
+    return gradient_norms(settings, setup, random_params(config))
+
+
 def tiny_lora(config: ModelConfig, **changes) -> Lora:
     """Adapters on every kernel that takes them."""
     values = dict(
@@ -221,6 +246,11 @@ def main(everything: bool) -> int:
         for name in ("1", "2x2x2"):
             losses[f"{name} bfloat16"] = train(config, MESHES[name], 3, **half)[0]
 
+    norms_of = {}
+    for name in ("1", "2x2x2") if everything else ():
+        mesh = make_mesh(*MESHES[name], devices=jax.devices()[: int(np.prod(MESHES[name]))])
+        norms_of[name] = norms(config, mesh, accumulate=2, lora=tiny_lora(config))
+
     other = "8x1" if everything else "2x2x2"
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         checkpoints.save(states["4x2"], {})
@@ -232,7 +262,7 @@ def main(everything: bool) -> int:
         float(step(state, random_batch(config, 10))[1]["loss"])
         for state, step in ((states["4x2"], steps["4x2"]), (restored, steps[other]))
     ]
-    print(json.dumps({"losses": losses, "after_restore": after}))
+    print(json.dumps({"losses": losses, "after_restore": after, "norms": norms_of}))
     return 0
 
 

@@ -75,3 +75,13 @@ def test_the_compiler_never_gathers_a_whole_array_to_reshard_it(said):
 def test_a_checkpoint_fits_any_mesh(said):
     """Saved on 4x2, restored on 2x2x2 or (slow) 8x1: the same checksums, the same next losses."""
     np.testing.assert_allclose(*said[0]["after_restore"], rtol=1e-6)
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize("said", ["everything"], indirect=True)
+@pytest.mark.slow
+def test_gradient_norms_do_not_depend_on_the_mesh(said):
+    """What `srpo pilot` compares, with adapters and in two slices, on 1 device and on 2x2x2."""
+    norms = said[0]["norms"]
+    assert min(norms["1"]) > 0
+    np.testing.assert_allclose(norms["2x2x2"], norms["1"], rtol=1e-5)

@@ -1,0 +1,270 @@
+"""`srpo pilot`: the stages of the full run on a few questions, and what they say of it.
+
+    explore -> judge -> measure -> one gradient of each term -> report
+
+Every stage is the one that its own verb runs, in WORKDIR/pilot: trees, verdicts, and beside them
+
+    times.json      seconds of each batch and of judging, over all starts of the pilot
+    to_label.jsonl  branches for a person to judge, for --labels
+    pilot.json      all that was measured, and the report's rows
+
+The same command again goes on where it stopped, and measures again what is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srpo_jax.cli.pilot_report import Typed, needs_warmup, report_rows, show
+from srpo_jax.config.convert import as_config
+from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.records import read_records
+from srpo_jax.data_pipelines.sources import records_path
+from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.data_pipelines.verdict_store import (
+    JudgedTrees,
+    VerdictSet,
+    branch_label,
+    find_set,
+    set_names,
+)
+from srpo_jax.distributed import compile_cache
+from srpo_jax.errors import UserError
+from srpo_jax.explore.explore import explore
+from srpo_jax.export.export import sampling_params
+from srpo_jax.files import read_json, write_json
+from srpo_jax.inference.policy import choose_questions
+from srpo_jax.judge.judge import judge
+from srpo_jax.judge.labels import agreement, read_labels, to_label, write_to_label
+from srpo_jax.judge.measures import measure
+from srpo_jax.train.gradient_share import gradient_norms
+from srpo_jax.train.setup import check_attention, make_setup
+
+FOLDER = "pilot"  # in the workdir
+TO_LABEL = 100  # branches that a person is asked about
+MOST_ERRORS = 0.5  # a judge that fails more often has to be mended before anything is measured
+
+
+def pilot(
+    cfg: Config | ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    questions: int = 50,
+    labels: str | os.PathLike = "",
+    run: str | os.PathLike = "",
+    typed: Sequence[str] = ("--config=FILE",),
+) -> dict[str, Any]:
+    """Explore and judge `questions` of the training records in WORKDIR/pilot, print the report, and
+    return what pilot.json holds.
+
+    labels: JSONL of a person's verdicts, see judge.labels.read_labels. run: the workdir of a run
+    whose newest checkpoint is the policy, on cfg.model.path. typed: the --config=... words of a
+    command line that stands for cfg, for the commands that the report advises.
+    Errors: UserError as of the stages, and when WORKDIR/pilot holds another pilot's trees.
+    """
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    known_labels = read_labels(labels) if labels else None  # told before hours of work
+    folder = workdir / FOLDER
+    source = records_path(cfg.data.train_records, workdir, field="data.train_records")
+    wanted = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
+    small = pilot_config(cfg, str(source), folder, min(questions, len(wanted)))
+    params = sampling_params(small, run)[1] if run else None
+
+    times = Times(folder / "times.json")
+    ask = functools.partial(_judge, small, folder, times)
+    explore(
+        small, folder, params=params, judge_roots=ask, on_batch=times.batch, refuse_unreadable=False
+    )
+    ask()
+    verdicts = newest_set(folder / "trees")
+    small = dataclasses.replace(
+        small, arbiter=dataclasses.replace(small.arbiter, verdicts=verdicts.name)
+    )
+
+    keep = small.explore.irregular == "keep"
+    trees = JudgedTrees(read_shards(folder / "trees"), verdicts, keep_irregular=keep)
+    rules = arguments(branch_label, cfg.arbiter)
+    pairing = {
+        name: getattr(cfg.objective, name) for name in ("pairing", "max_pairs", "branch_points")
+    }
+    found: dict[str, Any] = measure(trees, keep_irregular=keep, **rules, **pairing)
+    rows = to_label(trees, TO_LABEL, keep_irregular=keep)
+    write_to_label(folder / "to_label.jsonl", rows)
+    found["agreement"] = None if known_labels is None else agreement(trees, known_labels)
+    found["gradient"] = _gradient(small, folder, found, params)
+    found["full_run"] = full_run(cfg, len(wanted), found["questions"], times, verdicts)
+    found["warmup_steps"] = None
+    if needs_warmup(found):
+        found["warmup_steps"] = _warmup_steps(small, folder, len(wanted))
+    found["judge"] = {name: verdicts.judge[name] for name in ("arbiter", "digest")}
+
+    commands = Typed(tuple(typed), str(workdir), str(run), str(labels), questions)
+    report = report_rows(cfg, found, commands)
+    found["report"] = [row.to_json() for row in report]
+    write_json(folder / "pilot.json", found)
+    print(f"\n{show(report, found, commands)}", flush=True)
+    return found
+
+
+def pilot_config(cfg: Config, source: str, folder: pathlib.Path, questions: int) -> Config:
+    """The settings of the full run for so many questions of the records in the file `source`.
+
+    Shards hold whole batches, so that a batch takes the time that it takes in the full run; a pilot
+    that has begun keeps its number of shards.
+    """
+    shards = max(1, min(cfg.explore.shards, questions // cfg.explore.batch))
+    try:
+        shards = int(read_json(folder / "trees" / "run.json")["shards"])
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        pass
+    errors = max(cfg.arbiter.max_error_fraction, MOST_ERRORS)
+    return dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(cfg.data, train_records=source, trees=""),
+        explore=dataclasses.replace(cfg.explore, num_questions=questions, shards=shards),
+        arbiter=dataclasses.replace(cfg.arbiter, verdicts="", max_error_fraction=errors),
+    )
+
+
+class Times:
+    """What took how long, kept in a file over all starts of the pilot.
+
+    batches: {"stage", "questions", "seconds", "compiles"}: the first batch of a stage in a start
+    of the program is the one that compiles. judged: {"set", "cases", "seconds",
+    "usage"}.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        stored = read_json(path) if path.is_file() else {}
+        self.batches: list[dict[str, Any]] = stored.get("batches", [])
+        self.judged: list[dict[str, Any]] = stored.get("judged", [])
+        self._begun: set[str] = set()
+
+    def batch(self, stage: str, questions: int, seconds: float) -> None:
+        """Notes a batch of an exploration; see explore's on_batch."""
+        compiles = stage not in self._begun
+        self._begun.add(stage)
+        self.batches.append(
+            {"stage": stage, "questions": questions, "seconds": seconds, "compiles": compiles}
+        )
+        self._write()
+
+    def judging(self, name: str, cases: int, seconds: float, usage: Any) -> None:
+        """Notes that so many cases of a verdict set were judged."""
+        self.judged.append({"set": name, "cases": cases, "seconds": seconds, "usage": usage})
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"batches": self.batches, "judged": self.judged})
+
+
+def _judge(cfg: Config, folder: pathlib.Path, times: Times) -> None:
+    """Judges what is there, and notes how long what was asked took."""
+    before = _verdicts_there(folder)
+    begin = time.monotonic()
+    summary = judge(cfg, folder)
+    for name, count in _verdicts_there(folder).items():
+        if cases := count - before.get(name, 0):
+            times.judging(name, cases, time.monotonic() - begin, summary.get("usage"))
+
+
+def _verdicts_there(folder: pathlib.Path) -> dict[str, int]:
+    trees = folder / "trees"
+    return {name: len(find_set(trees, name).rows()) for name in set_names(trees)}
+
+
+def newest_set(trees: pathlib.Path) -> VerdictSet:
+    """The verdict set beside the trees that was written last: the one of this call's judge."""
+    sets = [find_set(trees, name) for name in set_names(trees)]
+    return max(sets, key=lambda each: (each.folder / "summary.json").stat().st_mtime_ns)
+
+
+def _gradient(
+    cfg: Config, folder: pathlib.Path, found: dict[str, Any], params: Any
+) -> dict[str, Any]:
+    """{"ref", "exp", "exp_share", "why_not"}: norms of both terms of the loss on the first batch.
+
+    Uses `params` up. why_not: why nothing was measured, else "".
+    """
+    nothing = {"ref": None, "exp": None, "exp_share": None}
+    if cfg.objective.lambda_exp == 0 or cfg.objective.ref_coef == 0:
+        return {**nothing, "why_not": "the objective has one term"}
+    if not found["groups"]["all"]["pairs"]:
+        return {**nothing, "why_not": "no pair"}
+    compile_cache.use(cfg.train.compilation_cache)
+    setup = make_setup(cfg, folder)
+    check_attention(setup)
+    norms = gradient_norms(cfg, setup, params)
+    return {**norms._asdict(), "exp_share": norms.exp_share, "why_not": ""}
+
+
+def _warmup_steps(cfg: Config, folder: pathlib.Path, questions: int) -> int:
+    """Steps of one epoch over the reference paths of so many questions, as the warm-up packs them:
+    counted for the pilot's and scaled.
+    """
+    objective = dataclasses.replace(
+        cfg.objective, lambda_exp=0.0, ref_coef=1.0, reference="dataset"
+    )
+    batches = make_setup(dataclasses.replace(cfg, objective=objective), folder).batches
+    rows = len(batches.plan(0).rows) / len(batches.used) * questions
+    return max(1, math.ceil(rows / cfg.pack.rows))
+
+
+def full_run(
+    cfg: Config, questions: int, explored: int, times: Times, verdicts: VerdictSet
+) -> dict[str, Any]:
+    """What exploring and judging so many questions would take, by what `explored` ones took.
+
+    {"questions", "explore_seconds", "with_compilation", "judge_cases", "judge_seconds",
+    "tokens_in", "tokens_out", "dollars"}; None for what is not known. A batch takes the mean time
+    of those that did not compile, or with_compilation that of all where there is no other.
+    Usage is what the judge's summary says under "usage", if anything.
+    """
+    seconds, with_compilation = 0.0, False
+    for stage in sorted({batch["stage"] for batch in times.batches}):
+        own = [batch for batch in times.batches if batch["stage"] == stage]
+        warm = [batch["seconds"] for batch in own if not batch["compiles"]]
+        with_compilation |= not warm
+        taken = warm or [batch["seconds"] for batch in own]
+        rows = max(batch["questions"] for batch in own)
+        seconds += sum(taken) / len(taken) * _batches(questions, cfg.explore.shards, rows)
+    cases = len(verdicts.rows()) / explored * questions
+    asked = [each for each in times.judged if each["set"] == verdicts.name]
+    judged = sum(each["cases"] for each in asked)
+    usage = [each["usage"] for each in asked if each["usage"]]
+    told = sum(each["cases"] for each in asked if each["usage"])
+    tokens = {
+        name: round(sum(each.get(name, 0) for each in usage) / told * cases) if told else None
+        for name in ("tokens_in", "tokens_out")
+    }
+    price = cfg.judge.price_input, cfg.judge.price_output
+    dollars = None
+    if told and any(price):
+        dollars = sum(n * p for n, p in zip(tokens.values(), price) if n) / 1e6
+    spent = sum(each["seconds"] for each in asked)
+    return {
+        "questions": questions,
+        "explore_seconds": seconds if times.batches else None,
+        "with_compilation": with_compilation,
+        "judge_cases": round(cases),
+        "judge_seconds": spent / judged * cases if judged else None,
+        **tokens,
+        "dollars": dollars,
+    }
+
+
+def _batches(questions: int, shards: int, rows: int) -> int:
+    """How many batches an exploration has: no batch spans two shards."""
+    count = max(1, min(shards, questions))
+    edges = [i * questions // count for i in range(count + 1)]
+    return sum(math.ceil((end - start) / rows) for start, end in zip(edges, edges[1:]))

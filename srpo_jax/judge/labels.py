@@ -1,0 +1,144 @@
+"""A person's verdicts beside a judge's: what to label, and how far both agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from srpo_jax.data_pipelines.verdict_store import why_not_judged
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import read_lines, write_text
+
+LABELS = ("SAFE", "UNSAFE")
+Key = tuple[str, int, int]  # a branch: question id, branch point, k
+
+
+def to_label(
+    trees: Iterable[Mapping[str, Any]], count: int, *, keep_irregular: bool = False
+) -> list[dict[str, Any]]:
+    """At most `count` branches for a person to judge, as many of each verdict of the judge as there
+    are, in an order that tells nothing of it: {"id", "at", "k", "question", "images", "text",
+    "reply_verdict": ""}. text: the whole path, with the steps that the branch was given.
+
+    trees: joined with their verdicts. A function of the trees; branches that no judge was asked
+    about, and copies, are left out.
+    """
+    by_verdict: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for tree in trees:
+        seen = set()
+        for branch in tree["branches"]:
+            content = (branch["at"], branch["text"])
+            if why_not_judged(branch, keep_irregular) or content in seen:
+                continue
+            seen.add(content)
+            row = _row(tree, branch)
+            order = json.dumps([row["id"], row["at"], row["k"]]).encode()
+            drawn = (hashlib.sha256(order).hexdigest(), row)
+            by_verdict.setdefault(branch["reply_verdict"], []).append(drawn)
+    chosen: list[tuple[str, dict[str, Any]]] = []
+    rest = sorted((sorted(each, key=lambda d: d[0]) for each in by_verdict.values()), key=len)
+    for i, drawn in enumerate(rest):  # the rarest first: what it has not, the others fill up
+        chosen += drawn[: (count - len(chosen)) // (len(rest) - i)]
+    return [row for _, row in sorted(chosen, key=lambda d: d[0])]
+
+
+def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
+    given = tree["step_texts"][: branch["at"]]
+    return {
+        "id": tree["id"],
+        "at": branch["at"],
+        "k": branch["k"],
+        "question": tree["question"],
+        "images": [image["name"] for image in tree["images"]],
+        "text": "\n".join([*given, branch["text"].rstrip("\n")]),
+        "reply_verdict": "",
+    }
+
+
+def write_to_label(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Writes the rows as JSONL, unless the file has a verdict already: a person's work is never
+    overwritten. Returns whether it was written.
+    """
+    if any(row.get("reply_verdict") for row in read_lines(path)):
+        return False
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
+    return True
+
+
+def read_labels(path: str | os.PathLike) -> dict[Key, str]:
+    """{(id, at, k): "SAFE" | "UNSAFE"} of a JSONL file of {"id", "at", "k", "reply_verdict"}; lines
+    with an empty verdict, and other fields, are passed over.
+
+    Errors: UserError that names the line for anything else, and when no line has a verdict.
+    """
+    found: dict[Key, str] = {}
+    for where, row in _lines(pathlib.Path(path)):
+        verdict = row.get("reply_verdict", "")
+        if verdict == "":
+            continue
+        key: Any = (row.get("id"), row.get("at"), row.get("k"))
+        if [type(part) for part in key] != [str, int, int]:
+            raise UserError(f"{where}: a label needs id (text), at and k (whole numbers)")
+        if verdict not in LABELS:
+            raise UserError(f"{where}: reply_verdict is {verdict!r}; write SAFE, UNSAFE or nothing")
+        if found.setdefault(key, verdict) != verdict:
+            raise UserError(f"{where}: this branch has another label on an earlier line")
+    if not found:
+        raise UserError(f'{path}: no line has a verdict; fill in "reply_verdict": "SAFE" or UNSAFE')
+    return found
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON: {one_line(error, 100)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: not a JSON object")
+        yield f"{path}:{number}", row
+
+
+def agreement(trees: Iterable[Mapping[str, Any]], labels: Mapping[Key, str]) -> dict[str, Any]:
+    """How far the judge's reply verdicts agree with the labels: {"labels", "agree", "kappa",
+    "table": {"SAFE/ERROR": label SAFE, judge ERROR, ...}}.
+
+    agree: share of labels with the same verdict; a judge's ERROR agrees with none. kappa: Cohen's
+    (1960), (p_o - p_e) / (1 - p_e) with p_e of both sides' own frequencies; None where p_e is 1.
+    trees: joined with their verdicts. Errors: UserError for a label of a branch that is not there.
+    """
+    verdicts = {
+        (tree["id"], branch["at"], branch["k"]): branch["reply_verdict"]
+        for tree in trees
+        for branch in tree["branches"]
+    }
+    unknown = next((key for key in labels if key not in verdicts), None)
+    if unknown is not None:
+        raise UserError(
+            f"there is a label for a branch that is not in these trees: id {unknown[0]!r}, "
+            f"at {unknown[1]}, k {unknown[2]}"
+        )
+    pairs = [(label, verdicts[key]) for key, label in labels.items()]
+    total = len(pairs)
+    own, theirs = (Counter(side) for side in zip(*pairs))
+    observed = sum(a == b for a, b in pairs) / total
+    chance = sum(own[name] * theirs[name] for name in own) / total**2
+    table = Counter(f"{a}/{b}" for a, b in pairs)
+    return {
+        "labels": total,
+        "agree": observed,
+        "kappa": None if chance == 1 else (observed - chance) / (1 - chance),
+        "table": dict(sorted(table.items())),
+    }
