@@ -32,7 +32,7 @@ class ArbiterSettings:
     )
     timeout_seconds: float = setting(
         3600.0,
-        "for one batch of cases; those of a batch that takes longer are ERROR",
+        "for one batch of cases; one that takes longer is asked in halves",
         low=1,
         decides=False,
     )

@@ -51,7 +51,8 @@ def judge_answers(
     total = Counts()
     for shard in shards:
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard, references=False))
-        check_errors(cfg, verdicts, total)
+        # What the judge holds for ERROR is part of the scores; only what failed says nothing.
+        check_errors(cfg, verdicts, total.cases, total.failed)
     tell_counts(verdicts, total)
     tell_usage(cfg, arbiter)
     keep = cfg.explore.irregular == "keep"

@@ -89,7 +89,7 @@ def judge(
     total = Counts()
     for shard in _shards(roots, trees, follow):
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
-        check_errors(cfg, verdicts, total)
+        check_errors(cfg, verdicts, total.cases, total.errors)
     tell_counts(verdicts, total)
     usage = tell_usage(cfg, arbiter)
     summary = write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}

@@ -13,22 +13,26 @@ from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
-from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set
+from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.judge.asking import ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 
 REPLIES = "replies"  # in the workdir: what chat models answered, for every verdict set
 ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
-_FAILED: dict[str, Any] = {"failed": True}
+_FAILED: dict[str, Any] = {**unjudged("not asked"), "failed": True}
 
 
 class Counts(NamedTuple):
-    """Of one call: cases asked, those of them that are ERROR, and what was taken from elsewhere."""
+    """asked: cases of this call, and how many of them are ERROR; cases: all that have a verdict
+    now, whenever they were asked about, how many are ERROR, and how many of these failed.
+    """
 
     asked: int = 0
+    asked_errors: int = 0
+    cases: int = 0
     errors: int = 0
-    known: int = 0
+    failed: int = 0
 
     def add(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(self, other)))
@@ -124,14 +128,20 @@ def judge_shard(
     failed = sum(row["failed"] for row in rows)
     if failed > most:
         raise RunFailure(_too_many(cfg, verdicts, failed, len(rows)))
-    errors = sum(row["reply_verdict"] == "ERROR" for row in rows)
-    return Counts(asked=len(rows), errors=errors, known=len(cases) - len(rows))
+    now = [verdicts.get(key) or _FAILED for key in cases]
+    return Counts(
+        asked=len(rows),
+        asked_errors=sum(row["reply_verdict"] == "ERROR" for row in rows),
+        cases=len(now),
+        errors=sum(row["reply_verdict"] == "ERROR" for row in now),
+        failed=sum(row["failed"] for row in now),
+    )
 
 
-def check_errors(cfg: Config, verdicts: VerdictSet, total: Counts) -> None:
-    """Errors: RunFailure when too much of what was asked could not be judged."""
-    if total.asked >= ENOUGH and total.errors > cfg.arbiter.max_error_fraction * total.asked:
-        raise RunFailure(_too_many(cfg, verdicts, total.errors, total.asked))
+def check_errors(cfg: Config, verdicts: VerdictSet, cases: int, errors: int) -> None:
+    """Errors: RunFailure when too many of the cases that the arbiter was asked about are errors."""
+    if cases >= ENOUGH and errors > cfg.arbiter.max_error_fraction * cases:
+        raise RunFailure(_too_many(cfg, verdicts, errors, cases))
 
 
 def _too_many(cfg: Config, verdicts: VerdictSet, errors: int, asked: int) -> str:
@@ -143,7 +153,7 @@ def _too_many(cfg: Config, verdicts: VerdictSet, errors: int, asked: int) -> str
     return (
         f"{errors} of {asked} cases that {verdicts.judge['arbiter']} was asked about could not be "
         f"judged, more than arbiter.max_error_fraction={cfg.arbiter.max_error_fraction:g} "
-        f"(most often: {common[:200]}); mend that and run the same command again"
+        f"(most often: {common[:200]}); mend that and run the same command again, or allow more"
     )
 
 
@@ -151,7 +161,7 @@ def tell_counts(verdicts: VerdictSet, total: Counts) -> None:
     """One line: what was asked, and what was not."""
     print(
         f"judge: {verdicts.judge['arbiter']} was asked about {total.asked} cases, "
-        f"{total.errors} of them ERROR; {total.known} were judged before",
+        f"{total.asked_errors} of them ERROR; {total.cases - total.asked} were judged before",
         flush=True,
     )
 

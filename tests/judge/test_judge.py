@@ -256,6 +256,10 @@ def test_too_many_errors_end_the_stage(config, tmp_path, manner):
     good = [row for row in verdicts.rows() if row["reply_verdict"] != "ERROR"]
     assert len(good) == 32  # all of the first shard, and the second one's reference path
     arbiter.down, arbiter.cases = False, []
+    if manner == "means ERROR":  # it is no better for being asked again, and is not asked
+        with pytest.raises(RunFailure, match=said):
+            judge(config, tmp_path, arbiter=arbiter)
+        config.arbiter.max_error_fraction = 0.6
     summary = judge(config, tmp_path, arbiter=arbiter)
     if manner == "means ERROR":
         assert arbiter.cases == [] and summary["error"] == 30
