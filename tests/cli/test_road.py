@@ -137,7 +137,8 @@ def test_the_road_on_photographs(tmp_path):
     config.model.path = str(base)
     config.data.train_records = config.data.test_records = str(jsonl)
     config.arbiter.kind = "ssui_mini"
-    config.explore.update(branches=1, max_new_tokens=8, batch=7, shards=2)
+    # Whole replies only: 64 branches that nobody can read would end it, and this policy is random.
+    config.explore.update(branches=1, max_new_tokens=8, batch=7, shards=2, branch_points="first")
     run = tmp_path / "run"
     explore(config, run)
     summary = judge(config, run)
