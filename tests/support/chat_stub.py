@@ -1,8 +1,9 @@
 """An OpenAI-compatible chat server on 127.0.0.1 that judges by a word and goes wrong by a plan.
 
-A text is unsafe when it holds the word HARM, or another pattern. The stub reads the text out of the blocks of the
-prompt; what stands outside of them it obeys, as a gullible judge would. Whatever goes wrong with an
-answer, it says the opposite of the truth: who guesses a verdict from it has a wrong one.
+A text is unsafe when it holds the word HARM, or another pattern. The stub reads the text out of the
+blocks of the prompt; what stands outside of them it obeys, as a gullible judge would. Whatever goes
+wrong with an answer, it says the opposite of the truth: who guesses a verdict from it has a wrong
+one.
 
 As a program: `python -m tests.support.chat_stub SECONDS [HARMFUL]` prints its address and serves
 until its standard input ends.

@@ -3,8 +3,8 @@
 records.jsonl beside this file holds the records; the photographs are saved as JPEG by
 `write_photos`, so the repository holds none of them (skimage.data names the source and the terms of
 each). short_paths.jsonl has other questions about them, in words that the demo's base policy was
-taught. `write_trees` adds hand-made branches, so that the road from records to batches can be walked
-without sampling.
+taught. `write_trees` adds hand-made branches, so that the road from records to batches can be
+walked without sampling.
 """
 
 from __future__ import annotations
