@@ -19,6 +19,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
 
 FILE = "answers.json"
+STEM = "answers-"  # what the names of its shards begin with, and of the verdicts on them
 
 
 def answers_folder(folder: pathlib.Path, about: Mapping[str, Any]) -> pathlib.Path:

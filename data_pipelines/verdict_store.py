@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from srpo_jax.data_pipelines.answer_store import STEM
 from srpo_jax.data_pipelines.json_parts import part_done, parts_of, read_part, write_part
 from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.errors import UserError
@@ -203,9 +204,15 @@ def open_set(folder: str | os.PathLike, judge: Mapping[str, Any]) -> VerdictSet:
 
 
 def set_names(trees: str | os.PathLike) -> list[str]:
-    """The names of the verdict sets that lie beside a folder of trees."""
+    """The names of the verdict sets beside a folder of trees that have a part of some tree; not of
+    those that are empty, or about answers of an evaluation alone.
+    """
     found = sorted((pathlib.Path(trees).parent / FOLDER).glob(f"*/{JUDGE}"))
-    return [path.parent.name for path in found]
+    return [path.parent.name for path in found if any(map(_of_trees, parts_of(path.parent)))]
+
+
+def _of_trees(part: pathlib.Path) -> bool:
+    return not part.name.startswith(STEM)
 
 
 def find_set(trees: str | os.PathLike, name: str = "") -> VerdictSet:

@@ -21,6 +21,7 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 # the others waiting for it.
 LONG = (
     "train/test_multi_device.py",
+    "cli/test_own_questions.py",
     "cli/test_road.py",
     "distributed/test_process_counts.py",
     "test_package.py",

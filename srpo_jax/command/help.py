@@ -43,7 +43,7 @@ def verb_help(name: str, verb: Verb) -> str:
         options[value] = text + (f"; default {default}" if default else "")
     word = f"{verb.positional.upper()} " if verb.positional else ""
     lines = [f"usage: srpo {name} {word}[options]", "", *head]
-    lines += [""] * bool(options) + [f"  --{key:<24}{text}" for key, text in options.items()]
+    lines += [""] * bool(options) + [f"  --{key:<23} {text}" for key, text in options.items()]
     lines += ["", f"example: {verb.example}"]
     return "\n".join([*lines, *_fields_read(name)])
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from srpo_jax import __version__
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
-from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers, read_answers
+from srpo_jax.data_pipelines.answer_store import STEM, answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
 from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records, records_digest
@@ -77,7 +77,7 @@ def evaluate(
     folder = pathlib.Path(workdir) / "eval" / name
     place = answers_folder(folder, about)
     count = -(-len(records) // SHARD_QUESTIONS)
-    paths = [shard_path(place, i, count, f"answers-{name}") for i in range(count)]
+    paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
     todo = [i for i, path in enumerate(paths) if not shard_done(path)]
     if todo:
         answer = Answerer(cfg, policy, records, name, about)

@@ -141,6 +141,18 @@ def test_a_set_is_of_one_judge(tmp_path):
         find_set(tmp_path / "elsewhere" / "trees")
 
 
+def test_a_set_without_a_verdict_on_trees_is_not_one_to_train_on(tmp_path):
+    """What a judge that could not be reached leaves, or one that was asked about answers alone, is
+    neither chosen nor a choice.
+    """
+    trees = write_judged(tmp_path / "trees", [tree()], name="one")
+    open_set(tmp_path / FOLDER / "empty", ABOUT)
+    open_set(tmp_path / FOLDER / "of-answers", ABOUT).write("answers-after-00000-of-00001", [])
+    assert set_names(trees) == ["one"] and find_set(trees).name == "one"
+    with pytest.raises(UserError, match="no verdicts 'empty' beside"):
+        find_set(trees, "empty")
+
+
 BRANCHES = [
     (branch(finished=False), "unfinished"),
     (branch(reply_text=None, status="no_reply"), "no reply (no_reply)"),

@@ -10,7 +10,6 @@ import pytest
 
 from srpo_jax import files
 from srpo_jax.data_pipelines.records import read_records
-from srpo_jax.data_pipelines.verdict_store import set_names
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.evaluate.evaluate import evaluate
@@ -72,7 +71,7 @@ def test_scores_are_those_of_the_generations(config, tmp_path, capsys):
     assert result["n"] == 5 and result["error_rate"] == 40.0
     assert result["judge"]["arbiter"] == "arithmetic" and len(result["judge"]["digest"]) == 16
     assert result["decoding"]["split"] == "test" and result["policy_digest"]
-    assert set_names(tmp_path / "trees") == [result["verdicts"]]
+    assert [path.name for path in (tmp_path / "verdicts").iterdir()] == [result["verdicts"]]
     assert "before: 5 questions, 3 risky, 2 benign" in capsys.readouterr().out
 
 

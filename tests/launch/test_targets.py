@@ -29,7 +29,7 @@ TRAIN = [
     "train",
     "--config=configs/pod.py",
     "--config.model.path=/bucket/model",
-    "--config.arbiter.kind=rules",
+    "--config.arbiter.kind=prompted",
     "--workdir=/bucket/runs/mine",
 ]
 TWO_SLICES = [*TRAIN, "--config.mesh.data=2", "--config.pack.rows=128"]
@@ -52,7 +52,7 @@ CASES = {
         "--spot",
         "--bucket=my-bucket",
         "--service_account=trainer",
-        "--secret=JUDGE_API_KEY=judge/key",
+        "--secret=WANDB_API_KEY=wandb/key",
         "--xla_preset=collectives,slices",
         *TWO_SLICES,
     ],
@@ -63,7 +63,7 @@ CASES = {
         "--topology=v5p-128",
         "--bucket=my-bucket",
         "--spot",
-        "--secret=JUDGE_API_KEY=judge-key",
+        "--secret=WANDB_API_KEY=wandb-key",
         *TRAIN,
     ],
     "xpk.sh": [
@@ -177,8 +177,8 @@ def test_a_jobset_ends_well():
     assert container["command"][:2] == ["srpo", "train"] and "args" not in container
     variables = {entry["name"]: entry for entry in container["env"]}
     assert variables["SRPO_STOPPED_EXIT_CODE"]["value"] == "75"
-    secret = {"secretKeyRef": {"name": "judge", "key": "key"}}
-    assert variables["JUDGE_API_KEY"] == {"name": "JUDGE_API_KEY", "valueFrom": secret}
+    secret = {"secretKeyRef": {"name": "wandb", "key": "key"}}
+    assert variables["WANDB_API_KEY"] == {"name": "WANDB_API_KEY", "valueFrom": secret}
     assert {"containerPort": 8482} in container["ports"]
     assert found["spec"]["failurePolicy"]["maxRestarts"] == 50
     assert found["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
@@ -374,9 +374,9 @@ esac""",
 def test_secrets_are_names_on_a_tpu_vm():
     """The host fetches the value; it is on no command line."""
     remote = tpu_vm.on_host(parse(CASES["tpu_vm.sh"])[0])
-    assert "secrets versions access latest --secret=judge-key" in remote
+    assert "secrets versions access latest --secret=wandb-key" in remote
     last = shlex.split(remote.splitlines()[-1])
-    assert "--env=JUDGE_API_KEY" in last and "--entrypoint=srpo" in last
+    assert "--env=WANDB_API_KEY" in last and "--entrypoint=srpo" in last
 
 
 def test_the_dockerfile_starts_the_program_without_a_shell():

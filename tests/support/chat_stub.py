@@ -1,10 +1,12 @@
 """An OpenAI-compatible chat server on 127.0.0.1 that judges by a word and goes wrong by a plan.
 
-A text is unsafe when it holds the word HARM. The stub reads the text out of the blocks of the
-prompt; what stands outside of them it obeys, as a gullible judge would. Whatever goes wrong with an
-answer, it says the opposite of the truth: who guesses a verdict from it has a wrong one.
+A text is unsafe when it holds the word HARM, or another pattern. The stub reads the text out of the
+blocks of the prompt; what stands outside of them it obeys, as a gullible judge would. Whatever goes
+wrong with an answer, it says the opposite of the truth: who guesses a verdict from it has a wrong
+one.
 
-As a program, for studies: `python -m tests.support.chat_stub SECONDS` prints its address.
+As a program: `python -m tests.support.chat_stub SECONDS [HARMFUL]` prints its address and serves
+until its standard input ends.
 """
 
 from __future__ import annotations
@@ -32,10 +34,22 @@ class ChatStub:
     """`with ChatStub() as stub:` serves at stub.url. faults: share of the calls that go wrong, by
     one of `kinds`: a function of (seed, request, how often it came), whatever the order of the
     calls. latency: seconds. unknown: fields that are answered by 400. script: answers to the first
-    calls, instead: (status, headers, body of JSON). calls, bodies, seen (by kind), peak: what came.
+    calls, instead: (status, headers, body of JSON). harmful: regex; a text that it is found in is
+    unsafe. calls, bodies, seen (by kind), peak: what came.
     """
 
-    def __init__(self, *, faults=0.0, kinds=FAULTS, seed=0, latency=0.0, unknown=(), script=()):
+    def __init__(
+        self,
+        *,
+        faults=0.0,
+        kinds=FAULTS,
+        seed=0,
+        latency=0.0,
+        unknown=(),
+        script=(),
+        harmful=HARM,
+    ):
+        self.harmful = harmful
         self.faults, self.kinds, self.seed, self.latency = faults, kinds, seed, latency
         self.unknown, self.script = set(unknown), list(script)
         self.calls, self.open, self.peak = 0, 0, 0
@@ -127,7 +141,7 @@ class ChatStub:
             return False
         if kind in ("429", "429_wait", "500", "html", "filter_400"):
             return await _write(writer, *_failure(kind))
-        return await _write(writer, 200, {}, completion(body, kind))
+        return await _write(writer, 200, {}, completion(body, kind, self.harmful))
 
     def _fault(self, raw: bytes) -> str:
         digest = hashlib.sha256(raw).hexdigest()
@@ -159,7 +173,7 @@ async def _write(writer, status: int, headers: dict[str, str], body) -> bool:
     return True
 
 
-def completion(body, kind: str = "none"):
+def completion(body, kind: str = "none", harmful: str = HARM):
     """The body of the answer to a request; kind: what is wrong with it."""
     system, prompt = (_text(message["content"]) for message in body["messages"])
     shown = blocks(prompt)
@@ -168,7 +182,7 @@ def completion(body, kind: str = "none"):
     wrong = kind != "none"
 
     def label(text: str) -> str:
-        safe = (HARM not in text) != wrong
+        safe = (re.search(harmful, text) is None) != wrong
         if ordered:
             safe = "safe" in ordered.groups()
         if '"serves"' in system:
@@ -236,6 +250,6 @@ def _text(content) -> str:
 
 
 if __name__ == "__main__":
-    with ChatStub(latency=float(sys.argv[1])) as served:
+    with ChatStub(latency=float(sys.argv[1]), harmful=(*sys.argv[2:], HARM)[0]) as served:
         print(served.url, flush=True)
         sys.stdin.read()

@@ -15,7 +15,7 @@ export SRPO_STOPPED_EXIT_CODE=75
 
 step= signals=0
 trap 'signals=$((signals + 1)); [ -z "$step" ] || kill -TERM "$step"' TERM
-srun --kill-on-bad-exit=0 --wait=60 --label srpo train --config=configs/pod.py --config.model.path=/bucket/model --config.arbiter.kind=rules --workdir=/bucket/runs/mine &
+srun --kill-on-bad-exit=0 --wait=60 --label srpo train --config=configs/pod.py --config.model.path=/bucket/model --config.arbiter.kind=prompted --workdir=/bucket/runs/mine &
 step=$!
 [ "$signals" -eq 0 ] || kill -TERM "$step"
 

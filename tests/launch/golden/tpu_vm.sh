@@ -40,9 +40,9 @@ fi
 sudo mkdir -p /bucket
 mountpoint -q /bucket || sudo gcsfuse --implicit-dirs -o allow_other my-bucket /bucket
 sudo gcloud auth configure-docker us-docker.pkg.dev --quiet
-JUDGE_API_KEY="$(gcloud secrets versions access latest --secret=judge-key --project=my-project)"; export JUDGE_API_KEY
+WANDB_API_KEY="$(gcloud secrets versions access latest --secret=wandb-key --project=my-project)"; export WANDB_API_KEY
 sudo docker rm --force srpo > /dev/null 2>&1 || true
-sudo --preserve-env=JUDGE_API_KEY docker run --detach --name=srpo --privileged --user=0 --net=host --ipc=host --restart=on-failure:50 --stop-timeout=120 --volume=/bucket:/bucket --env=PYTHONUNBUFFERED=1 --env=SRPO_STOPPED_EXIT_CODE=75 --env=JAX_COORDINATOR_PORT=8482 --env=JUDGE_API_KEY --entrypoint=srpo us-docker.pkg.dev/my-project/my-images/srpo:0.1.0 train --config=configs/pod.py --config.model.path=/bucket/model --config.arbiter.kind=rules --workdir=/bucket/runs/mine'
+sudo --preserve-env=WANDB_API_KEY docker run --detach --name=srpo --privileged --user=0 --net=host --ipc=host --restart=on-failure:50 --stop-timeout=120 --volume=/bucket:/bucket --env=PYTHONUNBUFFERED=1 --env=SRPO_STOPPED_EXIT_CODE=75 --env=JAX_COORDINATOR_PORT=8482 --env=WANDB_API_KEY --entrypoint=srpo us-docker.pkg.dev/my-project/my-images/srpo:0.1.0 train --config=configs/pod.py --config.model.path=/bucket/model --config.arbiter.kind=prompted --workdir=/bucket/runs/mine'
 
 # Look:  gcloud compute tpus queued-resources ssh mine --project=my-project --zone=us-east5-b --worker=0 --node=0 --command='sudo docker logs -f srpo'
 # Stop:  gcloud compute tpus queued-resources ssh mine --project=my-project --zone=us-east5-b --worker=all --node=all --command='sudo docker stop srpo'

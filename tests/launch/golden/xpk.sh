@@ -13,4 +13,4 @@ xpk workload create \
   --env=PYTHONUNBUFFERED=1 \
   --env=SRPO_STOPPED_EXIT_CODE=75 \
   --env=JAX_COORDINATOR_PORT=8482 \
-  '--command=exec srpo train --config=configs/pod.py --config.model.path=/my-storage/model --config.arbiter.kind=rules --workdir=/my-storage/runs/mine --config.mesh.data=2 --config.pack.rows=128'
+  '--command=exec srpo train --config=configs/pod.py --config.model.path=/my-storage/model --config.arbiter.kind=prompted --workdir=/my-storage/runs/mine --config.mesh.data=2 --config.pack.rows=128'

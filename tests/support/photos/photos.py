@@ -2,8 +2,9 @@
 
 records.jsonl beside this file holds the records; the photographs are saved as JPEG by
 `write_photos`, so the repository holds none of them (skimage.data names the source and the terms of
-each). `write_trees` adds hand-made branches, so that the road from records to batches can be walked
-without sampling.
+each). short_paths.jsonl has other questions about them, in words that the demo's base policy was
+taught. `write_trees` adds hand-made branches, so that the road from records to batches can be
+walked without sampling.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.support.tiny import tiny_qwen2_5_vl
 
 FORMAT = make_format("lines")
 RECORDS = pathlib.Path(__file__).with_name("records.jsonl")
+SHORT_PATHS = pathlib.Path(__file__).with_name("short_paths.jsonl")
 # JPEG name: file of skimage.data, in colour and in grey. No side of any is a multiple of 28.
 PHOTOS = {
     "coffee": "coffee.png",
@@ -55,6 +57,12 @@ def write_photos(folder: pathlib.Path) -> pathlib.Path:
             photo.save(images / f"{name}.jpg", "JPEG", quality=92, exif=exif)
     shutil.copy(RECORDS, folder / "records.jsonl")
     return folder / "records.jsonl"
+
+
+def write_short_paths(folder: pathlib.Path) -> pathlib.Path:
+    """As write_photos, with the questions of short_paths.jsonl."""
+    write_photos(folder)
+    return pathlib.Path(shutil.copy(SHORT_PATHS, folder / SHORT_PATHS.name))
 
 
 def write_checkpoint(folder: pathlib.Path, **options) -> pathlib.Path:
