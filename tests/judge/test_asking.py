@@ -286,6 +286,15 @@ def test_a_judge_is_named_by_all_that_decides_its_verdicts():
         ({"spec": {"model": Explosive()}}, "spec of arbiter 'liar' is not JSON"),
         ({"batch": 0}, "its batch is 0"),
         ({"batch": "8"}, "its batch is '8'"),
+        ({"reads": None}, "its reads is None, not a tuple"),
+        ({"reads": "meta"}, "its reads is 'meta', not a tuple"),
+        ({"reads": (3,)}, "not a tuple of names"),
+        ({"spec": None}, "it is a NoneType, not a dict"),
+        ({"spec": {"score": math.nan}}, "spec of arbiter 'liar' is not JSON"),
+        ({"spec": property(lambda self: 1 / 0)}, "looking at arbiter 'liar' raises ZeroDiv"),
+        ({"name": " "}, "the name of an arbiter must be printable"),
+        ({"name": "a\nb"}, "the name of an arbiter must be printable"),
+        ({"name": "\ud800"}, "the name of an arbiter must be printable"),
     ):
         fresh = made(**changes)
         fresh.__dict__.pop("batch", None)

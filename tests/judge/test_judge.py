@@ -222,6 +222,36 @@ def test_what_failed_is_asked_again_and_an_opinion_is_not(config, workdir, capsy
     assert "12 were judged before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("manner", ["raises", "says failed"])
+def test_the_rest_of_a_shard_is_not_asked_in_vain(config, tmp_path, manner):
+    """A server that died is not asked about ten thousand cases more, each with its retries; the
+    reason is told, and all that was not asked is at the next start.
+    """
+    write_trees(tmp_path / "trees", [numbered("a", 400)])
+
+    class Down(Keeping):
+        down, batch = True, 40
+
+        def judge(self, cases):
+            if self.down and manner == "raises":
+                self.cases += cases
+                raise TimeoutError("server is down")
+            return super().judge(cases)
+
+        def _one(self, case):
+            if self.down:
+                return Judgement(ERROR, ERROR, (), None, "server is down", failed=True)
+            return super()._one(case)
+
+    arbiter = Down()
+    with pytest.raises(RunFailure, match=r"most often: .*server is down\)") as error:
+        judge(config, tmp_path, arbiter=arbiter)
+    assert "401 of 401" in str(error.value)
+    assert len({case.reply for case in arbiter.cases}) <= 80
+    arbiter.down, arbiter.cases = False, []
+    assert judge(config, tmp_path, arbiter=arbiter)["error"] == 0 and len(arbiter.cases) == 401
+
+
 @pytest.mark.parametrize("manner", ["raises", "says failed", "means ERROR"])
 def test_too_many_errors_end_the_stage(config, tmp_path, manner):
     """RunFailure with the number and the commonest reason; what was judged is kept, and the same

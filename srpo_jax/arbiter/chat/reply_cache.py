@@ -44,7 +44,7 @@ class ReplyCache:
         seconds: float = SECONDS,
     ):
         if mode not in MODES:
-            raise UserError(f"cache={mode!r}: it must be one of {', '.join(MODES)}")
+            raise UserError(f"--cache={mode}: it must be one of {', '.join(MODES)}")
         self.folder, self.mode = pathlib.Path(folder), mode
         self.every, self.seconds = every, seconds
         self._places: dict[bytes, tuple[int, int]] = {}  # by key: number of the part, offset in it
