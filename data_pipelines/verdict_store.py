@@ -94,12 +94,19 @@ class VerdictSet:
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self.judge: dict[str, Any] = read_json(self.folder / JUDGE)
+        missing = [name for name in ("arbiter", "digest", "spec", "reads") if name not in self.judge]
+        if missing or not isinstance(self.judge["reads"], list):
+            raise UserError(f"{self.folder / JUDGE} is no judge.json: {missing or ['reads']} is wrong")
         self.reads: tuple[str, ...] = tuple(self.judge["reads"])
         self._rows: dict[str, dict[str, Any]] = {}
         self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard
         self._generations: dict[str, int] = {}  # the last one of each shard
         for path in sorted(parts_of(self.folder), key=_part_order):
-            self._take(*_part_order(path)[:2], read_part(path))
+            stem, generation, _ = _part_order(path)
+            try:
+                self._take(stem, generation, read_part(path))
+            except (KeyError, TypeError):
+                raise UserError(f"{path} holds no verdicts of this version: remove it") from None
 
     @property
     def name(self) -> str:

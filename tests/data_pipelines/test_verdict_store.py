@@ -141,6 +141,21 @@ def test_a_damaged_part_is_named(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_part_or_no_judge_is_named(tmp_path):
+    """Whole files that are not of this version, or not of a set: one line with their path."""
+    verdicts = open_set(tmp_path / "v", ABOUT)
+    for name, rows in (("notes", []), ("s.0-x", [{"key": "k"}]), ("s.0-x", [3])):
+        json_parts.write_part(tmp_path / "v" / f"{name}.jsonl", rows)
+        with pytest.raises(UserError, match=f"{tmp_path}/v/{name}.jsonl .*: remove it"):
+            VerdictSet(verdicts.folder)
+        for path in tmp_path.glob("v/*.jsonl*"):
+            path.unlink()
+    for wrong in ({**ABOUT, "reads": 3}, {"digest": "d"}):
+        (tmp_path / "v" / "judge.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=f"{tmp_path}/v/judge.json is no judge.json"):
+            open_set(tmp_path / "v", ABOUT)
+
+
 def test_what_json_cannot_hold_is_not_written(tmp_path):
     """Not a number, in any field: refused before a file is there."""
     with pytest.raises(ValueError):
