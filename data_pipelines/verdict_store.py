@@ -3,8 +3,8 @@
 A verdict is keyed by the content that was judged, see case_key, so that it holds for the same
 content wherever it comes from. A set has `judge.json` (who judges, by what, what of a record it
 reads) and parts for each shard of trees, or of answers: SHARD.GENERATION-DIGEST.jsonl
-(json_parts.py). Generation 1 and later hold what was asked again; the digest is of the rows, so that
-two judges at work on one set write apart. A row is
+(json_parts.py). Generation 1 and later hold what was asked again; the digest is of the rows, so
+that two judges at work on one set write apart. A row is
 
     {"key", "reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score",
      "votes", "unsure", "failed"}
@@ -94,9 +94,13 @@ class VerdictSet:
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self.judge: dict[str, Any] = read_json(self.folder / JUDGE)
-        missing = [name for name in ("arbiter", "digest", "spec", "reads") if name not in self.judge]
+        missing = [
+            name for name in ("arbiter", "digest", "spec", "reads") if name not in self.judge
+        ]
         if missing or not isinstance(self.judge["reads"], list):
-            raise UserError(f"{self.folder / JUDGE} is no judge.json: {missing or ['reads']} is wrong")
+            raise UserError(
+                f"{self.folder / JUDGE} is no judge.json: {missing or ['reads']} is wrong"
+            )
         self.reads: tuple[str, ...] = tuple(self.judge["reads"])
         self._rows: dict[str, dict[str, Any]] = {}
         self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard

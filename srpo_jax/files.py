@@ -77,6 +77,20 @@ def check_plain_name(name: str, option: str) -> None:
         )
 
 
+def check_writable(folder: pathlib.Path) -> None:
+    """Makes the folder, and sees that files can be written there, before hours are spent on what
+    belongs into them. Errors: OSError, and UserError when a file stands in its place.
+    """
+    fresh = temporary_name(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(b"x")
+        fresh.unlink()
+    except (FileExistsError, NotADirectoryError):
+        file = existing_parent(folder)
+        raise UserError(f"{folder} cannot be made: {file} is a file") from None
+
+
 def existing_parent(path: str | os.PathLike) -> pathlib.Path:
     """The nearest place above `path` (or it) that is there."""
     path = pathlib.Path(path).absolute()

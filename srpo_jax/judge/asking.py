@@ -114,8 +114,12 @@ def ask(
             stopped = too_many_failed(failed)
 
     batch = getattr(arbiter, "batch", BATCH)
-    for start in range(0, len(cases), batch):
-        part(cases[start : start + batch])
+    try:
+        for start in range(0, len(cases), batch):
+            part(cases[start : start + batch])
+    except BaseException:  # Ctrl-C: its thread will not come to keeping what it has
+        getattr(arbiter, "flush", lambda: None)()
+        raise
     return done
 
 

@@ -17,7 +17,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set
 from srpo_jax.errors import RunFailure
-from srpo_jax.files import check_plain_name
+from srpo_jax.files import check_plain_name, check_writable
 from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 
@@ -69,6 +69,8 @@ def open_verdicts(
     folder = place / FOLDER / name
     if asking.dry_run and not (folder / JUDGE).is_file():
         return None, arbiter, about
+    if not asking.dry_run:
+        check_writable(folder)
     return open_set(folder, about), arbiter, about
 
 

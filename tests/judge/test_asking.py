@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import threading
 import time
@@ -258,6 +259,24 @@ def test_details_are_one_line_that_can_be_stored(tmp_path):
     write_part(tmp_path / "part.jsonl", [row])
     assert row["detail"].startswith("a b ? x") and len(row["detail"]) == 1000
     assert row["votes"] == ["SAFE", "UNSAFE"] and row["effective"] is True and not row["failed"]
+
+
+def test_what_was_answered_is_kept_at_ctrl_c():
+    """The arbiter's own thread does not end then, so it is told to keep what it has."""
+    kept, released = [], threading.Event()
+
+    class Paid(Liar):
+        def judge(self, cases):
+            _thread.interrupt_main()
+            released.wait(PATIENCE)
+
+        def flush(self):
+            kept.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(Paid(), [case("a")], timeout=PATIENCE)
+    released.set()
+    assert kept == [True]
 
 
 def test_a_judge_is_named_by_all_that_decides_its_verdicts():

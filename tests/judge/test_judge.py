@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pathlib
 import types
 
 import pytest
@@ -297,6 +298,30 @@ def test_few_errors_do_not_end_the_stage(config, workdir):
     """Below twenty cases there is no share to speak of; a share below the limit is only told."""
     arbiter = Keeping(failing={f"0 {k}" for k in range(4)})
     assert judge(config, workdir, arbiter=arbiter)["error"] == 12
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anybody_is_asked(
+    config, workdir, monkeypatch
+):
+    """Also when the set is there already: answers of a judge are dear."""
+    arbiter = Keeping()
+    (workdir / "verdicts").write_text("a file")
+    with pytest.raises(UserError, match="verdicts is a file"):
+        judge(config, workdir, arbiter=arbiter, name="x")
+    (workdir / "verdicts").unlink()
+    judge(config, workdir, arbiter=Keeping(), name="x")
+    for part in workdir.glob("verdicts/x/trees-00001*"):
+        part.unlink()
+
+    def refuse(path, data):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", refuse)
+    before = everything_in(workdir)
+    with pytest.raises(PermissionError):
+        judge(config, workdir, arbiter=arbiter, name="x")
+    judge(config, workdir, arbiter=arbiter, name="x", dry_run=True)
+    assert arbiter.cases == [] and everything_in(workdir) == before
 
 
 def test_a_damaged_part_is_named(config, workdir):
