@@ -2,8 +2,9 @@
 
 A verdict is keyed by the content that was judged, see case_key, so that it holds for the same
 content wherever it comes from. A set has `judge.json` (who judges, by what, what of a record it
-reads) and one part for each shard of trees, or of answers: SHARD.GENERATION.jsonl (json_parts.py),
-generation 1 and later hold what was asked again. A row is
+reads) and parts for each shard of trees, or of answers: SHARD.GENERATION-DIGEST.jsonl
+(json_parts.py). Generation 1 and later hold what was asked again; the digest is of the rows, so
+that two judges at work on one set write apart. A row is
 
     {"key", "reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score",
      "votes", "unsure", "failed"}
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.answer_store import STEM
-from srpo_jax.data_pipelines.json_parts import part_done, parts_of, read_part, write_part
+from srpo_jax.data_pipelines.json_parts import parts_of, read_part, write_part
 from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
@@ -94,11 +95,23 @@ class VerdictSet:
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self.judge: dict[str, Any] = read_json(self.folder / JUDGE)
+        missing = [
+            name for name in ("arbiter", "digest", "spec", "reads") if name not in self.judge
+        ]
+        if missing or not isinstance(self.judge["reads"], list):
+            raise UserError(
+                f"{self.folder / JUDGE} is no judge.json: {missing or ['reads']} is wrong"
+            )
         self.reads: tuple[str, ...] = tuple(self.judge["reads"])
         self._rows: dict[str, dict[str, Any]] = {}
         self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard
+        self._generations: dict[str, int] = {}  # the last one of each shard
         for path in sorted(parts_of(self.folder), key=_part_order):
-            self._take(_part_order(path)[0], read_part(path))
+            stem, generation, _ = _part_order(path)
+            try:
+                self._take(stem, generation, read_part(path))
+            except (KeyError, TypeError):
+                raise UserError(f"{path} holds no verdicts of this version: remove it") from None
 
     @property
     def name(self) -> str:
@@ -119,11 +132,10 @@ class VerdictSet:
     def write(self, stem: str, rows: Iterable[dict[str, Any]]) -> None:
         """Writes the next part of a shard."""
         rows = list(rows)
-        generation = 0
-        while part_done(self._part(stem, generation)):
-            generation += 1
-        write_part(self._part(stem, generation), rows)
-        self._take(stem, rows)
+        generation = self._generations.get(stem, -1) + 1
+        digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:8]
+        write_part(self.folder / f"{stem}.{generation}-{digest}.jsonl", rows)
+        self._take(stem, generation, rows)
 
     def fingerprint(self, stems: Iterable[str]) -> str:
         """Hex sha256 over the verdicts of these shards, however they came to be written."""
@@ -153,17 +165,15 @@ class VerdictSet:
         """case_key of a path of this tree, by what this set's judge reads of a record."""
         return tree_key(tree, steps, reply, self.reads)
 
-    def _take(self, stem: str, rows: Iterable[dict[str, Any]]) -> None:
+    def _take(self, stem: str, generation: int, rows: Iterable[dict[str, Any]]) -> None:
+        self._generations[stem] = generation
         of_shard = self._stems.setdefault(stem, {})
         for row in rows:
             verdict = {name: row[name] for name in FIELDS}
-            of_shard[row["key"]] = verdict
-            # One that failed here may have been given in another shard.
-            if not verdict["failed"] or row["key"] not in self._rows:
-                self._rows[row["key"]] = verdict
-
-    def _part(self, stem: str, generation: int) -> pathlib.Path:
-        return self.folder / f"{stem}.{generation}.jsonl"
+            # One that failed may have been given elsewhere: in another shard, by another process.
+            for known in (of_shard, self._rows):
+                if not verdict["failed"] or row["key"] not in known:
+                    known[row["key"]] = verdict
 
 
 # Of a record's fields, what a tree calls them.
@@ -179,9 +189,13 @@ def tree_key(
     return case_key(sums, tree["question"], steps, reply, read)
 
 
-def _part_order(path: pathlib.Path) -> tuple[str, int]:
-    stem, _, generation = path.name.removesuffix(".jsonl").rpartition(".")
-    return stem, int(generation)
+def _part_order(path: pathlib.Path) -> tuple[str, int, str]:
+    """(shard, generation, digest) of a part. Errors: UserError for what is no part of a set."""
+    stem, _, name = path.name.removesuffix(".jsonl").rpartition(".")
+    generation, _, digest = name.partition("-")
+    if not stem or not generation.isdecimal():
+        raise UserError(f"{path} is no part of a set of verdicts: remove it")
+    return stem, int(generation), digest
 
 
 def open_set(folder: str | os.PathLike, judge: Mapping[str, Any]) -> VerdictSet:

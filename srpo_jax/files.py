@@ -13,6 +13,8 @@ from typing import Any
 
 from srpo_jax.errors import UserError, one_line
 
+MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
+
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
     """A new name beside `path`, for a file that will be renamed to it when it is whole."""
@@ -63,6 +65,30 @@ def file_sha256(path: pathlib.Path) -> str:
     """The SHA-256 of a file's contents, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_plain_name(name: str, option: str) -> None:
+    """Errors: UserError when `name`, given as `option`, cannot be that of one folder."""
+    plain = name.strip() and name.isprintable() and pathlib.PurePath(name).name == name
+    if not plain or name == ".." or len(os.fsencode(name)) > MAX_NAME:
+        shown = one_line(name, 60)
+        raise UserError(
+            f"{option}={shown}: must be a plain folder name of at most {MAX_NAME} bytes"
+        )
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Makes the folder, and sees that files can be written there, before hours are spent on what
+    belongs into them. Errors: OSError, and UserError when a file stands in its place.
+    """
+    fresh = temporary_name(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(b"x")
+        fresh.unlink()
+    except (FileExistsError, NotADirectoryError):
+        file = existing_parent(folder)
+        raise UserError(f"{folder} cannot be made: {file} is a file") from None
 
 
 def existing_parent(path: str | os.PathLike) -> pathlib.Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from srpo_jax.errors import one_line
-from srpo_jax.files import file_sha256, write_text, written_whole
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import check_plain_name, file_sha256, write_text, written_whole
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -30,3 +30,24 @@ def test_a_message_is_one_line():
     """Line ends, tabs and runs of spaces become one space; what is too long is cut."""
     assert one_line(ValueError(" a\n\n\tb  c\r\n")) == "a b c"
     assert one_line("a\nb c", 3) == "a b" and one_line("") == ""
+
+
+def test_a_message_commands_no_terminal():
+    """Escapes, bidirectional controls and half characters become "?"; all other text stays."""
+    assert one_line("a\x1b[31mb\u202ec\ud800\x00\x9b") == "a?[31mb?c???"
+    for text in ("Grüße 回复 \u200d مرحبا", "a\u0301"):
+        assert one_line(text) == text
+        assert one_line(text).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", ".", "..", "a/b", "/a", "a\nb", "a\x1b[2J", "a\0", "x" * 201, "\ud800", "é" * 101],
+)
+def test_what_names_no_folder_is_one_line(name):
+    """A name that a user gives to a folder is checked before a file is made by it."""
+    with pytest.raises(UserError, match="--name=.*: must be a plain folder name") as error:
+        check_plain_name(name, "--name")
+    assert one_line(error.value) == str(error.value).replace("=  ", "= ")
+    for fine in ("a", "a b*[x]é", ".hidden", "-x", "x" * 200):
+        check_plain_name(fine, "--name")

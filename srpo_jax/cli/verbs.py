@@ -17,6 +17,7 @@ from typing import Any
 from srpo_jax.command.verb import Command
 from srpo_jax.config.fields import Config
 from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.files import check_plain_name
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
 
@@ -148,8 +149,7 @@ def export(command: Command) -> int:
 
 def eval(command: Command) -> None:  # noqa: A001  the verb's name
     name, model = command.options["name"], command.options["model"]
-    if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
-        raise UserError(f"--name={name}: must be a plain folder name")
+    check_plain_name(name, "--name")
     config, workdir = command.config(), _workdir(command)
     if model and not pathlib.Path(model).is_dir():
         raise UserError(f"--model={model}: no such directory")

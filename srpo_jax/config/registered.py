@@ -81,7 +81,7 @@ def call_factory(factory: Any, spec: str, field: str) -> Any:
         return factory()
     except (UserError, RunFailure):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # exiting would look like success
         raise UserError(f"{field}={spec!r}: calling it raises {_told(error)}") from None
 
 

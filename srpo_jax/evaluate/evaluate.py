@@ -28,6 +28,7 @@ from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
+from srpo_jax.files import check_writable
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 
@@ -60,6 +61,8 @@ def evaluate(
     source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
     known = read_records(source)
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
+    folder = pathlib.Path(workdir) / "eval" / name
+    check_writable(folder)
     policy = load_policy(cfg, model_dir=model_dir, params=params)
     check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
     about = {
@@ -74,7 +77,6 @@ def evaluate(
         "path_format": policy.path_format,
         "records": records_digest(records),
     }
-    folder = pathlib.Path(workdir) / "eval" / name
     place = answers_folder(folder, about)
     count = -(-len(records) // SHARD_QUESTIONS)
     paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]

@@ -22,6 +22,9 @@ BATCH = 64  # cases that an arbiter is given at once when it does not say
 READABLE = ("meta", "category", "risky", "steps", "reply", "unsafe_reply", "source", "license")
 
 
+NOT_ASKED = "not asked: too many before it failed"
+
+
 class Unanswered(Exception):
     """An arbiter that gave no judgements for the cases it was asked about."""
 
@@ -30,21 +33,33 @@ def describe(arbiter: Arbiter, kind: str) -> dict[str, Any]:
     """What judge.json says of an arbiter: {"arbiter", "kind", "digest", "spec", "reads"}.
 
     digest: 16 hex digits over name, spec and reads. Errors: UserError for an arbiter whose `reads`
-    names something else than fields of a record, or whose `spec` is not JSON.
+    names something else than fields of a record, whose `spec` is no dict of JSON values, and for
+    one of no name that can be printed.
     """
-    reads = tuple(getattr(arbiter, "reads", ()))
+    try:
+        reads, batch = getattr(arbiter, "reads", ()), getattr(arbiter, "batch", BATCH)
+        spec = getattr(arbiter, "spec", {})
+    except Exception as error:  # of a property of a user's own class
+        raise UserError(
+            f"looking at arbiter {arbiter.name!r} raises {type(error).__name__}: "
+            f"{one_line(error, 200)}"
+        ) from None
+    if not (arbiter.name.strip() and arbiter.name.isprintable()):
+        raise UserError(f"the name of an arbiter must be printable, on one line: {arbiter.name!r}")
+    if not isinstance(reads, tuple | list) or not all(isinstance(name, str) for name in reads):
+        raise UserError(f"arbiter {arbiter.name!r}: its reads is {reads!r}, not a tuple of names")
     unknown = sorted(set(reads) - set(READABLE))
     if unknown:
         raise UserError(
             f"arbiter {arbiter.name!r} says it reads {unknown[0]!r}, which is none of "
             f"{', '.join(READABLE)}"
         )
-    batch = getattr(arbiter, "batch", BATCH)
     if type(batch) is not int or batch < 1:
         raise UserError(f"arbiter {arbiter.name!r}: its batch is {batch!r}, not a number from 1")
-    spec = getattr(arbiter, "spec", {})
     try:
-        content = json.dumps([arbiter.name, spec, sorted(reads)], sort_keys=True)
+        if not isinstance(spec, dict):
+            raise TypeError(f"it is a {type(spec).__name__}, not a dict")
+        content = json.dumps([arbiter.name, spec, sorted(reads)], sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"the spec of arbiter {arbiter.name!r} is not JSON: {error}") from None
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -66,8 +81,8 @@ def ask(
 ) -> list[dict[str, Any]]:
     """The verdict on each case, in order, in the form of verdict_store.unjudged().
 
-    timeout: seconds for one call of the arbiter. too_many_failed: told how many single cases have
-    failed so far, whenever one does; when it says True the rest is not asked, and is ERROR too.
+    timeout: seconds for one call of the arbiter. too_many_failed: told how many cases have failed
+    so far, whenever more do; when it says True the rest is not asked, and is ERROR too.
     A UserError or RunFailure of the arbiter (no such server, a wrong key) passes through.
     """
     failed, stopped = 0, False
@@ -76,7 +91,7 @@ def ask(
     def part(cases: Sequence[Case]) -> None:
         nonlocal failed, stopped
         if stopped:
-            done.extend(_failed("not asked: too many before it failed") for _ in cases)
+            done.extend(_failed(NOT_ASKED) for _ in cases)
             return
         try:
             answers = _call(arbiter, cases, timeout)
@@ -92,12 +107,19 @@ def ask(
             failed += 1
             stopped = too_many_failed(failed)
             return
-        for case, answer in zip(cases, answers, strict=True):
-            done.append(checked(answer, case, arbiter.name))
+        rows = [checked(answer, case, arbiter.name) for case, answer in zip(cases, answers)]
+        done.extend(rows)
+        if more := sum(row["failed"] for row in rows):
+            failed += more
+            stopped = too_many_failed(failed)
 
     batch = getattr(arbiter, "batch", BATCH)
-    for start in range(0, len(cases), batch):
-        part(cases[start : start + batch])
+    try:
+        for start in range(0, len(cases), batch):
+            part(cases[start : start + batch])
+    except BaseException:  # Ctrl-C: its thread will not come to keeping what it has
+        getattr(arbiter, "flush", lambda: None)()
+        raise
     return done
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +16,14 @@ from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
-from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.judge.asking import ask, describe
+from srpo_jax.errors import RunFailure
+from srpo_jax.files import check_plain_name, check_writable
+from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 
 REPLIES = "replies"  # in the workdir: what chat models answered, for every verdict set
 ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
+_OF_RECORD = re.compile(r"^arbiter .*?, record .*?: ")  # how asking.py names a case
 _FAILED: dict[str, Any] = {**unjudged("not asked"), "failed": True}
 
 
@@ -64,12 +68,13 @@ def open_verdicts(
     )
     about = describe(arbiter, cfg.arbiter.kind)
     name = asking.name or default_name(about)
-    if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
-        raise UserError(f"--name={name}: must be a plain folder name")
+    check_plain_name(name, "--name")
     about["created_by"] = f"srpo_jax {__version__}"
     folder = place / FOLDER / name
     if asking.dry_run and not (folder / JUDGE).is_file():
         return None, arbiter, about
+    if not asking.dry_run:
+        check_writable(folder)
     return open_set(folder, about), arbiter, about
 
 
@@ -145,10 +150,10 @@ def check_errors(cfg: Config, verdicts: VerdictSet, cases: int, errors: int) -> 
 
 
 def _too_many(cfg: Config, verdicts: VerdictSet, errors: int, asked: int) -> str:
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for row in verdicts.rows():
-        if row["reply_verdict"] == "ERROR":
-            reasons[row["detail"]] = reasons.get(row["detail"], 0) + 1
+        if row["reply_verdict"] == "ERROR" and row["detail"] != NOT_ASKED:
+            reasons[_OF_RECORD.sub("", row["detail"])] += 1
     common = max(reasons, key=lambda text: reasons[text], default="see the arbiter")
     return (
         f"{errors} of {asked} cases that {verdicts.judge['arbiter']} was asked about could not be "

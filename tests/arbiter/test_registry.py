@@ -22,6 +22,10 @@ class Nameless(Kind):
 class Mute:
     name = "mute"
 
+class Leaving(Kind):
+    def __init__(self):
+        raise SystemExit(0)
+
 NUMBER = 5
 
 class Asked(Kind):
@@ -56,6 +60,7 @@ def test_make_arbiter_makes_the_named_one(tmp_path, monkeypatch):
         "arbiters_from_outside:Nameless": "gives a Nameless without a name",
         "arbiters_from_outside:Mute": "gives a Mute without judge(cases)",
         "arbiters_from_outside:Needy": "calling it raises TypeError",
+        "arbiters_from_outside:Leaving": "calling it raises SystemExit: 0",
         "arbiters_from_outside:NUMBER": "calling it raises TypeError",
     }.items():
         with pytest.raises(UserError) as caught:

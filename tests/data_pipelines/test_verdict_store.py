@@ -68,10 +68,33 @@ def test_parts_are_read_as_they_were_written(tmp_path):
     verdicts.write("t-0", [row("f", score=0.5)])
     again = VerdictSet(tmp_path / "v")
     assert again.of_shard("t-0")["f"]["score"] == 0.5
-    assert sorted(path.name for path in tmp_path.joinpath("v").glob("t-0.*.jsonl")) == [
-        "t-0.0.jsonl",
-        "t-0.1.jsonl",
-    ]
+    names = sorted(path.name for path in tmp_path.joinpath("v").glob("t-0.*.jsonl"))
+    assert [name[:6] for name in names] == ["t-0.0-", "t-0.1-"]
+
+
+def test_two_judges_at_once_spoil_nothing(tmp_path, monkeypatch):
+    """Whatever the order in which two processes write about the same shard, both parts are whole,
+    and what one of them could not get the other one gives.
+    """
+    sets = [open_set(tmp_path / "v", ABOUT) for _ in range(2)]
+    failed = {"failed": True, "reply_verdict": "ERROR"}
+    rows = [[row("a"), row("b", **failed)], [row("a", **failed), row("b", detail="of 2")]]
+    write, calls = json_parts.write_text, []
+
+    def interrupted(path, text, **more):
+        calls.append(path)
+        if len(calls) == 2:  # between a part and its manifest
+            sets[1].write("s", rows[1])
+        write(path, text, **more)
+
+    monkeypatch.setattr(json_parts, "write_text", interrupted)
+    sets[0].write("s", rows[0])
+    assert len(calls) == 4
+    seen = VerdictSet(tmp_path / "v")
+    assert not seen.get("a")["failed"] and seen.get("b")["detail"] == "of 2"
+    assert not any(found["failed"] for found in seen.of_shard("s").values())
+    seen.write("s", [row("c")])
+    assert set(VerdictSet(tmp_path / "v").of_shard("s")) == {"a", "b", "c"}
 
 
 def test_a_fingerprint_is_of_what_was_said(tmp_path):
@@ -101,7 +124,7 @@ def test_a_damaged_part_is_named(tmp_path, damage):
     """With its path and what to do; what has no manifest is not done, and not read."""
     verdicts = open_set(tmp_path / "v", ABOUT)
     verdicts.write("s", [row("a"), row("b")])
-    path = tmp_path / "v" / "s.0.jsonl"
+    (path,) = tmp_path.glob("v/s.0-*.jsonl")
     data = path.read_bytes()
     if damage == "cut":
         path.write_bytes(data[: data.index(b"\n") + 1])
@@ -116,6 +139,21 @@ def test_a_damaged_part_is_named(tmp_path, damage):
     with pytest.raises(RecordError, match=f"{path}: damaged: .*; remove it") as error:
         VerdictSet(tmp_path / "v")
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_part_or_no_judge_is_named(tmp_path):
+    """Whole files that are not of this version, or not of a set: one line with their path."""
+    verdicts = open_set(tmp_path / "v", ABOUT)
+    for name, rows in (("notes", []), ("s.0-x", [{"key": "k"}]), ("s.0-x", [3])):
+        json_parts.write_part(tmp_path / "v" / f"{name}.jsonl", rows)
+        with pytest.raises(UserError, match=f"{tmp_path}/v/{name}.jsonl .*: remove it"):
+            VerdictSet(verdicts.folder)
+        for path in tmp_path.glob("v/*.jsonl*"):
+            path.unlink()
+    for wrong in ({**ABOUT, "reads": 3}, {"digest": "d"}):
+        (tmp_path / "v" / "judge.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=f"{tmp_path}/v/judge.json is no judge.json"):
+            open_set(tmp_path / "v", ABOUT)
 
 
 def test_what_json_cannot_hold_is_not_written(tmp_path):

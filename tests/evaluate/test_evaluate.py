@@ -30,6 +30,14 @@ def bytes_of(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_place_that_cannot_be_written_is_told_first(config, tmp_path, monkeypatch):
+    """Before the policy is loaded, let alone asked."""
+    monkeypatch.setattr(run, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "eval").write_text("a file")
+    with pytest.raises(UserError, match="eval is a file"):
+        evaluate(config, tmp_path, "x")
+
+
 def test_every_question_is_answered_once(config, tmp_path, capsys):
     """In the records' order, with the text of the question's own reference path; parameters given
     directly answer as the folder they come from; a second evaluation of the name replaces the

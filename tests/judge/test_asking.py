@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import threading
 import time
@@ -260,6 +261,24 @@ def test_details_are_one_line_that_can_be_stored(tmp_path):
     assert row["votes"] == ["SAFE", "UNSAFE"] and row["effective"] is True and not row["failed"]
 
 
+def test_what_was_answered_is_kept_at_ctrl_c():
+    """The arbiter's own thread does not end then, so it is told to keep what it has."""
+    kept, released = [], threading.Event()
+
+    class Paid(Liar):
+        def judge(self, cases):
+            _thread.interrupt_main()
+            released.wait(PATIENCE)
+
+        def flush(self):
+            kept.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(Paid(), [case("a")], timeout=PATIENCE)
+    released.set()
+    assert kept == [True]
+
+
 def test_a_judge_is_named_by_all_that_decides_its_verdicts():
     """Its digest changes with name, spec and what it reads of a record, and with nothing else."""
 
@@ -286,6 +305,15 @@ def test_a_judge_is_named_by_all_that_decides_its_verdicts():
         ({"spec": {"model": Explosive()}}, "spec of arbiter 'liar' is not JSON"),
         ({"batch": 0}, "its batch is 0"),
         ({"batch": "8"}, "its batch is '8'"),
+        ({"reads": None}, "its reads is None, not a tuple"),
+        ({"reads": "meta"}, "its reads is 'meta', not a tuple"),
+        ({"reads": (3,)}, "not a tuple of names"),
+        ({"spec": None}, "it is a NoneType, not a dict"),
+        ({"spec": {"score": math.nan}}, "spec of arbiter 'liar' is not JSON"),
+        ({"spec": property(lambda self: 1 / 0)}, "looking at arbiter 'liar' raises ZeroDiv"),
+        ({"name": " "}, "the name of an arbiter must be printable"),
+        ({"name": "a\nb"}, "the name of an arbiter must be printable"),
+        ({"name": "\ud800"}, "the name of an arbiter must be printable"),
     ):
         fresh = made(**changes)
         fresh.__dict__.pop("batch", None)

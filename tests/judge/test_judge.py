@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pathlib
 import types
 
 import pytest
@@ -222,6 +223,36 @@ def test_what_failed_is_asked_again_and_an_opinion_is_not(config, workdir, capsy
     assert "12 were judged before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("manner", ["raises", "says failed"])
+def test_the_rest_of_a_shard_is_not_asked_in_vain(config, tmp_path, manner):
+    """A server that died is not asked about ten thousand cases more, each with its retries; the
+    reason is told, and all that was not asked is at the next start.
+    """
+    write_trees(tmp_path / "trees", [numbered("a", 400)])
+
+    class Down(Keeping):
+        down, batch = True, 40
+
+        def judge(self, cases):
+            if self.down and manner == "raises":
+                self.cases += cases
+                raise TimeoutError("server is down")
+            return super().judge(cases)
+
+        def _one(self, case):
+            if self.down:
+                return Judgement(ERROR, ERROR, (), None, "server is down", failed=True)
+            return super()._one(case)
+
+    arbiter = Down()
+    with pytest.raises(RunFailure, match=r"most often: .*server is down\)") as error:
+        judge(config, tmp_path, arbiter=arbiter)
+    assert "401 of 401" in str(error.value)
+    assert len({case.reply for case in arbiter.cases}) <= 80
+    arbiter.down, arbiter.cases = False, []
+    assert judge(config, tmp_path, arbiter=arbiter)["error"] == 0 and len(arbiter.cases) == 401
+
+
 @pytest.mark.parametrize("manner", ["raises", "says failed", "means ERROR"])
 def test_too_many_errors_end_the_stage(config, tmp_path, manner):
     """RunFailure with the number and the commonest reason; what was judged is kept, and the same
@@ -273,10 +304,34 @@ def test_few_errors_do_not_end_the_stage(config, workdir):
     assert judge(config, workdir, arbiter=arbiter)["error"] == 12
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anybody_is_asked(
+    config, workdir, monkeypatch
+):
+    """Also when the set is there already: answers of a judge are dear."""
+    arbiter = Keeping()
+    (workdir / "verdicts").write_text("a file")
+    with pytest.raises(UserError, match="verdicts is a file"):
+        judge(config, workdir, arbiter=arbiter, name="x")
+    (workdir / "verdicts").unlink()
+    judge(config, workdir, arbiter=Keeping(), name="x")
+    for part in workdir.glob("verdicts/x/trees-00001*"):
+        part.unlink()
+
+    def refuse(path, data):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", refuse)
+    before = everything_in(workdir)
+    with pytest.raises(PermissionError):
+        judge(config, workdir, arbiter=arbiter, name="x")
+    judge(config, workdir, arbiter=arbiter, name="x", dry_run=True)
+    assert arbiter.cases == [] and everything_in(workdir) == before
+
+
 def test_a_damaged_part_is_named(config, workdir):
     """Before anybody is asked; removed, as the message says, it is judged again."""
     judge(config, workdir, arbiter=Keeping(), name="mine")
-    part = workdir / "verdicts/mine/trees-00001-of-00002.0.jsonl"
+    (part,) = workdir.glob("verdicts/mine/trees-00001-of-00002.0-*.jsonl")
     whole = part.read_bytes()
     part.write_bytes(whole[:-3])
     arbiter = Keeping()

@@ -44,7 +44,7 @@ class ReplyCache:
         seconds: float = SECONDS,
     ):
         if mode not in MODES:
-            raise UserError(f"cache={mode!r}: it must be one of {', '.join(MODES)}")
+            raise UserError(f"--cache={mode}: it must be one of {', '.join(MODES)}")
         self.folder, self.mode = pathlib.Path(folder), mode
         self.every, self.seconds = every, seconds
         self._places: dict[bytes, tuple[int, int]] = {}  # by key: number of the part, offset in it
@@ -108,17 +108,21 @@ class ReplyCache:
                 break
             except FileExistsError:  # another process was faster
                 number += 1
-        places = {}
-        with file:
-            for key, reply in self._fresh.items():
-                places[bytes.fromhex(key)] = (number, file.tell())
-                line = json.dumps({"key": key, "reply": reply.to_dict()}, ensure_ascii=True)
-                file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        path = self._part(number)
-        manifest = {"count": len(places), "sha256": file_sha256(path)}
-        write_text(_manifest(path), json.dumps(manifest) + "\n", flush=True)
+        places, path = {}, self._part(number)
+        try:
+            with file:
+                for key, reply in self._fresh.items():
+                    places[bytes.fromhex(key)] = (number, file.tell())
+                    line = json.dumps({"key": key, "reply": reply.to_dict()}, ensure_ascii=True)
+                    file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            manifest = {"count": len(places), "sha256": file_sha256(path)}
+            write_text(_manifest(path), json.dumps(manifest) + "\n", flush=True)
+        except BaseException:  # of a full disk, which a part that nobody reads would keep full
+            if not _manifest(path).exists():
+                path.unlink(missing_ok=True)
+            raise
         sync(self.folder)
         self._places.update(places)
         self._fresh = {}

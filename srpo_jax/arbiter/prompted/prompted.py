@@ -110,8 +110,7 @@ class Prompted:
         try:
             self._ask(missing)
         finally:
-            if self.cache is not None:
-                self.cache.flush()
+            self.flush()
         judged = []
         for of_case in asked:
             ballots = []
@@ -120,6 +119,11 @@ class Prompted:
                 ballots.append(Ballot(rubric, outcomes, self._unsure(rubric)))
             judged.append(judgement(ballots))
         return judged
+
+    def flush(self) -> None:
+        """Keeps on disk all replies that are there by now."""
+        if self.cache is not None:
+            self.cache.flush()
 
     def preview(self, cases: Sequence[Case]) -> cost.Preview:
         """What judge(cases) would send where; nothing is sent. Pictures that may not leave are

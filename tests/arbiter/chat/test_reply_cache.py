@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -75,6 +76,23 @@ def test_a_damaged_part_is_named(tmp_path):
     part.unlink()
     with pytest.raises(UserError, match="part-00000.jsonl"):
         ReplyCache(tmp_path)
+
+
+def test_a_full_disk_gets_no_fuller(tmp_path, monkeypatch):
+    """What could not be written whole is not left there, and is written when there is room."""
+    cache = ReplyCache(tmp_path, every=1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for i in range(3):
+            with pytest.raises(OSError):
+                cache.put(key(i), reply(i))
+    assert list(tmp_path.iterdir()) == []
+    cache.flush()
+    assert len(ReplyCache(tmp_path)) == 3
 
 
 def test_read_only_and_off_write_nothing(tmp_path):
