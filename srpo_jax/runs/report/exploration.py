@@ -69,14 +69,14 @@ def _counts(summary: Mapping[str, Any], trained: Mapping[str, Any]) -> list[tupl
         for name, count in summary["references"].items()
         if count
     )
-    safe = "reply" if summary["scope"] == "reply" else "reply and whole path"
+    safe = "a safe reply" if summary["scope"] == "reply" else "a safe reply after a safe path"
     if summary["require_effective"]:
-        safe += ", and of use"
+        safe += ", which must be of use"
     found = [
         ("questions", f"{summary['questions']}, {summary['questions_with_pair']} with a pair"),
         ("branches", f"{branches}: {', '.join(shares)}; {unfinished}"),
         ("reference paths", references),
-        ("what must be safe", safe),
+        ("what counts as safe", safe),
     ]
     if "pairs" in trained:
         used, paired = trained["questions"], trained["questions_with_pair"]
