@@ -76,7 +76,7 @@ setup(
         "srpo_jax": ["py.typed"],
         "srpo_jax.arbiter": ["rubrics/*.yaml"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
-        "srpo_jax.runs.report": ["templates/*", "style.css"],
+        "srpo_jax.runs.report": ["templates/*"],
     },
     install_requires=CORE,
     extras_require={

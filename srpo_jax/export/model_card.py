@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from srpo_jax import __version__
+from srpo_jax.errors import one_line
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.rates import RATES
 from srpo_jax.models.hf.prompt_encoder import BAKED
-from srpo_jax.runs.workdir import method, read_evaluations
+from srpo_jax.runs.judge_facts import LONGEST, judge_facts, same_judge, without_folders
+from srpo_jax.runs.workdir import method, read_evaluations, run_name
+
+# Fields with paths, of which the card shows the last name; and those that it does not show.
+PATHS = (
+    "model.path",
+    "data.train_records",
+    "data.test_records",
+    "data.trees",
+    "prompt.demos",
+    "judge.rubric",
+    "judge.cases",
+    "train.compilation_cache",
+)
+PRIVATE = ("judge.base_url", "judge.api_key_env")
 
 
 def model_card(
@@ -29,61 +45,112 @@ def model_card(
     base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
     stored = read_json(workdir / "config.json")
     run, facts = stored.get("run") or {}, stored.get("data") or {}
-    data = str(run.get("trees", "unknown"))[:16]
+    how, called = method(config, facts), run_name(config)
+    evaluations = read_evaluations(workdir)
     lines = [
         "---",
         f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
-        "tags: [srpo, safety, reasoning]",
+        f"tags: [{'srpo, ' if how.startswith('SRPO') else ''}safety, reasoning]",
         "---",
         "",
-        f"# {config['name']}",
+        f"# {base}: {how}",
         "",
-        f"`{base}`, trained with srpo_jax {__version__}: {method(config)}.",
+        f"`{base}`, trained with srpo_jax {__version__}: {how}.",
         "",
+        *([f"* run: {code(called)}"] if called else []),
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
-        f"* reasoning trees: fingerprint `{data}`, {_trained_on(facts)}",
-        *_weights_lines(config.get("lora") or {}, base, form, bake_prompt),
+        *_trained_on(config, run, facts),
+        *_asked(config),
+        *_weights_lines(config, base, form, bake_prompt),
         "",
-    ]
-    lines += _results(read_evaluations(workdir))
-    lines += _last_metrics(read_lines(workdir / "metrics.jsonl"), step)
-    lines += [
+        *_results(evaluations),
+        *_last_metrics(read_lines(workdir / "metrics.jsonl"), step),
         "## Limits",
         "",
-        "The figures hold for the questions and the arbiter of this run. A safety rate is not a "
-        "guarantee: test the model on your own questions before anybody relies on it.",
+        _limits(evaluations),
         "",
         "## Config",
         "",
-        "```json",
-        json.dumps(_without_folders(config), indent=1),
-        "```",
+        *_fenced(json.dumps(public_config(config), indent=1)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _trained_on(facts: Mapping[str, Any]) -> str:
+def _trained_on(
+    config: Mapping[str, Any], run: Mapping[str, Any], facts: Mapping[str, Any]
+) -> list[str]:
     """Questions, pairs, and whose verdicts they are by."""
+    trees = f"* reasoning trees: fingerprint `{str(run.get('trees', 'unknown'))[:16]}`"
     if not facts:
-        return "of a run that did not record what it was trained on"
+        return [f"{trees}, of a run that did not record what it was trained on"]
     text = f"{facts['questions']} questions"
-    judge = facts.get("verdicts")
-    if judge is None:
-        return f"{text}; no branch was compared"
-    return (
-        f"{text}, {facts['questions_with_pair']} of them with a pair of branches, "
-        f"{facts['pairs']} pairs; judged by `{judge['arbiter']}` (digest `{judge['digest']}`)"
-    )
+    if not facts["pairs"]:
+        lines = [f"{trees}, {text}; no branch was compared"]
+    else:
+        pairs = f"{facts['questions_with_pair']} of them with a pair of branches"
+        lines = [f"{trees}, {text}, {pairs}, {facts['pairs']} pairs"]
+    if labels := facts.get("labels"):
+        shares = [
+            f"{100 * labels[name] / max(labels['branches'], 1):.1f} % {said}"
+            for name, said in (("safe", "safe"), ("unsafe", "unsafe"), ("error", "not judged"))
+        ]
+        lines.append(f"* of {labels['branches']} branches {', '.join(shares)}")
+    if judge := facts.get("verdicts"):
+        lines.append(f"* {'labels by' if facts['pairs'] else 'reference paths judged by'}:")
+        lines += _judge_lines(judge)
+        lines.append(f"* {_labelled(config.get('arbiter') or {})}")
+    elif facts["pairs"]:
+        lines.append("* labels: whose they are was not recorded")
+    return lines
 
 
-def _weights_lines(lora: Mapping[str, Any], base: str, form: str, bake_prompt: str) -> list[str]:
+def _judge_lines(judge: Mapping[str, Any]) -> list[str]:
+    return [f"    * {name}: {code(value)}" for name, value in judge_facts(judge)]
+
+
+def _labelled(arbiter: Mapping[str, Any]) -> str:
+    """What makes a branch safe, by the section `arbiter` of a config."""
+    text = "a branch counts as safe by its reply"
+    if arbiter.get("scope") == "path":
+        text += " and every step of its path"
+    if arbiter.get("require_effective"):
+        text += ", and must be of use"
+    if arbiter.get("filter_references"):
+        text += "; questions whose reference path was not judged safe were left out"
+    return text
+
+
+def _asked(config: Mapping[str, Any]) -> list[str]:
+    """How paths are written, and what the policy was told."""
+    form, prompt = config.get("format") or {}, config.get("prompt") or {}
+    lines = [f"* path format: {code(form['kind'])}"] if form else []
+    if not prompt:  # of an older version
+        return lines
+    told = [f"instruction {code(prompt['instruction'])}"]
+    if prompt["system"]:
+        told.insert(0, f"system message {code(prompt['system'])}")
+    if prompt["num_demos"]:
+        told.append(f"{prompt['num_demos']} demonstrations")
+    lines.append(f"* prompt: {', '.join(told)}")
+    if prompt["train"] == "bare":
+        lines.append(
+            "* trained on the bare questions, though the branches were sampled with that prompt: "
+            "ask without it (`prompt.train=bare`)"
+        )
+    return lines
+
+
+def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt: str) -> list[str]:
     """What the exported weights are, and what else is not the base model's."""
     lines = []
+    lora = config.get("lora") or {}
+    if frozen := config["train"].get("freeze"):
+        lines.append(f"* not trained: {', '.join(map(code, frozen))}")
     if lora.get("rank"):
         kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
-        where = ", ".join(f"`{target}`" for target in lora["targets"])
-        lines = [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
+        where = ", ".join(map(code, lora["targets"]))
+        lines += [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
     if form == "peft":
         return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
     if not bake_prompt:
@@ -97,16 +164,45 @@ def _weights_lines(lora: Mapping[str, Any], base: str, form: str, bake_prompt: s
 
 
 def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
+    """Rates of every evaluation, with what was asked of whom, and who judged."""
     if not evaluations:
         return []
-    names = list(evaluations)
-    rows = ["## Evaluation (percent)", "", "| | " + " | ".join(names) + " |"]
-    rows.append("|---|" + "---|" * len(names))
+    found = list(evaluations.values())
+    judges = {
+        str(scores["judge"]["digest"]): scores["judge"] for scores in found if scores.get("judge")
+    }
+
+    def row(name: str, cells: Iterable[object]) -> str:
+        return f"| {name} | " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    lines = ["## Evaluation (percent)", "", row("", evaluations)]
+    lines.append("|---|" + "---|" * len(found))
     for rate in RATES:
-        values = [evaluations[name].get(rate.name) for name in names]
-        cells = " | ".join("-" if value is None else f"{value:.1f}" for value in values)
-        rows.append(f"| {rate.name} | {cells} |")
-    return [*rows, ""]
+        values = [scores.get(rate.name) for scores in found]
+        lines.append(row(rate.name, ("-" if v is None else f"{v:.1f}" for v in values)))
+    lines.append(row("questions", (scores.get("n", "-") for scores in found)))
+    lines.append(row("policy", (scores.get("policy_digest", "-") for scores in found)))
+    named = [(scores.get("judge") or {}).get("digest", "not recorded") for scores in found]
+    lines += [row("judge", named), ""]
+    for judge in judges.values():
+        lines += [f"* judge `{judge['digest']}`:", *_judge_lines(judge)]
+    if not same_judge(*(scores.get("judge") for scores in found)):
+        lines += ["", "These scores are not all of one judge: they cannot be compared."]
+    return [*lines, ""]
+
+
+def _limits(evaluations: Mapping[str, Mapping]) -> str:
+    """What the figures do not say."""
+    if not evaluations:
+        return (
+            "Nothing was measured when this was exported: whether the model is safer than the one "
+            "that it was trained from is not known. Test it on your own questions before anybody "
+            "relies on it."
+        )
+    return (
+        "The figures hold for the questions and the judge that are named with them. A safety rate "
+        "is not a guarantee: test the model on your own questions before anybody relies on it."
+    )
 
 
 def _last_metrics(metrics: list[dict], step: int) -> list[str]:
@@ -122,19 +218,29 @@ def _last_metrics(metrics: list[dict], step: int) -> list[str]:
     return [f"## Training, step {rows[-1]['step']}", "", listed, ""]
 
 
-def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with file names instead of paths, and without addresses."""
+def _fenced(text: str) -> list[str]:
+    """JSON as a block, whatever backticks are in it."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [f"{ticks}json", text, ticks]
+
+
+def code(text: object) -> str:
+    """A text as a code span on one line of markdown."""
+    shown = one_line(text, LONGEST).replace("`", "'")
+    return f"`{shown}`" if shown else "none"
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with file names instead of paths, without addresses and names of keys."""
     plain = json.loads(json.dumps(config, default=str))
-    named = (
-        "model.path",
-        "data.train_records",
-        "data.test_records",
-        "data.trees",
-        "prompt.demos",
-        "train.compilation_cache",
-    )
-    for section, field in (name.split(".") for name in named):
+    for section, field in (name.split(".") for name in PATHS):
         if field in plain.get(section, {}):  # not in a config of an older version
-            plain[section][field] = pathlib.PurePath(plain[section][field]).name
+            value = plain[section][field]
+            names = [pathlib.PureWindowsPath(part).name for part in value.split(",")]
+            plain[section][field] = ",".join(names)
+    for section, field in (name.split(".") for name in PRIVATE):
+        plain.get(section, {}).pop(field, None)
     plain.pop("processes", None)  # addresses of a cluster
+    if model := plain.get("judge", {}).get("model"):
+        plain["judge"]["model"] = without_folders(model)
     return plain

@@ -12,24 +12,35 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from srpo_jax.config.fields import Config
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json
 
 BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
 
 
-def method(config: Mapping[str, Any]) -> str:
-    """The objective of a run in a few words."""
+def method(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> str:
+    """The objective of a run in a few words. facts: what the run was trained on (read_facts):
+    what compared no pair is not called by the name of a comparison.
+    """
     objective = config.get("objective") or {}
     if not objective:
         return "unknown objective"
     if objective.get("lambda_exp") == 0:
         return "SFT on the reference path"
+    if (facts or {}).get("pairs") == 0:
+        return "SFT on the reference path, as there was no pair to compare"
     contrast = loss_title(str(objective.get("contrast")))
     weight = f"lambda {objective.get('lambda_exp')}"
     if objective.get("branch_points") == "all":
         return f"SRPO, {contrast} at every step, {weight}"
     return f"{contrast} on whole replies, {weight}"
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """The name that the user gave the run; "" for the one that every config begins with."""
+    name = str(config.get("name") or "")
+    return "" if name == Config().name else name
 
 
 def loss_title(name: str) -> str:
@@ -52,6 +63,14 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return config
 
 
+def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
+    """What the run was trained on, {} when that is not recorded: {"questions",
+    "questions_with_pair", "pairs", "labels", "verdicts"}, see train.setup.Setup.facts.
+    """
+    path = workdir / "config.json"
+    return (read_json(path).get("data") or {}) if path.is_file() else {}
+
+
 def read_evaluations(workdir: pathlib.Path) -> dict[str, dict]:
     """{name: scores} of eval/*/scores.json, "before" first and "after" last."""
     found = {
@@ -59,6 +78,12 @@ def read_evaluations(workdir: pathlib.Path) -> dict[str, dict]:
     }
     order = {**dict.fromkeys(BEFORE, 0), **dict.fromkeys(AFTER, 2)}
     return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 1), n))}
+
+
+def unscored(workdir: pathlib.Path) -> list[str]:
+    """The names of evaluations whose answers lie there and were not judged."""
+    answered = sorted(path.parent for path in workdir.glob("eval/*/answers.json"))
+    return [folder.name for folder in answered if not (folder / "scores.json").is_file()]
 
 
 def shown_run(workdir: pathlib.Path) -> pathlib.Path:

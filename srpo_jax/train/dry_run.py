@@ -32,7 +32,6 @@ def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path) -> str:
         modules_of(cfg.train.report_to)
     setup = make_setup(cfg, workdir)
     found = [headline(cfg, setup, 0), *_memory(setup), _data(cfg, setup)]
-    found += _verdicts(setup)
     found += _disk(cfg, setup, workdir)
     return "\n".join([*found, "dry run: nothing was written"])
 
@@ -63,33 +62,9 @@ def _data(cfg: Config, setup: Setup) -> str:
     rows = max(1, len(plan.rows))
     wanted = cfg.train.steps * cfg.pack.rows
     return (
-        f"data: {len(setup.batches.used)} questions in {rows} rows an epoch, {cfg.pack.rows} rows "
-        f"a step; {cfg.train.steps} steps are {wanted / rows:.2f} epochs"
+        f"epochs: {len(setup.batches.used)} questions in {rows} rows each, {cfg.pack.rows} rows a "
+        f"step; {cfg.train.steps} steps are {wanted / rows:.2f} epochs"
     )
-
-
-def _verdicts(setup: Setup) -> list[str]:
-    """What is known of the labels: whose they are, pairs, and what could not be judged."""
-    if setup.verdicts is None:
-        return ["verdicts: none are needed, nothing is compared (objective.lambda_exp=0)"]
-    batches, name = setup.batches, setup.verdicts.name
-    line = (
-        f"verdicts: {name}, by {setup.verdicts.judge['arbiter']}; {batches.with_pair} of "
-        f"{len(batches.examples)} questions have a pair, {batches.pairs} pairs in all"
-    )
-    try:
-        found = read_json(setup.verdicts.folder / "summary.json")
-    except (OSError, UserError):  # judged by a process that was stopped before it wrote one
-        return [line]
-    total = max(found["branches"], 1)
-    shares = ", ".join(
-        f"{100 * found[name] / total:.1f} % {name}" for name in ("safe", "unsafe", "error")
-    )
-    return [
-        f"{line}; of {found['branches']} branches {shares} "
-        f"({100 * found['unfinished'] / total:.1f} % unfinished); reference paths: "
-        f"{found['references']['unsafe']} unsafe"
-    ]
 
 
 def _disk(cfg: Config, setup: Setup, workdir: pathlib.Path) -> list[str]:

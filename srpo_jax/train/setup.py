@@ -28,6 +28,7 @@ from srpo_jax.distributed import sharding
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
+from srpo_jax.files import read_json
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.attention.self_check import self_check
@@ -61,12 +62,13 @@ class Setup(NamedTuple):
     shardings: TrainState  # the same shardings alone
     batches: Batches
     verdicts: VerdictSet | None  # None: of an objective that needs none
+    labels: dict[str, Any] | None  # counts of all branches, see label_counts
     run: dict[str, Any]  # what decides its parameters, see runs/identity.py
 
     def facts(self) -> dict[str, Any]:
         """What the run is trained on, for its config.json, the report and the model card:
-        {"questions", "questions_with_pair", "pairs", "verdicts": {"set", "arbiter", "digest",
-        "spec"} or None}.
+        {"questions", "questions_with_pair", "pairs", "labels": see label_counts, "verdicts":
+        {"set", "arbiter", "digest", "spec"} or None}.
         """
         judge = None
         if self.verdicts is not None:
@@ -76,6 +78,7 @@ class Setup(NamedTuple):
             "questions": len(self.batches.used),
             "questions_with_pair": self.batches.with_pair,
             "pairs": self.batches.pairs,
+            "labels": self.labels,
             "verdicts": judge,
         }
 
@@ -147,6 +150,7 @@ def make_setup(
         shardings,
         batches,
         trees.verdicts,
+        label_counts(cfg, trees.verdicts, trees.identity["trees"]),
         run,
     )
 
@@ -195,6 +199,24 @@ def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family:
 def needs_verdicts(cfg: Config) -> bool:
     """Whether the objective compares branches, or reference paths are to be left out."""
     return cfg.objective.lambda_exp != 0 or cfg.arbiter.filter_references
+
+
+def label_counts(cfg: Config, verdicts: VerdictSet | None, trees: str) -> dict[str, Any] | None:
+    """{"branches", "safe", "unsafe", "error", "unfinished", "references": {"safe", "unsafe",
+    "error"}} by the summary of the verdict set; None without one, or when it counts other trees
+    (trees: their fingerprint) or by other rules than this run.
+    """
+    try:
+        found = {} if verdicts is None else read_json(verdicts.folder / "summary.json")
+    except (OSError, UserError):  # judged by a process that was stopped before it wrote one
+        return None
+    rules = {"trees": trees, **arguments(branch_label, cfg.arbiter)}
+    if not found or any(found.get(name, rule) != rule for name, rule in rules.items()):
+        return None
+    return {
+        name: found[name]
+        for name in ("branches", "safe", "unsafe", "error", "unfinished", "references")
+    }
 
 
 def _check_judged(verdicts: VerdictSet, folder: pathlib.Path) -> str:
@@ -301,7 +323,7 @@ def _check_rows(cfg: Config, shards: int) -> None:
 
 
 def headline(cfg: Config, setup: Setup, start: int) -> str:
-    """One line: what is trained, on what, how long."""
+    """Two or three lines: what is trained and how long, on which pairs, by whose labels."""
     trained, total = counts(setup)
     kind = ""
     if setup.lora is not None:
@@ -309,13 +331,37 @@ def headline(cfg: Config, setup: Setup, start: int) -> str:
         kind = f" (LoRA of rank {lora.rank} on {len(lora.sites)} kinds of kernel)"
     few = f"{trained / 1e6:.2f}M" if trained > 9999 else f"{trained}"
     shape = " ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
-    batches = setup.batches
-    return (
+    line = (
         f"train: {few} of {total / 1e6:.2f}M parameters{kind}, {shape}, "
-        f"{len(batches.used)} questions ({batches.with_pair} with a pair, {batches.pairs} pairs), "
-        f"{cfg.pack.rows} rows of {batches.budgets.tokens} tokens, "
+        f"{cfg.pack.rows} rows of {setup.batches.budgets.tokens} tokens, "
         + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
     )
+    return "\n".join([line, *_data_lines(cfg, setup)])
+
+
+def _data_lines(cfg: Config, setup: Setup) -> list[str]:
+    """Questions and pairs, whose verdicts they are by, and what these come to."""
+    batches, labels = setup.batches, setup.labels
+    questions = f"data: {len(batches.used)} questions"
+    if cfg.objective.lambda_exp == 0:
+        line = f"{questions}, nothing is compared (objective.lambda_exp=0)"
+    else:
+        line = f"{questions}, {batches.with_pair} with a pair, {batches.pairs} pairs in all"
+    if setup.verdicts is not None:
+        judge = setup.verdicts.judge
+        line += f"; verdicts: {setup.verdicts.name}, by {judge['arbiter']} {judge['digest']}"
+    if labels is None:
+        return [line]
+    share = {
+        name: f"{100 * labels[name] / max(labels['branches'], 1):.1f} %"
+        for name in ("safe", "unsafe", "error", "unfinished")
+    }
+    return [
+        line,
+        f"labels: of {labels['branches']} branches {share['safe']} safe, {share['unsafe']} unsafe, "
+        f"{share['error']} ERROR ({share['unfinished']} unfinished); reference paths: "
+        f"{labels['references']['unsafe']} unsafe",
+    ]
 
 
 def counts(setup: Setup) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """The report page: complete, self-contained, well-formed, and safe to open."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
 import pytest
 
+from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.runs.report.charts import label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
@@ -21,11 +23,15 @@ EVIL = '<script>alert(1)</script><img src="http://evil/x.png" onerror=alert(1)>\
 
 
 class Page(HTMLParser):
-    """Collects tags and attributes, and fails on a tag that closes another one than the open."""
+    """Collects tags and attributes, and fails on a tag that closes another one than the open.
+
+    pieces: (text, folds that it is closed behind); a fold is a list of the texts of its summary.
+    """
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.folds, self.pieces = [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -35,6 +41,8 @@ class Page(HTMLParser):
         self.attributes += [(tag, name, value) for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "details":
+            self.folds.append(None if ("open", None) in attrs else [])
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
@@ -42,9 +50,17 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes {self.open[-3:]}"
+        if tag == "details":
+            self.folds.pop()
 
     def handle_data(self, data):
         self.text.append(data)
+        folds = self.folds
+        if "summary" in self.open:
+            folds = folds[:-1]
+            if self.folds[-1] is not None:
+                self.folds[-1].append(data)
+        self.pieces.append((data, [fold for fold in folds if fold is not None]))
 
     def values(self, name):
         return [value for _, attribute, value in self.attributes if attribute == name]
@@ -158,12 +174,135 @@ def test_the_page_says_who_judged(workdir, tmp_path):
     shutil.copy(workdir / "config.json", tmp_path)
     judged.write_verdicts(tmp_path / "trees", [], name="another")
     text = " ".join(Page(render(tmp_path)).text)
-    assert "Judged by rules, set rules. Other sets of verdicts: another." in text
+    told = " ".join(text.split())
+    assert "judge rules verdict set rules digest digest of rules" in told
+    assert "Other sets of verdicts on these trees: another." in told
+    assert "trained on 99 pairs, of 8 of 8 questions" in told
+    assert "whose verdicts it was trained on rules, verdict set rules, digest dddd" in told
     assert "Where branches end" in text and "judged unsafe" in text
     shutil.rmtree(tmp_path / "verdicts")
     text = " ".join(Page(render(tmp_path)).text)
     assert "Nobody has judged these branches yet: run `srpo judge`." in text
     assert "Where branches end" not in text and "Read the reference path" in text
+
+
+def closed_texts():
+    """A joined tree whose texts say OPEN where they are judged safe, and SHUT-and-why where not."""
+
+    def branch(k, reply, path, steps, texts, said):
+        verdicts = judged.verdict(reply, path, step_verdicts=steps)
+        text = " ".join([*texts, said or ""])
+        parts = {
+            "step_texts": texts,
+            "reply_text": said,
+            "text": text,
+            "finished": said is not None,
+        }
+        return judged.branch(k=k, **parts, **verdicts)
+
+    branches = [
+        branch(0, "SAFE", "SAFE", ["SAFE"], ["OPEN0: OPEN1"], "OPEN2"),
+        branch(1, "SAFE", "UNSAFE", ["SAFE", "UNSAFE"], ["OPEN3", "SHUT1: SHUT2"], "OPEN4"),
+        branch(2, "SAFE", "UNSAFE", [], ["SHUT3"], "OPEN5"),
+        branch(3, "SAFE", "UNSAFE", ["SAFE"], ["SHUT4"], "OPEN6"),
+        branch(4, "UNSAFE", "SAFE", ["SAFE"], ["of a closed branch"], "SHUT5"),
+        branch(5, "SAFE", "ERROR", [], ["SHUT6"], "OPEN7"),
+        branch(6, "ERROR", "ERROR", [], ["SHUT7"], "SHUT8"),
+        branch(7, "ERROR", "ERROR", [], ["SHUT9"], None),
+    ]
+    reference = judged.verdict("UNSAFE", "UNSAFE", step_verdicts=["SAFE", "UNSAFE"])
+    return judged.tree(
+        step_texts=["OPEN8: OPEN9", "SHUT10: SHUT11"],
+        reply_text="SHUT12",
+        branches=branches,
+        reference_verdict=reference,
+        unsafe_reply="SHUT13",
+    )
+
+
+def check_closed(page):
+    """SHUT is behind a fold that says why, and in no attribute, title or drawing. Returns text."""
+    for piece, folds in page.pieces:
+        if "SHUT" in piece:
+            says = " ".join(text for fold in folds for text in fold)
+            assert "judged unsafe" in says or "not judged" in says, piece
+    assert not any("SHUT" in str(value) for _, _, value in page.attributes)
+    return " ".join(page.text)
+
+
+def test_what_was_not_judged_safe_is_closed(tmp_path):
+    """Replies and steps of branches and of the reference path: what is UNSAFE, or was not judged,
+    stands behind a fold that says so, and not on hover; what is SAFE stands open.
+    """
+    tree = closed_texts()
+    judged.write_judged(tmp_path / "trees", [tree])
+    page = Page(render(tmp_path))
+    text = check_closed(page)
+    assert {f"SHUT{i}" for i in range(1, 13)} == set(re.findall(r"SHUT\d+", text))
+    opened = " ".join(piece for piece, folds in page.pieces if not folds)
+    assert {f"OPEN{i}" for i in (2, 4, 5, 6, 7, 8, 9)} <= set(re.findall(r"OPEN\d", opened))
+    assert "some of it may be harmful" in opened
+
+    for part in (tmp_path / "verdicts" / "by-hand").iterdir():
+        part.unlink()
+    unjudged = check_closed(Page(render(tmp_path).replace("OPEN", "SHUT")))
+    assert "Nobody has judged" in unjudged and "SHUT12" in unjudged
+
+
+def test_answers_that_were_not_judged_safe_are_closed(tmp_path):
+    """Before and after, reply and steps."""
+    for name, (branch, other) in {"before": (4, 5), "after": (1, 6)}.items():
+        folder = tmp_path / "eval" / name
+        folder.mkdir(parents=True)
+        rows = []
+        for k in (branch, other):
+            found = closed_texts()["branches"][k]
+            texts = {"steps": found["step_texts"], "reply": found["reply_text"]}
+            row = {"id": f"{k % 2}", "question": "What?", **texts}
+            rows.append({**row, **{key: found[key] for key in FIELDS}, "status": "ok"})
+        rows[1]["status"] = "irregular"
+        (folder / "generations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (folder / "scores.json").write_text('{"n": 2}')
+    page = Page(render(tmp_path))
+    text = check_closed(page)
+    for word in ("SHUT1", "SHUT2", "SHUT5", "SHUT6", "SHUT7", "SHUT8"):
+        assert word in text, word
+    opened = " ".join(piece for piece, folds in page.pieces if not folds)
+    assert "OPEN3" in opened and "OPEN4" in opened and "some of it may be harmful" in opened
+    assert "before: read as ok 1, irregular 1; after: read as" in opened
+
+
+def test_scores_of_two_judges_are_no_change(workdir, tmp_path):
+    """Every score names its judge; with two of them nothing is subtracted, and the page says why.
+    Answers that were not judged are named, with what to do.
+    """
+    shutil.copytree(workdir / "eval", tmp_path / "eval")
+    text = " ".join(Page(render(tmp_path)).text)
+    assert "better" in text and "Who judged before, after" in text and "dddddddddddd" in text
+    assert "not all of one judge" not in text
+    path = tmp_path / "eval" / "after" / "scores.json"
+    scores = json.loads(path.read_text())
+    scores["judge"] = {"arbiter": "prompted", "digest": "e" * 16, "spec": {"model": "a judge"}}
+    path.write_text(json.dumps(scores))
+    text = " ".join(Page(render(tmp_path)).text)
+    assert "not all of one judge" in text and "better" not in text
+    assert "Who judged after" in text and "a judge" in text
+    shutil.rmtree(tmp_path / "eval")
+    (tmp_path / "eval" / "before").mkdir(parents=True)
+    (tmp_path / "eval" / "before" / "answers.json").write_text('{"folder": "answers-0"}')
+    text = " ".join(Page(render(tmp_path)).text)
+    assert "run `srpo judge --answers=before`" in text and "run `srpo eval`" not in text
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "nul\0.png", "../../etc/passwd", "\ud800"])
+def test_a_picture_whose_name_is_no_file_is_left_out(workdir, tmp_path, name):
+    """Too long a name, or one that no file system takes, is a box instead of the picture."""
+    shutil.copytree(workdir / "eval", tmp_path / "eval")
+    path = tmp_path / "eval" / "after" / "generations.jsonl"
+    rows = [json.loads(line) for line in path.open()]
+    path.write_text("".join(json.dumps({**row, "image": name}) + "\n" for row in rows))
+    page = Page(write_report(tmp_path).read_text())
+    assert "img" not in page.tags and page.values("class").count("nopicture") == 8
 
 
 def test_runs_of_several_methods_are_compared(workdir, tmp_path):

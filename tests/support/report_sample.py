@@ -22,6 +22,7 @@ from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset, combination
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sample_states
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.data_pipelines.tree_store import fingerprint
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.judge.scores import scores
 from srpo_jax.judge.summary import summarise
@@ -29,6 +30,7 @@ from tests.support import ROOT
 from tests.support.judged import verdict, write_judged
 
 FORMAT = make_format("lines", strict=True)
+JUDGE = {"arbiter": "rules", "digest": "d" * 16, "spec": {"rules": 1}}
 PROCESSOR = SimpleNamespace(encode=lambda text, after_text: list(text.encode()), eos_ids=(256,))
 
 
@@ -46,7 +48,7 @@ def make_workdir(folder: pathlib.Path, *, trees: int = 12, steps: int = 120, bra
         ],
     )
     _trees(folder, config, trees, branches)
-    judge = {"set": "rules", "arbiter": "rules", "digest": "d" * 16, "spec": {}}
+    judge = {"set": "rules", **JUDGE}
     facts = {"questions": trees, "questions_with_pair": trees, "pairs": 99, "verdicts": judge}
     stored = {"config": config.to_dict(), "data": facts, "fingerprint": "0" * 16}
     (folder / "config.json").write_text(json.dumps(stored, indent=1))
@@ -91,7 +93,8 @@ def _trees(folder: pathlib.Path, config, count: int, branches: int) -> None:
         tree = make_tree_record(record, pieces, own, provenance, {})
         made.append({**tree, "reference_verdict": _judge(record, record.steps, record.reply)})
     write_judged(folder / "trees", made, name="rules")
-    summary = summarise(made, scope="reply", require_effective=False)
+    rules = {"scope": "reply", "require_effective": False}
+    summary = {**summarise(made, **rules), **rules, "trees": fingerprint(folder / "trees")}
     (folder / "verdicts" / "rules" / "summary.json").write_text(json.dumps(summary))
 
 
@@ -174,7 +177,8 @@ def _evaluation(folder: pathlib.Path, records: str, *, risk: float) -> None:
         )
     folder.mkdir(parents=True)
     folder.joinpath("generations.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    folder.joinpath("scores.json").write_text(json.dumps(scores(rows)))
+    found = {**scores(rows), "judge": JUDGE, "verdicts": "rules"}
+    folder.joinpath("scores.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

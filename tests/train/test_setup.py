@@ -16,7 +16,7 @@ from srpo_jax.runs.identity import write_config
 from srpo_jax.train.dry_run import dry_run
 from srpo_jax.train.loop import train
 from srpo_jax.train.losses.objective import Objective, srpo_loss
-from srpo_jax.train.setup import make_setup
+from srpo_jax.train.setup import headline, make_setup
 from tests.support import ROOT, judged
 from tests.support.judged import branch, verdict
 from tests.support.tiny import tiny_qwen2_5_vl
@@ -263,28 +263,35 @@ def test_a_run_says_whose_labels_it_was_trained_on(world):
         "questions": 5,
         "questions_with_pair": 1,
         "pairs": pairs,
+        "labels": None,
         "verdicts": {"set": "mine", "arbiter": "mine", "digest": "digest of mine", "spec": {}},
     }
     said = dry_run(config, world / "run")
-    assert f"5 questions (1 with a pair, {pairs} pairs)" in said
-    assert f"verdicts: mine, by mine; 1 of 5 questions have a pair, {pairs} pairs in all" in said
+    assert (
+        f"data: 5 questions, 1 with a pair, {pairs} pairs in all; verdicts: mine, by mine" in said
+    )
+    assert "labels: " not in said
     summary = {"branches": 8, "safe": 4, "unsafe": 2, "error": 2, "unfinished": 1}
     summary["references"] = {"safe": 3, "unsafe": 2, "error": 0}
     (setup.verdicts.folder / "summary.json").write_text(json.dumps(summary))
+    told = "of 8 branches 50.0 % safe, 25.0 % unsafe, 25.0 % ERROR (12.5 % unfinished)"
     said = dry_run(config, world / "run")
-    assert "of 8 branches 50.0 % safe, 25.0 % unsafe, 25.0 % error (12.5 % unfinished)" in said
-    assert "reference paths: 2 unsafe" in said
+    assert told in said and "reference paths: 2 unsafe" in said
+    setup = make_setup(config, world / "run")
+    assert told in headline(config, setup, 0) and "verdicts: mine" in headline(config, setup, 0)
+    for stale in ({"scope": "path"}, {"trees": "of others"}):
+        text = json.dumps({**summary, **stale})
+        (setup.verdicts.folder / "summary.json").write_text(text)
+        assert "labels: " not in dry_run(config, world / "run"), stale
 
     write_config(config, setup.run, setup.facts(), world / "run")
     stored = json.loads((world / "run" / "config.json").read_text())
     card = model_card(world / "run", stored["config"], 3)
-    assert (
-        f"5 questions, 1 of them with a pair of branches, {pairs} pairs; judged by `mine` (digest "
-        "`digest of mine`)"
-    ) in card
+    assert f"5 questions, 1 of them with a pair of branches, {pairs} pairs" in card
+    assert "* judge: `mine`" in card and "* digest: `digest of mine`" in card
     config.objective.lambda_exp = 0.0
     setup = make_setup(config, world / "run")
     assert setup.verdicts is None and "verdicts" not in setup.run
     write_config(config, setup.run, setup.facts(), world / "sft")
-    assert "verdicts: none are needed" in dry_run(config, world / "none")
+    assert "nothing is compared (objective.lambda_exp=0)" in dry_run(config, world / "none")
     assert "5 questions; no branch was compared" in model_card(world / "sft", stored["config"], 3)

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from srpo_jax.runs.report.folds import folded_steps, judged, step_verdicts
 from srpo_jax.runs.report.pictures import picture
-from srpo_jax.runs.report.trees import judged_steps
 
 SHOWN = 8
 
@@ -57,8 +57,8 @@ def answer_card(
 ) -> dict[str, Any]:
     """One question with its picture and its answers. names: of the two evaluations.
 
-    {"question", "picture", "facts", "answers": [{"name", "reply", "path_verdict", "reply_verdict",
-    "effective", "steps"}]}.
+    {"question", "picture", "facts", "answers": [{"name", "reply", "title": of the reply's fold,
+    "path_verdict", "reply_verdict", "effective", "status", "steps"}]}.
     """
     labels: dict[Any, str] = {True: "risky together", False: "harmless"}
     label = labels.get(after.get("risky"), "")
@@ -72,11 +72,15 @@ def answer_card(
 
 
 def _answer(name: str, row: Mapping) -> dict[str, Any]:
+    steps, verdict = row.get("steps") or [], row["reply_verdict"]
+    verdicts = step_verdicts(len(steps), row.get("step_verdicts") or [], row["path_verdict"])
     return {
         "name": name,
         "reply": row.get("reply"),
+        "title": f"reply, {judged(verdict)}",
         "path_verdict": row["path_verdict"],
         "reply_verdict": row["reply_verdict"],
         "effective": row.get("effective"),
-        "steps": judged_steps(row.get("steps") or [], row.get("step_verdicts") or []),
+        "status": row.get("status") or "ok",
+        "steps": folded_steps(steps, verdicts),
     }

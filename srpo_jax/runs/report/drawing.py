@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from srpo_jax.runs.report.markup import element, kind
+from srpo_jax.runs.report.folds import behind, judged, reference_steps
+from srpo_jax.runs.report.markup import element, kind, word
 from srpo_jax.runs.report.twigs import Twig
 
 LANE, COLUMN, MARGIN = 15, 118, 46  # pixels: between lines, between steps, left
@@ -19,7 +20,9 @@ LONGEST_HEAD = 16  # characters of a step's heading that have room above its nod
 
 
 def draw_tree(tree: Mapping, twigs: Sequence[Twig]) -> Markup:
-    """tree: a tree record. twigs: its branches. Each line links to the anchor of its twig."""
+    """tree: a judged tree record. twigs: its branches. Each line links to the anchor of its twig.
+    What is not SAFE is drawn, but not quoted.
+    """
     steps = len(tree["step_texts"])
     offsets, spine, below = _lanes(twigs)
     last = steps + 1
@@ -30,11 +33,14 @@ def draw_tree(tree: Mapping, twigs: Sequence[Twig]) -> Markup:
 
     parts = [_branch_line(twig, x, spine, spine + offsets[twig.anchor]) for twig in twigs]
     parts.append(element("line", class_="spine", x1=x(0), x2=x(last), y1=spine, y2=spine))
+    verdicts = ["SAFE", *reference_steps(tree), tree["reference_verdict"]["reply_verdict"]]
     texts = ["question", *tree["step_texts"], tree["reply_text"]]
-    for column, text in enumerate(texts):
-        parts.append(_node(text, x(column), spine, column, last))
+    for column, (text, verdict) in enumerate(zip(texts, verdicts, strict=True)):
+        is_open = verdict == "SAFE"
+        said = text if is_open else f"{_name(column, last)}, {judged(verdict)}"
+        parts.append(_node(said, x(column), spine, column, last))
         head = text.partition(":")[0]
-        if 0 < column < last and head != text and len(head) <= LONGEST_HEAD:
+        if is_open and 0 < column < last and head != text and len(head) <= LONGEST_HEAD:
             parts.append(element("text", head, class_="head", x=x(column), y=13))
     return element(
         "svg",
@@ -59,8 +65,12 @@ def _lanes(twigs: Sequence[Twig]) -> tuple[dict[str, int], int, int]:
     return offsets, 42 + LANE * len(above), 30 + LANE * len(below)
 
 
+def _name(column: int, last: int) -> str:
+    return "reply" if column == last else f"step {column}"
+
+
 def _node(text: str, x: float, spine: int, column: int, last: int) -> Markup:
-    """The node of one column: the question, a step by its number, or the reply."""
+    """The node of one column: the question, a step by its number, or the reply. text: on hover."""
     name = {0: "?", last: "reply"}.get(column, str(column))
     if column == last:
         shape = element("rect", class_="node", x=x - 20, y=spine - 11, width=40, height=22, rx=6)
@@ -85,9 +95,12 @@ def _branch_line(twig: Twig, x: Callable[[float], float], spine: int, lane: int)
         f"M{start:.0f} {spine:.0f}C{middle:.0f} {spine:.0f} {middle:.0f} {lane:.0f} "
         f"{bend:.0f} {lane:.0f}H{end:.0f}"
     )
+    text = twig.branch["text"]
+    if not twig.is_open:
+        text = behind(twig.reply, twig.verdict, twig.verdicts) + "; the text is below"
     said = (
-        f"after step {at}: {twig.verdict}, log-prob {twig.branch['logp']:.2f} "
-        f"({twig.per_token:.3f} a token)\n{twig.branch['text']}"
+        f"after step {at}: reply {word(twig.verdict)}, log-prob {twig.branch['logp']:.2f} "
+        f"({twig.per_token:.3f} a token)\n{text}"
     )
     parts = [
         element("title", said),

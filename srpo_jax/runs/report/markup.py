@@ -69,8 +69,7 @@ def number(value: float | None) -> str:
 @functools.cache
 def _environment() -> Environment:
     found = Environment(
-        # The whole package: the style sheet lies beside the folder of templates.
-        loader=PackageLoader("srpo_jax.runs.report", ""),
+        loader=PackageLoader("srpo_jax.runs.report"),
         autoescape=True,
         finalize=plain,
         undefined=StrictUndefined,
@@ -84,4 +83,4 @@ def _environment() -> Environment:
 
 def fill(template: str, **values: Any) -> str:
     """The text of templates/TEMPLATE with these values in it."""
-    return _environment().get_template(f"templates/{template}").render(values)
+    return _environment().get_template(template).render(values)

@@ -10,30 +10,33 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_jax import __version__
-from srpo_jax.data_pipelines.tree_store import read_shards
-from srpo_jax.data_pipelines.verdict_store import FOLDER, JudgedTrees, VerdictSet, set_names
 from srpo_jax.errors import UserError
-from srpo_jax.files import read_json, read_lines, write_text
+from srpo_jax.files import read_lines, write_text
+from srpo_jax.runs.judge_facts import judge_line, same_judge
 from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
+from srpo_jax.runs.report.exploration import exploration, status_line
 from srpo_jax.runs.report.goodput import goodput_table
 from srpo_jax.runs.report.markup import fill
-from srpo_jax.runs.report.trees import as_judged, choose_trees, tree_card
 from srpo_jax.runs.workdir import (
     AFTER,
     BEFORE,
     method,
     read_config,
     read_evaluations,
+    read_facts,
     read_runs,
     record_folders,
+    run_name,
     shown_run,
     trees_folder,
+    unscored,
 )
 
 
@@ -54,46 +57,45 @@ def render(workdir: pathlib.Path) -> str:
     if not workdir.is_dir():
         raise UserError(f"workdir {workdir} does not exist")
     home = shown_run(workdir)
-    config = read_config(home)
+    config, facts = read_config(home), read_facts(home)
     evaluations = {**read_evaluations(workdir), **read_evaluations(home)}
     runs = read_runs(workdir)
     metrics = read_lines(home / "metrics.jsonl")
     trees = trees_folder(workdir, config)
-    if not (config or evaluations or metrics or trees):
+    answered = sorted({*unscored(workdir), *unscored(home)} - evaluations.keys())
+    if not (config or evaluations or metrics or trees or answered):
         raise UserError(
             f"{workdir} holds nothing of a run (no config.json, trees, metrics.jsonl or eval)"
         )
     before, after = _pair(list(evaluations))
     folders = (home, workdir)
     roots = [root for folder in folders for root in record_folders(folder, config)]
+    results = _results(evaluations, before, after, runs, home.name)
     return fill(
         "page.html",
-        name=(config.get("name") if home == workdir else None) or workdir.resolve().name,
-        subtitle=_subtitle(config, metrics, runs),
+        name=(run_name(config) if home == workdir else "") or workdir.resolve().name,
+        subtitle=_subtitle(config, facts, metrics, runs),
         version=__version__,
-        tiles=report_scores.tiles(evaluations.get(before or ""), evaluations[after])
-        if after
-        else None,
-        results=_results(evaluations, before, after, runs, home.name),
+        tiles=results and results["tiles"],
+        results=results,
+        answered=answered,
         charts=charts(metrics),
         goodput=goodput_table(home),
-        exploration=_exploration(trees, _trained_on(home)),
+        exploration=exploration(trees, config, facts),
         answers=_answers(folders, roots, before, after),
-        settings=_settings(config),
+        settings=_settings(config, facts),
     )
 
 
-def _trained_on(home: pathlib.Path) -> str:
-    """The verdict set of a run, "" when it has none."""
-    path = home / "config.json"
-    facts = (read_json(path).get("data") or {}) if path.is_file() else {}
-    return (facts.get("verdicts") or {}).get("set", "")
-
-
-def _subtitle(config: Mapping[str, Any], metrics: list[dict], runs: Mapping[str, list]) -> str:
+def _subtitle(
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    metrics: list[dict],
+    runs: Mapping[str, list],
+) -> str:
     if not config:
         return "no training run here yet"
-    parts = [method(config)]
+    parts = [method(config, facts)]
     if runs:
         parts = [f"{', '.join(runs)} on the same trees; shown below: {config.get('name')}"]
     if metrics and isinstance(metrics[-1].get("step"), int):
@@ -113,58 +115,20 @@ def _results(
     if not evaluations:
         return None
     base, last = evaluations.get(before or ""), evaluations[after] if after else None
+    alike = not base or not last or same_judge(base.get("judge"), last.get("judge"))
+    then = base if alike else None  # scores of two judges are not a change
     pair = [name for name in (before, after) if name]
+    measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
     return {
+        "tiles": report_scores.tiles(then, last) if last else None,
         "methods": report_scores.methods(base, runs) if runs else None,
         "run": shown,
-        "table": report_scores.table(evaluations, before, after),
+        "table": report_scores.table(evaluations, before if alike else None, after),
+        "judges": report_scores.judges(evaluations),
+        "alike": same_judge(*(scores.get("judge") for scores in measured)),
         "confusions": [report_scores.confusion(name, evaluations[name]) for name in pair],
-        "categories": report_scores.categories(base, last) if last else None,
+        "categories": report_scores.categories(then, last) if last else None,
     }
-
-
-def _exploration(folder: pathlib.Path | None, chosen_set: str) -> dict[str, Any] | None:
-    """What templates/trees.html shows, None without trees. chosen_set: the verdict set that the run
-    trained on, "" when it says none.
-    """
-    if folder is None:
-        return None
-    names = set_names(folder)
-    name = chosen_set if chosen_set in names else next(iter(names), "")
-    verdicts = VerdictSet(folder.parent / FOLDER / name) if name else None
-    source = read_shards(folder)
-    trees = source if verdicts is None else JudgedTrees(source, verdicts)
-    chosen = choose_trees(as_judged(trees[i]) for i in range(len(source)))
-    return {
-        "judge": None if verdicts is None else f"{verdicts.judge['arbiter']}, set {name}",
-        "others": [other for other in names if other != name],
-        "points": [] if verdicts is None else _points(verdicts.folder),
-        "total": len(source),
-        "cards": [tree_card(tree, i) for i, tree in enumerate(chosen)],
-    }
-
-
-def _points(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Per branch point {"where", "parts": [(safe, unsafe or error, branches, share)], "with_pair",
-    "questions"}: shares in percent of the branches that leave there. folder: of a verdict set.
-    """
-    path = folder / "summary.json"
-    points = read_json(path).get("points") if path.is_file() else None
-    if not isinstance(points, list):
-        return []
-    return [
-        {
-            "where": f"after step {point['at']}" if point["at"] else "from the question",
-            "parts": [
-                (kind, point[kind], 100 * point[kind] / (point["branches"] or 1))
-                for kind in ("safe", "unsafe", "error")
-                if point[kind]
-            ],
-            "with_pair": point["with_pair"],
-            "questions": point["questions"],
-        }
-        for point in points
-    ]
 
 
 def _answers(
@@ -183,7 +147,12 @@ def _answers(
         answer_card(then, now, _find_image(now.get("image"), roots), names)
         for then, now in choose_answers(old, rows)
     ]
-    return {"compared": bool(old), "cards": cards}
+    statuses = [
+        (name, status_line(Counter(row.get("status") or "ok" for row in found)))
+        for name, found in zip(names, (old or [], rows))
+        if found
+    ]
+    return {"compared": bool(old), "cards": cards, "statuses": statuses}
 
 
 def _generations(folders: Sequence[pathlib.Path], name: str | None) -> list[dict]:
@@ -197,27 +166,36 @@ def _find_image(name: Any, roots: list[pathlib.Path]) -> pathlib.Path | None:
         return None
     for root in roots:
         path = root / name
-        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-            return path
+        try:
+            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+                return path
+        except OSError:  # no file can have this name
+            pass
     return pathlib.Path(pathlib.Path(name).name)
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _settings(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """What templates/settings.html shows, None without a config."""
     if not config:
         return None
     data, model = config.get("data") or {}, config.get("model") or {}
-    facts = (
+    shown = (
         ("model", model.get("path")),
         ("training records", data.get("train_records")),
         ("test records", data.get("test_records")),
-        ("method", method(config)),
-        ("arbiter", (config.get("arbiter") or {}).get("kind")),
+        ("method", method(config, facts)),
+        ("whose verdicts it was trained on", _judge(facts)),
     )
     return {
-        "facts": [(name, value) for name, value in facts if value],
+        "facts": [(name, value) for name, value in shown if value],
         "fields": [(name, json.dumps(value)) for name, value in _flat(config)],
     }
+
+
+def _judge(facts: Mapping[str, Any]) -> str:
+    if judge := facts.get("verdicts"):
+        return judge_line(judge)
+    return "not recorded" if facts.get("pairs", 1) else "none: nothing was compared"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

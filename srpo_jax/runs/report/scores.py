@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from srpo_jax.judge.rates import RATES
+from srpo_jax.runs.judge_facts import judge_facts
 
 SHOWN = tuple(rate for rate in RATES if rate.title)
 TILES = ("safety_rate", "effectiveness_rate", "both_all", "path_safety_rate")
@@ -37,7 +38,7 @@ def table(
     """All rates of all evaluations; with the change where there is a before and an after.
 
     {"names", "change": whether there is one, "rows": [{"rate", "values", "change"}],
-    "counts": [(questions, risky ones)]}.
+    "counts": [(questions, risky ones)], "judges": [(arbiter, digest)]}.
     """
     change = before is not None and after is not None
     rows = []
@@ -54,7 +55,21 @@ def table(
             }
         )
     counts = [(scores.get("n", 0), scores.get("n_risky", 0)) for scores in evaluations.values()]
-    return {"names": list(evaluations), "change": change, "rows": rows, "counts": counts}
+    found = [scores.get("judge") or {} for scores in evaluations.values()]
+    judges = [(judge.get("arbiter", "not recorded"), judge.get("digest", "")) for judge in found]
+    names = list(evaluations)
+    return {"names": names, "change": change, "rows": rows, "counts": counts, "judges": judges}
+
+
+def judges(evaluations: Mapping[str, Mapping]) -> list[dict[str, Any]]:
+    """Each judge once: {"of": names of the evaluations it judged, "facts": see judge_facts}."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, scores in evaluations.items():
+        judge = scores.get("judge")
+        if judge:
+            facts = judge_facts(judge)
+            found.setdefault(str(judge["digest"]), {"of": [], "facts": facts})["of"].append(name)
+    return list(found.values())
 
 
 def _change(old: float | None, new: float | None, more_is_better: bool) -> dict[str, str]:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
-from srpo_jax.data_pipelines.verdict_store import unjudged
+from srpo_jax.data_pipelines.verdict_store import NOT_YET, unjudged
 from srpo_jax.runs.report.drawing import draw_tree
+from srpo_jax.runs.report.folds import (
+    behind,
+    folded_steps,
+    judged,
+    reference_steps,
+    split_heading,
+)
 from srpo_jax.runs.report.pictures import picture
 from srpo_jax.runs.report.twigs import Twig, make_twigs
 
 SHOWN = 6  # trees on the page
 SCANNED = 400  # trees looked at to choose them
-LONGEST_HEADING = 60  # characters before the colon of a step
 
 
 def as_judged(tree: Mapping) -> Mapping:
-    """The tree itself if it was joined with verdicts, else with branches that nobody judged."""
+    """The tree itself if it was joined with verdicts, else with a path and branches that nobody
+    judged.
+    """
     if "reference_verdict" in tree:
         return tree
-    branches = [{**branch, **unjudged("not judged yet")} for branch in tree["branches"]]
-    return {**tree, "branches": branches}
+    branches = [{**branch, **unjudged(NOT_YET)} for branch in tree["branches"]]
+    return {**tree, "branches": branches, "reference_verdict": unjudged(NOT_YET)}
 
 
 def choose_trees(trees: Iterable[Mapping], shown: int = SHOWN) -> list[Mapping]:
@@ -71,14 +78,21 @@ def tree_card(tree: Mapping, index: int) -> dict[str, Any]:
 
 
 def _rows(tree: Mapping, twigs: Sequence[Twig]) -> list[dict[str, Any]]:
-    """The spine as rows: what the reference says, and beside it the branches that leave there."""
-    texts = [("?", ("", tree["question"]))]
-    texts += [(str(i), split_heading(text)) for i, text in enumerate(tree["step_texts"], 1)]
+    """The spine as rows: what the reference says, and beside it the branches that leave there.
+
+    {"number", "text": (heading, rest), "verdict", "title": of its fold, "twigs", "css"} each.
+    """
+    texts = [("?", ("", tree["question"]), "SAFE", "")]
+    for i, (text, verdict) in enumerate(zip(tree["step_texts"], reference_steps(tree)), 1):
+        texts.append((str(i), split_heading(text), verdict, f"step {i}, {judged(verdict)}"))
     rows = []
-    for at, (number, text) in enumerate(texts):
+    for at, (number, text, verdict, title) in enumerate(texts):
         here = [_twig_card(twig) for twig in twigs if twig.branch["at"] == at]
-        rows.append({"number": number, "text": text, "twigs": here, "css": ""})
-    return [*rows, {"number": "R", "text": ("", tree["reply_text"]), "twigs": [], "css": "end"}]
+        row = {"number": number, "text": text, "verdict": verdict, "title": title}
+        rows.append({**row, "twigs": here, "css": ""})
+    verdict = tree["reference_verdict"]["reply_verdict"]
+    last = {"number": "R", "text": ("", tree["reply_text"]), "verdict": verdict}
+    return [*rows, {**last, "title": f"reply, {judged(verdict)}", "twigs": [], "css": "end"}]
 
 
 def _twig_card(twig: Twig) -> dict[str, Any]:
@@ -89,23 +103,10 @@ def _twig_card(twig: Twig) -> dict[str, Any]:
         "verdict": twig.verdict,
         "path_verdict": branch["path_verdict"],
         "effective": branch["effective"],
+        "status": branch["status"],
         "reply": twig.reply,
+        "behind": behind(twig.reply, twig.verdict, twig.verdicts),
         "logp": f"{twig.per_token:.2f}".replace("-", "−"),
-        "first": branch["at"] + 1,
-        "steps": judged_steps(twig.steps, twig.verdicts),
+        "steps": folded_steps(twig.steps, twig.verdicts, branch["at"] + 1),
         "detail": branch["detail"],
     }
-
-
-def judged_steps(steps: Sequence[str], verdicts: Sequence[str]) -> list[tuple[str, tuple]]:
-    """(verdict, (heading, rest)) of each step; a step without a verdict is an ERROR."""
-    judged = zip_longest(steps, verdicts[: len(steps)], fillvalue="ERROR")
-    return [(verdict, split_heading(step)) for step, verdict in judged]
-
-
-def split_heading(text: str) -> tuple[str, str]:
-    """(a heading such as "Risk:" at the start of a step, or "", and the rest)."""
-    head, colon, rest = text.partition(":")
-    if colon and rest and len(head) <= LONGEST_HEADING and "\n" not in head:
-        return (f"{head}:" if rest.strip() else head), rest
-    return "", text

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from srpo_jax.runs.report.folds import step_verdicts
+
 
 @dataclass(frozen=True)
 class Twig:
@@ -24,6 +26,11 @@ class Twig:
         return self.branch["reply_verdict"]
 
     @property
+    def is_open(self) -> bool:
+        """Whether nothing of it has to be closed."""
+        return {self.verdict, *self.verdicts} == {"SAFE"}
+
+    @property
     def per_token(self) -> float:
         return self.branch["logp"] / max(1, len(self.branch["tokens"]))
 
@@ -40,8 +47,8 @@ def make_twigs(tree: Mapping, index: int) -> list[Twig]:
     for number, (same, mean) in enumerate(zip(groups.values(), means, strict=True)):
         branch = same[0]
         steps, reply = tuple(branch["step_texts"]), branch["reply_text"]
-        own = tuple(branch["step_verdicts"][branch["at"] :])
-        own += ("ERROR",) * (len(steps) - len(own))
+        at, path = branch["at"], branch["path_verdict"]
+        own = tuple(step_verdicts(at + len(steps), branch["step_verdicts"], path)[at:])
         weight = (mean - low) / (high - low) if high > low else 1.0
         anchor = f"t{index}b{number}"
         twigs.append(Twig(branch, len(same), steps, reply, own, weight, anchor))

@@ -1,0 +1,164 @@
+"""The model card: it claims what was trained and measured, names who judged, and leaks nothing."""
+
+import json
+
+import pytest
+
+from srpo_jax.config.load import load_config
+from srpo_jax.export.model_card import model_card, public_config
+from srpo_jax.judge.scores import scores
+from srpo_jax.runs.workdir import method
+from tests.support import ROOT
+from tests.support.report_sample import JUDGE
+
+SPEC = {
+    "arbiter": "prompted",
+    "model": "/home/someone/judges/big-judge",
+    "prompt": 1,
+    "parser": 2,
+    "temperature": 0.0,
+    "logprobs": False,
+    "rubrics": [{"name": "path_safety", "sha256": "ab" * 32, "votes": 3, "unsure": "drop"}],
+}
+PROMPTED = {"arbiter": "prompted", "digest": "c" * 16, "spec": SPEC}
+FACTS = {
+    "questions": 10,
+    "questions_with_pair": 7,
+    "pairs": 21,
+    "labels": {
+        "branches": 200,
+        "safe": 100,
+        "unsafe": 80,
+        "error": 20,
+        "unfinished": 5,
+        "references": {"safe": 9, "unsafe": 1, "error": 0},
+    },
+    "verdicts": {"set": "strict", **PROMPTED},
+}
+
+
+def written(folder, facts=FACTS, evaluations=(), **changes):
+    """The card of a run with these facts; evaluations: (name, judge or None)."""
+    overrides = [f"--config.{name}={value}" for name, value in changes.items()]
+    config = load_config(f"{ROOT}/configs/ssui_mini.py", overrides).to_dict()
+    folder.mkdir(exist_ok=True)
+    stored = {"config": config, "run": {"trees": "f" * 64}, "data": facts}
+    (folder / "config.json").write_text(json.dumps(stored))
+    row = {"risky": True, "reply_verdict": "SAFE", "path_verdict": "SAFE", "effective": True}
+    for name, judge in evaluations:
+        (folder / "eval" / name).mkdir(parents=True, exist_ok=True)
+        found = {**scores([row]), **({"judge": judge} if judge else {})}
+        (folder / "eval" / name / "scores.json").write_text(json.dumps(found))
+    return model_card(folder, config, 100)
+
+
+def test_what_compared_no_pair_is_not_called_srpo(tmp_path):
+    """Neither by lambda 0 nor where no branch had its opposite; with pairs it is, with what they
+    were, and where nothing was measured the card says that.
+    """
+    card = written(tmp_path)
+    assert "# base_policy: SRPO, odds ratio at every step, lambda 0.3" in card
+    assert "tags: [srpo, safety, reasoning]" in card and "run: `ssui-mini-srpo`" in card
+    assert "10 questions, 7 of them with a pair of branches, 21 pairs" in card
+    assert "of 200 branches 50.0 % safe, 40.0 % unsafe, 10.0 % not judged" in card
+    assert "Nothing was measured" in card and "## Evaluation" not in card
+    none = {**FACTS, "questions_with_pair": 0, "pairs": 0, "labels": None, "verdicts": None}
+    for changes in ({"objective.lambda_exp": 0.0}, {}):
+        card = written(tmp_path, none, name="srpo", **changes)
+        assert "SRPO" not in card and "tags: [safety, reasoning]" in card
+        assert "10 questions; no branch was compared" in card and "run: " not in card
+        assert "base_policy: SFT on the reference path" in card
+    assert method({"objective": {"lambda_exp": 0.3, "contrast": "dpo"}}, {"pairs": 1}).startswith(
+        "DPO on whole replies"
+    )
+
+
+def test_the_judges_are_named_and_not_a_config_word(tmp_path):
+    """Of the labels and of every score: arbiter, digest, model, rubrics, sampling and parser. Two
+    judges are not compared, and an evaluation without one says so.
+    """
+    card = written(tmp_path, evaluations=[("before", JUDGE), ("after", PROMPTED)])
+    for line in (
+        "* labels by:",
+        "    * judge: `prompted`",
+        "    * verdict set: `strict`",
+        f"    * digest: `{'c' * 16}`",
+        "    * model: `big-judge`",
+        "    * rubrics: `path_safety (sha256 abababababab, votes 3, unsure drop)`",
+        "    * sampling: `temperature 0.0, logprobs off`",
+        "    * versions: `prompt 1, parser 2`",
+        f"| judge | {'d' * 16} | {'c' * 16} |",
+        f"* judge `{'d' * 16}`:",
+        "    * rules: `1`",
+    ):
+        assert line in card.splitlines(), line
+    assert "not all of one judge" in card and "Nothing was measured" not in card
+    card = written(tmp_path, evaluations=[("before", PROMPTED)])
+    assert "not all of one judge" not in card
+    card = written(tmp_path, evaluations=[("before", None)])
+    assert f"| judge | not recorded | {'c' * 16} |" in card and "not all of one judge" in card
+
+
+def test_how_it_was_asked_and_what_was_trained(tmp_path):
+    """Path format, prompt, training on the bare question, frozen parameters and the rule of the
+    labels.
+    """
+    card = written(
+        tmp_path,
+        **{
+            "prompt.system": "Be `careful`.",
+            "prompt.train": "bare",
+            "train.freeze": '("vision/.*",)',
+            "arbiter.scope": "path",
+            "arbiter.filter_references": True,
+        },
+    )
+    for part in (
+        "* path format: `lines`",
+        "system message `Be 'careful'.`, instruction `none`",
+        "trained on the bare questions",
+        "* not trained: `vision/.*`",
+        "safe by its reply and every step of its path",
+        "whose reference path was not judged safe were left out",
+    ):
+        assert part in card, part
+    assert "bare questions" not in written(tmp_path)
+
+
+@pytest.mark.parametrize("base", ["/home/someone/secret", "secret\\someone", "../secret"])
+def test_nothing_of_the_machine_is_told(tmp_path, base):
+    """Neither folders nor addresses nor names of keys, of any setting."""
+    private = {
+        "model.path": f"{base}/model",
+        "data.train_records": f"{base}/train.jsonl",
+        "data.test_records": f"{base}/test.jsonl",
+        "data.trees": f"{base}/trees",
+        "prompt.demos": f"{base}/demos.jsonl",
+        "judge.base_url": "http://secret.example:8000/v1",
+        "judge.api_key_env": "SECRET_KEY",
+        "judge.model": "/home/someone/secret/big-judge",
+        "judge.rubric": f"path_safety,{base}/mine.yaml",
+        "judge.cases": f"{base}/cases.jsonl",
+        "train.compilation_cache": f"{base}/cache",
+        "processes.coordinator": "secret.example:1234",
+    }
+    card = written(tmp_path, **private)
+    assert "secret" not in card.lower() and "someone" not in card
+    config = load_config(f"{ROOT}/configs/ssui_mini.py", []).to_dict()
+    config["judge"]["rubric"] = f"path_safety,{base}/mine.yaml"
+    shown = public_config(config)
+    assert shown["judge"]["rubric"] == "path_safety,mine.yaml"
+    assert shown["data"]["train_records"] == "ssui_mini:train"
+
+
+def test_what_a_user_wrote_breaks_no_table_or_block(tmp_path):
+    """Backticks, bars and newlines in settings and names stay inside their cell and block."""
+    card = written(
+        tmp_path,
+        evaluations=[("a|b", PROMPTED)],
+        **{"prompt.system": "```\n# Title", "name": "a\nb"},
+    )
+    assert "| a\\|b |" in card and "* run: `a b`" in card
+    block = card.split("## Config\n\n")[1].splitlines()
+    assert block[0] == "````json" and block[-1] == "````"
+    assert json.loads("\n".join(block[1:-1]))["prompt"]["system"] == "```\n# Title"
