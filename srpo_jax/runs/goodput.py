@@ -10,10 +10,12 @@ no checkpoint held it, is not productive: its seconds are `lost`. Between two se
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from srpo_jax.runs.ledger import FILE, PHASES, read
+from srpo_jax.runs.metrics import duration
 
 PARTS = (*PHASES, "lost", "down")
 MEANING = {
@@ -106,3 +108,18 @@ def _clock(seconds: float) -> str:
     from srpo_jax.runs.metrics import duration
 
     return duration(seconds)
+
+
+def goodput_table(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """For the report: {"line": goodput in a sentence, "rows": [(part, time, share, meaning)], largest part first};
+    None for a run without a ledger.
+    """
+    found = goodput(workdir)
+    if found is None or found["wall"] <= 0:
+        return None
+    parts = {name: seconds for name, seconds in found["parts"].items() if seconds > 0}
+    rows = [
+        (name, duration(parts[name]), f"{parts[name] / found['wall']:.1%}", MEANING[name])
+        for name in sorted(parts, key=parts.__getitem__, reverse=True)
+    ]
+    return {"line": line(found), "rows": rows}

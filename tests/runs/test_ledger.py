@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from srpo_jax.runs.goodput import goodput, line
+from srpo_jax.runs.goodput import goodput, goodput_table, line
 from srpo_jax.runs.ledger import FILE, Ledger, process_start, read
-from srpo_jax.runs.report.goodput import goodput_table
 
 
 class Clock:

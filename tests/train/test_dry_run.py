@@ -62,7 +62,8 @@ def test_trees_of_another_prompt_are_refused(world, tmp_path):
     asking = load_asking(as_config(config), config.model.path)
     trees = [tree_record(i) for i in range(9)]
     for tree in trees:
-        tree["provenance"] |= {"prompt_digest": asking.digest, "prompt": asking.about}
+        asked = {"prompt_digest": asking.digest, "prompt": asking.about}
+        tree["provenance"] = {**tree["provenance"], **asked}
     judged.write_judged(tmp_path / "trees", trees)
     config.data.trees = str(tmp_path / "trees")
     alike = make_setup(config, tmp_path)

@@ -22,7 +22,7 @@ from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.exploration import exploration, status_line
-from srpo_jax.runs.report.goodput import goodput_table
+from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.report.markup import fill
 from srpo_jax.runs.workdir import (
     AFTER,
