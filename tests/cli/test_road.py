@@ -97,6 +97,7 @@ def transformers_greedy(folder, records) -> list[list[int]]:
     return found
 
 
+@pytest.mark.slow  # test_own_questions.py and test_package.py walk this road too
 def test_the_road_on_the_embedded_world(tmp_path):
     """Explore, judge, train, export, evaluate, report with the demo's base policy; and the export
     answers 20 held-out questions with pictures as transformers does, token for token."""

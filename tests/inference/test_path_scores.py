@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from srpo_jax.config.convert import as_config
+from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.inference.path_scores import FIRST_TOKENS, PathScorer, chosen_points
 from srpo_jax.inference.policy import load_policy
 from srpo_jax.models.inputs import causal_row, pad_rows
@@ -14,9 +16,7 @@ from tests.support.small_world import write_world
 def test_scores_are_mean_log_probabilities_of_first_tokens(tmp_path):
     """Equal to a plain forward pass and log-softmax over the whole path, step by step."""
     config = write_world(tmp_path)
-    policy = load_policy(config)
-    from srpo_jax.data_pipelines.records import read_records
-
+    policy = load_policy(as_config(config))
     record = read_records(config.data.train_records)[1]
     prompt, pieces = policy.encode(record), policy.reference(record)
     tokens, patches = policy.budgets([record], [200])

@@ -39,7 +39,7 @@ class Trees(list):
 
 # One with adapters, one with DeepStack, one of tiles; the others have the same code path (what is
 # particular to them is tested forward and backward beside their modules), and run in test-all.
-QUICK = (("qwen2_5_vl", "lora"), ("qwen3_vl", "full"), ("llava_next", "full"))
+QUICK = (("qwen2_5_vl", "lora"), ("qwen3_vl", "full"))
 WAYS = [
     pytest.param(name, way, marks=() if (name, way) in QUICK else pytest.mark.slow)
     for way in ("full", "lora")

@@ -19,7 +19,7 @@ OBJECTIVES = {
 }
 
 
-CASES = [("dpo", False, 4), pytest.param("odds_ratio", True, 1, marks=pytest.mark.slow)]
+CASES = [("odds_ratio", False, 1), pytest.param("dpo", True, 4, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name, with_lora, accumulate", CASES)

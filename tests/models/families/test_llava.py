@@ -193,10 +193,15 @@ def test_a_grid_of_another_family_is_refused():
 
 
 VARIANTS = [
-    Case("class token shown", tiny_llava, (("strategy", "full"), ("projector_bias", False))),
-    Case("last block", tiny_llava, (("feature_layer", -1),)),
-    Case("first block", tiny_llava, (("feature_layer", 1),)),
-    Case("vicuna", tiny_llava_next, (("decoder", "llama"),)),
+    Case(
+        "class token shown",
+        tiny_llava,
+        (("strategy", "full"), ("projector_bias", False)),
+        in_front=True,
+    ),
+    Case("last block", tiny_llava, (("feature_layer", -1),), in_front=True),
+    Case("first block", tiny_llava, (("feature_layer", 1),), in_front=True),
+    Case("vicuna", tiny_llava_next, (("decoder", "llama"),), in_front=True),
 ]
 
 
