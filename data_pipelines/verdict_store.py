@@ -199,13 +199,13 @@ def _part_order(path: pathlib.Path) -> tuple[str, int, str]:
 
 
 def open_set(folder: str | os.PathLike, judge: Mapping[str, Any]) -> VerdictSet:
-    """The set in `folder`, made when there is none. judge: what judge.json holds: "arbiter",
-    "digest", "spec", "reads", and more for people.
+    """The set in `folder`, made when there is none, or one without any verdict. judge: what
+    judge.json holds: "arbiter", "digest", "spec", "reads", and more for people.
 
     Errors: UserError when the set is of another judge.
     """
     folder = pathlib.Path(folder)
-    if (folder / JUDGE).is_file():
+    if (folder / JUDGE).is_file() and parts_of(folder):
         theirs = read_json(folder / JUDGE)
         if theirs.get("digest") != judge["digest"]:
             raise UserError(

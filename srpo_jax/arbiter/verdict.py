@@ -74,6 +74,8 @@ class Arbiter(Protocol):
         sampling, votes). Its digest names the verdict set. Default: {}.
       batch: how many cases it wants at once (default 64).
       flush: a method that keeps what was answered so far; called when asking is interrupted.
+      judges_paths: whether it says anything of the steps (default True). With arbiter.scope=path
+        one that does not is refused before it is asked.
       in_process: of the class: it needs no server and no accelerator, so that exploring from the
         policy's own paths may ask it at once (default False).
     """

@@ -81,7 +81,7 @@ def judge(
     roots = trees.parent / "roots"
     if not follow and not shards_of(roots) and not shards_of(trees):
         raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
-    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking)
+    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking, scope=cfg.arbiter.scope)
     if dry_run:
         print(dry(cfg, verdicts, arbiter, about, _shards(roots, trees, False)))
         return {}

@@ -16,7 +16,7 @@ from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
-from srpo_jax.errors import RunFailure
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_plain_name, check_writable
 from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
@@ -57,15 +57,23 @@ class Asking(NamedTuple):
 
 
 def open_verdicts(
-    cfg: Config, place: pathlib.Path, asking: Asking
+    cfg: Config, place: pathlib.Path, asking: Asking, *, scope: str = "reply"
 ) -> tuple[VerdictSet | None, Arbiter, dict[str, Any]]:
     """The verdict set of this judge under `place` (None of a dry run that would make it), the
-    arbiter, and what the set says of it.
+    arbiter, and what the set says of it. scope: what has to be judged, as arbiter.scope.
+
+    Errors: UserError for settings, for a set of that name by another judge, and for a judge that
+    does not say what `scope` needs.
     """
     cache = ReplyCache(place / REPLIES, asking.cache)
     arbiter = asking.arbiter or make_arbiter(
         cfg.arbiter.kind, cfg.judge, cache=cache, allow_upload=asking.allow_upload
     )
+    if scope == "path" and not getattr(arbiter, "judges_paths", True):
+        raise UserError(
+            f"{arbiter.name} judges no paths, so with arbiter.scope=path every branch would be "
+            "ERROR: add path_safety to judge.rubric, or set arbiter.scope=reply"
+        )
     about = describe(arbiter, cfg.arbiter.kind)
     name = asking.name or default_name(about)
     check_plain_name(name, "--name")

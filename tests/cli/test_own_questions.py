@@ -166,6 +166,7 @@ WRONG = [
     (["train"], "there are 2 sets of verdicts", 2),
     (["train", "--config.arbiter.verdicts=c"], "no verdicts 'c' beside", 2),
     (["judge", "--name=a", "--config.judge.model=other"], "the verdicts of another judge", 2),
+    (["judge", "--name=c", "--config.arbiter.scope=path"], "judges no paths", 2),
     (["judge", "--answers=before"], "run `srpo eval --name=before` first", 2),
     (["judge", "--config.judge.base_url=http://127.0.0.1:9/v1", "--config.judge.model=c"], ":9", 1),
 ]

@@ -189,6 +189,7 @@ def test_a_set_without_a_verdict_on_trees_is_not_one_to_train_on(tmp_path):
     assert set_names(trees) == ["one"] and find_set(trees).name == "one"
     with pytest.raises(UserError, match="no verdicts 'empty' beside"):
         find_set(trees, "empty")
+    assert open_set(tmp_path / FOLDER / "empty", {**ABOUT, "digest": "x"}).judge["digest"] == "x"
 
 
 BRANCHES = [

@@ -80,6 +80,8 @@ class Prompted:
         self.name = _slug(settings.model, *(rubric.name for rubric in self.rubrics))
         self.reads = tuple(dict.fromkeys(name for r in self.rubrics for name in r.reads))
         self.batch = BATCHES * settings.concurrency
+        subjects = {subject for rubric in self.rubrics for subject in rubric.judges}
+        self.judges_paths = bool(subjects & {"path", "steps"})
 
     @property
     def spec(self) -> dict[str, Any]:
