@@ -73,6 +73,8 @@ class Arbiter(Protocol):
       spec: a dict of JSON values with all that decides its verdicts (model, rubric, parser,
         sampling, votes). Its digest names the verdict set. Default: {}.
       batch: how many cases it wants at once (default 64).
+      check: a method, given the number of pictures that the records have, that raises UserError
+        for what is known to go wrong when it will be asked; called before anything is sampled.
       flush: a method that keeps what was answered so far; called when asking is interrupted.
       judges_paths: whether it says anything of the steps (default True). With arbiter.scope=path
         one that does not is refused before it is asked.

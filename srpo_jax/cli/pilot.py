@@ -46,6 +46,7 @@ from srpo_jax.inference.policy import choose_questions
 from srpo_jax.judge.judge import judge
 from srpo_jax.judge.labels import agreement, read_labels, to_label, write_to_label
 from srpo_jax.judge.measures import measure
+from srpo_jax.judge.stage import check_arbiter
 from srpo_jax.train.gradient_share import gradient_norms
 from srpo_jax.train.setup import check_attention, make_setup
 
@@ -61,14 +62,16 @@ def pilot(
     questions: int = 50,
     labels: str | os.PathLike = "",
     run: str | os.PathLike = "",
+    allow_upload: bool = False,
     typed: Sequence[str] = ("--config=FILE",),
 ) -> dict[str, Any]:
     """Explore and judge `questions` of the training records in WORKDIR/pilot, print the report, and
-    return what pilot.json holds.
+        return what pilot.json holds.
 
-    labels: JSONL of a person's verdicts, see judge.labels.read_labels. run: the workdir of a run
-    whose newest checkpoint is the policy, on cfg.model.path. typed: the --config=... words of a
-    command line that stands for cfg, for the commands that the report advises.
+        labels: JSONL of a person's verdicts, see judge.labels.read_labels. run: the workdir of a run
+    whose newest checkpoint is the policy, on cfg.model.path. allow_upload: as of judge. typed: the
+    --config=... words of a command line that stands for cfg, for the commands that the report
+    advises.
     Errors: UserError as of the stages, and when WORKDIR/pilot holds another pilot's trees.
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
@@ -76,11 +79,12 @@ def pilot(
     folder = workdir / FOLDER
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     wanted = choose_questions(read_records(source), cfg.explore.num_questions, seed=cfg.seed)
+    check_arbiter(cfg, sum(len(r.images) for r in wanted), allow_upload=allow_upload)
     small = pilot_config(cfg, str(source), folder, min(questions, len(wanted)))
     params = sampling_params(small, run)[1] if run else None
 
     times = Times(folder / "times.json")
-    ask = functools.partial(_judge, small, folder, times)
+    ask = functools.partial(_judge, small, folder, times, allow_upload)
     explore(
         small, folder, params=params, judge_roots=ask, on_batch=times.batch, refuse_unreadable=False
     )
@@ -107,7 +111,7 @@ def pilot(
         found["warmup_steps"] = _warmup_steps(small, folder, len(wanted))
     found["judge"] = {name: verdicts.judge[name] for name in ("arbiter", "digest")}
 
-    commands = Typed(tuple(typed), str(workdir), str(run), str(labels), questions)
+    commands = Typed(tuple(typed), str(workdir), str(run), str(labels), questions, allow_upload)
     report = report_rows(cfg, found, commands)
     found["report"] = [row.to_json() for row in report]
     write_json(folder / "pilot.json", found)
@@ -168,11 +172,11 @@ class Times:
         write_json(self._path, {"batches": self.batches, "judged": self.judged})
 
 
-def _judge(cfg: Config, folder: pathlib.Path, times: Times) -> None:
+def _judge(cfg: Config, folder: pathlib.Path, times: Times, allow_upload: bool) -> None:
     """Judges what is there, and notes how long what was asked took."""
     before = _verdicts_there(folder)
     begin = time.monotonic()
-    summary = judge(cfg, folder)
+    summary = judge(cfg, folder, allow_upload=allow_upload)
     for name, count in _verdicts_there(folder).items():
         if cases := count - before.get(name, 0):
             times.judging(name, cases, time.monotonic() - begin, summary.get("usage"))

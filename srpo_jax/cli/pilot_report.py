@@ -32,7 +32,8 @@ FIELD = re.compile(r"--?(?:no)?config\.([\w.]+)")
 class Typed(NamedTuple):
     """The command line of a pilot, to make others of.
 
-    words: --config=FILE and overrides; run and labels: its --from and --labels, "" for none.
+    words: --config=FILE and overrides; run and labels: its --from and --labels, "" for none;
+    upload: its --allow_upload.
     """
 
     words: tuple[str, ...]
@@ -40,6 +41,7 @@ class Typed(NamedTuple):
     run: str = ""
     labels: str = ""
     questions: int = 50
+    upload: bool = False
 
     def line(self, verb: str, *options: str, workdir: str = "", **fields: Any) -> str:
         """`srpo VERB` with these words; fields: config fields that get another value, with __ for
@@ -54,6 +56,8 @@ class Typed(NamedTuple):
         kept += [f"--config.{name}={_value(value)}" for name, value in changed.items()]
         if verb != "judge check":
             kept.append(f"--workdir={workdir or self.workdir}")
+        if self.upload and verb in ("pilot", "judge"):
+            kept.append("--allow_upload")
         return shlex.join(["srpo", *verb.split(), *kept, *options])
 
     def pilot(self, *options: str, workdir: str = "", run: str | None = None, **fields: Any) -> str:

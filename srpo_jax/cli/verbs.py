@@ -44,12 +44,15 @@ def demo(command: Command) -> int:
 def explore(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
+    from srpo_jax.arbiter.registry import find_arbiter
+
+    if ":" not in config.arbiter.kind:  # a user's own module may lie where judging is done
+        find_arbiter(config.arbiter.kind)
     from srpo_jax.explore.explore import explore as run
 
     params = _params_of(config, command.options["from"])
     judge_roots = None
     if config.explore.reference == "self":
-        from srpo_jax.arbiter.registry import find_arbiter
         from srpo_jax.judge.judge import judge as ask
 
         if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
@@ -78,6 +81,7 @@ def pilot(command: Command) -> None:
         questions=options["questions"],
         labels=options["labels"],
         run=options["from"],
+        allow_upload=options["allow_upload"],
         typed=(f"--config={command.config_file}", *command.overrides),
     )
 

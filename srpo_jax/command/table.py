@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
             "questions": (50, "so many of the training records, half of them risky"),
             "labels": ("", "JSONL of your own verdicts, as a filled-in to_label.jsonl"),
             "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
+            "allow_upload": (False, "pictures may be sent to another machine than this"),
         },
         resumes=True,
     ),

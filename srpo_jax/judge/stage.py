@@ -86,6 +86,15 @@ def open_verdicts(
     return open_set(folder, about), arbiter, about
 
 
+def check_arbiter(cfg: Config, pictures: int, *, allow_upload: bool = False) -> None:
+    """For what samples first and judges then: all that is known beforehand to go wrong with the
+    arbiter of cfg. pictures: how many the records have. Errors: UserError.
+    """
+    arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, allow_upload=allow_upload)
+    describe(arbiter, cfg.arbiter.kind)
+    getattr(arbiter, "check", lambda _: None)(pictures)
+
+
 def default_name(about: dict[str, Any]) -> str:
     """Of a verdict set: the arbiter's name, in letters that a folder may have, and its digest."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in about["arbiter"])

@@ -136,6 +136,13 @@ def test_what_cannot_be_judged_or_trained_on(world, capfd):
     assert files(world / "run") == before
 
 
+def test_an_unknown_arbiter_is_told_before_sampling(world, capfd):
+    """A typing mistake in a name would else show up when hours of branches are to be judged."""
+    code, said = run(world, capfd, "explore", "--config.arbiter.kind=promted")
+    assert code == 2 and len(said) == 1 and "did you mean prompted?" in said[0], said
+    assert not (world / "run").exists()
+
+
 def without_weights(model):
     for file in model.glob("*.safetensors"):
         file.unlink()

@@ -164,3 +164,29 @@ def test_a_pilot_of_the_embedded_world(tmp_path, capsys):
     assert found["questions"] == 50 and found["full_run"]["questions"] == 216
     assert [row["name"] for row in found["report"] if row["ok"] is False] == []
     assert "the full run:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (("arbiter.kind=prompted",), "judge.model is empty"),
+        (("arbiter.kind=nobody",), "arbiter.kind='nobody' does not exist"),
+        (("arbiter.kind=prompted", "judge.model=m", "judge.rubric=no.yaml"), "no.yaml: cannot"),
+        (("arbiter.kind=prompted", "judge.model=m", "judge.api_key_env=A_KEY"), "A_KEY holds no"),
+        (
+            ("arbiter.kind=prompted", "judge.model=m", "judge.base_url=http://judge.test/v1"),
+            "5 pictures would be sent to judge.test: --allow_upload lets them go",
+        ),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_sampled(
+    world, tmp_path, capfd, monkeypatch, more, said
+):
+    """One line, exit code 2, nothing written: no exploration is waited for in vain."""
+    argv, _ = world
+    monkeypatch.delenv("A_KEY", raising=False)
+    fields = [f"--config.{field}" for field in more]
+    code = cli.main([*argv[:2], f"--workdir={tmp_path / 'run'}", *fields])
+    err = capfd.readouterr().err
+    assert code == 2 and said in err and err.count("\n") == 1, err
+    assert not (tmp_path / "run").exists()

@@ -90,6 +90,13 @@ class OpenAIChat:
             future.cancel()
             raise
 
+    def check(self) -> None:
+        """What is known to go wrong before anything is asked. Errors: UserError for a package or a
+        key that is missing.
+        """
+        _openai()
+        self._read_key()
+
     def close(self) -> None:
         """Closes all connections; it may be used again afterwards."""
         if self._loop is None:
@@ -108,12 +115,7 @@ class OpenAIChat:
         return self._loop
 
     def _make_client(self) -> Any:
-        try:
-            import openai
-        except ImportError:
-            raise UserError(
-                "asking a judge needs the package openai: pip install 'srpo_jax[judge]'"
-            ) from None
+        openai = _openai()
         self._key = self._read_key()
         # A redirect would carry pictures to a host that nobody named, and so would a proxy of the
         # environment for a server on this machine.
@@ -284,6 +286,17 @@ class OpenAIChat:
             schema = {"name": "verdict", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {name: value for name, value in body.items() if name not in self._refused}
+
+
+def _openai() -> Any:
+    """The package, imported when it is needed: the judge is an extra."""
+    try:
+        import openai
+    except ImportError:
+        raise UserError(
+            "asking a judge needs the package openai: pip install 'srpo_jax[judge]'"
+        ) from None
+    return openai
 
 
 def _content(parts: Sequence[str | Picture]) -> str | list[dict[str, Any]]:

@@ -122,6 +122,14 @@ class Prompted:
             judged.append(judgement(ballots))
         return judged
 
+    def check(self, pictures: int) -> None:
+        """What is known to go wrong before there is anything to judge: records with so many
+        pictures. Errors: UserError.
+        """
+        getattr(self.backend, "check", lambda: None)()
+        shown = any("images" in rubric.shows for rubric in self.rubrics)
+        refuse_upload(pictures if shown else 0, self.host, allowed=self.allow_upload)
+
     def flush(self) -> None:
         """Keeps on disk all replies that are there by now."""
         if self.cache is not None:
@@ -221,7 +229,8 @@ class Prompted:
         sent: list[ChatRequest] = [request for request in requests if request is not None]
         if not sent:
             return
-        refuse_upload(sent, self.host, allowed=self.allow_upload)
+        pictures = sum(len(request.pictures()) for request in sent)
+        refuse_upload(pictures, self.host, allowed=self.allow_upload)
 
         def keep(index: int, reply: ChatReply) -> None:
             self.usage.add(reply)
@@ -256,15 +265,14 @@ def make_messages(case: Case, rubric: Rubric, pictures: Sequence[Picture]) -> tu
     return Message("system", (system,)), Message("user", (*pictures, "\n\n".join(texts)))
 
 
-def refuse_upload(requests: Sequence[ChatRequest], host: str, *, allowed: bool) -> None:
-    """Errors: UserError when there are pictures in the requests that would go to another machine
-    than this without being allowed to.
+def refuse_upload(count: int, host: str, *, allowed: bool) -> None:
+    """Errors: UserError when there are pictures that would go to another machine than this without
+    being allowed to.
     """
-    count = sum(len(request.pictures()) for request in requests)
     if count and not allowed and not is_loopback(host):
         raise UserError(
             f"{count} pictures would be sent to {host}: --allow_upload lets them go,"
-            " --dry_run says what would be sent"
+            " `srpo judge --dry_run` says what would be sent"
         )
 
 
