@@ -173,7 +173,8 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
         print(f"policy: checkpoint {step} of {workdir}", flush=True)
     else:
         print(f"policy: {model or config.model.path}", flush=True)
-    evaluate(config, workdir, name, params=params, model_dir=model or None)
+    folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
+    print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
 
 
 def ask(command: Command) -> None:

@@ -74,6 +74,8 @@ def judge_answers(
     write_text(folder / "generations.jsonl", "".join(lines))
     write_json(folder / "scores.json", result)
     print(format_scores(result, answers), flush=True)
+    judged = f"{judge['arbiter']}, digest {judge['digest']}, verdict set {verdicts.name}"
+    print(f"{answers}: judged by {judged}", flush=True)
     return result
 
 

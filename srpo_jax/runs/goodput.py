@@ -97,22 +97,16 @@ def line(found: dict[str, Any]) -> str:
     rest = {name: s for name, s in found["parts"].items() if name != "step" and s > 0}
     largest = sorted(rest, key=rest.__getitem__, reverse=True)[:3]
     told = ", ".join(f"{name} {rest[name] / found['wall']:.1%}" for name in largest)
-    said = f"goodput {found['goodput']:.1%} of {_clock(found['wall'])}"
+    said = f"goodput {found['goodput']:.1%} of {duration(found['wall'])}"
     said += f" over {found['sessions']} session{'s' * (found['sessions'] != 1)}"
     if found["crashes"]:
         said += f", {found['crashes']} of them after a crash, {found['lost_steps']} steps lost"
     return f"{said}; the rest: {told}" if told else said
 
 
-def _clock(seconds: float) -> str:
-    from srpo_jax.runs.metrics import duration
-
-    return duration(seconds)
-
-
 def goodput_table(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """For the report: {"line": goodput in a sentence, "rows": [(part, time, share, meaning)], largest part first};
-    None for a run without a ledger.
+    """The report's table, None for a run without a ledger: {"line": goodput in a sentence,
+    "rows": [(part, time, share, meaning)]}, the largest part first.
     """
     found = goodput(workdir)
     if found is None or found["wall"] <= 0:

@@ -72,7 +72,9 @@ def test_scores_are_those_of_the_generations(config, tmp_path, capsys):
     assert result["judge"]["arbiter"] == "arithmetic" and len(result["judge"]["digest"]) == 16
     assert result["decoding"]["split"] == "test" and result["policy_digest"]
     assert [path.name for path in (tmp_path / "verdicts").iterdir()] == [result["verdicts"]]
-    assert "before: 5 questions, 3 risky, 2 benign" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "before: 5 questions, 3 risky, 2 benign" in said
+    assert f"before: judged by {result['judge']['arbiter']}, digest" in said
 
 
 def test_another_judge_scores_the_same_answers(config, tmp_path):

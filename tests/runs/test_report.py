@@ -280,12 +280,15 @@ def test_scores_of_two_judges_are_no_change(workdir, tmp_path):
     text = " ".join(Page(render(tmp_path)).text)
     assert "better" in text and "Who judged before, after" in text and "dddddddddddd" in text
     assert "not all of one judge" not in text
+    assert {"was", "key then", "dot then"} <= set(Page(render(tmp_path)).values("class"))
     path = tmp_path / "eval" / "after" / "scores.json"
     scores = json.loads(path.read_text())
     scores["judge"] = {"arbiter": "prompted", "digest": "e" * 16, "spec": {"model": "a judge"}}
     path.write_text(json.dumps(scores))
-    text = " ".join(Page(render(tmp_path)).text)
+    page = Page(render(tmp_path))
+    text = " ".join(page.text)
     assert "not all of one judge" in text and "better" not in text
+    assert not {"was", "key then", "dot then"} & set(page.values("class"))
     assert "Who judged after" in text and "a judge" in text
     shutil.rmtree(tmp_path / "eval")
     (tmp_path / "eval" / "before").mkdir(parents=True)

@@ -17,12 +17,12 @@ from typing import Any
 from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_lines, write_text
+from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.judge_facts import judge_line, same_judge
 from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.exploration import exploration, status_line
-from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.report.markup import fill
 from srpo_jax.runs.workdir import (
     AFTER,
