@@ -1,11 +1,11 @@
 """A template for your own records on a real Qwen2.5-VL checkpoint. Copy it and fill in the paths.
 
     srpo explore --config=configs/photos.py --workdir=runs/mine \\
-        --config.model.path=/models/Qwen2.5-VL-3B-Instruct --config.arbiter.kind=...
-    srpo train  (the same flags; running it again resumes)
+        --config.model.path=/models/Qwen2.5-VL-3B-Instruct --config.arbiter.kind=prompted
+    srpo judge, train, eval  (the same flags; running one again resumes)
 
 The records are JSONL, one question a line, with the pictures in a folder beside it: the format is
-described in docs/data.md. An arbiter has to be named: nothing here can judge photographs for you.
+described in docs/data.md. Who judges has to be named; docs/own_questions.md shows a whole file.
 """
 
 from ml_collections import ConfigDict
