@@ -131,7 +131,9 @@ def test_what_the_walk_leaves_names_its_judge(walk):
     card = (run / "export" / "README.md").read_text()
     pairs = summary["questions_with_pair"]
     assert f"6 questions, {pairs} of them with a pair" in card and pairs >= mixed > 0
-    assert f"`judge-a-reply_safety` (digest `{digest}`)" in card
+    for name, said in (("judge", verdicts.judge["arbiter"]), ("digest", digest)):
+        assert f"* {name}: `{said}`" in card
+    assert "* model: `judge-a`" in card and "* rubrics: `reply_safety (" in card
     page = (run / "report.html").read_text()
     assert "judge-a-reply_safety" in page and "data:image/jpeg;base64," in page
 
