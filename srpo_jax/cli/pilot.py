@@ -66,9 +66,9 @@ def pilot(
     typed: Sequence[str] = ("--config=FILE",),
 ) -> dict[str, Any]:
     """Explore and judge `questions` of the training records in WORKDIR/pilot, print the report, and
-        return what pilot.json holds.
+    return what pilot.json holds.
 
-        labels: JSONL of a person's verdicts, see judge.labels.read_labels. run: the workdir of a run
+    labels: JSONL of a person's verdicts, see judge.labels.read_labels. run: the workdir of a run
     whose newest checkpoint is the policy, on cfg.model.path. allow_upload: as of judge. typed: the
     --config=... words of a command line that stands for cfg, for the commands that the report
     advises.
