@@ -9,6 +9,7 @@ import types
 import pytest
 
 from srpo_jax import files
+from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.verdict_store import set_names
 from srpo_jax.errors import UserError
@@ -72,6 +73,7 @@ def test_scores_are_those_of_the_generations(config, tmp_path, capsys):
     assert result["n"] == 5 and result["error_rate"] == 40.0
     assert result["judge"]["arbiter"] == "arithmetic" and len(result["judge"]["digest"]) == 16
     assert result["decoding"]["split"] == "test" and result["policy_digest"]
+    assert result["prompt_digest"] == read_answers(folder)[0]["prompt_digest"] != ""
     assert set_names(tmp_path / "trees") == [result["verdicts"]]
     assert "before: 5 questions, 3 risky, 2 benign" in capsys.readouterr().out
 
