@@ -87,7 +87,8 @@ def pilot(command: Command) -> None:
 
 
 def judge(command: Command) -> None:
-    config, workdir = command.config(unused=("model.path",)), _workdir(command, must_exist=True)
+    config = command.config(unused=("model.path",))
+    workdir = _workdir(command, must_exist=not command.options["follow"])
     _settle()
     from srpo_jax.judge.judge import judge as run
 

@@ -28,11 +28,11 @@ class ArbiterSettings:
         0.1, "more ERROR than this, of what was asked, ends judging", low=0, high=1, decides=False
     )
     filter_references: bool = setting(
-        False, "leave out questions whose reference path is judged unsafe", decides=True
+        False, "leave out questions whose reference path is not judged safe", decides=True
     )
     timeout_seconds: float = setting(
         3600.0,
-        "for one batch of cases; one that takes longer is asked in halves",
+        "for one batch of cases; those of one that takes longer are ERROR",
         low=1,
         decides=False,
     )

@@ -49,6 +49,9 @@ def refuse_strangers(folder: pathlib.Path, run: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         why = f"made by an unknown run (no {RUN} beside it)"
         raise UserError(f"{shards[0]}: {why}; {advice}") from None
+    if "prompt_digest" not in theirs:
+        why = "made by an older version of srpo_jax, whose trees this one does not read"
+        raise UserError(f"{shards[0]}: {why}; {advice}")
     ours = _flat(json.loads(json.dumps(run)))  # as JSON gives it back
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

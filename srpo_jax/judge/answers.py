@@ -64,7 +64,7 @@ def judge_answers(
     ]
     result = {
         **scores(rows),
-        **{key: about[key] for key in ("policy_digest", "decoding")},
+        **{key: about[key] for key in ("policy_digest", "prompt_digest", "decoding")},
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
     }

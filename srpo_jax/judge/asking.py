@@ -1,8 +1,9 @@
 """Asking an arbiter, such that it cannot shift, lose or invent a verdict.
 
 What the framework promises whatever an arbiter does: a case gets the judgement that was given for
-it, or ERROR. An arbiter that raises, hangs, or answers with another number of judgements is asked
-again in halves, down to single cases; a judgement of a wrong shape is ERROR for its case alone.
+it, or ERROR. An arbiter that raises, or answers with another number of judgements, is asked again in
+halves, down to single cases; one that hangs is not, so its batch is ERROR; a judgement of a wrong
+shape is ERROR for its case alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ NOT_ASKED = "not asked: too many before it failed"
 
 class Unanswered(Exception):
     """An arbiter that gave no judgements for the cases it was asked about."""
+
+
+class Late(Unanswered):
+    """It took too long: asking again in halves would take as long again, many times over."""
 
 
 def describe(arbiter: Arbiter, kind: str) -> dict[str, Any]:
@@ -96,15 +101,15 @@ def ask(
         try:
             answers = _call(arbiter, cases, timeout)
         except Unanswered as error:
-            if len(cases) > 1:
+            if len(cases) > 1 and not isinstance(error, Late):
                 half = len(cases) // 2
                 part(cases[:half])
                 part(cases[half:])
                 return
-            record = cases[0].record.id
-            detail = f"arbiter {arbiter.name!r}, record {record!r}: {error}"
-            done.append(_failed(one_line(detail, 300)))
-            failed += 1
+            for case in cases:
+                detail = f"arbiter {arbiter.name!r}, record {case.record.id!r}: {error}"
+                done.append(_failed(one_line(detail, 300)))
+            failed += len(cases)
             stopped = too_many_failed(failed)
             return
         rows = [checked(answer, case, arbiter.name) for case, answer in zip(cases, answers)]
@@ -143,7 +148,7 @@ def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise Unanswered(f"no answer within {timeout:g} s")
+        raise Late(f"no answer within {timeout:g} s")
     if raised:
         if isinstance(raised[0], (UserError, RunFailure, KeyboardInterrupt)):
             raise raised[0]

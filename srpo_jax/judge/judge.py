@@ -119,6 +119,7 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
     until the exploration's own record says that all of them are there.
     """
     seen: set[pathlib.Path] = set()
+    first = True
     while True:
         last = not follow or _complete(trees)  # before the look: none can appear unseen
         fresh = [p for folder in (roots, trees) for p in shards_of(folder) if p not in seen]
@@ -127,6 +128,9 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
         if not fresh:
             if last:
                 return
+            if first and not seen:
+                first = False
+                print(f"judge: waiting for the first shard in {trees}", flush=True)
             time.sleep(WAIT_SECONDS)
 
 

@@ -151,6 +151,17 @@ def test_mistakes_and_help_do_not_import_jax():
     assert done.stderr.count("\n") == 1
 
 
+def test_judging_may_begin_before_there_is_a_workdir(monkeypatch, tmp_path):
+    """With --follow, as both are started together; without, a mistyped workdir is refused."""
+    from srpo_jax.judge.judge import judge
+
+    asked = []
+    monkeypatch.setattr(sys.modules[judge.__module__], "judge", lambda *a, **k: asked.append(a[1]))
+    argv = ["judge", MINI, f"--workdir={tmp_path}/new"]
+    assert cli.main(argv) == 2 and asked == []
+    assert cli.main([*argv, "--follow"]) == 0 and asked == [f"{tmp_path}/new"]
+
+
 def test_overrides_reach_the_config_in_both_spellings():
     """`--a=b` and `--a b` set the same typed value, and the last of two wins."""
     command = parse(

@@ -150,7 +150,8 @@ def test_what_is_no_part_or_no_judge_is_named(tmp_path):
             VerdictSet(verdicts.folder)
         for path in tmp_path.glob("v/*.jsonl*"):
             path.unlink()
-    for wrong in ({**ABOUT, "reads": 3}, {"digest": "d"}):
+    verdicts.write("s", [])  # of a set without any verdict, judge.json is written anew
+    for wrong in ({**ABOUT, "reads": 3}, {"digest": ABOUT["digest"]}):
         (tmp_path / "v" / "judge.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=f"{tmp_path}/v/judge.json is no judge.json"):
             open_set(tmp_path / "v", ABOUT)

@@ -151,6 +151,17 @@ def test_shards_of_another_run_are_refused(config, full, tmp_path, change, named
     assert shard_bytes(tmp_path / "w") == shard_bytes(full)
 
 
+def test_trees_of_an_older_version_are_refused_by_that_name(config, full, tmp_path):
+    """Not by a field that somebody never set."""
+    shutil.copytree(full, tmp_path / "w")
+    file = tmp_path / "w" / "trees" / "run.json"
+    run = json.loads(file.read_text())
+    del run["prompt_digest"]
+    file.write_text(json.dumps({**run, "arbiter": "rules"}))
+    with pytest.raises(UserError, match="made by an older version .*; use another workdir"):
+        explore(config, tmp_path / "w")
+
+
 def test_another_chat_template_is_another_run(config, full, tmp_path):
     """Trees never mix two prompts: the same weights with another template are refused, and every
     tree says what its policy was told."""

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from srpo_jax import files
+from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as evaluation
@@ -71,6 +72,7 @@ def test_scores_are_those_of_the_generations(config, tmp_path, capsys):
     assert result["n"] == 5 and result["error_rate"] == 40.0
     assert result["judge"]["arbiter"] == "arithmetic" and len(result["judge"]["digest"]) == 16
     assert result["decoding"]["split"] == "test" and result["policy_digest"]
+    assert result["prompt_digest"] == read_answers(folder)[0]["prompt_digest"] != ""
     assert [path.name for path in (tmp_path / "verdicts").iterdir()] == [result["verdicts"]]
     said = capsys.readouterr().out
     assert "before: 5 questions, 3 risky, 2 benign" in said

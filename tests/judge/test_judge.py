@@ -384,11 +384,13 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(config, workdir, monkey
     assert number == 1 + len(whole)  # every file was the last once
 
 
-def test_it_follows_an_exploration(config, tmp_path, monkeypatch):
+def test_it_follows_an_exploration(config, tmp_path, monkeypatch, capsys):
     """Shards are judged while others are being made, until as many are there as the exploration
-    says, also when the last one appears just as the list was read.
+    says, also when the last one appears just as the list was read. It may be started first, and
+    says that it waits, once.
     """
-    folder = tmp_path / "trees"
+    workdir = tmp_path / "not_yet"
+    folder = workdir / "trees"
     trees = {i: numbered(f"t{i}", 2, question=f"q{i}") for i in range(3)}
     arbiter, seen = Keeping(), []
 
@@ -411,9 +413,10 @@ def test_it_follows_an_exploration(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stage, "time", types.SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(stage, "shards_of", list_and_make)
-    summary = judge(config, tmp_path, arbiter=arbiter, follow=True)
+    summary = judge(config, workdir, arbiter=arbiter, follow=True)
     assert summary["questions"] == 3 and len(arbiter.cases) == 9 and summary["error"] == 0
     assert seen[:2] == [0, 3]
+    assert capsys.readouterr().out.count(f"waiting for the first shard in {folder}") == 1
 
 
 def test_trees_elsewhere_have_their_verdicts_beside_them(config, workdir, tmp_path_factory):

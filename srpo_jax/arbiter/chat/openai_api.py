@@ -16,6 +16,7 @@ import random
 import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,14 +105,19 @@ class OpenAIChat:
         loop, client = self._loop, self._client
         self._loop = self._client = None
         asyncio.run_coroutine_threadsafe(client.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        self._ending()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._client = self._make_client()
             self._loop = asyncio.new_event_loop()
             self._slots = asyncio.Semaphore(self.concurrency)
-            threading.Thread(target=self._loop.run_forever, name="judge calls", daemon=True).start()
+            thread = threading.Thread(
+                target=_serve, args=(self._loop,), name="judge calls", daemon=True
+            )
+            thread.start()
+            # Also when nobody closes it: its threads end when nothing holds it any more.
+            self._ending = weakref.finalize(self, _stop, self._loop)
         return self._loop
 
     def _make_client(self) -> Any:
@@ -364,6 +370,18 @@ def host_of(base_url: str) -> str:
             " with judge.api_key_env"
         )
     return host
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs the loop until it is stopped, and ends its helpers."""
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(loop.stop)
 
 
 def is_loopback(host: str) -> bool:
