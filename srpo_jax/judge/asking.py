@@ -1,9 +1,9 @@
 """Asking an arbiter, such that it cannot shift, lose or invent a verdict.
 
 What the framework promises whatever an arbiter does: a case gets the judgement that was given for
-it, or ERROR. An arbiter that raises, or answers with another number of judgements, is asked again in
-halves, down to single cases; one that hangs is not, so its batch is ERROR; a judgement of a wrong
-shape is ERROR for its case alone.
+it, or ERROR. An arbiter that raises, or answers with another number of judgements, is asked again
+in halves, down to single cases; one that hangs is not, so its batch is ERROR; a judgement of a
+wrong shape is ERROR for its case alone.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class OpenAIChat:
         loop, client = self._loop, self._client
         self._loop = self._client = None
         asyncio.run_coroutine_threadsafe(client.close(), loop).result()
-        self._ending()
+        self._stop_loop()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -117,7 +117,7 @@ class OpenAIChat:
             )
             thread.start()
             # Also when nobody closes it: its threads end when nothing holds it any more.
-            self._ending = weakref.finalize(self, _stop, self._loop)
+            self._stop_loop = weakref.finalize(self, _stop, self._loop)
         return self._loop
 
     def _make_client(self) -> Any:
