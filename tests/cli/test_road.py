@@ -127,6 +127,7 @@ def test_the_road_on_the_embedded_world(tmp_path):
     assert greedy(run / "export", held_out) == transformers_greedy(run / "export", held_out)
 
 
+@pytest.mark.slow  # test_own_questions.py walks over photographs
 def test_the_road_on_photographs(tmp_path):
     """JPEG photographs and hand-written records: explored, trained on, exported, and read by
     transformers with the same greedy answers. An arbiter that does not know them never says SAFE.

@@ -189,6 +189,7 @@ def test_stopped_at_any_step_is_bitwise_the_same(world, straight, tmp_path, capf
     assert len(calls) == STEPS
 
 
+@pytest.mark.slow  # the test above stops at any step; test_torture.py kills
 def test_killed_between_two_saves_is_bitwise_the_same(world, straight, tmp_path):
     """kill -9 in step 4, after a save: nothing could be said or saved, and nothing is lost."""
     code = (

@@ -59,12 +59,18 @@ def _is_jaxpr(x) -> bool:
     return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
-def test_every_policy_computes_the_same(gradient):
+QUICK = ("none", "attention", "offload")
+
+
+@pytest.mark.parametrize(
+    "policies", [QUICK, pytest.param(tuple(POLICIES), marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_every_policy_computes_the_same(gradient, policies):
     """Loss and all gradients, and "offload" runs where there is host memory, a CPU too."""
     options = {"xla_backend_optimization_level": 0}
     results = {
         policy: jax.jit(gradient(policy)).lower().compile(compiler_options=options)()
-        for policy in POLICIES
+        for policy in policies
     }
     loss, grads = results["none"]
     for policy, (other, others) in results.items():

@@ -131,6 +131,7 @@ def test_prompts_in_one_row_keep_their_own_pictures(loaded):
         start += count
 
 
+@pytest.mark.slow  # test_qwen2_5_vl.py trains so, too
 def test_training_in_bfloat16_and_with_remat(loaded):
     """remat changes no gradient, keeps one activation per block, and bfloat16 stays near.
 
