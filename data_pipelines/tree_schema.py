@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.data_pipelines.images import read_image_bytes
-from srpo_jax.data_pipelines.records import CATEGORIES, Record
+from srpo_jax.data_pipelines.records import CATEGORIES, Record, RecordError
 
 FORMAT = 2
 
@@ -57,6 +57,14 @@ _PROVENANCE = {
     "seed": int,
     "created_by": str,
 }
+
+
+class OldFormat(RecordError):
+    """Trees that another version of the program wrote, in a format that this one does not read."""
+
+
+class OtherFormat(ValueError):
+    """What check_tree raises for a record of another format than FORMAT."""
 
 
 def make_tree_record(
@@ -121,7 +129,7 @@ def check_tree(tree: Any) -> None:
     if not isinstance(tree, dict):
         raise ValueError("a tree record must be a map")
     if tree.get("format") != FORMAT:
-        raise ValueError(
+        raise OtherFormat(
             f"format is {tree.get('format')!r}, this version reads {FORMAT}; "
             "sample the trees again with `srpo explore` in another workdir"
         )

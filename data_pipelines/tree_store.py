@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.data_pipelines.tree_schema import check_tree
+from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
 from srpo_jax.errors import one_line
 from srpo_jax.files import file_sha256, sync, temporary_name, write_text
 
@@ -178,7 +178,8 @@ def _unpack(data: bytes, path: pathlib.Path, index: int) -> dict[str, Any]:
     except ValueError as e:
         rid = tree.get("id") if isinstance(tree, dict) else None
         name = f"tree {rid!r}" if isinstance(rid, str) else "tree"
-        raise RecordError(f"{where}: {name}: {e}") from None
+        kind = OldFormat if isinstance(e, OtherFormat) else RecordError
+        raise kind(f"{where}: {name}: {e}") from None
     return tree
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from srpo_jax.data_pipelines import tree_schema
 from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.runs.report.charts import label, ticks
@@ -344,6 +345,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, files, said):
     with pytest.raises(UserError, match=said) as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "report.html").exists()
+
+
+def test_trees_of_another_version_leave_the_rest_of_the_page(tmp_path, monkeypatch):
+    """A run from before is shown without its trees, with the line that says why."""
+    judged.write_trees(tmp_path / "trees", [judged.tree()])
+    monkeypatch.setattr(tree_schema, "FORMAT", tree_schema.FORMAT + 1)
+    text = " ".join(Page(render(tmp_path)).text)
+    assert f"this version reads {tree_schema.FORMAT}" in text and "trees again" in text
 
 
 def test_trees_worth_looking_at_come_first():

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from srpo_jax.data_pipelines.path_formats.statuses import count_statuses
+from srpo_jax.data_pipelines.tree_schema import OldFormat
 from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JudgedTrees, VerdictSet, set_names
+from srpo_jax.errors import one_line
 from srpo_jax.files import read_json
 from srpo_jax.runs.judge_facts import judge_facts
 from srpo_jax.runs.report.trees import as_judged, choose_trees, tree_card
@@ -20,7 +22,8 @@ def exploration(
     folder: pathlib.Path | None, config: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """What templates/trees.html shows, None without trees. config, facts: of the run, {} without
-    one: the verdict set that it trained on is shown, else the first.
+    one: the verdict set that it trained on is shown, else the first. {"unreadable": why} for trees
+    that another version wrote.
     """
     if folder is None:
         return None
@@ -31,10 +34,14 @@ def exploration(
     source = read_shards(folder)
     keep = (config.get("explore") or {}).get("irregular") == "keep"
     trees = source if verdicts is None else JudgedTrees(source, verdicts, keep_irregular=keep)
-    chosen = choose_trees(as_judged(trees[i]) for i in range(len(source)))
+    try:
+        chosen = choose_trees(as_judged(trees[i]) for i in range(len(source)))
+    except OldFormat as error:  # what else there is of that run can be shown
+        return {"unreadable": one_line(error)}
     summary = {} if verdicts is None else _summary(verdicts.folder, folder)
     trained = facts if wanted and wanted == name else {}
     return {
+        "unreadable": "",
         "judge": [] if verdicts is None else judge_facts({**verdicts.judge, "set": name}),
         "others": [other for other in names if other != name],
         "missing_set": wanted if wanted and wanted != name else "",
