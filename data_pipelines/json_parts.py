@@ -28,13 +28,13 @@ def write_part(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, text, flush=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     manifest = {"count": len(lines), "sha256": digest}
-    write_text(_manifest(path), json.dumps(manifest) + "\n", flush=True)
+    write_text(manifest_path(path), json.dumps(manifest) + "\n", flush=True)
     sync(path.parent)
 
 
 def part_done(path: pathlib.Path) -> bool:
     """Whether the part has a manifest, which is written last."""
-    return _manifest(path).is_file()
+    return manifest_path(path).is_file()
 
 
 def parts_of(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
@@ -46,7 +46,7 @@ def parts_of(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
 def read_part(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a part. Errors: RecordError when it is not what its manifest says."""
     try:
-        manifest = json.loads(_manifest(path).read_bytes())
+        manifest = json.loads(manifest_path(path).read_bytes())
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("its contents do not match the sum in its manifest")
@@ -65,5 +65,6 @@ def next_number(numbers: Sequence[int]) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _manifest(path: pathlib.Path) -> pathlib.Path:
+def manifest_path(path: pathlib.Path) -> pathlib.Path:
+    """Where the manifest of a file lies: beside it."""
     return path.with_name(path.name + MANIFEST_SUFFIX)

@@ -124,6 +124,11 @@ def record_of(tree: Mapping[str, Any]) -> Record:
     )
 
 
+def path_steps(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> list[str]:
+    """The steps of the whole path that a branch is the end of: those before it, then its own."""
+    return [*tree["step_texts"][: branch["at"]], *branch["step_texts"]]
+
+
 def check_tree(tree: Any) -> None:
     """Raise ValueError with a short reason unless `tree` (as unpacked) follows the schema."""
     if not isinstance(tree, dict):

@@ -21,13 +21,13 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
+from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
 from srpo_jax.errors import one_line
 from srpo_jax.files import file_sha256, sync, temporary_name, write_text
 
 SUFFIX = ".array_record"
-MANIFEST_SUFFIX = ".manifest.json"
 
 
 def shard_path(
@@ -51,7 +51,7 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
     if path.suffix != SUFFIX:
         raise ValueError(f"a shard's name ends with {SUFFIX}: {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifest_path = _manifest_path(path)
+    sealed_by = manifest_path(path)
     fresh = temporary_name(path)
     content, count = hashlib.sha256(), 0
     try:
@@ -75,11 +75,11 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         if there and there["fingerprint"] == manifest["fingerprint"] and shard_done(path):
             return there
         if there and there["sha256"] != manifest["sha256"]:
-            manifest_path.unlink(missing_ok=True)  # it would describe another file than there is
+            sealed_by.unlink(missing_ok=True)  # it would describe another file than there is
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
-    write_text(manifest_path, json.dumps(manifest) + "\n", flush=True)
+    write_text(sealed_by, json.dumps(manifest) + "\n", flush=True)
     sync(path.parent)
     return manifest
 
@@ -186,16 +186,12 @@ def _unpack(data: bytes, path: pathlib.Path, index: int) -> dict[str, Any]:
 def _shards(folder: str | os.PathLike) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     paths = sorted(folder.glob(f"*{SUFFIX}"))
-    lost = set(folder.glob(f"*{SUFFIX}{MANIFEST_SUFFIX}")) - {_manifest_path(p) for p in paths}
+    lost = set(folder.glob(f"*{SUFFIX}{MANIFEST_SUFFIX}")) - {manifest_path(p) for p in paths}
     if lost:
         raise RecordError(f"{min(lost)}: its shard is missing; run 'srpo explore' again")
     if not paths:
         raise RecordError(f"{folder}: no tree shards (*{SUFFIX}); run 'srpo explore' first")
     return paths
-
-
-def _manifest_path(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
 def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
@@ -207,18 +203,18 @@ def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    manifest_path = _manifest_path(path)
+    where = manifest_path(path)
     try:
-        manifest = json.loads(manifest_path.read_bytes())
+        manifest = json.loads(where.read_bytes())
         kinds = {name: type(manifest[name]) for name in ("count", "bytes", "sha256", "fingerprint")}
     except FileNotFoundError:
         raise RecordError(
             f"{path}: no manifest, so it is not finished; run 'srpo explore' again"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as e:
-        raise RecordError(f"{manifest_path}: not a manifest: {_in_short(e)}") from None
+        raise RecordError(f"{where}: not a manifest: {_in_short(e)}") from None
     if kinds != {"count": int, "bytes": int, "sha256": str, "fingerprint": str}:
-        raise RecordError(f"{manifest_path}: not a manifest: a field has the wrong type")
+        raise RecordError(f"{where}: not a manifest: a field has the wrong type")
     return manifest
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from srpo_jax.data_pipelines.answer_store import STEM
 from srpo_jax.data_pipelines.json_parts import parts_of, read_part, write_part
+from srpo_jax.data_pipelines.tree_schema import path_steps
 from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
@@ -152,18 +153,19 @@ class VerdictSet:
         why = why_not_judged(branch, keep_irregular)
         if why:
             return unjudged(why)
-        steps = [*tree["step_texts"][: branch["at"]], *branch["step_texts"]]
-        row = self.get(self.key(tree, steps, branch["reply_text"]))
-        return unjudged(NOT_YET) if row is None else {name: row[name] for name in FIELDS}
+        return self._verdict(tree, path_steps(tree, branch), branch["reply_text"])
 
     def reference_verdict(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """The verdict on a tree's reference path."""
-        row = self.get(self.key(tree, tree["step_texts"], tree["reply_text"]))
-        return unjudged(NOT_YET) if row is None else {name: row[name] for name in FIELDS}
+        return self._verdict(tree, tree["step_texts"], tree["reply_text"])
 
     def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
         """case_key of a path of this tree, by what this set's judge reads of a record."""
         return tree_key(tree, steps, reply, self.reads)
+
+    def _verdict(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> dict[str, Any]:
+        row = self.get(self.key(tree, steps, reply))
+        return unjudged(NOT_YET) if row is None else dict(row)
 
     def _take(self, stem: str, generation: int, rows: Iterable[dict[str, Any]]) -> None:
         self._generations[stem] = generation

@@ -94,7 +94,7 @@ def pilot(
         small, arbiter=dataclasses.replace(small.arbiter, verdicts=verdicts.name)
     )
 
-    keep = small.explore.irregular == "keep"
+    keep = small.explore.keep_irregular
     trees = JudgedTrees(read_shards(folder / "trees"), verdicts, keep_irregular=keep)
     rules = arguments(branch_label, cfg.arbiter)
     pairing = {

@@ -126,6 +126,11 @@ class ExploreSettings:
         samples=True,
     )
 
+    @property
+    def keep_irregular(self) -> bool:
+        """Whether branches that the format cannot read whole are judged and used."""
+        return self.irregular == "keep"
+
 
 @dataclass(frozen=True)
 class ObjectiveSettings:

@@ -154,20 +154,7 @@ class Answerer:
         return trees
 
     def _tree(self, record: Record, sample: Any) -> dict[str, Any]:
-        text = self._policy.processor.decode(sample.tokens.tolist())
-        steps, reply, status = self._policy.read_turn((), text, finished=sample.finished)
-        branch = {
-            "at": 0,
-            "k": 0,
-            "parent": None,
-            "tokens": sample.tokens.tolist(),
-            "text": text,
-            "finished": sample.finished,
-            "logp": sample.logp,
-            "status": status,
-            "step_texts": list(steps),
-            "reply_text": reply,
-        }
+        branch = self._policy.branch((), 0, 0, sample.tokens.tolist(), sample)
         form = self._policy.path_format
         return make_tree_record(record, (), [branch], self._provenance, form)
 

@@ -33,7 +33,7 @@ from srpo_jax.data_pipelines.tree_store import (
     shard_path,
     write_shard,
 )
-from srpo_jax.data_pipelines.verdict_store import branch_label, find_set, set_names
+from srpo_jax.data_pipelines.verdict_store import VerdictSet, branch_label, find_set, set_names
 from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
@@ -96,16 +96,18 @@ def explore(
             cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch, refuse_unreadable
         )
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
-        if not _judged(roots.folder, cfg.arbiter.verdicts, stems) and judge_roots:
+        verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
+        if verdicts is None and judge_roots:
             judge_roots()
-        if not _judged(roots.folder, cfg.arbiter.verdicts, stems):
+            verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
+        if verdicts is None:
             print(
                 f"explore: {TRIES} whole paths for each of {len(records)} questions are in "
                 f"{roots.folder}; run `srpo judge` and then this command again",
                 flush=True,
             )
             return roots.folder
-        references = _chosen(cfg, policy, roots.folder, stems, records, provenance)
+        references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
         references = {record.id: (record, policy.reference(record)) for record in records}
 
@@ -121,6 +123,7 @@ def _chosen(
     cfg: Config,
     policy: Policy,
     roots: pathlib.Path,
+    verdicts: VerdictSet,
     stems: Sequence[str],
     records: Sequence[Record],
     provenance: dict[str, Any],
@@ -128,7 +131,6 @@ def _chosen(
     """The reference paths chosen from the judged roots, see own_references; what chose them is
     added to the provenance. Raises UserError when none is safe.
     """
-    verdicts = find_set(roots, cfg.arbiter.verdicts)
     references = own_references(
         read_shards(roots),
         records,
@@ -161,12 +163,12 @@ class Shards:
         self.records = [records[start:end] for start, end in zip(edges, edges[1:])]
 
 
-def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> bool:
-    """Whether every one of these shards has verdicts in the set of this name."""
+def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> VerdictSet | None:
+    """The verdict set of this name, if every one of these shards has verdicts in it."""
     if not set_names(folder):
-        return False
+        return None
     verdicts = find_set(folder, name)
-    return all(verdicts.of_shard(stem) is not None for stem in stems)
+    return verdicts if all(verdicts.of_shard(stem) is not None for stem in stems) else None
 
 
 def _make(

@@ -180,20 +180,7 @@ class Explorer:
     def _branch(self, prefix: Sequence[str], at: int, k: int, sample: Sample) -> dict[str, Any]:
         """A branch in the form of the tree schema. A forced start belongs to it."""
         tokens = [*(self._forced.tolist() if at == 0 else ()), *sample.tokens.tolist()]
-        text = self.policy.processor.decode(tokens, after_text=at > 0)
-        steps, reply, status = self.policy.read_turn(prefix, text, finished=sample.finished)
-        return {
-            "at": at,
-            "k": k,
-            "parent": None,
-            "tokens": tokens,
-            "text": text,
-            "finished": sample.finished,
-            "logp": sample.logp,
-            "status": status,
-            "step_texts": list(steps),
-            "reply_text": reply,
-        }
+        return self.policy.branch(prefix, at, k, tokens, sample)
 
 
 class ReferencesOnly:

@@ -22,6 +22,7 @@ from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
 from srpo_jax.errors import UserError
+from srpo_jax.inference.prefix_sampler import Sample
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params, policy_digest
@@ -92,6 +93,27 @@ class Policy:
         """
         read = self.format.parse_behind(steps, text, finished=finished, opened=self.opened)
         return read.steps, read.reply, read.status
+
+    def branch(
+        self, steps: Sequence[str], at: int, k: int, tokens: Sequence[int], sample: Sample
+    ) -> dict[str, Any]:
+        """A branch in the form of the tree schema. steps: of the reference path before it. tokens:
+        those of the sample, behind a forced start if there was one.
+        """
+        text = self.processor.decode(tokens, after_text=at > 0)
+        own, reply, status = self.read_turn(steps, text, finished=sample.finished)
+        return {
+            "at": at,
+            "k": k,
+            "parent": None,
+            "tokens": list(tokens),
+            "text": text,
+            "finished": sample.finished,
+            "logp": sample.logp,
+            "status": status,
+            "step_texts": list(own),
+            "reply_text": reply,
+        }
 
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""

@@ -13,7 +13,7 @@ from typing import Any
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
-from srpo_jax.data_pipelines.verdict_store import join
+from srpo_jax.data_pipelines.verdict_store import FIELDS, join
 from srpo_jax.files import check_plain_name, write_json, write_text
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.scores import format_scores, scores
@@ -46,17 +46,17 @@ def judge_answers(
     about, shards = read_answers(folder)
     verdicts, arbiter, judge = open_verdicts(cfg, workdir, asking)
     if asking.dry_run:
-        print(dry_run(cfg, verdicts, arbiter, judge, shards, references=False), flush=True)
+        print(dry_run(cfg, verdicts, arbiter, judge, shards), flush=True)
         return {}
     assert verdicts is not None  # as this is no dry run
     total = Counts()
     for shard in shards:
-        total = total.add(judge_shard(cfg, verdicts, arbiter, shard, references=False))
+        total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
         # What the judge holds for ERROR is part of the scores; only what failed says nothing.
         check_errors(cfg, verdicts, total.cases, total.failed)
     tell_counts(verdicts, total)
     tell_usage(cfg, arbiter)
-    keep = cfg.explore.irregular == "keep"
+    keep = cfg.explore.keep_irregular
     rows = [
         _row(join(tree, verdicts, keep_irregular=keep))
         for shard in shards
@@ -93,17 +93,5 @@ def _row(tree: Mapping[str, Any]) -> dict[str, Any]:
         "reply": branch["reply_text"],
         "status": branch["status"],
         "finished": branch["finished"],
-        **{
-            name: branch[name]
-            for name in (
-                "reply_verdict",
-                "path_verdict",
-                "step_verdicts",
-                "effective",
-                "detail",
-                "score",
-                "votes",
-                "unsure",
-            )
-        },
+        **{name: branch[name] for name in FIELDS if name != "failed"},
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.data_pipelines.records import Record
-from srpo_jax.data_pipelines.tree_schema import record_of
+from srpo_jax.data_pipelines.tree_schema import path_steps, record_of
 from srpo_jax.data_pipelines.verdict_store import tree_key, why_not_judged
 
 
@@ -31,7 +31,7 @@ def cases_of_tree(
         yield _keyed(tree, record, images, tree["step_texts"], tree["reply_text"], reads)
     for branch in tree["branches"]:
         if not why_not_judged(branch, keep_irregular):
-            steps = [*tree["step_texts"][: branch["at"]], *branch["step_texts"]]
+            steps = path_steps(tree, branch)
             yield _keyed(tree, record, images, steps, branch["reply_text"], reads)
 
 

@@ -24,8 +24,6 @@ def dry_run(
     arbiter: Arbiter,
     about: dict[str, Any],
     shards: Iterable[pathlib.Path],
-    *,
-    references: bool = True,
 ) -> str:
     """The report: cases, what is saved, and for an arbiter that asks a chat model (one with
     `preview`) requests, host, pictures, tokens, price and time.
@@ -34,7 +32,7 @@ def dry_run(
     seen: set[str] = set()
     total = None
     for shard in shards:
-        cases = cases_of_shard(cfg, shard, about["reads"], references=references)
+        cases = cases_of_shard(cfg, shard, about["reads"])
         found["paths"] += sum(
             1
             for tree in read_shard(shard)

@@ -98,9 +98,7 @@ def judge(
 
 def write_verdict_summary(cfg: Config, trees: pathlib.Path, verdicts: VerdictSet) -> dict[str, Any]:
     """Prints the table of the judged trees and writes it into the set, as summary.json."""
-    source = JudgedTrees(
-        read_shards(trees), verdicts, keep_irregular=cfg.explore.irregular == "keep"
-    )
+    source = JudgedTrees(read_shards(trees), verdicts, keep_irregular=cfg.explore.keep_irregular)
     rules = arguments(branch_label, cfg.arbiter)
     summary = summarise(source, **rules)
     print(format_summary(summary), flush=True)

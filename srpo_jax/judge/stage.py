@@ -101,34 +101,23 @@ def default_name(about: dict[str, Any]) -> str:
     return f"{plain[:40].strip('.-') or 'judge'}-{about['digest'][:8]}"
 
 
-def cases_of_shard(
-    cfg: Config, shard: pathlib.Path, reads: Sequence[str], *, references: bool
-) -> dict[str, Case]:
+def cases_of_shard(cfg: Config, shard: pathlib.Path, reads: Sequence[str]) -> dict[str, Case]:
     """What is to be judged of a shard, by key, each content once."""
-    keep = cfg.explore.irregular == "keep"
+    keep = cfg.explore.keep_irregular
     return once(
         keyed
         for tree in read_shard(shard)
-        for keyed in cases_of_tree(
-            tree if references else {**tree, "steps": []}, reads, keep_irregular=keep
-        )
+        for keyed in cases_of_tree(tree, reads, keep_irregular=keep)
     )
 
 
-def judge_shard(
-    cfg: Config,
-    verdicts: VerdictSet,
-    arbiter: Arbiter,
-    shard: pathlib.Path,
-    *,
-    references: bool = True,
-) -> Counts:
-    """Judges what is not judged yet of one shard, and writes its part. references: ask about the
-    reference paths too.
+def judge_shard(cfg: Config, verdicts: VerdictSet, arbiter: Arbiter, shard: pathlib.Path) -> Counts:
+    """Judges what is not judged yet of one shard, and writes its part.
+
     Errors: RunFailure when the arbiter failed at too many; what it said is written.
     """
     stem = shard.name.removesuffix(SUFFIX)
-    cases = cases_of_shard(cfg, shard, verdicts.reads, references=references)
+    cases = cases_of_shard(cfg, shard, verdicts.reads)
     there = verdicts.of_shard(stem) or {}
     missing = {key: case for key, case in cases.items() if there.get(key, _FAILED)["failed"]}
     # The same content may have its verdict from another shard.

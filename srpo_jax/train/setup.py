@@ -236,7 +236,7 @@ def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTree
     config says so.
     """
     options: dict[str, Any] = {
-        "keep_irregular": cfg.explore.irregular == "keep",
+        "keep_irregular": cfg.explore.keep_irregular,
         "complete": True,
     }
     judged = JudgedTrees(source, verdicts, **options)

@@ -19,11 +19,11 @@ import time
 from typing import Any
 
 from srpo_jax.arbiter.chat.messages import ChatReply
+from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path, next_number
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import file_sha256, read_json, sync, write_text
 
 MODES = ("readwrite", "readonly", "off")
-MANIFEST_SUFFIX = ".manifest.json"
 EVERY, SECONDS = 256, 20.0  # replies, and seconds, after which a part is written
 _PART = re.compile(r"part-(\d{5,})\.jsonl")
 
@@ -101,7 +101,7 @@ class ReplyCache:
 
     def _write_part(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = max(_numbers(self.folder, finished=False), default=-1) + 1
+        number = next_number(_numbers(self.folder, finished=False))
         while True:
             try:
                 file = open(self._part(number), "xb")
@@ -118,9 +118,9 @@ class ReplyCache:
                 file.flush()
                 os.fsync(file.fileno())
             manifest = {"count": len(places), "sha256": file_sha256(path)}
-            write_text(_manifest(path), json.dumps(manifest) + "\n", flush=True)
+            write_text(manifest_path(path), json.dumps(manifest) + "\n", flush=True)
         except BaseException:  # of a full disk, which a part that nobody reads would keep full
-            if not _manifest(path).exists():
+            if not manifest_path(path).exists():
                 path.unlink(missing_ok=True)
             raise
         sync(self.folder)
@@ -129,7 +129,7 @@ class ReplyCache:
 
     def _read_part(self, number: int) -> None:
         path = self._part(number)
-        manifest = read_json(_manifest(path))
+        manifest = read_json(manifest_path(path))
         if not path.is_file() or manifest.get("sha256") != file_sha256(path):
             raise UserError(f"{path} is not what its manifest says: delete both, to ask again")
         offset = 0
@@ -148,10 +148,6 @@ def _reply(row: Any, path: pathlib.Path) -> ChatReply:
         raise UserError(
             f"{path} holds no replies of this version: {one_line(error, 160)}"
         ) from None
-
-
-def _manifest(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
 def _numbers(folder: pathlib.Path, *, finished: bool = True) -> list[int]:
