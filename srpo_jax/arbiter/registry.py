@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from srpo_jax.arbiter.chat.messages import ChatBackend
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.arbiter.scripted import Replay, Scripted
@@ -42,18 +43,25 @@ def make_arbiter(
     *,
     cache: ReplyCache | None = None,
     allow_upload: bool = False,
+    backend: ChatBackend | None = None,
 ) -> Arbiter:
     """The arbiter of a name of ARBITERS, or of `module:Class`.
 
     It is called with those of these that it has parameters for: the fields of the section `judge`
-    by their names (model, base_url, ...), the whole section as `settings`, `cache` and
-    `allow_upload`. settings: default, the section's defaults.
+    by their names (model, base_url, ...), the whole section as `settings`, `cache`,
+    `allow_upload` and `backend`. settings: default, the section's defaults. backend: who answers a
+    chat model's questions, instead of the server that the settings name.
 
     Errors: UserError when there is none, when it cannot be made of that, or when what is made is no
     arbiter.
     """
     section = settings or JudgeSettings()
-    offered = {"settings": section, "cache": cache, "allow_upload": allow_upload}
+    offered = {
+        "settings": section,
+        "cache": cache,
+        "allow_upload": allow_upload,
+        "backend": backend,
+    }
     factory = find_arbiter(kind)
 
     def made() -> Any:
