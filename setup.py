@@ -74,7 +74,7 @@ setup(
     packages=find_packages(include=["srpo_jax*"]),
     package_data={
         "srpo_jax": ["py.typed"],
-        "srpo_jax.arbiter": ["rubrics/*.yaml"],
+        "srpo_jax.arbiter": ["rubrics/*.yaml", "guards/*.yaml"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
         "srpo_jax.runs.report": ["templates/*"],
     },

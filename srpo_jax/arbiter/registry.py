@@ -13,11 +13,12 @@ from typing import Any
 
 from srpo_jax.arbiter.chat.messages import ChatBackend
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
+from srpo_jax.arbiter.in_process.judges import guard_judge, policy_judge
 from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.arbiter.scripted import Replay, Scripted
 from srpo_jax.arbiter.ssui_mini_rules import SsuiMiniArbiter
 from srpo_jax.arbiter.verdict import Arbiter
-from srpo_jax.config.fields import arguments
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.config.registered import call_factory, find_registered
 from srpo_jax.errors import UserError
@@ -27,6 +28,8 @@ FIELD = "arbiter.kind"
 ARBITERS: dict[str, Callable[..., Arbiter]] = {
     "ssui_mini": SsuiMiniArbiter,
     "prompted": Prompted,
+    "policy": policy_judge,
+    "guard": guard_judge,
     "scripted": Scripted,
     "replay": Replay,
 }
@@ -41,6 +44,7 @@ def make_arbiter(
     kind: str,
     settings: JudgeSettings | None = None,
     *,
+    config: Config | None = None,
     cache: ReplyCache | None = None,
     allow_upload: bool = False,
     backend: ChatBackend | None = None,
@@ -49,7 +53,8 @@ def make_arbiter(
 
     It is called with those of these that it has parameters for: the fields of the section `judge`
     by their names (model, base_url, ...), the whole section as `settings`, `cache`,
-    `allow_upload` and `backend`. settings: default, the section's defaults. backend: who answers a
+    `allow_upload`, `backend` and `config`. settings: default, the section's defaults. config: the
+    whole config, for a judge that runs here (dtype, mesh). backend: who answers a
     chat model's questions, instead of the server that the settings name.
 
     Errors: UserError when there is none, when it cannot be made of that, or when what is made is no
@@ -61,6 +66,7 @@ def make_arbiter(
         "cache": cache,
         "allow_upload": allow_upload,
         "backend": backend,
+        "config": config,
     }
     factory = find_arbiter(kind)
 

@@ -102,7 +102,7 @@ def judge_check(command: Command) -> None:
     from srpo_jax.arbiter.registry import make_arbiter
     from srpo_jax.judge import canaries
 
-    arbiter = make_arbiter(config.arbiter.kind, config.judge)
+    arbiter = make_arbiter(config.arbiter.kind, config.judge, config=config)
     found = canaries.check(arbiter, timeout=config.arbiter.timeout_seconds)
     print(canaries.table(found))
     if not all(each.right for each in found):

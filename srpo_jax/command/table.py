@@ -172,21 +172,22 @@ VERBS: dict[str, Verb] = {
     "env": Verb("versions and devices, for a bug report", "srpo env", config=None, workdir=None),
 }
 
+JUDGING = ("judge", "judge check")
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "pilot", "train", "eval"),
-    "model": ("demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+    "model": (*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
     "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
     "prompt": ("demo", "explore", "pilot", "train", "eval", "ask"),
     "format": ("demo", "explore", "pilot", "train", "eval", "ask"),
     "explore": ("demo", "explore", "pilot", "judge", "plan"),
-    "arbiter": ("demo", "explore", "pilot", "judge", "judge check", "train"),
-    "judge": ("pilot", "judge", "judge check"),
+    "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
+    "judge": (*JUDGING, "pilot"),
     "objective": ("demo", "pilot", "train", "plan"),
     "pack": ("demo", "pilot", "train", "plan"),
     "train": ("demo", "pilot", "train", "plan"),
     "lora": ("demo", "pilot", "train"),
-    "mesh": ("demo", "explore", "pilot", "train", "eval"),
+    "mesh": (*JUDGING, "demo", "explore", "pilot", "train", "eval"),
     "processes": ("demo", "explore", "pilot", "train", "eval"),
     "eval": ("demo", "eval"),
 }

@@ -42,7 +42,17 @@ class ArbiterSettings:
 class JudgeSettings:
     """What an arbiter that asks a chat model is made of: docs/judges.md."""
 
-    model: str = setting("", "name of the judge model, as its server knows it", decides=False)
+    model: str = setting(
+        "",
+        "name of the judge model, as its server knows it; of one that runs here its HF directory",
+        decides=False,
+    )
+    answer: str = setting(
+        "labels",
+        "how arbiter policy answers: choose among the labels by log-probability, or write",
+        words=("labels", "generate"),
+        decides=False,
+    )
     base_url: str = setting(
         "http://127.0.0.1:8000/v1", "of an OpenAI-compatible server", required=True, decides=False
     )
@@ -56,6 +66,9 @@ class JudgeSettings:
         "rubrics that come with srpo_jax, or files; with commas between",
         required=True,
         decides=False,
+    )
+    system: str = setting(
+        "", "file with the system prompt that a guard was trained with", decides=False
     )
     votes: int = setting(
         0, "answers to every case, an odd number; 0: as the rubric says", low=0, decides=False
@@ -84,7 +97,9 @@ class JudgeSettings:
     image_max_side: int = setting(
         0, "pictures are shrunk to this side; 0: sent as they are", low=0, decides=False
     )
-    concurrency: int = setting(16, "requests at once", low=1, decides=False)
+    concurrency: int = setting(
+        16, "requests at once; of a judge that runs here, rows of a batch", low=1, decides=False
+    )
     timeout_seconds: float = setting(120.0, "for one request", low=1, decides=False)
     retries: int = setting(6, "of a request, all causes together", low=0, decides=False)
     cases: str = setting(

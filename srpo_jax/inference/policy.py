@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pathlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,8 +118,7 @@ class Policy:
 
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
-        shards = 1 if self.mesh is None else row_shards(self.mesh)
-        return -(-wanted // shards) * shards
+        return Network(self.model, self.params, self.mesh).rows(wanted)
 
     def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
         """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
@@ -156,6 +156,27 @@ def load_policy(
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
+    network = load_network(cfg, folder, params=params)
+    digest = policy_digest(folder) if params is None else params_digest(params)
+    model, params, mesh = network
+    return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
+
+
+class Network(NamedTuple):
+    """A model with its parameters, laid out over the mesh if there is one."""
+
+    model: PolicyModel
+    params: Any
+    mesh: jax.sharding.Mesh | None
+
+    def rows(self, wanted: int) -> int:
+        """How many questions to compute at once: `wanted`, rounded up to what the mesh divides."""
+        shards = 1 if self.mesh is None else row_shards(self.mesh)
+        return -(-wanted // shards) * shards
+
+
+def load_network(cfg: Config, folder: str | pathlib.Path, *, params: Any = None) -> Network:
+    """The model in `folder` in the computing dtype; params: as of load_policy."""
     config = load_model_config(folder, cfg.model.family)
     dtype = jnp.dtype(cfg.model.dtype)
     mesh, options, shardings = None, {}, None
@@ -164,13 +185,10 @@ def load_policy(
         options["constrain"] = make_constrain(mesh)
         shardings = param_shardings(abstract_params(config, dtype), mesh)
     if params is None:
-        digest = policy_digest(folder)
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
-    else:
-        digest = params_digest(params)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Policy(model, params, load_asking(cfg, folder, config.family), digest, mesh)
+    return Network(model, params, mesh)
 
 
 def params_digest(params: Any) -> str:

@@ -67,7 +67,11 @@ def open_verdicts(
     """
     cache = ReplyCache(place / REPLIES, asking.cache)
     arbiter = asking.arbiter or make_arbiter(
-        cfg.arbiter.kind, cfg.judge, cache=cache, allow_upload=asking.allow_upload
+        cfg.arbiter.kind,
+        cfg.judge,
+        config=cfg,
+        cache=cache,
+        allow_upload=asking.allow_upload,
     )
     if scope == "path" and not getattr(arbiter, "judges_paths", True):
         raise UserError(
@@ -90,7 +94,7 @@ def check_arbiter(cfg: Config, pictures: int, *, allow_upload: bool = False) -> 
     """For what samples first and judges then: all that is known beforehand to go wrong with the
     arbiter of cfg. pictures: how many the records have. Errors: UserError.
     """
-    arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, allow_upload=allow_upload)
+    arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, config=cfg, allow_upload=allow_upload)
     describe(arbiter, cfg.arbiter.kind)
     getattr(arbiter, "check", lambda _: None)(pictures)
 

@@ -50,16 +50,8 @@ def read_answer(
     """What the reply to a request by `rubric`, about so many steps, says. tags: the identifiers of
     the prompt's markers, which no answer may repeat.
     """
-    if reply.error is not None:
-        return Fault(reply.error)
-    if reply.refusal is not None:
-        return Fault(f"the judge refused: {one_line(reply.refusal, 120)}", final=True)
-    if reply.finish_reason == "content_filter":
-        return Fault("a content filter of the judge's server stopped it", final=True)
-    if reply.finish_reason == "length":
-        return Fault("the answer was cut: raise judge.max_tokens")
-    if reply.finish_reason not in (None, "stop"):
-        return Fault(f"the answer ended with {one_line(reply.finish_reason, 40)}")
+    if fault := not_answered(reply):
+        return fault
     text = reply.text or ""
     if any(tag in text for tag in tags):
         return Fault("the answer repeats a marker", at_once=True)
@@ -74,6 +66,21 @@ def read_answer(
         return answer
     score = p_unsafe(text, reply.logprobs, part, answer.labels["reply"])
     return Answer(answer.labels, answer.steps, answer.note, score)
+
+
+def not_answered(reply: ChatReply) -> Fault | None:
+    """Why a reply is no whole answer; None for one that is."""
+    if reply.error is not None:
+        return Fault(reply.error)
+    if reply.refusal is not None:
+        return Fault(f"the judge refused: {one_line(reply.refusal, 120)}", final=True)
+    if reply.finish_reason == "content_filter":
+        return Fault("a content filter of the judge's server stopped it", final=True)
+    if reply.finish_reason == "length":
+        return Fault("the answer was cut: raise judge.max_tokens")
+    if reply.finish_reason not in (None, "stop"):
+        return Fault(f"the answer ended with {one_line(reply.finish_reason, 40)}")
+    return None
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ so that only what is missing is asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,19 +37,15 @@ class _Question:
     request: ChatRequest | None = None
     outcome: Answer | Fault | None = None
 
-    def read(self, reply: ChatReply) -> Answer | Fault:
-        """What a reply to the request says."""
-        assert self.request is not None
-        return read_answer(reply, self.rubric, self.steps, tags(self.request.text()))
-
 
 class Prompted:
     """Judges by the rubrics of settings.rubric; see docs/judges.md. Attributes: those of Arbiter,
     `host` that is asked, and `usage`, a cost.Usage of what was asked so far.
 
     cache: where replies are kept. allow_upload: pictures may go to another machine. backend: who
-    answers, instead of the server at settings.base_url. Errors: UserError for settings that do not
-    go together, and for a wrong rubric.
+    answers, instead of the server at settings.base_url. rubrics: instead of those that the settings
+    name. about: what decides the verdicts besides the settings, for `spec`. Errors: UserError for
+    settings that do not go together, and for a wrong rubric.
     """
 
     def __init__(
@@ -59,9 +55,11 @@ class Prompted:
         cache: ReplyCache | None = None,
         allow_upload: bool = False,
         backend: ChatBackend | None = None,
+        rubrics: Sequence[Rubric] = (),
+        about: Mapping[str, Any] | None = None,
     ):
         self.settings, self.cache, self.allow_upload = settings, cache, allow_upload
-        self.rubrics = load_rubrics(settings.rubric)
+        self.rubrics, self.about = [*rubrics] or load_rubrics(settings.rubric), dict(about or {})
         if not settings.model.strip():
             raise UserError("judge.model is empty: name the judge model as its server knows it")
         for rubric in self.rubrics:
@@ -77,6 +75,7 @@ class Prompted:
         )
         self.host = self.backend.host
         self.usage = cost.Usage()
+        self.max_tokens = settings.max_tokens
         self.name = _slug(settings.model, *(rubric.name for rubric in self.rubrics))
         self.reads = tuple(dict.fromkeys(name for r in self.rubrics for name in r.reads))
         self.batch = BATCHES * settings.concurrency
@@ -92,6 +91,7 @@ class Prompted:
             "prompt": PROMPT,
             "parser": PARSER,
             **{name: getattr(self.settings, name) for name in names},
+            **self.about,
             "rubrics": [
                 {
                     "name": rubric.name,
@@ -186,22 +186,40 @@ class Prompted:
             shown = [pictures.setdefault(id(data), Picture(data, side)) for data in case.images]
         settings = self.settings
         part = rubric.judges.get("reply")
-        schema = rubric.schema(len(case.steps)) if settings.structured != "off" else None
+        schema = self.schema(rubric, len(case.steps))
         labels = tuple(label.name for label in part.labels) if settings.logprobs and part else ()
         try:
             question.request = ChatRequest(
                 model=settings.model,
-                messages=make_messages(case, rubric, shown),
+                messages=self.messages(case, rubric, shown),
                 temperature=settings.temperature,
-                max_tokens=settings.max_tokens,
+                max_tokens=self.max_tokens,
                 seed=vote,
                 schema=schema,
                 labels=labels,
-                accepts=lambda reply: not getattr(question.read(reply), "at_once", False),
+                accepts=lambda reply: not getattr(self._read(question, reply), "at_once", False),
             )
         except Exception as error:  # the protocol's promise: one bad case does not end a run
             question.outcome = Fault(one_line(f"cannot be asked: {error}", 200), final=True)
         return question
+
+    def messages(
+        self, case: Case, rubric: Rubric, pictures: Sequence[Picture]
+    ) -> tuple[Message, ...]:
+        """What the judge is told."""
+        return make_messages(case, rubric, pictures)
+
+    def schema(self, rubric: Rubric, steps: int) -> dict[str, Any] | None:
+        """JSON schema of the answer about so many steps; None: the judge is asked without one."""
+        return rubric.schema(steps) if self.settings.structured != "off" else None
+
+    def read(self, reply: ChatReply, rubric: Rubric, steps: int, asked: str) -> Answer | Fault:
+        """What a reply says to the request whose text is `asked`."""
+        return read_answer(reply, rubric, steps, tags(asked))
+
+    def _read(self, question: _Question, reply: ChatReply) -> Answer | Fault:
+        assert question.request is not None
+        return self.read(reply, question.rubric, question.steps, question.request.text())
 
     def _read_cached(self, asked: list[list[_Question]]) -> dict[str, list[_Question]]:
         """Gives questions their outcome where a kept reply has one. The others, by their key: what
@@ -213,7 +231,7 @@ class Prompted:
                 continue
             key = question.request.key
             kept = self.cache.get(key) if self.cache is not None else None
-            outcome = question.read(kept) if kept else Fault("not in the cache")
+            outcome = self._read(question, kept) if kept else Fault("not in the cache")
             if isinstance(outcome, Answer) or outcome.final:
                 question.outcome = outcome
                 self.usage.cached += 1
@@ -240,7 +258,7 @@ class Prompted:
         replies = self.backend.complete(sent, keep)
         for group, reply in zip(groups, replies, strict=True):
             for question in group:
-                question.outcome = question.read(reply)
+                question.outcome = self._read(question, reply)
 
 
 def make_messages(case: Case, rubric: Rubric, pictures: Sequence[Picture]) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import pathlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -84,6 +84,13 @@ class Rubric:
     sha256: str
     where: str
 
+    def labels_only(self) -> Rubric:
+        """The same without free text: of the answer only the labels are left."""
+        judging = [part for part in self.parts if part.judges]
+        # Before the labels of steps stands a text, too; that of other parts only explains them.
+        parts = [replace(p, text="") if p.judges == "steps" else p for p in judging]
+        return replace(self, parts=tuple(parts))
+
     @property
     def judges(self) -> dict[str, Part]:
         """The parts that judge something, by what they judge."""
@@ -142,9 +149,9 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shipped() -> list[str]:
+def shipped(folder: pathlib.Path = FOLDER) -> list[str]:
     """The names of the rubrics that come with srpo_jax."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_rubrics(names: str) -> list[Rubric]:
@@ -171,13 +178,21 @@ def load_rubrics(names: str) -> list[Rubric]:
 
 def load_rubric(name: str) -> Rubric:
     """One rubric, by its name or by the path of its file. Errors: UserError."""
+    return _checked(*read_yaml(name, FOLDER, "rubrics"))
+
+
+def read_yaml(name: str, folder: pathlib.Path, what: str) -> tuple[Any, str, str]:
+    """(content, where it stands, SHA-256 in hex) of the YAML file of that path, or of that name in
+    `folder`, which has `what`. Errors: UserError.
+    """
     path = pathlib.Path(name) if os.sep in name or name.endswith((".yaml", ".yml")) else None
     if path is None:
-        if name not in shipped():
+        known = shipped(folder)
+        if name not in known:
             raise UserError(
-                f"judge.rubric={name!r} does not exist; rubrics: {', '.join(shipped())}, or a file"
+                f"judge.rubric={name!r} does not exist; {what}: {', '.join(known)}, or a file"
             )
-        path = FOLDER / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
     try:
         content = path.read_bytes()
         data = yaml.load(content, _UniqueKeys)
@@ -185,7 +200,7 @@ def load_rubric(name: str) -> Rubric:
         raise UserError(f"{path}: cannot read the rubric: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no YAML: {one_line(error, 200)}") from None
-    return _checked(data, str(path), hashlib.sha256(content).hexdigest())
+    return data, str(path), hashlib.sha256(content).hexdigest()
 
 
 class _UniqueKeys(yaml.SafeLoader):
