@@ -87,7 +87,7 @@ def pilot(command: Command) -> None:
 
 
 def judge(command: Command) -> None:
-    config = command.config(unused=("model.path",))
+    config = command.config(unused=("model.path", "data.train_records", "data.test_records"))
     workdir = _workdir(command, must_exist=not command.options["follow"])
     _settle()
     from srpo_jax.judge.judge import judge as run

@@ -295,6 +295,8 @@ def refuse_upload(count: int, host: str, *, allowed: bool) -> None:
 
 
 def _slug(model: str, *rubrics: str) -> str:
-    """A name for people and for folders: the last part of the model's name, and the rubrics."""
-    last = model.rstrip("/").rpartition("/")[2]
+    """A name for people and for folders: the last part of the model's name, and the rubrics. What
+    stands behind an @ is a digest of a model that runs here.
+    """
+    last = model.rstrip("/").rpartition("/")[2].partition("@")[0]
     return "-".join([re.sub(r"[^\w.]+", "-", last).strip("-.") or "judge", *rubrics])

@@ -10,6 +10,8 @@ from srpo_jax.arbiter.chat.messages import Token
 from srpo_jax.arbiter.prompted.rubric import Part
 from srpo_jax.arbiter.verdict import Verdict
 
+_STRING_OR_BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]')
+
 
 def p_unsafe(text: str, tokens: Sequence[Token], part: Part, label: str) -> float | None:
     """e^lu / (e^lu + e^ls), where lu and ls are the log-probabilities of all ways to begin a label
@@ -18,10 +20,9 @@ def p_unsafe(text: str, tokens: Sequence[Token], part: Part, label: str) -> floa
     None when they cannot be told: the tokens are not the text, that token has no alternatives, one
     that was likely begins labels of both kinds, or none begins either kind.
     """
-    found = re.findall(rf'"{part.key}"\s*:\s*"(?={label}")', text)
-    if len(found) != 1:
+    start = _label_start(text, part.key, label)
+    if start is None:
         return None
-    start = text.index(found[0]) + len(found[0])
     place = 0
     for token, others in tokens:
         if not text.startswith(token, place):
@@ -30,6 +31,19 @@ def p_unsafe(text: str, tokens: Sequence[Token], part: Part, label: str) -> floa
             return _share(others or {}, text[place:start], part)
         place += len(token)
     return None
+
+
+def _label_start(text: str, key: str, label: str) -> int | None:
+    """Where the value of a key of the outermost object begins; None unless it stands there once and
+    its value is the label.
+    """
+    depth, starts = 0, []
+    for found in _STRING_OR_BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 1 and found[0] == f'"{key}"':
+            value = re.compile(rf'\s*:\s*"(?={re.escape(label)}")').match(text, found.end())
+            starts += [value.end()] if value else []
+    return starts[0] if len(starts) == 1 else None
 
 
 def _share(others: dict[str, float], before: str, part: Part) -> float | None:
