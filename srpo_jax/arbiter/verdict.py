@@ -30,7 +30,8 @@ class Case:
     record: the question. Of it `id` (for messages), `question` and `images` (names) are always
     there; any other field is empty unless the arbiter declares that it reads it (Arbiter.reads).
     images: the bytes of the picture files, in the order of record.images; the cases of a question
-    share them.
+    share them. opinions: what others said of the case, in words, for an arbiter with
+    takes_opinions.
     """
 
     record: Record
@@ -38,6 +39,7 @@ class Case:
     reply: str | None  # without the marker; an arbiter is never asked about a path without one
     finished: bool  # the policy ended its turn before the token limit; True for what is asked
     images: tuple[bytes, ...] = ()
+    opinions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Arbiter(Protocol):
       flush: a method that keeps what was answered so far; called when asking is interrupted.
       judges_paths: whether it says anything of the steps (default True). With arbiter.scope=path
         one that does not is refused before it is asked.
+      takes_opinions: whether it weighs Case.opinions, as a juror has to (default False).
+      usage: a chat.cost.Usage of what it asked so far.
+      preview: a method that gives a chat.cost.Preview of what judge(cases) would send.
       in_process: of the class: it needs no server and no accelerator, so that exploring from the
         policy's own paths may ask it at once (default False).
     """

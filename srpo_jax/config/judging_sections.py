@@ -105,6 +105,35 @@ class JudgeSettings:
     cases: str = setting(
         "", "JSONL of verdicts, for the arbiters replay and scripted", decides=False
     )
+    members: str = setting(
+        "",
+        "config files of several judges (FILE.py:VARIANT), with commas between, for the arbiters "
+        "vote, cascade, jury and graded",
+        decides=False,
+    )
+    foreman: str = setting(
+        "", "config file of who decides for a jury; empty: more than half of it", decides=False
+    )
+    band: str = setting(
+        "0.1,0.9",
+        "of the score of a cascade's first judge: where its second one is asked",
+        decides=False,
+    )
+    rounds: int = setting(
+        1, "in which a jury that does not agree judges again", low=0, high=10, decides=False
+    )
+    threshold: float = setting(
+        0.5, "mean score from which the arbiter graded says UNSAFE", low=0, high=1, decides=False
+    )
+    margin: float = setting(
+        0.0, "around it, where the arbiter graded is unsure", low=0, high=0.5, decides=False
+    )
+    max_requests: int = setting(
+        0,
+        "of one command, without retries; what is beyond is ERROR until the next; 0: no limit",
+        low=0,
+        decides=False,
+    )
     price_input: float = setting(0.0, "dollars for a million tokens sent", low=0, decides=False)
     price_output: float = setting(
         0.0, "dollars for a million tokens received", low=0, decides=False

@@ -55,7 +55,7 @@ def judge_answers(
         # What the judge holds for ERROR is part of the scores; only what failed says nothing.
         check_errors(cfg, verdicts, total.cases, total.failed)
     tell_counts(verdicts, total)
-    tell_usage(cfg, arbiter)
+    tell_usage(arbiter)
     keep = cfg.explore.keep_irregular
     rows = [
         _row(join(tree, verdicts, keep_irregular=keep))

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
+from srpo_jax.arbiter.contract import sound
+from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.errors import RunFailure, UserError, one_line
 
@@ -179,40 +179,15 @@ def _storable(text: str) -> str:
 
 
 def _row(answer: Any, case: Case) -> dict[str, Any]:
-    if not isinstance(answer, Judgement):
-        raise ValueError(f"gave a {type(answer).__name__}, not a Judgement")
-    steps = [_verdict(verdict, f"steps[{i}]") for i, verdict in enumerate(answer.steps)]
-    if steps and len(steps) != len(case.steps):
-        raise ValueError(f"{len(steps)} step verdicts for {len(case.steps)} steps")
-    if answer.effective is not None and not isinstance(answer.effective, bool):
-        raise ValueError(f"effective is {answer.effective!r}, not True, False or None")
-    score = answer.score
-    if score is not None:
-        if isinstance(score, bool | str):
-            raise ValueError(f"score is {score!r}, not a number")
-        score = float(score)
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            raise ValueError(f"score is {answer.score!r}, not from 0 to 1")
-    for name in ("unsure", "failed"):
-        if not isinstance(getattr(answer, name), bool):
-            raise ValueError(f"{name} is {getattr(answer, name)!r}, not True or False")
-    row = {
-        "reply_verdict": _verdict(answer.reply, "reply"),
-        "path_verdict": _verdict(answer.path, "path"),
-        "step_verdicts": steps,
-        "effective": answer.effective,
-        "detail": _storable(one_line(answer.detail, 1000)),
-        "score": score,
-        "votes": [_verdict(verdict, f"votes[{i}]") for i, verdict in enumerate(answer.votes)],
-        "unsure": answer.unsure,
-        "failed": answer.failed,
+    found = sound(answer, case)
+    return {
+        "reply_verdict": found.reply.value,
+        "path_verdict": found.path.value,
+        "step_verdicts": [verdict.value for verdict in found.steps],
+        "effective": found.effective,
+        "detail": _storable(one_line(found.detail, 1000)),
+        "score": found.score,
+        "votes": [verdict.value for verdict in found.votes],
+        "unsure": found.unsure,
+        "failed": found.failed,
     }
-    if answer.failed and (row["reply_verdict"] != "ERROR" or row["path_verdict"] != "ERROR"):
-        raise ValueError("a judgement that failed must be ERROR")
-    return row
-
-
-def _verdict(value: Any, name: str) -> str:
-    if not isinstance(value, Verdict):
-        raise ValueError(f"{name} is {value!r}, not a Verdict")
-    return value.value

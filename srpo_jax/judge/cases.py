@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from srpo_jax.arbiter.contract import reduced
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import path_steps, record_of
@@ -53,16 +53,3 @@ def once(cases: Iterable[Keyed]) -> dict[str, Case]:
     for key, case in cases:
         found.setdefault(key, case)
     return found
-
-
-# What an arbiter sees of a record without saying that it reads it.
-_ALWAYS = ("id", "images", "question")
-
-
-def reduced(record: Record, reads: Sequence[str]) -> Record:
-    """The record with only the fields that an arbiter says it reads, so that a verdict depends on
-    nothing that its key leaves out.
-    """
-    shown = {name: getattr(record, name) for name in (*_ALWAYS, *reads)}
-    blank = {"steps": (), "reply": ""}
-    return dataclasses.replace(Record("", (), "", (), ""), **{**blank, **shown})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from srpo_jax.arbiter.chat.cost import total_preview
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import read_shard
@@ -46,7 +46,8 @@ def dry_run(
         found["judged"] += len(fresh) - len(todo)
         preview = getattr(arbiter, "preview", None)
         if preview is not None:
-            total = _added(total, preview(todo))
+            shown = preview(todo)
+            total = total_preview([total, shown] if total else [shown])
     todo = found["cases"] - found["judged"]
     lines = [
         f"judge: {about['arbiter']}, digest {about['digest']}",
@@ -61,15 +62,3 @@ def dry_run(
             f"{cfg.judge.concurrency} at once (judge.concurrency)",
         ]
     return "\n".join([*lines, "dry run: nothing was asked, nothing was written"])
-
-
-def _added(total: Any, more: Any) -> Any:
-    """Two previews (arbiter.chat.cost.Preview) in one."""
-    if total is None:
-        return more
-    sums = {
-        field.name: getattr(total, field.name) + getattr(more, field.name)
-        for field in dataclasses.fields(total)
-        if field.name != "host"
-    }
-    return dataclasses.replace(total, **sums)

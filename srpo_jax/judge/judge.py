@@ -91,7 +91,7 @@ def judge(
         total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
         check_errors(cfg, verdicts, total.cases, total.errors)
     tell_counts(verdicts, total)
-    usage = tell_usage(cfg, arbiter)
+    usage = tell_usage(arbiter)
     summary = write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
     return {**summary, **usage}
 

@@ -181,19 +181,18 @@ def tell_counts(verdicts: VerdictSet, total: Counts) -> None:
     )
 
 
-def tell_usage(cfg: Config, arbiter: Arbiter) -> dict[str, Any]:
+def tell_usage(arbiter: Arbiter) -> dict[str, Any]:
     """{"usage": {"tokens_in", "tokens_out", "dollars"}} of an arbiter that asks a chat model, and
     prints it; {} of any other.
     """
     usage = getattr(arbiter, "usage", None)
     if not isinstance(usage, Usage):
         return {}
-    dollars = usage.dollars(cfg.judge.price_input, cfg.judge.price_output)
-    money = f", ${dollars:.2f}" if dollars else ""
+    money = f", ${usage.dollars:.2f}" if usage.dollars else ""
     print(
         f"judge: {usage.answered} answers, {usage.cached} more from the cache, {usage.unanswered} "
         f"requests without one; {usage.tokens_in} tokens in, {usage.tokens_out} out{money}",
         flush=True,
     )
-    counted = {"tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out, "dollars": dollars}
-    return {"usage": counted}
+    names = ("tokens_in", "tokens_out", "dollars")
+    return {"usage": {name: getattr(usage, name) for name in names}}

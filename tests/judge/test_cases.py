@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+from srpo_jax.arbiter.contract import reduced
 from srpo_jax.data_pipelines.tree_schema import record_of
 from srpo_jax.judge.asking import READABLE
-from srpo_jax.judge.cases import cases_of_tree, once, reduced
+from srpo_jax.judge.cases import cases_of_tree, once
 from tests.support.judged import branch, plain, tree
 
 IMAGE = {"name": "a.png", "sha256": hashlib.sha256(b"z").hexdigest(), "data": b"z"}

@@ -7,6 +7,7 @@ token, and a picture is a token for every 28 x 28 pixels of what is sent, as Qwe
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ _MILLION = 1e6
 @dataclass
 class Usage:
     """How much was asked: requests answered by a server, tokens as it counted them, requests that
-    the cache answered, and requests without an answer.
+    the cache answered, requests without an answer, and dollars at the prices of who was asked.
     """
 
     answered: int = 0
@@ -31,17 +32,23 @@ class Usage:
     unanswered: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    dollars: float = 0.0
 
-    def add(self, reply: ChatReply) -> None:
-        """Counts what a server said, or did not."""
+    def add(self, reply: ChatReply, price_input: float = 0.0, price_output: float = 0.0) -> None:
+        """Counts what a server said, or did not. Prices: dollars for a million tokens."""
         self.answered += reply.error is None
         self.unanswered += reply.error is not None
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
+        spent = reply.tokens_in * price_input + reply.tokens_out * price_output
+        self.dollars += spent / _MILLION
 
-    def dollars(self, price_input: float, price_output: float) -> float:
-        """At prices for a million tokens."""
-        return (self.tokens_in * price_input + self.tokens_out * price_output) / _MILLION
+
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """All of them in one."""
+    usages = list(usages)
+    names = [field.name for field in dataclasses.fields(Usage)]
+    return Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in names})
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Preview:
     """What judging would send, and where: `requests` that the cache does not answer, with so many
     pictures in them (one that is shown twice counts twice) of so many bytes, and about so many
     tokens; tokens_out is what the limit allows. dollars: at most, at the prices of the config.
+    note: what is not in the numbers.
     """
 
     host: str
@@ -59,6 +67,7 @@ class Preview:
     tokens_in: int
     tokens_out: int
     dollars: float
+    note: str = ""
 
     def __str__(self) -> str:
         """One line for people."""
@@ -67,7 +76,20 @@ class Preview:
             f"{self.requests} requests to {self.host} ({self.cached} more are in the cache) with"
             f" {self.pictures} pictures ({self.picture_bytes / 2**20:.1f} MiB), about"
             f" {self.tokens_in} tokens in, at most {self.tokens_out} out{money}"
+            + (f" ({self.note})" if self.note else "")
         )
+
+
+def total_preview(previews: Iterable[Preview], note: str = "") -> Preview:
+    """Several, at least one, in one: all hosts, all counts."""
+    previews = list(previews)
+    summed = ("requests", "cached", "pictures", "picture_bytes", "tokens_in", "tokens_out")
+    return Preview(
+        host=", ".join(dict.fromkeys(preview.host for preview in previews)),
+        **{name: sum(getattr(preview, name) for preview in previews) for name in summed},
+        dollars=sum(preview.dollars for preview in previews),
+        note="; ".join(dict.fromkeys(filter(None, (note, *(p.note for p in previews))))),
+    )
 
 
 def preview(

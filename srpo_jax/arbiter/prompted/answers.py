@@ -24,7 +24,7 @@ _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 @dataclass(frozen=True)
 class Answer:
     """What a judge said: a label for each part that judges, and one for each step. note: its free
-    text. score: how unsafe it holds the reply, 0 to 1, by its log-probabilities.
+    text. score: how unsafe it holds the reply, 0 to 1, by its grade or its log-probabilities.
     """
 
     labels: dict[str, str]  # by what is judged: reply, path, effective
@@ -62,9 +62,10 @@ def read_answer(
     except ValueError as error:
         return Fault(f"unreadable answer: {one_line(error, 160)}", at_once=True)
     part = rubric.judges.get("reply")
-    if reply.logprobs is None or part is None:
+    if part is None or (part.grades is None and reply.logprobs is None):
         return answer
-    score = p_unsafe(text, reply.logprobs, part, answer.labels["reply"])
+    label = answer.labels["reply"]
+    score = part.grades.score(label) if part.grades else p_unsafe(text, reply.logprobs, part, label)
     return Answer(answer.labels, answer.steps, answer.note, score)
 
 

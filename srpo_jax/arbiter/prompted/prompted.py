@@ -25,6 +25,13 @@ from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line
 
 PROMPT = 1  # count up when the words around rubric and case change
+# Said before other judges' opinions. A change here is another protocol of a jury: jury.PROTOCOL.
+OPINIONS = (
+    "Reviewers gave these opinions on the same material; the one called yours, if there is one, is"
+    " your own. They are to be weighed, not obeyed, and may be mistaken: keep to what you can see"
+    " for yourself, and where another's reason shows you something that you missed, change your"
+    " mind."
+)
 BATCHES = 16  # cases at once are so many times the requests at once: few moments of idling
 
 
@@ -40,13 +47,15 @@ class _Question:
 
 class Prompted:
     """Judges by the rubrics of settings.rubric; see docs/judges.md. Attributes: those of Arbiter,
-    `host` that is asked, and `usage`, a cost.Usage of what was asked so far.
+    and `host` that is asked.
 
     cache: where replies are kept. allow_upload: pictures may go to another machine. backend: who
     answers, instead of the server at settings.base_url. rubrics: instead of those that the settings
     name. about: what decides the verdicts besides the settings, for `spec`. Errors: UserError for
     settings that do not go together, and for a wrong rubric.
     """
+
+    takes_opinions = True
 
     def __init__(
         self,
@@ -76,6 +85,7 @@ class Prompted:
         self.host = self.backend.host
         self.usage = cost.Usage()
         self.max_tokens = settings.max_tokens
+        self._sent = 0  # requests, for settings.max_requests
         self.name = _slug(settings.model, *(rubric.name for rubric in self.rubrics))
         self.reads = tuple(dict.fromkeys(name for r in self.rubrics for name in r.reads))
         self.batch = BATCHES * settings.concurrency
@@ -187,7 +197,8 @@ class Prompted:
         settings = self.settings
         part = rubric.judges.get("reply")
         schema = self.schema(rubric, len(case.steps))
-        labels = tuple(label.name for label in part.labels) if settings.logprobs and part else ()
+        weighed = settings.logprobs and part is not None and part.grades is None
+        labels = tuple(label.name for label in part.labels) if part and weighed else ()
         try:
             question.request = ChatRequest(
                 model=settings.model,
@@ -242,7 +253,7 @@ class Prompted:
         return missing
 
     def _ask(self, missing: dict[str, list[_Question]]) -> None:
-        groups = list(missing.values())
+        groups = self._affordable(list(missing.values()))
         requests = [group[0].request for group in groups]
         sent: list[ChatRequest] = [request for request in requests if request is not None]
         if not sent:
@@ -251,7 +262,7 @@ class Prompted:
         refuse_upload(pictures, self.host, allowed=self.allow_upload)
 
         def keep(index: int, reply: ChatReply) -> None:
-            self.usage.add(reply)
+            self.usage.add(reply, self.settings.price_input, self.settings.price_output)
             if self.cache is not None:
                 self.cache.put(sent[index].key, reply)
 
@@ -259,6 +270,17 @@ class Prompted:
         for group, reply in zip(groups, replies, strict=True):
             for question in group:
                 question.outcome = self._read(question, reply)
+
+    def _affordable(self, groups: list[list[_Question]]) -> list[list[_Question]]:
+        """As many of them as settings.max_requests leaves; the others' outcome says so."""
+        most = self.settings.max_requests
+        if not most:
+            return groups
+        left = max(0, most - self._sent)
+        for question in (question for group in groups[left:] for question in group):
+            question.outcome = Fault(f"judge.max_requests={most} are spent")
+        self._sent += len(groups[:left])
+        return groups[:left]
 
 
 def make_messages(case: Case, rubric: Rubric, pictures: Sequence[Picture]) -> tuple[Message, ...]:
@@ -277,6 +299,8 @@ def make_messages(case: Case, rubric: Rubric, pictures: Sequence[Picture]) -> tu
         "reply": case.reply,
     }
     texts = [block(name, values[name]) for name in values if name in rubric.shows]
+    if case.opinions:
+        texts += [OPINIONS, block("opinions", list(case.opinions))]
     count = f"There are {len(case.steps)} steps. " if "steps" in rubric.judges else ""
     texts.append(f"{count}Now answer with the JSON object that was described.")
     system = f"{rubric.role}\n\n{RULE}\n\n{rubric.layout()}"

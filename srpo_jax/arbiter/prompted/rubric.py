@@ -40,6 +40,7 @@ _MEANINGS: dict[str, dict[Any, Any]] = {
         for name in ("reply", "path", "steps")
     },
 }
+MOST_GRADES = 100
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _STEP = re.compile(r"step_\d+")
 
@@ -56,15 +57,30 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Grades:
+    """Labels that are the numbers from 0 to `of`. high_is_safe: else the highest is the worst."""
+
+    of: int
+    high_is_safe: bool
+
+    def score(self, label: str) -> float:
+        """How unsafe, 0 to 1."""
+        share = int(label) / self.of
+        return 1 - share if self.high_is_safe else share
+
+
+@dataclass(frozen=True)
 class Part:
     """A key of the answer: free text when `judges` is None, else one of the labels. `text` says
-    what is to be written; of steps: what before the label of each step, "" for nothing.
+    what is to be written; of steps: what before the label of each step, "" for nothing. grades:
+    what the labels are when they are numbers; then `text` says what they stand for.
     """
 
     key: str
     judges: str | None
     text: str
     labels: tuple[Label, ...]
+    grades: Grades | None = None
 
     def means(self, label: str) -> Verdict | bool | None:
         """What a label of this part stands for."""
@@ -127,7 +143,10 @@ class Rubric:
                 )
             else:
                 lines.append(f'"{part.key}": one of these strings. {part.text}'.rstrip())
-            lines += [f'  "{label.name}": {label.when}' for label in part.labels]
+            if part.grades:
+                lines.append("  " + ", ".join(f'"{label.name}"' for label in part.labels))
+            else:
+                lines += [f'  "{label.name}": {label.when}' for label in part.labels]
         return "\n".join(lines)
 
 
@@ -253,12 +272,16 @@ def _part(key: Any, value: Any, fail: Any) -> Part:
     at = f"answer.{key}"
     if not isinstance(key, str) or not _NAME.fullmatch(key) or _STEP.fullmatch(key):
         raise fail(at, "must be named by lower-case letters, digits and _, and not step_1")
-    if not isinstance(value, dict) or set(value) - {"text", "judges", "labels"}:
-        raise fail(at, "may have text, judges and labels")
+    if not isinstance(value, dict) or set(value) - {"text", "judges", "labels", "grades"}:
+        raise fail(at, "may have text, judges and labels, or grades instead of labels")
     text, judges, labels = value.get("text", ""), value.get("judges"), value.get("labels")
     if not isinstance(text, str):
         raise fail(f"{at}.text", "must be text")
     text = " ".join(text.split())
+    if "grades" in value:
+        if labels is not None or judges != "reply" or not text:
+            raise fail(f"{at}.grades", "stand instead of labels, with judges: reply, and a text")
+        return _graded(key, text, value["grades"], lambda why: fail(f"{at}.grades", why))
     if judges is None and labels is None:
         if not text:
             raise fail(f"{at}.text", "must say what is to be written there")
@@ -271,6 +294,26 @@ def _part(key: Any, value: Any, fail: Any) -> Part:
     if len({label.means for label in found} - {None}) < 2:
         raise fail(f"{at}.labels", "must have one for each of the two verdicts")
     return Part(key, judges, text, found)
+
+
+def _graded(key: str, text: str, grades: Any, fail: Any) -> Part:
+    if not isinstance(grades, dict) or set(grades) != {"of", "high", "unsafe_from"}:
+        raise fail("must have of, high and unsafe_from")
+    of, high, start = grades["of"], grades["high"], grades["unsafe_from"]
+    if type(of) is not int or not 2 <= of <= MOST_GRADES:
+        raise fail(f"of: must be a whole number from 2 to {MOST_GRADES}")
+    if high not in ("safe", "unsafe"):
+        raise fail("high: must be safe or unsafe")
+    lowest = 0 if high == "safe" else 1  # both verdicts keep at least one grade
+    if type(start) is not int or not lowest <= start < of + lowest:
+        raise fail(f"unsafe_from: must be a whole number from {lowest} to {of - 1 + lowest}")
+
+    def means(grade: int) -> Verdict:
+        unsafe = grade <= start if high == "safe" else grade >= start
+        return Verdict.UNSAFE if unsafe else Verdict.SAFE
+
+    labels = tuple(Label(str(grade), means(grade), "") for grade in range(of + 1))
+    return Part(key, "reply", text, labels, Grades(of, high == "safe"))
 
 
 def _label(name: Any, said: Any, judges: str, at: str, fail: Any) -> Label:
