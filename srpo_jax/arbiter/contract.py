@@ -10,6 +10,7 @@ from typing import Any
 from srpo_jax.arbiter.verdict import Case, Judgement, Verdict
 from srpo_jax.data_pipelines.records import Record
 
+BATCH = 64  # cases that an arbiter is given at once when it does not say
 # What an arbiter sees of a record without saying that it reads it.
 _ALWAYS = ("id", "images", "question")
 

@@ -7,12 +7,18 @@ an object with a `name` and a `judge(cases)` method, see Arbiter in verdict.py.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from srpo_jax.arbiter.chat.messages import ChatBackend
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
+from srpo_jax.arbiter.combined.cascade import Cascade
+from srpo_jax.arbiter.combined.graded import Graded
+from srpo_jax.arbiter.combined.jury import Jury
+from srpo_jax.arbiter.combined.members import make_member
+from srpo_jax.arbiter.combined.vote import Vote
 from srpo_jax.arbiter.in_process.judges import guard_judge, policy_judge
 from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.arbiter.scripted import Replay, Scripted
@@ -32,6 +38,10 @@ ARBITERS: dict[str, Callable[..., Arbiter]] = {
     "guard": guard_judge,
     "scripted": Scripted,
     "replay": Replay,
+    "vote": Vote,
+    "cascade": Cascade,
+    "jury": Jury,
+    "graded": Graded,
 }
 
 
@@ -48,25 +58,30 @@ def make_arbiter(
     cache: ReplyCache | None = None,
     allow_upload: bool = False,
     backend: ChatBackend | None = None,
+    within: tuple[str, ...] = (),
 ) -> Arbiter:
     """The arbiter of a name of ARBITERS, or of `module:Class`.
 
     It is called with those of these that it has parameters for: the fields of the section `judge`
     by their names (model, base_url, ...), the whole section as `settings`, `cache`,
-    `allow_upload`, `backend` and `config`. settings: default, the section's defaults. config: the
-    whole config, for a judge that runs here (dtype, mesh). backend: who answers a
-    chat model's questions, instead of the server that the settings name.
+    `allow_upload`, `backend`, `config`, and `make_member`, which makes the arbiter of a config file
+    with the same cache and so on. settings: default, the section's defaults. config: the whole
+    config, for a judge that runs here (dtype, mesh). backend: who answers a chat model's questions,
+    instead of the server that the settings name. within: the config files that this arbiter is a
+    member of, one of which it must not have for a member.
 
     Errors: UserError when there is none, when it cannot be made of that, or when what is made is no
     arbiter.
     """
     section = settings or JudgeSettings()
+    alike = functools.partial(make_arbiter, cache=cache, allow_upload=allow_upload, backend=backend)
     offered = {
         "settings": section,
         "cache": cache,
         "allow_upload": allow_upload,
         "backend": backend,
         "config": config,
+        "make_member": lambda spec: make_member(spec, alike, within),
     }
     factory = find_arbiter(kind)
 

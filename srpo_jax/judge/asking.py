@@ -14,12 +14,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from srpo_jax.arbiter.contract import sound
+from srpo_jax.arbiter.contract import BATCH, sound
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.errors import RunFailure, UserError, one_line
 
-BATCH = 64  # cases that an arbiter is given at once when it does not say
 READABLE = ("meta", "category", "risky", "steps", "reply", "unsafe_reply", "source", "license")
 
 

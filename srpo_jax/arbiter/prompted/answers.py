@@ -62,10 +62,13 @@ def read_answer(
     except ValueError as error:
         return Fault(f"unreadable answer: {one_line(error, 160)}", at_once=True)
     part = rubric.judges.get("reply")
-    if part is None or (part.grades is None and reply.logprobs is None):
+    if part is None:
         return answer
-    label = answer.labels["reply"]
-    score = part.grades.score(label) if part.grades else p_unsafe(text, reply.logprobs, part, label)
+    label, score = answer.labels["reply"], None
+    if part.grades is not None:
+        score = part.grades.score(label)
+    elif reply.logprobs is not None:
+        score = p_unsafe(text, reply.logprobs, part, label)
     return Answer(answer.labels, answer.steps, answer.note, score)
 
 
