@@ -1,7 +1,7 @@
 """Several judges in one: copy this file and put in your models and servers (docs/judges.md).
 
-Ways to judge together: vote (default), cascade, jury, graded. Of any variant, `arbiter.kind` and the
-section `judge` are used where it is named as a member. Try a panel before you use it:
+Ways to judge together: vote (default), cascade, jury, graded. The other variants are judges alone.
+Where one is named as a member, its `arbiter.kind` and its section `judge` are used. Try a panel:
 
     srpo judge check --config=configs/judge_panel.py:cascade
 
@@ -19,7 +19,7 @@ from srpo_jax.configs import common
 # families: judges of one family err together.
 JUDGES = {
     "small": ("Qwen/Qwen3-VL-4B-Instruct", 8001, "reply_safety"),
-    "large": ("Qwen/Qwen3-VL-32B-Instruct", 8002, "path_safety"),
+    "large": ("Qwen/Qwen3-VL-32B-Instruct", 8002, "reply_safety"),
     "first": ("Qwen/Qwen3-VL-8B-Instruct", 8003, "reply_safety"),
     "second": ("OpenGVLab/InternVL3_5-8B", 8004, "reply_safety"),
     "third": ("google/gemma-3-12b-it", 8005, "reply_safety"),

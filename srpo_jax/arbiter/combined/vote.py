@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from srpo_jax.arbiter.combined.members import Combined, MakeMember, failure, make_members
-from srpo_jax.arbiter.prompted.tally import path_verdict
 from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line
@@ -49,10 +48,10 @@ def merge(said: Sequence[Judgement], names: Sequence[str]) -> Judgement:
     """One judgement of what all members said of a case.
 
     SAFE or UNSAFE wins with more than half of all, whatever the others are; else it is ERROR,
-    unsure. The same holds for each step, if more than half judge steps, for the path and for
-    effectiveness. The path is what its steps are, and UNSAFE also when more than half hold it so,
-    each for another step. When one that failed could have decided anything, all is failed.
-    score: the mean of the members' scores; 1 or 0 for a verdict without one.
+    unsure. The same holds for each step, if more than half judge steps, for the path (which is not
+    made of those steps: each member may hold it for unsafe because of another one) and for
+    effectiveness. When one that failed could have decided anything, all is failed. score: the mean
+    of the members' scores; 1 or 0 for a verdict without one.
     """
     heard = [judged for judged in said if not judged.failed]
     poll = _Poll(len(said), len(said) - len(heard))
@@ -63,7 +62,7 @@ def merge(said: Sequence[Judgement], names: Sequence[str]) -> Judgement:
     steps: tuple[Verdict, ...] = ()
     if 2 * len(by_step) > len(said):
         steps = tuple(poll.decide(votes) or ERROR for votes in zip(*by_step, strict=True))
-        path = UNSAFE if path == UNSAFE else path_verdict(steps)
+        path = UNSAFE if UNSAFE in steps else path
     votes = tuple(judged.reply for judged in said)
     if poll.open:
         lost = next(i for i, judged in enumerate(said) if judged.failed)
