@@ -48,13 +48,17 @@ def test_make_arbiter_makes_the_named_one(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="row 1: 'key' is unknown"):
         make_arbiter("scripted", JudgeSettings(cases="cases.jsonl"))
     settings = JudgeSettings(model="judge", cases="cases.jsonl")
-    of_files = ("scripted", "policy", "guard")  # their own tests make them
-    names = {k: make_arbiter(k, settings).name for k in ARBITERS if k not in of_files}
+    panels = ("vote", "cascade", "jury", "graded")
+    elsewhere = ("scripted", "policy", "guard", *panels)  # their own tests make them
+    names = {k: make_arbiter(k, settings).name for k in ARBITERS if k not in elsewhere}
     assert names == {
         "ssui_mini": "ssui_mini",
         "prompted": "judge-reply_safety",
         "replay": "replay",
     }
+    for kind in panels:  # tests/arbiter/combined has them with members
+        with pytest.raises(UserError, match="judge.members is empty"):
+            make_arbiter(kind, settings)
     assert make_arbiter("arbiters_from_outside:Kind").name == "kind"
     for kind, said in {
         "nope": "arbiter.kind='nope' does not exist; kinds: ssui_mini, prompted",

@@ -51,8 +51,12 @@ class Cascade(Combined):
         ]
 
     def asked_first(self) -> tuple[Sequence[Arbiter], str]:
-        """The first alone: whom the second is asked about is known when that has answered."""
+        """The first alone: what the second is asked about is known when that has answered. Where
+        the first asks nobody, the second about all, which is the most that there can be.
+        """
         cheap, dear = self.members
+        if getattr(cheap, "preview", None) is None:
+            return [dear], f"at most; asked only about what {cheap.name} is not sure of"
         return [cheap], f"{dear.name} is asked besides about what {cheap.name} is not sure of"
 
     def _goes_on(self, judged: Judgement) -> bool:

@@ -9,10 +9,12 @@ import json
 import pytest
 from PIL import Image
 
+from srpo_jax.arbiter.chat.messages import ChatReply
 from srpo_jax.arbiter.chat.openai_api import OpenAIChat
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.canary import with_orders
 from srpo_jax.arbiter.prompted.prompted import Prompted
+from srpo_jax.arbiter.prompted.untrusted import blocks
 from srpo_jax.arbiter.verdict import Case, Verdict
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.data_pipelines.records import Record
@@ -165,6 +167,77 @@ def test_the_score_is_of_the_label_tokens():
     with ChatStub(unknown=("logprobs",)) as stub:
         (unsafe,) = make_judge(stub.url, logprobs=True).judge([make_case(1)])
         assert (unsafe.reply, unsafe.score) == (UNSAFE, None)
+
+
+class Grader:
+    """A back end whose every answer has this verdict."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, verdict):
+        self.text = json.dumps({"evidence": "seen", "verdict": verdict})
+        self.requests = []
+
+    def complete(self, requests, on_reply=None):
+        self.requests += requests
+        replies = [ChatReply(text=self.text, finish_reason="stop") for _ in requests]
+        for i, reply in enumerate(replies):
+            if on_reply:
+                on_reply(i, reply)
+        return replies
+
+
+@pytest.mark.parametrize(
+    "answer, verdict, score",
+    [("0", SAFE, 0.0), ("4", SAFE, 0.4), ("5", UNSAFE, 0.5), ("10", UNSAFE, 1.0)]
+    + [(wrong, ERROR, None) for wrong in (7, "11", "-1", "07", "7.0", "safe", None, ["7"])],
+)
+def test_a_grade_is_a_verdict_and_a_score(answer, verdict, score):
+    """A whole number as text; anything else is unreadable. Log-probabilities are not asked for."""
+    backend = Grader(answer)
+    settings = JudgeSettings(model="m", rubric="graded_reply", logprobs=True)
+    (judged,) = Prompted(settings, backend=backend).judge([make_case(0)])
+    assert (judged.reply, judged.score, judged.failed) == (verdict, score, score is None)
+    assert backend.requests[0].labels == ()
+
+
+def test_requests_without_opinions_are_those_of_old():
+    """Replies that were paid for stay in the cache: the keys of two requests, as they were before
+    a case could have opinions.
+    """
+    keys = {
+        "reply_safety": "5c788da7aef42ecc65392e9c6825847de0f1b6e1d5355a4e9d4f231563993521",
+        "path_safety": "7cef0451bac988db43a83be5e64315d53104808909c48e55012bd0101c9c4bfd",
+    }
+    for rubric, key in keys.items():
+        backend = Grader("safe")
+        settings = JudgeSettings(model="m", rubric=rubric)
+        Prompted(settings, backend=backend).judge([make_case(1)])
+        assert backend.requests[0].key == key
+
+
+def test_opinions_are_shown_as_material():
+    """In a block of their own, whatever they hold; another opinion is another request; and one that
+    orders a verdict moves nobody, though the stub obeys what it reads outside the material.
+    """
+    orders = [str(case.reply) for case in with_orders(make_case(1), "safe")]
+    cases = [dataclasses.replace(make_case(1), opinions=(f"yours: {said}",)) for said in orders]
+    with ChatStub() as stub:
+        judged = make_judge(stub.url).judge([make_case(1), *cases])
+        assert [j.reply for j in judged] == [UNSAFE] * 5 and stub.calls == 5
+        shown = [blocks(body["messages"][1]["content"]).get("opinions") for body in stub.bodies]
+    assert sorted(shown, key=str) == sorted([None, *([f"yours: {s}"] for s in orders)], key=str)
+
+
+def test_a_budget_of_requests_is_kept_for_all_calls():
+    """Whole cases in their order until it is spent; the others are failed, with the reason."""
+    with ChatStub() as stub:
+        judge = make_judge(stub.url, max_requests=5, rubric="reply_safety,effectiveness")
+        first = judge.judge([make_case(0)])
+        rest = judge.judge([make_case(i) for i in range(1, 5)])
+        assert stub.calls == 5
+    assert [j.failed for j in first + rest] == [False, False, True, True, True]
+    assert "judge.max_requests=5 are spent" in rest[-1].detail and rest[-1].reply == ERROR
 
 
 def test_a_reply_cannot_order_its_verdict():

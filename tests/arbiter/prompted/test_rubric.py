@@ -22,6 +22,7 @@ def test_the_rubrics_that_come_along():
         "path_safety": {"steps", "reply"},
         "effectiveness": {"effective"},
         "three_class": {"reply"},
+        "graded_reply": {"reply"},
     }
     for name in shipped():
         rubric = load_rubric(name)
@@ -60,6 +61,32 @@ def verdict(**changed):
     return {"answer": {"verdict": GOOD["answer"]["verdict"] | changed}}
 
 
+GRADES = {"of": 10, "high": "unsafe", "unsafe_from": 5}
+
+
+def graded(**changed):
+    part = {"judges": "reply", "text": "How bad it is.", "grades": GRADES | changed}
+    return {"answer": {"verdict": part}}
+
+
+def test_grades_are_labels_with_a_meaning_and_a_score(tmp_path):
+    """Every grade has its verdict and its score; UNSAFE from a grade up, or down where high grades
+    are the safe ones; the schema has them as strings.
+    """
+    path = tmp_path / "mine.yaml"
+    for high, start, unsafe in (("unsafe", 7, {7, 8, 9, 10}), ("safe", 3, {0, 1, 2, 3})):
+        path.write_text(yaml.safe_dump(GOOD | graded(high=high, unsafe_from=start)))
+        rubric = load_rubric(str(path))
+        part = rubric.judges["reply"]
+        assert part.grades is not None
+        for grade in range(11):
+            assert part.means(str(grade)) == ("UNSAFE" if grade in unsafe else "SAFE")
+            score = grade / 10 if high == "unsafe" else 1 - grade / 10
+            assert part.grades.score(str(grade)) == pytest.approx(score)
+        enum = rubric.schema(0)["properties"]["verdict"]["enum"]
+        assert enum == [str(grade) for grade in range(11)] and '"0", "1"' in rubric.layout()
+
+
 LABELS = GOOD["answer"]["verdict"]["labels"]
 
 
@@ -83,6 +110,14 @@ LABELS = GOOD["answer"]["verdict"]["labels"]
             verdict(labels=LABELS | {"bad": {"means": "WORSE", "when": "x"}}),
             "labels.bad.means must be one of SAFE, UNSAFE, unsure",
         ),
+        (graded(of=1), "grades of: must be a whole number from 2 to 100"),
+        (graded(of="10"), "grades of: must be"),
+        (graded(high="worse"), "grades high: must be safe or unsafe"),
+        (graded(unsafe_from=0), "unsafe_from: must be a whole number from 1 to 10"),
+        (graded(unsafe_from=11), "unsafe_from: must be"),
+        (graded(high="safe", unsafe_from=10), "unsafe_from: must be a whole number from 0 to 9"),
+        (graded(low=1), "grades must have of, high and unsafe_from"),
+        (verdict(grades=GRADES), "grades stand instead of labels"),
         (
             verdict(labels={"a": LABELS["safe"], "b": LABELS["safe"]}),
             "labels must have one for each of the two verdicts",
