@@ -71,7 +71,7 @@ def test_a_member_without_a_score():
 def test_steps_and_path_are_those_of_the_members():
     """Of one as it says, of several by majority."""
     seen = says(SAFE, 0.9, path=SAFE, steps=(SAFE, SAFE), effective=True)
-    blind = says(SAFE, 0.9, path=SAFE, steps=(ERROR, SAFE), effective=False)
+    blind = says(SAFE, 0.9, path=ERROR, steps=(ERROR, SAFE), effective=False)
     alone = panel(Graded, Member("a", seen)).judge([case()])[0]
     assert (alone.reply, alone.path, alone.steps) == (UNSAFE, SAFE, (SAFE, SAFE))
     assert alone.effective is True
