@@ -107,8 +107,8 @@ class JudgeSettings:
     )
     members: str = setting(
         "",
-        "config files of several judges (FILE.py:VARIANT), with commas between, for the arbiters "
-        "vote, cascade, jury and graded",
+        "config files, or file:variant, of the judges of vote, cascade, jury and graded; with "
+        "commas between",
         decides=False,
     )
     foreman: str = setting(
