@@ -19,7 +19,7 @@ ERROR = Verdict.ERROR
 # Of a member's config, its arbiter.kind and its section `judge` are used.
 _UNUSED = {field.name for field in FIELDS.values() if field.rule.required} - {"arbiter.kind"}
 
-MakeMember = Callable[[str], Arbiter]  # of "FILE.py" or "FILE.py:VARIANT"
+MakeMember = Callable[[str], Arbiter]  # of a config file, or file:variant
 
 
 class Make(Protocol):
