@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from srpo_jax.arbiter.chat.cost import Preview, Usage, total_preview, total_usage
 from srpo_jax.arbiter.contract import BATCH, reduced, sound
 from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
-from srpo_jax.config.fields import FIELDS
+from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.config.load import find_config_file, load_config
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 ERROR = Verdict.ERROR
-# Of a member's config, its arbiter.kind and its section `judge` are used.
+# A member's config says arbiter.kind, `judge` and, for one that runs here, `model` and `mesh`.
 _UNUSED = {field.name for field in FIELDS.values() if field.rule.required} - {"arbiter.kind"}
 
 MakeMember = Callable[[str], Arbiter]  # of a config file, or file:variant
@@ -26,7 +26,7 @@ class Make(Protocol):
     """What makes an arbiter of what its config says. within: the configs that led to it."""
 
     def __call__(
-        self, kind: str, settings: JudgeSettings, *, within: tuple[str, ...]
+        self, kind: str, settings: JudgeSettings, *, config: Config, within: tuple[str, ...]
     ) -> Arbiter: ...
 
 
@@ -41,7 +41,7 @@ def make_member(spec: str, make: Make, within: tuple[str, ...]) -> Arbiter:
         raise UserError(f"judge.members: {spec} names itself as a member")
     try:
         config = load_config(spec, unused=_UNUSED)
-        return make(config.arbiter.kind, config.judge, within=(*within, key))
+        return make(config.arbiter.kind, config.judge, config=config, within=(*within, key))
     except UserError as error:
         raise UserError(f"member {spec}: {error}") from None
 

@@ -25,6 +25,8 @@ class GuardArbiter(Prompted):
     prompt, where it was trained with one, is the text of the file settings.system. See Prompted.
     """
 
+    takes_opinions = False  # its words are those that it was trained on
+
     def __init__(
         self,
         settings: JudgeSettings,

@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from srpo_jax.arbiter.combined.jury import Jury
+from srpo_jax.arbiter.prompted.guard import GuardArbiter
+from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.errors import UserError
 from tests.support.panel import ERROR, FAILED, LETTERS, SAFE, UNSAFE, Member, case, panel, says
 
@@ -146,7 +148,8 @@ def test_in_the_last_round_a_lost_vote_counts_for_nobody():
 
 
 def test_who_may_sit_in_a_jury():
-    """Who weighs opinions, an odd number of them."""
+    """Who weighs opinions, an odd number of them. A guard has no words to see them in."""
+    assert Prompted.takes_opinions and not GuardArbiter.takes_opinions
     jurors = [stubborn(name, "S") for name in "abc"]
     deaf = Member("deaf", LETTERS["S"])
     with pytest.raises(UserError, match="deaf cannot be in a jury"):
