@@ -37,8 +37,8 @@ class Cascade(Combined):
         self.judges_paths = all(getattr(member, "judges_paths", True) for member in members)
         self._deferred = getattr(backend, "deferred", False)
 
-    def judge(self, cases: Sequence[Case]) -> list[Judgement]:
-        """See Arbiter.judge."""
+    def decide(self, cases: Sequence[Case]) -> list[Judgement]:
+        """See Combined.decide."""
         cheap, dear = self.members
         first = ask_member(cheap, cases)
         unsettled = [i for i, judged in enumerate(first) if self._goes_on(judged)]

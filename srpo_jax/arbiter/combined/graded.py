@@ -45,8 +45,8 @@ class Graded(Combined):
             unsure=self.if_unsure.value,
         )
 
-    def judge(self, cases: Sequence[Case]) -> list[Judgement]:
-        """See Arbiter.judge."""
+    def decide(self, cases: Sequence[Case]) -> list[Judgement]:
+        """See Combined.decide."""
         return [self._graded(said) for said in self.ask_all(cases)]
 
     def _graded(self, said: Sequence[Judgement]) -> Judgement:

@@ -55,8 +55,8 @@ class Jury(Combined):
             foreman=about(self.foreman) if self.foreman else None,
         )
 
-    def judge(self, cases: Sequence[Case]) -> list[Judgement]:
-        """See Arbiter.judge."""
+    def decide(self, cases: Sequence[Case]) -> list[Judgement]:
+        """See Combined.decide."""
         said = self.ask_all(cases)
         found: dict[int, Judgement] = {}
         for stage in range(self.rounds + 1):

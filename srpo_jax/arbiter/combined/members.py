@@ -72,19 +72,27 @@ class Combined:
         self.judges_paths = 2 * sum(judging) > len(judging)
         self._rules = {"arbiter": kind, **rules}
         self._refuse_equals()
+        usages = [getattr(member, "usage", None) for member in self._asked]
+        self._counted = [usage for usage in usages if isinstance(usage, Usage)]
+        if self._counted:
+            self.usage = total_usage(self._counted)
+
+    def judge(self, cases: Sequence[Case]) -> list[Judgement]:
+        """See Arbiter.judge; afterwards `usage` is what all members have used."""
+        try:
+            return self.decide(cases)
+        finally:
+            if self._counted:  # in place: others hold on to it
+                vars(self.usage).update(vars(total_usage(self._counted)))
+
+    def decide(self, cases: Sequence[Case]) -> list[Judgement]:
+        """What the members say together, for each case."""
+        raise NotImplementedError
 
     @property
     def spec(self) -> dict[str, Any]:
         """All that decides the verdicts."""
         return {**self._rules, "members": [about(member) for member in self.members]}
-
-    @property
-    def usage(self) -> Usage:
-        """Of all members that count what they ask; AttributeError when none does."""
-        counted = [u for m in self._asked if isinstance(u := getattr(m, "usage", None), Usage)]
-        if not counted:
-            raise AttributeError("no member counts what it asks")
-        return total_usage(counted)
 
     @property
     def preview(self) -> Callable[[Sequence[Case]], Preview]:

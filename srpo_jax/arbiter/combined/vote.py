@@ -23,8 +23,8 @@ class Vote(Combined):
     def __init__(self, settings: JudgeSettings, make_member: MakeMember):
         super().__init__("vote", odd_members(settings.members, make_member))
 
-    def judge(self, cases: Sequence[Case]) -> list[Judgement]:
-        """See Arbiter.judge."""
+    def decide(self, cases: Sequence[Case]) -> list[Judgement]:
+        """See Combined.decide."""
         names = [member.name for member in self.members]
         return [merge(said, names) for said in self.ask_all(cases)]
 

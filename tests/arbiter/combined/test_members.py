@@ -210,6 +210,7 @@ def test_a_jury_of_chat_models_hears_itself(tmp_path):
         files.append(write_prompted(tmp_path, "cyd", mild.url))
         cache = ReplyCache(tmp_path / "replies")
         jury = make("jury", files, cache=cache)
+        usage = jury.usage
         cases = [make_case(0), make_case(1)]
         judged = jury.judge(cases)
         assert [one.votes for one in judged] == [(SAFE,) * 3, (UNSAFE, UNSAFE, SAFE)]
@@ -217,7 +218,7 @@ def test_a_jury_of_chat_models_hears_itself(tmp_path):
         shown = blocks(mild.bodies[-1]["messages"][1]["content"])["opinions"]
         assert [said.split(":")[0] for said in shown] == ["yours", "another's", "another's"]
         assert "ann" not in str(shown) and "bob" not in str(shown)
-        assert (jury.usage.answered, jury.usage.cached) == (9, 0)
+        assert (usage.answered, usage.cached) == (9, 0)  # whoever holds it sees it grow
         cache.flush()
     again = make("jury", files, cache=ReplyCache(tmp_path / "replies", "readonly"))
     assert again.judge(cases) == judged and again.usage.cached == 9
