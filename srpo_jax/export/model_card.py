@@ -65,7 +65,7 @@ def model_card(
         *_asked(config),
         *_weights_lines(config, base, form, bake_prompt),
         "",
-        *_results(evaluations, facts.get("verdicts")),
+        *_results(evaluations, facts),
         *_last_metrics(read_lines(workdir / "metrics.jsonl"), step),
         "## Limits",
         "",
@@ -164,9 +164,9 @@ def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt:
     return [*lines, f"* {told} (`{BAKED}`)"]
 
 
-def _results(evaluations: Mapping[str, Mapping], training: Mapping[str, Any] | None) -> list[str]:
+def _results(evaluations: Mapping[str, Mapping], facts: Mapping[str, Any]) -> list[str]:
     """Rates of every evaluation, with what was asked of whom, and who judged; beside them who
-    judged the training.
+    judged what the run was trained on.
     """
     if not evaluations:
         return []
@@ -187,7 +187,9 @@ def _results(evaluations: Mapping[str, Mapping], training: Mapping[str, Any] | N
     lines.append(row("policy", (scores.get("policy_digest", "-") for scores in found)))
     named = [(scores.get("judge") or {}).get("digest", "not recorded") for scores in found]
     lines.append(row("judge", named))
-    trained = (training or {}).get("digest", "none: nothing was compared")
+    training = facts.get("verdicts")
+    untold = "none: nothing was compared" if facts.get("pairs") == 0 else "not recorded"
+    trained = (training or {}).get("digest", untold)
     lines += [row("judge of the training", [trained] * len(found)), ""]
     for judge in judges.values():
         lines += [f"* judge `{judge['digest']}`:", *_judge_lines(judge)]

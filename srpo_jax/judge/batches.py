@@ -156,7 +156,7 @@ def _told(files: Sequence[BatchFile], cached: int) -> str:
     lines = sum(file.lines for file in files)
     size = sum(file.size for file in files) / MIB
     told = [
-        f"judge: {lines} requests in {len(files)} {'file' if len(files) == 1 else 'files'},"
+        f"judge: {lines} requests in {_files(files)},"
         f" {size:.1f} MiB ({cached} more are answered in the cache); no verdict was written"
     ]
     for path, model, count, size in files:
@@ -169,8 +169,8 @@ def _told(files: Sequence[BatchFile], cached: int) -> str:
             "next, for each file: either",
             f"  vllm run-batch -i {first.path} -o {answered} --model {one_line(first.model)}",
             "or upload it with purpose=batch and make a batch of it for /v1/chat/completions; then",
-            f"  srpo judge --read_batch={answered}  (and --config, --workdir as now; with several"
-            " files commas between, or their folder)",
+            f"  srpo judge --read_batch={answered}  and the other options as now (several files:"
+            " commas between, or their folder)",
         ]
     )
 
@@ -192,7 +192,7 @@ def _tell_read(answers: BatchAnswers, taken: set[str], cache: ReplyCache, unansw
             " look at --config, --workdir and --answers"
         )
     told = [
-        f"{len(answers)} answers in {len(answers.files)} files: {len(taken)} are wanted, {known}"
+        f"{len(answers)} answers in {_files(answers.files)}: {len(taken)} are wanted, {known}"
         " more are in the cache already"
     ]
     if answers.passed_over:
@@ -211,6 +211,10 @@ def _tell_read(answers: BatchAnswers, taken: set[str], cache: ReplyCache, unansw
             " --write_batch writes them again"
         )
     print("\n".join(f"judge: {line}" for line in told), flush=True)
+
+
+def _files(files: Sequence[object]) -> str:
+    return f"{len(files)} {'file' if len(files) == 1 else 'files'}"
 
 
 def _is_key(text: str) -> bool:

@@ -32,11 +32,12 @@ def training_judge(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def models(judge: Mapping[str, Any]) -> dict[str, str]:
-    """The chat models that a judge asks, wherever its spec names them: as written, by the last part
-    of the name in small letters, which is the same for a model and for a folder that it is in.
+    """The chat models that a judge asks, wherever its spec names them: the last part of each name,
+    which is the same for a model and for a folder that it is in, by itself in small letters.
     """
-    found = dict.fromkeys(_models(judge.get("spec")))
-    return {name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower(): name for name in found}
+    found = (name.replace("\\", "/").rstrip("/") for name in _models(judge.get("spec")))
+    last = (name.rpartition("/")[2] for name in found)
+    return {name.lower(): name for name in last}
 
 
 def _models(value: Any) -> Iterator[str]:
@@ -71,9 +72,9 @@ def warning(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | Non
     if not same:
         return ""
     return (
-        f"{one_line(same, 200)} judged both the branches of the training and these answers: "
-        "training moves a policy towards what its judge calls safe, so the scores say less than "
-        "those of another judge would."
+        f"{one_line(same, 200)} judged both what the run was trained on and these answers: training"
+        " moves a policy towards what its judge calls safe, so the scores say less than those of"
+        " another judge would."
     )
 
 

@@ -83,10 +83,13 @@ def open_verdicts(
     Errors: UserError for settings, for a set of that name by another judge, and for a judge that
     does not say what `scope` needs.
     """
+    cache = asking.replies
+    if cache is None:  # an empty one is false
+        cache = ReplyCache(place / REPLIES, asking.cache)
     arbiter = asking.arbiter or make_arbiter(
         cfg.arbiter.kind,
         cfg.judge,
-        cache=asking.replies or ReplyCache(place / REPLIES, asking.cache),
+        cache=cache,
         allow_upload=asking.allow_upload,
         backend=asking.backend,
     )

@@ -14,7 +14,8 @@ def cost_table(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
     "digest", "cells": calls, cache hits, requests without an answer, tokens in and out, dollars}.
     [] where no chat model was asked.
     """
-    rows = [row for folder in dict.fromkeys(folders) for row in read_usage(folder)]
+    places = dict.fromkeys(folder.resolve() for folder in folders)
+    rows = [row for place in sorted(places) for row in read_usage(place)]
     return [
         {
             **{name: row[name] for name in ("stage", "arbiter", "digest")},

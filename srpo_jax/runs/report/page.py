@@ -83,7 +83,7 @@ def render(workdir: pathlib.Path) -> str:
         charts=charts(metrics),
         goodput=goodput_table(home),
         exploration=exploration(trees, config, facts),
-        cost=cost_table(folders),
+        cost=cost_table([*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]),
         answers=_answers(folders, roots, before, after),
         settings=_settings(config, facts),
     )
