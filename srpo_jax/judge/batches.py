@@ -9,6 +9,7 @@ wants other requests when the first ones are answered: writing again gives them.
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def read_batch(
             break
         _keep(answers, fresh, wanted, cache, usage)
         taken.update(fresh)
-    usage.unanswered = sum(key not in answers for key in wanted.labels)
+    usage.unanswered = sum(key not in cache for key in wanted.labels)
     _tell_read(answers, taken, cache, usage.unanswered)
     if usage.answered:
         name = asking.name or default_name(about)
@@ -150,8 +151,8 @@ def _told(files: Sequence[BatchFile], cached: int) -> str:
     """What was written, and what to do next."""
     if not files:
         return (
-            f"judge: nothing to write: {cached} answers are in the cache, and no other is wanted;"
-            " `srpo judge` without --write_batch reads them"
+            "judge: nothing to write: all is judged, or answered in the cache, from where"
+            " `srpo judge` without --write_batch reads it"
         )
     lines = sum(file.lines for file in files)
     size = sum(file.size for file in files) / MIB
@@ -162,12 +163,14 @@ def _told(files: Sequence[BatchFile], cached: int) -> str:
     for path, model, count, size in files:
         told.append(f"  {path}: {count} lines, {size} bytes, for {one_line(model)}")
     first = files[0]
-    answered = first.path.with_name(f"{first.path.stem}-answers{first.path.suffix}")
+    answers = first.path.with_name(f"{first.path.stem}-answers{first.path.suffix}")
+    parts = str(first.path), str(answers), one_line(first.model)
+    source, answered, model = map(shlex.quote, parts)
     return "\n".join(
         [
             *told,
             "next, for each file: either",
-            f"  vllm run-batch -i {first.path} -o {answered} --model {one_line(first.model)}",
+            f"  vllm run-batch -i {source} -o {answered} --model {model}",
             "or upload it with purpose=batch and make a batch of it for /v1/chat/completions; then",
             f"  srpo judge --read_batch={answered}  and the other options as now (several files:"
             " commas between, or their folder)",
