@@ -158,6 +158,24 @@ def test_a_part_now_and_the_rest_later(workdir, stub, capsys):
         assert ours.of_shard(stem) == theirs.of_shard(stem)
 
 
+def test_a_gap_keeps_no_answer_from_its_verdict(tmp_path, stub):
+    """Where a live judge would be given up on after a shard without an answer, a batch's answers to
+    later ones become verdicts; and an unreadable answer is kept once, however often it is read.
+    """
+    write_trees(tmp_path / "trees", [question("a", 40)], [question("b")])
+    config = settings(stub.url, rubric="reply_safety", logprobs=False)
+    came = answered(written(config, tmp_path), stub.url)[41:]
+    came[0]["response"]["body"]["choices"][0]["message"]["content"] = "It may be safe."
+    path = str(write_rows(tmp_path / "came.jsonl", came))
+    kept = []
+    for _ in range(2):
+        with pytest.raises(RunFailure, match="42 of 50 cases"):
+            judge(config, tmp_path, read_batch=path)
+        assert sum(not row["failed"] for row in rows(tmp_path)) == 8
+        kept.append(everything_in(tmp_path / "replies"))
+    assert kept[0] == kept[1]
+
+
 def test_strangers_and_errors_are_counted_by_name(workdir, stub, capsys):
     """Answers to another judge's requests are left out and the first is named; those alone are an
     error. A line with an error is no answer, and a field that a server does not take is told with
