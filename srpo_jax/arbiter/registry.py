@@ -50,6 +50,13 @@ def find_arbiter(kind: str) -> Callable[..., Arbiter]:
     return find_registered(kind, ARBITERS, FIELD)
 
 
+def takes_backend(kind: str) -> bool:
+    """Whether the arbiter of this name, or a member of it, asks a chat model through a back end
+    that can be given to it, so that its requests can go into a batch file. Errors: UserError.
+    """
+    return bool({"backend", "make_member"} & set(inspect.signature(find_arbiter(kind)).parameters))
+
+
 def make_arbiter(
     kind: str,
     settings: JudgeSettings | None = None,

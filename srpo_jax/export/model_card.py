@@ -12,6 +12,7 @@ from srpo_jax import __version__
 from srpo_jax.errors import one_line
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.rates import RATES
+from srpo_jax.judge.roles import warning
 from srpo_jax.models.hf.prompt_encoder import BAKED
 from srpo_jax.runs.judge_facts import LONGEST, judge_facts, same_judge, without_folders
 from srpo_jax.runs.workdir import method, read_evaluations, run_name
@@ -64,7 +65,7 @@ def model_card(
         *_asked(config),
         *_weights_lines(config, base, form, bake_prompt),
         "",
-        *_results(evaluations),
+        *_results(evaluations, facts),
         *_last_metrics(read_lines(workdir / "metrics.jsonl"), step),
         "## Limits",
         "",
@@ -163,8 +164,10 @@ def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt:
     return [*lines, f"* {told} (`{BAKED}`)"]
 
 
-def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
-    """Rates of every evaluation, with what was asked of whom, and who judged."""
+def _results(evaluations: Mapping[str, Mapping], facts: Mapping[str, Any]) -> list[str]:
+    """Rates of every evaluation, with what was asked of whom, and who judged; beside them who
+    judged what the run was trained on.
+    """
     if not evaluations:
         return []
     found = list(evaluations.values())
@@ -183,9 +186,15 @@ def _results(evaluations: Mapping[str, Mapping]) -> list[str]:
     lines.append(row("questions", (scores.get("n", "-") for scores in found)))
     lines.append(row("policy", (scores.get("policy_digest", "-") for scores in found)))
     named = [(scores.get("judge") or {}).get("digest", "not recorded") for scores in found]
-    lines += [row("judge", named), ""]
+    lines.append(row("judge", named))
+    training = facts.get("verdicts")
+    untold = "none: nothing was compared" if facts.get("pairs") == 0 else "not recorded"
+    trained = (training or {}).get("digest", untold)
+    lines += [row("judge of the training", [trained] * len(found)), ""]
     for judge in judges.values():
         lines += [f"* judge `{judge['digest']}`:", *_judge_lines(judge)]
+    for said in dict.fromkeys(warning(training, judge) for judge in judges.values()):
+        lines += ["", f"**{said}**"] if said else []
     if not same_judge(*(scores.get("judge") for scores in found)):
         lines += ["", "These scores are not all of one judge: they cannot be compared."]
     return [*lines, ""]

@@ -15,17 +15,12 @@ from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, join
 from srpo_jax.files import check_plain_name, write_json, write_text
+from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.dry_run import dry_run
+from srpo_jax.judge.roles import in_red, side_by_side, training_judge, warning
 from srpo_jax.judge.scores import format_scores, scores
-from srpo_jax.judge.stage import (
-    Asking,
-    Counts,
-    check_errors,
-    judge_shard,
-    open_verdicts,
-    tell_counts,
-    tell_usage,
-)
+from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts, tell_counts, tell_usage
+from srpo_jax.judge.usage import UsageLog
 
 
 def judge_answers(
@@ -39,23 +34,29 @@ def judge_answers(
     answers: the name that `srpo eval` gave them. score: from the rows of generations.jsonl to
     rates (judge/scores.py). asking, errors: as judge.judge; an
     answer that failed to be judged is counted as ERROR, and asked again at the next call. {} of a
-    dry run.
+    dry run, {"files"} when a batch was written.
     """
     check_plain_name(answers, "--answers")
     folder = workdir / "eval" / answers
     about, shards = read_answers(folder)
+    stage, used = f"answers {answers}", None
+    if asking.batch.write:
+        return write_batch(cfg, workdir, asking, shards)
+    if asking.batch.read:
+        asking, used = read_batch(cfg, workdir, asking, shards, stage)
     verdicts, arbiter, judge = open_verdicts(cfg, workdir, asking)
     if asking.dry_run:
         print(dry_run(cfg, verdicts, arbiter, judge, shards), flush=True)
         return {}
     assert verdicts is not None  # as this is no dry run
-    total = Counts()
-    for shard in shards:
-        total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
-        # What the judge holds for ERROR is part of the scores; only what failed says nothing.
-        check_errors(cfg, verdicts, total.cases, total.failed)
+    counting = None if used else getattr(arbiter, "usage", None)
+    log = UsageLog(workdir, stage, judge, verdicts.name, counting)
+    # What the judge holds for ERROR is part of the scores; only what failed says nothing.
+    total = judge_shards(
+        cfg, verdicts, arbiter, shards, log, counted=lambda n: n.failed, patient=bool(used)
+    )
     tell_counts(verdicts, total)
-    tell_usage(arbiter)
+    tell_usage(used or counting)
     keep = cfg.explore.keep_irregular
     rows = [
         _row(join(tree, verdicts, keep_irregular=keep))
@@ -68,6 +69,8 @@ def judge_answers(
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
     }
+    if training := training_judge(workdir):
+        result["training_judge"] = training
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     # Scores without their generations would be worse than none: they go first.
     (folder / "scores.json").unlink(missing_ok=True)
@@ -76,6 +79,11 @@ def judge_answers(
     print(format_scores(result, answers), flush=True)
     judged = f"{judge['arbiter']}, digest {judge['digest']}, verdict set {verdicts.name}"
     print(f"{answers}: judged by {judged}", flush=True)
+    if training:
+        found = verdicts.judge
+        print(side_by_side(training, str(training.get("set", "-")), found, verdicts.name))
+        if said := warning(training, found):
+            print(in_red(said), flush=True)
     return result
 
 

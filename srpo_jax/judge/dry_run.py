@@ -12,9 +12,8 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import VerdictSet
 from srpo_jax.judge.cases import cases_of_tree
-from srpo_jax.judge.stage import cases_of_shard
+from srpo_jax.judge.stage import not_judged
 
-_NONE: dict[str, Any] = {"failed": True}
 SECONDS_A_REQUEST = 2.0  # of a served judge, for the estimate of time
 
 
@@ -29,21 +28,16 @@ def dry_run(
     `preview`) requests, host, pictures, tokens, price and time.
     """
     found = {"paths": 0, "cases": 0, "judged": 0}
-    seen: set[str] = set()
+    shards = list(shards)
     total = None
-    for shard in shards:
-        cases = cases_of_shard(cfg, shard, about["reads"])
+    for shard, (fresh, todo) in zip(shards, not_judged(cfg, verdicts, about["reads"], shards)):
         found["paths"] += sum(
             1
             for tree in read_shard(shard)
             for _ in cases_of_tree(tree, about["reads"], keep_irregular=True)
         )
-        fresh = {key: case for key, case in cases.items() if key not in seen}
-        seen |= fresh.keys()
-        rows = {key: (verdicts.get(key) if verdicts else None) or _NONE for key in fresh}
-        todo = [case for key, case in fresh.items() if rows[key]["failed"]]
-        found["cases"] += len(fresh)
-        found["judged"] += len(fresh) - len(todo)
+        found["cases"] += fresh
+        found["judged"] += fresh - len(todo)
         preview = getattr(arbiter, "preview", None)
         if preview is not None:
             shown = preview(todo)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from srpo_jax.arbiter.chat.batch_files import MAX_MB
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
@@ -26,17 +27,20 @@ from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branc
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
 from srpo_jax.judge.answers import judge_answers
+from srpo_jax.judge.batches import check_batch
+from srpo_jax.judge.batches import read_batch as take_answers
+from srpo_jax.judge.batches import write_batch as write_requests
 from srpo_jax.judge.dry_run import dry_run as dry
 from srpo_jax.judge.stage import (
     Asking,
-    Counts,
-    check_errors,
-    judge_shard,
+    Batch,
+    judge_shards,
     open_verdicts,
     tell_counts,
     tell_usage,
 )
 from srpo_jax.judge.summary import format_summary, summarise
+from srpo_jax.judge.usage import TREES, UsageLog
 
 SUMMARY = "summary.json"  # in the folder of a verdict set
 WAIT_SECONDS = 5.0  # between two looks at an exploration that is still running
@@ -53,6 +57,9 @@ def judge(
     cache: str = "readwrite",
     allow_upload: bool = False,
     dry_run: bool = False,
+    write_batch: str = "",
+    read_batch: str = "",
+    batch_mb: float = MAX_MB,
 ) -> dict[str, Any]:
     """Judge the trees of a workdir (cfg.data.trees, default WORKDIR/trees, and WORKDIR/roots), or
     finish that. Returns what the verdict set's summary.json says (nothing for roots alone), and as
@@ -63,7 +70,10 @@ def judge(
     instead, and return what its scores.json says. follow: wait for the shards of an exploration
     that is still running. cache: of a chat model's raw replies, WORKDIR/replies: "readwrite",
     "readonly" (nothing is asked) or "off". allow_upload: pictures may be sent to another machine.
-    dry_run: only print what would be asked.
+    dry_run: only print what would be asked. write_batch: write that into this batch file instead,
+    of at most batch_mb MiB, else into several; returns {"files"}. read_batch: judge by the answers
+    in these files, folders or patterns (commas between) and by what the cache has; nothing is
+    asked.
     Errors: UserError for settings, or when a set of that name is another judge's; RunFailure when
     more than cfg.arbiter.max_error_fraction of what was asked could not be judged (the verdicts are
     kept, and what failed is asked again at the next start).
@@ -74,24 +84,34 @@ def judge(
         scores = srpo_jax.judge(config, "runs/mini", answers="after")
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
-    asking = Asking(arbiter, name, cache, allow_upload, dry_run)
+    batch = Batch(write_batch, read_batch, batch_mb)
+    asking = Asking(arbiter, name, cache, allow_upload, dry_run, batch)
+    check_batch(cfg, asking, follow=follow)
     if answers:
         return judge_answers(cfg, workdir, answers, asking)
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
     roots = trees.parent / "roots"
     if not follow and not shards_of(roots) and not shards_of(trees):
         raise UserError(f"{trees}: no trees to judge; run `srpo explore` first")
-    verdicts, arbiter, about = open_verdicts(cfg, trees.parent, asking, scope=cfg.arbiter.scope)
+    place, scope = trees.parent, cfg.arbiter.scope
+    shards, used = _shards(roots, trees, follow), None
+    if write_batch:
+        return write_requests(cfg, place, asking, list(shards), scope=scope)
+    if read_batch:
+        shards = list(shards)
+        asking, used = take_answers(cfg, place, asking, shards, TREES, scope=scope)
+    verdicts, arbiter, about = open_verdicts(cfg, place, asking, scope=scope)
     if dry_run:
         print(dry(cfg, verdicts, arbiter, about, _shards(roots, trees, False)))
         return {}
     assert verdicts is not None  # as this is no dry run
-    total = Counts()
-    for shard in _shards(roots, trees, follow):
-        total = total.add(judge_shard(cfg, verdicts, arbiter, shard))
-        check_errors(cfg, verdicts, total.cases, total.errors)
+    counting = None if used else getattr(arbiter, "usage", None)
+    log = UsageLog(place, TREES, about, verdicts.name, counting)
+    total = judge_shards(
+        cfg, verdicts, arbiter, shards, log, counted=lambda n: n.errors, patient=bool(used)
+    )
     tell_counts(verdicts, total)
-    usage = tell_usage(arbiter)
+    usage = tell_usage(used or counting)
     summary = write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
     return {**summary, **usage}
 

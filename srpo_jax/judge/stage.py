@@ -5,11 +5,13 @@ from __future__ import annotations
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from srpo_jax import __version__
+from srpo_jax.arbiter.chat.batch_files import MAX_MB
 from srpo_jax.arbiter.chat.cost import Usage
+from srpo_jax.arbiter.chat.messages import ChatBackend
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
@@ -20,6 +22,7 @@ from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_plain_name, check_writable
 from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
+from srpo_jax.judge.usage import UsageLog
 
 REPLIES = "replies"  # in the workdir: what chat models answered, for every verdict set
 ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
@@ -42,11 +45,23 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other)))
 
 
+class Batch(NamedTuple):
+    """write: the file that the requests go to. read: files, folders or patterns of answers, with
+    commas between. megabytes: the most of a file that is written, in MiB.
+    """
+
+    write: str = ""
+    read: str = ""
+    megabytes: float = MAX_MB
+
+
 class Asking(NamedTuple):
     """How an arbiter is made and asked. arbiter: instead of the one that cfg.arbiter.kind names.
     name: of the verdict set; default: the arbiter's name and digest. cache: of raw replies,
     "readwrite", "readonly" (nothing is asked) or "off". allow_upload: pictures may leave this
-    machine. dry_run: nothing is asked and nothing written, only said.
+    machine. dry_run: nothing is asked and nothing written, only said. batch: the requests go into
+    a batch file, or the answers come from one (batches.py). replies, backend: instead of the cache
+    in the workdir, and of the server that the settings name.
     """
 
     arbiter: Arbiter | None = None
@@ -54,6 +69,9 @@ class Asking(NamedTuple):
     cache: str = "readwrite"
     allow_upload: bool = False
     dry_run: bool = False
+    batch: Batch = Batch()
+    replies: ReplyCache | None = None
+    backend: ChatBackend | None = None
 
 
 def open_verdicts(
@@ -65,13 +83,16 @@ def open_verdicts(
     Errors: UserError for settings, for a set of that name by another judge, and for a judge that
     does not say what `scope` needs.
     """
-    cache = ReplyCache(place / REPLIES, asking.cache)
+    cache = asking.replies
+    if cache is None:  # an empty one is false
+        cache = ReplyCache(place / REPLIES, asking.cache)
     arbiter = asking.arbiter or make_arbiter(
         cfg.arbiter.kind,
         cfg.judge,
         config=cfg,
         cache=cache,
         allow_upload=asking.allow_upload,
+        backend=asking.backend,
     )
     if scope == "path" and not getattr(arbiter, "judges_paths", True):
         raise UserError(
@@ -115,8 +136,61 @@ def cases_of_shard(cfg: Config, shard: pathlib.Path, reads: Sequence[str]) -> di
     )
 
 
-def judge_shard(cfg: Config, verdicts: VerdictSet, arbiter: Arbiter, shard: pathlib.Path) -> Counts:
-    """Judges what is not judged yet of one shard, and writes its part.
+def not_judged(
+    cfg: Config,
+    verdicts: VerdictSet | None,
+    reads: Sequence[str],
+    shards: Iterable[pathlib.Path],
+) -> Iterator[tuple[int, list[Case]]]:
+    """For each shard: how many of its contents no shard before had, and those of them that have no
+    verdict yet, or one that failed.
+    """
+    seen: set[str] = set()
+    for shard in shards:
+        cases = cases_of_shard(cfg, shard, reads)
+        fresh = {key: case for key, case in cases.items() if key not in seen}
+        seen |= fresh.keys()
+        rows = {key: (verdicts.get(key) if verdicts else None) or _FAILED for key in fresh}
+        yield len(fresh), [case for key, case in fresh.items() if rows[key]["failed"]]
+
+
+def judge_shards(
+    cfg: Config,
+    verdicts: VerdictSet,
+    arbiter: Arbiter,
+    shards: Iterable[pathlib.Path],
+    log: UsageLog,
+    *,
+    counted: Callable[[Counts], int],
+    patient: bool = False,
+) -> Counts:
+    """Judges shard after shard, and keeps in `log` what it cost.
+
+    counted: of which cases more than arbiter.max_error_fraction is too much. patient: that is
+    looked at when all are judged, as nothing is asked in vain.
+    Errors: RunFailure when it is too much; what the arbiter said is written.
+    """
+    total = Counts()
+    for shard in shards:
+        try:
+            total = total.add(judge_shard(cfg, verdicts, arbiter, shard, patient=patient))
+        finally:
+            log.write()
+        if not patient:
+            check_errors(cfg, verdicts, total.cases, counted(total))
+    check_errors(cfg, verdicts, total.cases, counted(total))
+    return total
+
+
+def judge_shard(
+    cfg: Config,
+    verdicts: VerdictSet,
+    arbiter: Arbiter,
+    shard: pathlib.Path,
+    *,
+    patient: bool = False,
+) -> Counts:
+    """Judges what is not judged yet of one shard, and writes its part. patient: however many fail.
 
     Errors: RunFailure when the arbiter failed at too many; what it said is written.
     """
@@ -129,6 +203,8 @@ def judge_shard(cfg: Config, verdicts: VerdictSet, arbiter: Arbiter, shard: path
     todo = {key: case for key, case in missing.items() if elsewhere[key]["failed"]}
 
     most = max(ENOUGH - 1, cfg.arbiter.max_error_fraction * len(todo))
+    if patient:
+        most = len(todo)
 
     rows = ask(
         arbiter,
@@ -137,9 +213,10 @@ def judge_shard(cfg: Config, verdicts: VerdictSet, arbiter: Arbiter, shard: path
         too_many_failed=lambda failed: failed > most,
     )
     answered = dict(zip(todo, rows, strict=True))
-    if missing or verdicts.of_shard(stem) is None:
-        found = ({"key": key, **(answered.get(key) or elsewhere[key])} for key in missing)
-        verdicts.write(stem, found)
+    found = {key: answered.get(key) or elsewhere[key] for key in missing}
+    # What failed again in the same way is there already.
+    if verdicts.of_shard(stem) is None or any(there.get(key) != found[key] for key in found):
+        verdicts.write(stem, ({"key": key, **row} for key, row in found.items()))
     failed = sum(row["failed"] for row in rows)
     if failed > most:
         raise RunFailure(_too_many(cfg, verdicts, failed, len(rows)))
@@ -181,11 +258,10 @@ def tell_counts(verdicts: VerdictSet, total: Counts) -> None:
     )
 
 
-def tell_usage(arbiter: Arbiter) -> dict[str, Any]:
-    """{"usage": {"tokens_in", "tokens_out", "dollars"}} of an arbiter that asks a chat model, and
-    prints it; {} of any other.
+def tell_usage(usage: object) -> dict[str, Any]:
+    """{"usage": {"tokens_in", "tokens_out", "dollars"}} of the Usage of an arbiter that asks a chat
+    model, and prints it; {} of anything else.
     """
-    usage = getattr(arbiter, "usage", None)
     if not isinstance(usage, Usage):
         return {}
     money = f", ${usage.dollars:.2f}" if usage.dollars else ""

@@ -93,6 +93,9 @@ def test_the_judges_are_named_and_not_a_config_word(tmp_path):
     ):
         assert line in card.splitlines(), line
     assert "not all of one judge" in card and "Nothing was measured" not in card
+    assert f"| judge of the training | {'c' * 16} | {'c' * 16} |" in card.splitlines()
+    (said,) = [line for line in card.splitlines() if "judged both what the run" in line]
+    assert said.startswith("**big-judge judged both")
     card = written(tmp_path, evaluations=[("before", PROMPTED)])
     assert "not all of one judge" not in card
     card = written(tmp_path, evaluations=[("before", None)])

@@ -7,9 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from srpo_jax.arbiter.chat.cost import Usage
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.data_pipelines import tree_schema
 from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
+from srpo_jax.judge.usage import UsageLog
 from srpo_jax.runs.report.charts import label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
 from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
@@ -380,3 +383,48 @@ def test_axes_have_round_numbers():
         found = ticks(low, high)
         assert 2 <= len(found) <= 6 and low - 1e-12 <= min(found) and max(found) <= high + 1e-6
         assert all(len(label(value)) <= 8 for value in found)
+
+
+def test_the_same_judge_in_both_roles_is_said_in_red(workdir, tmp_path):
+    """The judge of the training stands beside that of the scores, and where they are one the page
+    says so; with another one it does not.
+    """
+    for name in ("config.json", "eval"):
+        source = workdir / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    path = tmp_path / "eval" / "after" / "scores.json"
+    scores, stored = (
+        json.loads(path.read_text()),
+        json.loads((tmp_path / "config.json").read_text()),
+    )
+    for model, same in (("Big/Judge", True), ("other", False)):
+        scores["judge"] = {"arbiter": "by chat", "digest": "e" * 16, "spec": {"model": "judge"}}
+        stored["data"]["verdicts"] = {
+            "set": "s",
+            "arbiter": "chat",
+            "digest": "f" * 16,
+            "spec": {"model": model},
+        }
+        path.write_text(json.dumps(scores))
+        (tmp_path / "config.json").write_text(json.dumps(stored))
+        page = Page(render(tmp_path))
+        text = " ".join(page.text)
+        assert "Who judged the training" in text and "Who judged after" in text
+        assert ("judge judged both what the run was trained on and these answers" in text) == same
+        assert ("notice red" in page.values("class")) == same
+
+
+def test_the_page_says_what_judging_cost(workdir, tmp_path):
+    """One row for each stage and judge, summed over commands, with a dash where no price was set;
+    without a judge that was paid there is no such part.
+    """
+    shutil.copytree(workdir / "eval", tmp_path / "eval")
+    assert "What judging cost" not in " ".join(Page(render(tmp_path)).text)
+    for stage, prices in (("trees", {"price_input": 3.0}), ("trees", {}), ("answers after", {})):
+        judge = {"arbiter": "big judge", "digest": "e" * 16}
+        usage = Usage(1200, 30, 4, 500_000, 0) if prices else Usage(1, 0, 0, 0, 0)
+        UsageLog(tmp_path, stage, judge, "s", usage, JudgeSettings(**prices)).write()
+    text = " ".join(" ".join(Page(render(tmp_path)).text).split())
+    assert "What judging cost" in text
+    assert "trees big judge eeeeeeeeeeee 1,201 30 4 500,000 0 1.50" in text
+    assert "answers after big judge eeeeeeeeeeee 1 0 0 0 0 -" in text

@@ -8,9 +8,7 @@ The key is read from the environment and appears in no message.
 from __future__ import annotations
 
 import asyncio
-import base64
 import ipaddress
-import json
 import os
 import random
 import threading
@@ -21,13 +19,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from srpo_jax.arbiter.chat import retries
-from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest, Picture, Token
+from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest
+from srpo_jax.arbiter.chat.wire import (
+    OPTIONAL,
+    TOKEN_NAMES,
+    read_completion,
+    request_body,
+    token_names,
+)
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
-TOP_LOGPROBS = 10
-TOKEN_NAMES = ("max_completion_tokens", "max_tokens")  # today's name and the one before
-OPTIONAL = ("response_format", "top_logprobs", "logprobs", "temperature", "seed", *TOKEN_NAMES)
 
 
 class _Again(Exception):
@@ -69,7 +71,7 @@ class OpenAIChat:
         self.api_key_env = api_key_env
         self.concurrency, self.timeout, self.retries = concurrency, timeout_seconds, retries
         self.strict_schema, self.first_wait = strict_schema, first_wait
-        self._token_names = sorted(TOKEN_NAMES, key=lambda name: name != max_tokens_name)
+        self._token_names = token_names(max_tokens_name)
         self._refused: set[str] = set()  # fields that the server does not take
         self._answered = False
         self._not_before = 0.0  # of time.monotonic; the server asked everyone to wait
@@ -216,7 +218,7 @@ class OpenAIChat:
         import openai
 
         try:
-            body = self._body(request)
+            body = request_body(request, self._token_names, self._refused)
         except Exception as error:  # of a picture, say
             return ChatReply(error=one_line(f"cannot be sent: {error}", 200))
         create = self._client.chat.completions.with_raw_response.create
@@ -276,23 +278,6 @@ class OpenAIChat:
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": request.model,
-            "messages": [{"role": m.role, "content": _content(m.parts)} for m in request.messages],
-            "temperature": request.temperature,
-            "seed": request.seed,
-        }
-        limits = [name for name in self._token_names if name not in self._refused]
-        if limits:
-            body[limits[0]] = request.max_tokens
-        if request.labels and "logprobs" not in self._refused:
-            body.update(logprobs=True, top_logprobs=TOP_LOGPROBS)
-        if request.schema is not None:
-            schema = {"name": "verdict", "strict": True, "schema": request.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return {name: value for name, value in body.items() if name not in self._refused}
-
 
 def _openai() -> Any:
     """The package, imported when it is needed: the judge is an extra."""
@@ -303,54 +288,6 @@ def _openai() -> Any:
             "asking a judge needs the package openai: pip install 'srpo_jax[judge]'"
         ) from None
     return openai
-
-
-def _content(parts: Sequence[str | Picture]) -> str | list[dict[str, Any]]:
-    if all(isinstance(part, str) for part in parts):
-        return "\n".join(str(part) for part in parts)
-    content: list[dict[str, Any]] = []
-    for part in parts:
-        if isinstance(part, str):
-            content.append({"type": "text", "text": part})
-        else:
-            data, mime = part.sent()
-            url = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-            content.append({"type": "image_url", "image_url": {"url": url}})
-    return content
-
-
-def read_completion(content: bytes, labels: Sequence[str]) -> ChatReply:
-    """The reply in the body of an answer. labels: at which tokens alternatives are kept.
-
-    Errors: ValueError, TypeError, LookupError or AttributeError when it holds no completion.
-    """
-    data = json.loads(content)
-    choice = data["choices"][0]
-    message, usage = choice["message"], data.get("usage") or {}
-    text, refusal = message.get("content"), message.get("refusal")
-    if not isinstance(text, str | None) or not isinstance(refusal, str | None):
-        raise TypeError("the content is no text")
-    if text is None and refusal is None and choice.get("finish_reason") in (None, "stop"):
-        raise ValueError("the content is missing")
-    told = (choice.get("logprobs") or {}).get("content")
-    return ChatReply(
-        text=text,
-        refusal=refusal or None,
-        finish_reason=choice.get("finish_reason"),
-        tokens_in=int(usage.get("prompt_tokens") or 0),
-        tokens_out=int(usage.get("completion_tokens") or 0),
-        logprobs=tuple(_token(item, labels) for item in told) if told and labels else None,
-        model=str(data.get("model") or ""),
-    )
-
-
-def _token(item: dict[str, Any], labels: Sequence[str]) -> Token:
-    others = {o["token"]: float(o["logprob"]) for o in item.get("top_logprobs") or ()}
-    starts = [text.strip(' "\n') for text in others]
-    wanted = any(
-        s and (label.startswith(s) or s.startswith(label)) for s in starts for label in labels
-    )
-    return item["token"], others if wanted else None
 
 
 def host_of(base_url: str) -> str:

@@ -63,6 +63,9 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._places | {bytes.fromhex(key): None for key in self._fresh})
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._fresh or bytes.fromhex(key) in self._places
+
     def get(self, key: str) -> ChatReply | None:
         """The reply to the request of this key; None when there is none."""
         with self._lock:

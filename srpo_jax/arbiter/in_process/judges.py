@@ -51,7 +51,7 @@ def guard_judge(
     Errors: UserError as of policy_judge, and for a guard that cannot be an arbiter.
     """
     load_guard(settings.rubric)  # what is wrong with it is told before a model is looked for
-    if backend is None and pathlib.Path(settings.model).is_dir():
+    if pathlib.Path(settings.model).is_dir():
         settings, backend = _in_process(settings, config, labels=False)
     return GuardArbiter(settings, cache=cache, allow_upload=allow_upload, backend=backend)
 

@@ -18,10 +18,11 @@ from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_lines, write_text
 from srpo_jax.runs.goodput import goodput_table
-from srpo_jax.runs.judge_facts import judge_line, same_judge
+from srpo_jax.runs.judge_facts import judge_facts, judge_line, same_judge
 from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
+from srpo_jax.runs.report.cost import cost_table
 from srpo_jax.runs.report.exploration import exploration, status_line
 from srpo_jax.runs.report.markup import fill
 from srpo_jax.runs.workdir import (
@@ -70,7 +71,7 @@ def render(workdir: pathlib.Path) -> str:
     before, after = _pair(list(evaluations))
     folders = (home, workdir)
     roots = [root for folder in folders for root in record_folders(folder, config)]
-    results = _results(evaluations, before, after, runs, home.name)
+    results = _results(evaluations, before, after, runs, home.name, facts.get("verdicts"))
     return fill(
         "page.html",
         name=(run_name(config) if home == workdir else "") or workdir.resolve().name,
@@ -82,6 +83,7 @@ def render(workdir: pathlib.Path) -> str:
         charts=charts(metrics),
         goodput=goodput_table(home),
         exploration=exploration(trees, config, facts),
+        cost=cost_table([*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]),
         answers=_answers(folders, roots, before, after),
         settings=_settings(config, facts),
     )
@@ -110,8 +112,11 @@ def _results(
     after: str | None,
     runs: dict[str, list[dict]],
     shown: str,
+    training: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """What templates/results.html shows, None without an evaluation. shown: name of the run."""
+    """What templates/results.html shows, None without an evaluation. shown: name of the run.
+    training: whose verdicts it was trained on.
+    """
     if not evaluations:
         return None
     base, last = evaluations.get(before or ""), evaluations[after] if after else None
@@ -125,6 +130,8 @@ def _results(
         "run": shown,
         "table": report_scores.table(evaluations, before if alike else None, after),
         "judges": report_scores.judges(evaluations),
+        "training": judge_facts(training) if training else None,
+        "warnings": report_scores.warnings(evaluations, training),
         "alike": same_judge(*(scores.get("judge") for scores in measured)),
         "confusions": [report_scores.confusion(name, evaluations[name]) for name in pair],
         "categories": report_scores.categories(then, last) if last else None,

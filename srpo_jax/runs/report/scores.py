@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from srpo_jax.judge.rates import RATES
+from srpo_jax.judge.roles import warning
 from srpo_jax.runs.judge_facts import judge_facts
 
 SHOWN = tuple(rate for rate in RATES if rate.title)
@@ -70,6 +71,12 @@ def judges(evaluations: Mapping[str, Mapping]) -> list[dict[str, Any]]:
             facts = judge_facts(judge)
             found.setdefault(str(judge["digest"]), {"of": [], "facts": facts})["of"].append(name)
     return list(found.values())
+
+
+def warnings(evaluations: Mapping[str, Mapping], training: Mapping[str, Any] | None) -> list[str]:
+    """What is to be said of judges that are in both roles, each sentence once."""
+    found = (warning(training, scores.get("judge")) for scores in evaluations.values())
+    return [said for said in dict.fromkeys(found) if said]
 
 
 def _change(old: float | None, new: float | None, more_is_better: bool) -> dict[str, str]:

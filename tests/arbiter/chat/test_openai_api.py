@@ -9,7 +9,8 @@ import time
 import pytest
 
 from srpo_jax.arbiter.chat.messages import ChatRequest, Message
-from srpo_jax.arbiter.chat.openai_api import OpenAIChat, host_of, is_loopback, read_completion
+from srpo_jax.arbiter.chat.openai_api import OpenAIChat, host_of, is_loopback
+from srpo_jax.arbiter.chat.wire import read_completion
 from srpo_jax.arbiter.prompted.untrusted import block
 from srpo_jax.errors import UserError
 from tests.support.chat_stub import ChatStub
