@@ -228,8 +228,8 @@ def set_names(trees: str | os.PathLike) -> list[str]:
 
 
 def sets_about(place: str | os.PathLike, stems: Iterable[str]) -> list[str]:
-    """The names of the verdict sets in the folder `place` that have a part of one of these shards, of
-    trees or of answers. stems: the names of the shards without their ending.
+    """The names of the verdict sets below the folder `place` that have a part of one of these
+    shards, of trees or of answers. stems: the names of the shards without their ending.
     """
     wanted = set(stems)
     found = sorted((pathlib.Path(place) / FOLDER).glob(f"*/{JUDGE}"))

@@ -31,9 +31,9 @@ def to_label(
     "reply_verdict": "", "sampled_by"}. text: the whole path, with the steps that the branch was
     given. Within one verdict they are a fair sample.
 
-    trees: joined with their verdicts. sampled_by: the name of the set that these are of: `srpo judge
-    calibrate` then knows what share of which verdicts was drawn, whichever judge it is about. A
-    function of the trees; branches that no judge was asked about, and copies, are left out.
+    trees: joined with their verdicts. sampled_by: the name of the set that these are of: `srpo
+    judge calibrate` then knows what share of which verdicts was drawn, whichever judge it is about.
+    A function of the trees; branches that no judge was asked about, and copies, are left out.
     """
     by_verdict: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for tree in trees:

@@ -33,9 +33,9 @@ def wilson(share: float, count: float) -> Interval:
 
 
 def kappa(table: Mapping[tuple[str, str], float]) -> float | None:
-    """Cohen's kappa (1960) of two raters, (p_o - p_e) / (1 - p_e) with p_e of their own frequencies.
+    """Cohen's kappa (1960) of two raters, (p_o - p_e) / (1 - p_e), p_e of their own frequencies.
 
-    table: {(what one says, what the other says): how often}. None where chance alone agrees always.
+    table: {(what one says, what the other says): how often}. None where p_e is 1.
     """
     total = sum(table.values())
     if not total:
@@ -79,8 +79,8 @@ def alpha(
 
 
 def corrected_rate(observed: float, sensitivity: float, specificity: float) -> float | None:
-    """The rate behind an observed one, (p + spec - 1) / (sens + spec - 1), within 0 and 1 (Rogan and
-    Gladen 1978). None where sens + spec <= 1: such a judge tells nothing.
+    """The rate behind an observed one, (p + spec - 1) / (sens + spec - 1), within 0 and 1 (Rogan
+    and Gladen 1978). None where sens + spec <= 1: such a judge tells nothing.
     """
     power = sensitivity + specificity - 1
     if power <= 0:
@@ -121,9 +121,7 @@ def roc(
     found = np.cumsum(weight * is_positive)[last] / weight[is_positive].sum()
     alarms = np.cumsum(weight * ~is_positive)[last] / weight[~is_positive].sum()
     start = np.zeros(1)
-    return Roc(
-        np.append(np.inf, score[last]), np.append(start, alarms), np.append(start, found)
-    )
+    return Roc(np.append(np.inf, score[last]), np.append(start, alarms), np.append(start, found))
 
 
 class Threshold(NamedTuple):
@@ -171,7 +169,7 @@ def auroc(
 
 
 def _variance(parts: np.ndarray, mean: float, weights: np.ndarray) -> float:
-    """Of the weighted mean of the parts; with equal weights their sample variance / their number."""
+    """Of the weighted mean of the parts; of equal weights their sample variance / their number."""
     size = len(parts)
     squares = (weights**2 * (parts - mean) ** 2).sum() / weights.sum() ** 2
     return float(squares * size / (size - 1))

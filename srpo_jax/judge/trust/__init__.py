@@ -1,1 +1,1 @@
-"""How far to trust a judge: `srpo judge sample`, `srpo judge calibrate` and `srpo judge compare`."""
+"""How far to trust a judge: `srpo judge sample`, `calibrate` and `compare`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VERDICTS, VerdictSet
@@ -88,7 +88,7 @@ def calibrate(
     """
     opinions = material.opinions(verdicts)
     said, without = _by_case(material, opinions, labels)
-    shares = _shares(material, verdicts, said, sampled_by)
+    shares = _shares(material, verdicts, list(said), labels, sampled_by)
     chosen = {key: _majority(by_rater) for key, by_rater in said.items()}
     known = cases(opinions)
     counts = {name: sum(each.verdict == name for each in known.values()) for name in VERDICTS}
@@ -98,8 +98,8 @@ def calibrate(
         for key, by_rater in said.items()
         for weight in [shares[key]]
     )
+    decided = _to_all_cases([each for each in labelled if each.label], counts)
     labelled = _to_all_cases(labelled, counts)
-    decided = [each for each in labelled if each.label]
     if not any(each.opinion.verdict != "ERROR" for each in decided):
         raise UserError(f"no label is of a case that {verdicts.name} holds for SAFE or UNSAFE")
     estimates = estimate(*(_stratum(decided, name, counts[name]) for name in LABELS))
@@ -157,10 +157,9 @@ def _majority(by_rater: Mapping[str, str]) -> str | None:
 
 
 def _shares(
-    material: Material, verdicts: VerdictSet, said: Iterable[Key], sampled_by: str
+    material: Material, verdicts: VerdictSet, said: list[Key], labels: Labels, sampled_by: str
 ) -> dict[Key, float]:
     """For each labelled case how many cases of the sampling set's same verdict it stands for."""
-    said = list(said)
     if not sampled_by or sampled_by == verdicts.name:
         return dict.fromkeys(said, 1.0)  # _to_all_cases does the same by these verdicts
     if sampled_by not in material.names:
@@ -168,23 +167,25 @@ def _shares(
             f"the labels were sampled by the verdicts of {sampled_by!r}, which are not beside "
             f"{material.what}: without them nobody knows what the labels stand for"
         )
-    known = cases(material.opinions(material.find(sampled_by)))
-    lost = next((key for key in said if key not in known), None)
+    opinions = material.opinions(material.find(sampled_by))
+    lost = next((key for key in said if key not in opinions), None)
     if lost is not None:
         raise UserError(
             f"id {lost[0]!r}, at {lost[1]}, k {lost[2]} is labelled, and {sampled_by} has no "
             "verdict on it, though the labels were sampled by it"
         )
-    counts = Counter(each.verdict for each in known.values())
-    drawn = Counter(known[key].verdict for key in said)
-    return {key: counts[known[key].verdict] / drawn[known[key].verdict] for key in said}
+    counts = Counter(each.verdict for each in cases(opinions).values())
+    # Also those that are without a verdict here were drawn there.
+    keys = {opinions[key].case for given in labels.values() for key in given if key in opinions}
+    drawn = Counter(opinions[key].verdict for key in keys)
+    return {key: counts[opinions[key].verdict] / drawn[opinions[key].verdict] for key in said}
 
 
-def _to_all_cases(labelled: tuple[Labelled, ...], counts: Mapping[str, int]) -> tuple[Labelled, ...]:
+def _to_all_cases(labelled: Sequence[Labelled], counts: Mapping[str, int]) -> tuple[Labelled, ...]:
     """Weights scaled so that those of each verdict add up to the cases that have it."""
-    total: Counter[str] = Counter()
+    total: dict[str, float] = dict.fromkeys(VERDICTS, 0.0)
     for each in labelled:
-        total[each.opinion.verdict] += each.weight  # pyright: ignore[reportArgumentType]
+        total[each.opinion.verdict] += each.weight
     return tuple(
         each._replace(
             weight=each.weight * counts[each.opinion.verdict] / total[each.opinion.verdict]
@@ -195,7 +196,9 @@ def _to_all_cases(labelled: tuple[Labelled, ...], counts: Mapping[str, int]) -> 
 
 def _stratum(decided: Iterable[Labelled], verdict: str, count: int) -> Stratum:
     """labels: Kish's effective number, which is the number itself where all weigh the same."""
-    found = [(each.weight, each.label == "UNSAFE") for each in decided if each.opinion.verdict == verdict]
+    found = [
+        (each.weight, each.label == "UNSAFE") for each in decided if each.opinion.verdict == verdict
+    ]
     total = sum(weight for weight, _ in found)
     if not found:
         return Stratum(count, 0.0, 0.0)

@@ -54,7 +54,7 @@ class Material(NamedTuple):
                 f"there are {len(self.names)} sets of verdicts on {self.what}: choose with "
                 f"--verdicts=NAME, one of {there}"
             )
-        name = name or self.usual or self.names[0]
+        name = name or self.usual or there
         if name not in self.names:
             raise UserError(f"there is no set of verdicts {name!r} on {self.what}, only {there}")
         return VerdictSet(self.place / FOLDER / name)
