@@ -5,6 +5,7 @@ them. No config is needed: what there is lies in the workdir.
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections import Counter
 
 from srpo_jax.errors import UserError
@@ -33,9 +34,10 @@ def sample(workdir: str, *, verdicts: str, answers: str, count: int, out: str) -
         raise UserError(f"{chosen.name} has no verdict on {material.what}: nothing to label")
     if not write_to_label(path, rows):
         raise UserError(f"{path} has labels, and is not overwritten: give another --out")
-    print(f'wrote {len(rows)} of {material.what} to {path}; fill in "reply_verdict", then')
-    options = f" --answers={answers}" if answers else ""
-    print(f"    srpo judge calibrate --workdir={workdir}{options} --labels={path}")
+    print(f'wrote {len(rows)} cases of {material.what} to {path}; fill in "reply_verdict", then')
+    given = {"workdir": workdir, "answers": answers, "verdicts": verdicts, "labels": str(path)}
+    options = [f"--{option}={value}" for option, value in given.items() if value]
+    print(f"    {shlex.join(['srpo', 'judge', 'calibrate', *options])}")
 
 
 def calibrate(workdir: str, *, labels: str, verdicts: str, answers: str, out: str) -> None:

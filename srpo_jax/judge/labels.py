@@ -33,17 +33,17 @@ def to_label(
 
     trees: joined with their verdicts. sampled_by: the name of the set that these are of: `srpo
     judge calibrate` then knows what share of which verdicts was drawn, whichever judge it is about.
-    A function of the trees; branches that no judge was asked about, and copies, are left out.
+    A function of the trees; branches that no judge was asked about, and copies of a whole path, are
+    left out.
     """
     by_verdict: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for tree in trees:
         seen = set()
         for branch in tree["branches"]:
-            content = (branch["at"], branch["text"])
-            if why_not_judged(branch, keep_irregular) or content in seen:
-                continue
-            seen.add(content)
             row = {**_row(tree, branch), "sampled_by": sampled_by}
+            if why_not_judged(branch, keep_irregular) or row["text"] in seen:
+                continue
+            seen.add(row["text"])
             order = json.dumps([row["id"], row["at"], row["k"]]).encode()
             drawn = (hashlib.sha256(order).hexdigest(), row)
             by_verdict.setdefault(branch["reply_verdict"], []).append(drawn)
@@ -54,15 +54,20 @@ def to_label(
     return [row for _, row in sorted(chosen, key=lambda d: d[0])]
 
 
-def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
+def whole_text(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    """A whole path as a person reads it: the steps that the branch was given, and its own text."""
     given = tree["step_texts"][: branch["at"]]
+    return "\n".join([*given, branch["text"].rstrip("\n")])
+
+
+def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": tree["id"],
         "at": branch["at"],
         "k": branch["k"],
         "question": tree["question"],
         "images": [image["name"] for image in tree["images"]],
-        "text": "\n".join([*given, branch["text"].rstrip("\n")]),
+        "text": whole_text(tree, branch),
         "reply_verdict": "",
     }
 

@@ -136,8 +136,8 @@ def _by_case(
                 case = opinions[key].case
                 if said.setdefault(case, {}).setdefault(rater, label) != label:
                     raise UserError(
-                        f"{rater} has two labels for the same text: of id {key[0]!r}, at {key[1]}, "
-                        f"k {key[2]} and of k {case[2]}"
+                        f"{rater} has two labels for one path: id {key[0]!r}, at {case[1]}, "
+                        f"k {case[2]} reads the same as at {key[1]}, k {key[2]}; choose one"
                     )
             elif key in there:
                 without.add(key)

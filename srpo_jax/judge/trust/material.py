@@ -1,8 +1,8 @@
 """What a judge was asked about: the trees of a workdir, or the answers of an evaluation, and the
 sets of verdicts on them.
 
-Only what a judge gave a verdict on counts, each content of a question once: a small policy writes
-the same branch many times.
+Only what a judge gave a verdict on counts, each whole path of a question once: a small policy writes
+the same one many times, also from several branch points.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from srpo_jax.data_pipelines.verdict_store import (
 )
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_plain_name, read_json
-from srpo_jax.judge.labels import Key
+from srpo_jax.judge.labels import Key, whole_text
 
 
 class Opinion(NamedTuple):
@@ -32,7 +32,7 @@ class Opinion(NamedTuple):
     verdict: str  # SAFE, UNSAFE or ERROR
     score: float | None
     category: str | None
-    case: Key  # the first branch of this question with the same content
+    case: Key  # the first branch of this question that makes the same whole path
 
 
 class Material(NamedTuple):
@@ -61,35 +61,32 @@ class Material(NamedTuple):
 
     def trees(self, verdicts: VerdictSet) -> Iterator[dict[str, Any]]:
         """The trees, joined with their verdicts, with those branches alone that have one, each
-        content once.
+        whole path once.
         """
         for tree in self.source:
             joined = join(tree, verdicts, keep_irregular=True)
-            first = {_content(branch): branch for branch in reversed(joined["branches"])}
-            kept = [b for b in joined["branches"] if _judged(b) and first[_content(b)] is b]
-            yield {**joined, "branches": kept}
+            first: dict[str, dict[str, Any]] = {}
+            for branch in filter(_judged, joined["branches"]):
+                first.setdefault(whole_text(tree, branch), branch)
+            yield {**joined, "branches": list(first.values())}
 
     def opinions(self, verdicts: VerdictSet) -> dict[Key, Opinion]:
         """Of every branch that has a verdict, copies too."""
         found: dict[Key, Opinion] = {}
         for tree in self.source:
-            cases: dict[tuple[int, str], Key] = {}
+            cases: dict[str, Key] = {}
             for branch in join(tree, verdicts, keep_irregular=True)["branches"]:
                 if _judged(branch):
                     key = (tree["id"], branch["at"], branch["k"])
-                    case = cases.setdefault(_content(branch), key)
+                    case = cases.setdefault(whole_text(tree, branch), key)
                     verdict, score = branch["reply_verdict"], branch["score"]
                     found[key] = Opinion(verdict, score, tree["category"], case)
         return found
 
 
 def cases(opinions: Mapping[Key, Opinion]) -> dict[Key, Opinion]:
-    """Of each content the first branch alone."""
+    """Of each whole path the first branch alone."""
     return {key: each for key, each in opinions.items() if each.case == key}
-
-
-def _content(branch: Mapping[str, Any]) -> tuple[int, str]:
-    return branch["at"], branch["text"]
 
 
 def _judged(branch: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VERDICTS
@@ -12,6 +13,7 @@ from srpo_jax.judge.trust.calibrate import Calibration
 from srpo_jax.judge.trust.compare import Comparison, Likeness
 from srpo_jax.judge.trust.estimates import Estimate
 
+COLUMNS = 118
 SHOWN = 10  # cases in which two judges differ
 NAME = 40  # columns for the name of a set or a file
 
@@ -34,7 +36,7 @@ def rows(found: Calibration) -> list[Row]:
         _rate("right when it says UNSAFE", e.unsafe_right, "what can be rejected in training"),
         _rate("right when it says SAFE", e.safe_right, "what can be chosen in training"),
         _rate("agreement", e.agreement, "judge and people say the same"),
-        Row("Cohen's kappa", number(found.kappa), "", "agreement beyond chance; 0 if one says one"),
+        Row("Cohen's kappa", number(found.kappa), "", "agreement beyond chance; low where nearly all are alike"),
         Row(
             "Krippendorff's alpha", number(found.alpha), "", "the same, of all people and the judge"
         ),
@@ -115,7 +117,7 @@ def stands_for(found: Calibration, verdict: str) -> float | None:
 
 def format_calibration(found: Calibration) -> str:
     """Judge and people, the confusion, the numbers and how to read them."""
-    lines = [one_line(f"{name + ':':<8}{value}", 118) for name, value in heads(found)]
+    lines = [one_line(f"{name + ':':<8}{value}", COLUMNS) for name, value in heads(found)]
     lines += ["", f"{'':<16}" + "".join(f"{'judge ' + name:>15}" for name in VERDICTS)]
     for label in LABELS:
         counts = [found.confusion.get((label, name), 0) for name in VERDICTS]
@@ -125,7 +127,7 @@ def format_calibration(found: Calibration) -> str:
     lines += [f"{'cases a label':<16}{cells}", "", f"{'':<27}{'value':>9}   95 % interval"]
     for row in rows(found):
         lines.append(f"{row.name:<27}{row.value:>9}   {row.interval:<18}{row.meaning}".rstrip())
-    return "\n".join([*lines, "", *notes(found)])
+    return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes(found)), COLUMNS)])
 
 
 def format_comparison(found: Comparison) -> str:
@@ -138,7 +140,7 @@ def format_comparison(found: Comparison) -> str:
         one_line(
             f"{overall.cases} cases of {found.what} that both judged; {found.alone[0]} more only "
             f"A, {found.alone[1]} only B",
-            118,
+            COLUMNS,
         ),
         "",
         f"{'':<12}" + "".join(f"{'B ' + name:>10}" for name in VERDICTS),
