@@ -48,9 +48,10 @@ def calibrate(workdir: str, *, labels: str, verdicts: str, answers: str, out: st
     if len({pathlib.Path(name).resolve() for name in files}) < len(files):
         raise UserError(f"--labels={labels}: a file is given twice")
     given = {rater: read_labels(file) for rater, file in zip(_raters(files), files)}
+    sampled_by = read_sampled_by(files)
     material = _material(workdir, answers)
     chosen = material.find(verdicts)
-    found = run_calibrate(material, chosen, given, read_sampled_by(files))
+    found = run_calibrate(material, chosen, given, sampled_by)
     print(format_calibration(found))
     path = pathlib.Path(out or pathlib.Path(workdir, PAGE))
     home = pathlib.Path(workdir)

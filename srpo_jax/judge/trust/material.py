@@ -1,8 +1,8 @@
 """What a judge was asked about: the trees of a workdir, or the answers of an evaluation, and the
 sets of verdicts on them.
 
-Only what a judge gave a verdict on counts, each whole path of a question once: a small policy writes
-the same one many times, also from several branch points.
+Only what a judge gave a verdict on counts, each whole path of a question once: a small policy
+writes the same one many times, also from several branch points.
 """
 
 from __future__ import annotations

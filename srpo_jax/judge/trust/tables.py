@@ -36,7 +36,12 @@ def rows(found: Calibration) -> list[Row]:
         _rate("right when it says UNSAFE", e.unsafe_right, "what can be rejected in training"),
         _rate("right when it says SAFE", e.safe_right, "what can be chosen in training"),
         _rate("agreement", e.agreement, "judge and people say the same"),
-        Row("Cohen's kappa", number(found.kappa), "", "agreement beyond chance; low where nearly all are alike"),
+        Row(
+            "Cohen's kappa",
+            number(found.kappa),
+            "",
+            "agreement beyond chance; low where nearly all are alike",
+        ),
         Row(
             "Krippendorff's alpha", number(found.alpha), "", "the same, of all people and the judge"
         ),
@@ -104,7 +109,7 @@ def heads(found: Calibration) -> list[tuple[str, str]]:
     judge = found.judge
     return [
         ("judge", f"{judge['arbiter']}, digest {judge['digest']}, verdict set {judge['set']}"),
-        ("cases", f"{sum(found.cases.values())} of {found.what}: {counts}"),
+        ("cases", f"{sum(found.cases.values())}: {counts}, of {found.what}"),
         ("labels", f"{len(found.labelled)} cases, by {', '.join(found.raters)}"),
     ]
 
@@ -138,8 +143,8 @@ def format_comparison(found: Comparison) -> str:
         f"A: {one_line(one, NAME)}",
         f"B: {one_line(other, NAME)}",
         one_line(
-            f"{overall.cases} cases of {found.what} that both judged; {found.alone[0]} more only "
-            f"A, {found.alone[1]} only B",
+            f"{overall.cases} cases that both judged, {found.alone[0]} more only A, "
+            f"{found.alone[1]} only B, of {found.what}",
             COLUMNS,
         ),
         "",
