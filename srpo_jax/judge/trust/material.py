@@ -65,7 +65,7 @@ class Material(NamedTuple):
         """
         for tree in self.source:
             joined = join(tree, verdicts, keep_irregular=True)
-            first: dict[str, dict[str, Any]] = {}
+            first: dict[str, Mapping[str, Any]] = {}
             for branch in filter(_judged, joined["branches"]):
                 first.setdefault(whole_text(tree, branch), branch)
             yield {**joined, "branches": list(first.values())}
