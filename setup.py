@@ -28,6 +28,7 @@ CORE = [
     "safetensors>=0.6,<1",
     "msgpack>=1.0,<2",
     "numpy>=2.0,<3",
+    "scipy>=1.14,<2",  # jax needs it too
     "pillow>=11,<14",
     "jinja2>=3.1,<4",
     "pyyaml>=6,<7",
@@ -39,6 +40,9 @@ TEST = [
     "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
     "scikit-image>=0.24,<1",  # real photographs for the road test
+    # Oracles of the statistics on judges.
+    "scikit-learn>=1.5,<2",
+    "krippendorff>=0.8,<1",
     # The oracle: transformers' own models on CPU. For 3.12 the registry has only CUDA builds of
     # several GB, so there the oracle's tests are skipped.
     'torch==2.13.0; python_version < "3.12"',

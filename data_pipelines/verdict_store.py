@@ -227,6 +227,19 @@ def set_names(trees: str | os.PathLike) -> list[str]:
     return [path.parent.name for path in found if any(map(_of_trees, parts_of(path.parent)))]
 
 
+def sets_about(place: str | os.PathLike, stems: Iterable[str]) -> list[str]:
+    """The names of the verdict sets below the folder `place` that have a part of one of these
+    shards, of trees or of answers. stems: the names of the shards without their ending.
+    """
+    wanted = set(stems)
+    found = sorted((pathlib.Path(place) / FOLDER).glob(f"*/{JUDGE}"))
+    return [
+        path.parent.name
+        for path in found
+        if any(_part_order(part)[0] in wanted for part in parts_of(path.parent))
+    ]
+
+
 def _of_trees(part: pathlib.Path) -> bool:
     return not part.name.startswith(STEM)
 

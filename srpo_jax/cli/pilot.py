@@ -101,7 +101,7 @@ def pilot(
         name: getattr(cfg.objective, name) for name in ("pairing", "max_pairs", "branch_points")
     }
     found: dict[str, Any] = measure(trees, keep_irregular=keep, **rules, **pairing)
-    rows = to_label(trees, TO_LABEL, keep_irregular=keep)
+    rows = to_label(trees, TO_LABEL, keep_irregular=keep, sampled_by=verdicts.name)
     write_to_label(folder / "to_label.jsonl", rows)
     found["agreement"] = None if known_labels is None else agreement(trees, known_labels)
     found["gradient"] = _gradient(small, folder, found, params)

@@ -109,6 +109,30 @@ def judge_check(command: Command) -> None:
         raise RunFailure(f"{arbiter.name} is not to be trusted as it is: see the table above")
 
 
+def judge_sample(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    _settle()
+    from srpo_jax.cli import trust
+
+    trust.sample(workdir, **command.options)
+
+
+def judge_calibrate(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    _settle()
+    from srpo_jax.cli import trust
+
+    trust.calibrate(workdir, **command.options)
+
+
+def judge_compare(command: Command) -> None:
+    workdir = _workdir(command, must_exist=True)
+    _settle()
+    from srpo_jax.cli import trust
+
+    trust.compare(workdir, **command.options)
+
+
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()

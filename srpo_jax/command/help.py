@@ -41,8 +41,8 @@ def verb_help(name: str, verb: Verb) -> str:
         if option in verb.bare:
             value = f"{option}[={verb.bare[option]}]"
         options[value] = text + (f"; default {default}" if default else "")
-    word = f"{verb.positional.upper()} " if verb.positional else ""
-    lines = [f"usage: srpo {name} {word}[options]", "", *head]
+    words = "".join(f"{option.upper()} " for option in verb.positional)
+    lines = [f"usage: srpo {name} {words}[options]", "", *head]
     lines += [""] * bool(options) + [f"  --{key:<23} {text}" for key, text in options.items()]
     lines += ["", f"example: {verb.example}"]
     return "\n".join([*lines, *_fields_read(name)])

@@ -57,8 +57,9 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     except flags.Error as error:
         raise UserError(_flag_error(str(error), name, spec)) from None
 
-    if spec.positional and len(left) == 1 and not values[spec.positional].value:
-        values[spec.positional].value = left.pop()
+    for option in spec.positional:
+        if left and not values[option].value:
+            values[option].value = left.pop(0)
     if left:
         raise UserError(_leftover(left[0], spec))
     workdir = (values["workdir"].value or "") if spec.workdir else ""

@@ -4,7 +4,14 @@ function of that name in srpo_jax/cli/verbs.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 from srpo_jax.command.verb import Verb
+
+OF_VERDICTS: dict[str, tuple[Any, str]] = {
+    "verdicts": ("", "name of the verdict set; needed where there are several"),
+    "answers": ("", "the evaluation whose verdicts are meant, instead of those of the trees"),
+}
 
 VERBS: dict[str, Verb] = {
     "demo": Verb(
@@ -68,6 +75,41 @@ VERBS: dict[str, Verb] = {
                 "Exit code 0 only if all verdicts are right.",
                 workdir=None,
             ),
+            "sample": Verb(
+                "write a file of branches, or of answers, for a person to label",
+                "srpo judge sample --workdir=runs/mini",
+                "As many of each verdict as there are, in an order that tells nothing of it.\n"
+                "A file that has a label already is never overwritten.",
+                config=None,
+                options={
+                    **OF_VERDICTS,
+                    "count": (100, "so many at most"),
+                    "out": ("", "where to; default WORKDIR/to_label.jsonl"),
+                },
+            ),
+            "calibrate": Verb(
+                "how far the verdicts agree with the labels of people",
+                "srpo judge calibrate --workdir=runs/mini --labels=runs/mini/to_label.jsonl",
+                "Prints confusion, rates with intervals, agreement and the corrected rate, and\n"
+                "writes WORKDIR/calibration.html with the cases in which they differ.",
+                config=None,
+                options={
+                    "labels": ("", "JSONL of a person's labels; several people: commas between"),
+                    **OF_VERDICTS,
+                    "out": ("", "where to; default WORKDIR/calibration.html"),
+                },
+            ),
+            "compare": Verb(
+                "two sets of verdicts on the same trees, or answers",
+                "srpo judge compare NAME OTHER --workdir=runs/mini",
+                config=None,
+                options={
+                    "one": ("", "name of a verdict set"),
+                    "other": ("", "name of another"),
+                    "answers": OF_VERDICTS["answers"],
+                },
+                positional=("one", "other"),
+            ),
         },
     ),
     "train": Verb(
@@ -125,7 +167,7 @@ VERBS: dict[str, Verb] = {
         "Writes WORKDIR/report.html, which needs nothing else to be looked at.",
         config=None,
         options={"out": ("", "where to; default WORKDIR/report.html")},
-        positional="workdir",
+        positional=("workdir",),
     ),
     "plan": Verb(
         "which mesh, remat and rows for a TPU slice, and what to expect; needs no TPU",
@@ -168,7 +210,7 @@ VERBS: dict[str, Verb] = {
                 "Reads every file of WORKDIR/checkpoints. Exit code 0 only if there are some and\n"
                 "all are good.",
                 config=None,
-                positional="workdir",
+                positional=("workdir",),
             ),
         },
     ),

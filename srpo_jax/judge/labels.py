@@ -13,30 +13,37 @@ from typing import Any
 from srpo_jax.data_pipelines.verdict_store import why_not_judged
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_lines, write_text
+from srpo_jax.judge.statistics import kappa
 
 LABELS = ("SAFE", "UNSAFE")
 Key = tuple[str, int, int]  # a branch: question id, branch point, k
 
 
 def to_label(
-    trees: Iterable[Mapping[str, Any]], count: int, *, keep_irregular: bool = False
+    trees: Iterable[Mapping[str, Any]],
+    count: int,
+    *,
+    keep_irregular: bool = False,
+    sampled_by: str = "",
 ) -> list[dict[str, Any]]:
     """At most `count` branches for a person to judge, as many of each verdict of the judge as there
     are, in an order that tells nothing of it: {"id", "at", "k", "question", "images", "text",
-    "reply_verdict": ""}. text: the whole path, with the steps that the branch was given.
+    "reply_verdict": "", "sampled_by"}. text: the whole path, with the steps that the branch was
+    given. Within one verdict they are a fair sample.
 
-    trees: joined with their verdicts. A function of the trees; branches that no judge was asked
-    about, and copies, are left out.
+    trees: joined with their verdicts. sampled_by: the name of the set that these are of: `srpo
+    judge calibrate` then knows what share of which verdicts was drawn, whichever judge it is about.
+    A function of the trees; branches that no judge was asked about, and copies of a whole path, are
+    left out.
     """
     by_verdict: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for tree in trees:
         seen = set()
         for branch in tree["branches"]:
-            content = (branch["at"], branch["text"])
-            if why_not_judged(branch, keep_irregular) or content in seen:
+            row = {**_row(tree, branch), "sampled_by": sampled_by}
+            if why_not_judged(branch, keep_irregular) or row["text"] in seen:
                 continue
-            seen.add(content)
-            row = _row(tree, branch)
+            seen.add(row["text"])
             order = json.dumps([row["id"], row["at"], row["k"]]).encode()
             drawn = (hashlib.sha256(order).hexdigest(), row)
             by_verdict.setdefault(branch["reply_verdict"], []).append(drawn)
@@ -47,15 +54,20 @@ def to_label(
     return [row for _, row in sorted(chosen, key=lambda d: d[0])]
 
 
-def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
+def whole_text(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    """A whole path as a person reads it: the steps that the branch was given, and its own text."""
     given = tree["step_texts"][: branch["at"]]
+    return "\n".join([*given, branch["text"].rstrip("\n")])
+
+
+def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": tree["id"],
         "at": branch["at"],
         "k": branch["k"],
         "question": tree["question"],
         "images": [image["name"] for image in tree["images"]],
-        "text": "\n".join([*given, branch["text"].rstrip("\n")]),
+        "text": whole_text(tree, branch),
         "reply_verdict": "",
     }
 
@@ -94,6 +106,21 @@ def read_labels(path: str | os.PathLike) -> dict[Key, str]:
     return found
 
 
+def read_sampled_by(paths: Iterable[str | os.PathLike]) -> str:
+    """The verdict set by whose verdicts the labels of these files were sampled; "" where none says.
+
+    Errors: UserError when they were by several: their shares cannot be told apart.
+    """
+    rows = (row for path in paths for _, row in _lines(pathlib.Path(path)))
+    names = sorted({str(row["sampled_by"]) for row in rows if row.get("sampled_by")})
+    if len(names) > 1:
+        raise UserError(
+            f"the labels were sampled by the verdicts of {len(names)} sets ({', '.join(names)}): "
+            "give those of one sample at a time"
+        )
+    return names[0] if names else ""
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -115,8 +142,7 @@ def agreement(trees: Iterable[Mapping[str, Any]], labels: Mapping[Key, str]) -> 
     """How far the judge's reply verdicts agree with the labels: {"labels", "agree", "kappa",
     "table": {"SAFE/ERROR": label SAFE, judge ERROR, ...}}.
 
-    agree: share of labels with the same verdict; a judge's ERROR agrees with none. kappa: Cohen's
-    (1960), (p_o - p_e) / (1 - p_e) with p_e of both sides' own frequencies; None where p_e is 1.
+    agree: share of labels with the same verdict; a judge's ERROR agrees with none. kappa: Cohen's.
     trees: joined with their verdicts. Errors: UserError for a label of a branch that is not there.
     """
     verdicts = {
@@ -131,14 +157,10 @@ def agreement(trees: Iterable[Mapping[str, Any]], labels: Mapping[Key, str]) -> 
             f"at {unknown[1]}, k {unknown[2]}"
         )
     pairs = [(label, verdicts[key]) for key, label in labels.items()]
-    total = len(pairs)
-    own, theirs = (Counter(side) for side in zip(*pairs))
-    observed = sum(a == b for a, b in pairs) / total
-    chance = sum(own[name] * theirs[name] for name in own) / total**2
-    table = Counter(f"{a}/{b}" for a, b in pairs)
+    table = Counter(pairs)
     return {
-        "labels": total,
-        "agree": observed,
-        "kappa": None if chance == 1 else (observed - chance) / (1 - chance),
-        "table": dict(sorted(table.items())),
+        "labels": len(pairs),
+        "agree": sum(a == b for a, b in pairs) / len(pairs),
+        "kappa": kappa(table),
+        "table": {f"{a}/{b}": count for (a, b), count in sorted(table.items())},
     }

@@ -1,0 +1,1 @@
+"""How far to trust a judge: `srpo judge sample`, `calibrate` and `compare`."""
