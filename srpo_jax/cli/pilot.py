@@ -44,9 +44,9 @@ from srpo_jax.export.export import sampling_params
 from srpo_jax.files import read_json, write_json
 from srpo_jax.inference.policy import choose_questions
 from srpo_jax.judge.judge import judge
-from srpo_jax.judge.labels import agreement, read_labels, to_label, write_to_label
-from srpo_jax.judge.measures import measure
+from srpo_jax.judge.results.measures import measure
 from srpo_jax.judge.stage import check_arbiter
+from srpo_jax.judge.trust.labels import agreement, read_labels, to_label, write_to_label
 from srpo_jax.train.gradient_share import gradient_norms
 from srpo_jax.train.setup import check_attention, make_setup
 

@@ -9,9 +9,9 @@ import shlex
 from collections import Counter
 
 from srpo_jax.errors import UserError
-from srpo_jax.judge.labels import read_labels, read_sampled_by, to_label, write_to_label
 from srpo_jax.judge.trust.calibrate import calibrate as run_calibrate
 from srpo_jax.judge.trust.compare import compare as run_compare
+from srpo_jax.judge.trust.labels import read_labels, read_sampled_by, to_label, write_to_label
 from srpo_jax.judge.trust.material import Material, of_answers, of_trees
 from srpo_jax.judge.trust.tables import format_calibration, format_comparison
 from srpo_jax.runs.calibration_page import write_page

@@ -11,7 +11,7 @@ from typing import Any
 from srpo_jax import __version__
 from srpo_jax.errors import one_line
 from srpo_jax.files import read_json, read_lines
-from srpo_jax.judge.rates import RATES
+from srpo_jax.judge.results.rates import RATES
 from srpo_jax.judge.roles import warning
 from srpo_jax.models.hf.prompt_encoder import BAKED
 from srpo_jax.runs.judge_facts import LONGEST, judge_facts, same_judge, without_folders

@@ -17,8 +17,8 @@ from srpo_jax.data_pipelines.verdict_store import FIELDS, join
 from srpo_jax.files import check_plain_name, write_json, write_text
 from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.dry_run import dry_run
+from srpo_jax.judge.results.scores import format_scores, scores
 from srpo_jax.judge.roles import in_red, side_by_side, training_judge, warning
-from srpo_jax.judge.scores import format_scores, scores
 from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts, tell_counts, tell_usage
 from srpo_jax.judge.usage import UsageLog
 
@@ -32,7 +32,7 @@ def judge_answers(
     """Judges the answers of one evaluation and returns the content of its scores.json.
 
     answers: the name that `srpo eval` gave them. score: from the rows of generations.jsonl to
-    rates (judge/scores.py). asking, errors: as judge.judge; an
+    rates (judge/results/scores.py). asking, errors: as judge.judge; an
     answer that failed to be judged is counted as ERROR, and asked again at the next call. {} of a
     dry run, {"files"} when a batch was written.
     """

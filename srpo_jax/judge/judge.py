@@ -31,6 +31,7 @@ from srpo_jax.judge.batches import check_batch
 from srpo_jax.judge.batches import read_batch as take_answers
 from srpo_jax.judge.batches import write_batch as write_requests
 from srpo_jax.judge.dry_run import dry_run as dry
+from srpo_jax.judge.results.summary import format_summary, summarise
 from srpo_jax.judge.stage import (
     Asking,
     Batch,
@@ -39,7 +40,6 @@ from srpo_jax.judge.stage import (
     tell_counts,
     tell_usage,
 )
-from srpo_jax.judge.summary import format_summary, summarise
 from srpo_jax.judge.usage import TREES, UsageLog
 
 SUMMARY = "summary.json"  # in the folder of a verdict set

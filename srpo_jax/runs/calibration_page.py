@@ -13,8 +13,8 @@ from typing import Any
 from srpo_jax import __version__
 from srpo_jax.data_pipelines.verdict_store import VERDICTS
 from srpo_jax.files import write_text
-from srpo_jax.judge.labels import LABELS, Key
 from srpo_jax.judge.trust.calibrate import Calibration, Labelled
+from srpo_jax.judge.trust.labels import LABELS, Key
 from srpo_jax.judge.trust.tables import heads, notes, rows, stands_for
 from srpo_jax.runs.report.folds import judged, split_heading
 from srpo_jax.runs.report.markup import fill

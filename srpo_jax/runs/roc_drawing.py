@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from srpo_jax.judge.statistics import Roc, Threshold
+from srpo_jax.judge.trust.statistics import Roc, Threshold
 from srpo_jax.runs.report.markup import element
 
 SIDE, LEFT, BOTTOM, EDGE = 300, 44, 40, 10  # pixels: of the square, and around it

@@ -6,7 +6,7 @@ import pytest
 
 from srpo_jax.config.load import load_config
 from srpo_jax.export.model_card import model_card, public_config
-from srpo_jax.judge.scores import scores
+from srpo_jax.judge.results.scores import scores
 from srpo_jax.runs.workdir import method
 from tests.support import ROOT
 from tests.support.report_sample import JUDGE

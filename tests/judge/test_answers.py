@@ -15,7 +15,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.judge.judge import judge
-from srpo_jax.judge.scores import scores
+from srpo_jax.judge.results.scores import scores
 from tests.support.small_world import ArithmeticArbiter, RecitingSampler, world_config, write_world
 
 

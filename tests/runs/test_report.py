@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import pytest
 
 from srpo_jax.arbiter.chat.cost import Usage
-from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.data_pipelines import tree_schema
 from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
@@ -420,10 +419,10 @@ def test_the_page_says_what_judging_cost(workdir, tmp_path):
     """
     shutil.copytree(workdir / "eval", tmp_path / "eval")
     assert "What judging cost" not in " ".join(Page(render(tmp_path)).text)
-    for stage, prices in (("trees", {"price_input": 3.0}), ("trees", {}), ("answers after", {})):
+    for stage, priced in (("trees", True), ("trees", False), ("answers after", False)):
         judge = {"arbiter": "big judge", "digest": "e" * 16}
-        usage = Usage(1200, 30, 4, 500_000, 0) if prices else Usage(1, 0, 0, 0, 0)
-        UsageLog(tmp_path, stage, judge, "s", usage, JudgeSettings(**prices)).write()
+        usage = Usage(1200, 30, 4, 500_000, 0, 1.5) if priced else Usage(1, 0, 0, 0, 0)
+        UsageLog(tmp_path, stage, judge, "s", usage).write()
     text = " ".join(" ".join(Page(render(tmp_path)).text).split())
     assert "What judging cost" in text
     assert "trees big judge eeeeeeeeeeee 1,201 30 4 500,000 0 1.50" in text

@@ -24,8 +24,8 @@ from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import path_in_states, sa
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import fingerprint
 from srpo_jax.data_pipelines.verdict_store import unjudged
-from srpo_jax.judge.scores import scores
-from srpo_jax.judge.summary import summarise
+from srpo_jax.judge.results.scores import scores
+from srpo_jax.judge.results.summary import summarise
 from tests.support import ROOT
 from tests.support.judged import verdict, write_judged
 

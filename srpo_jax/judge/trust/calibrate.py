@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VERDICTS, VerdictSet
 from srpo_jax.errors import UserError
-from srpo_jax.judge.labels import LABELS, Key
-from srpo_jax.judge.statistics import (
+from srpo_jax.judge.trust.estimates import Estimates, Stratum, estimate
+from srpo_jax.judge.trust.labels import LABELS, Key
+from srpo_jax.judge.trust.material import Material, Opinion, cases
+from srpo_jax.judge.trust.statistics import (
     Interval,
     Roc,
     Threshold,
@@ -19,8 +21,6 @@ from srpo_jax.judge.statistics import (
     kappa,
     roc,
 )
-from srpo_jax.judge.trust.estimates import Estimates, Stratum, estimate
-from srpo_jax.judge.trust.material import Material, Opinion, cases
 
 Labels = Mapping[str, Mapping[Key, str]]  # by the name of the rater
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from srpo_jax.judge.statistics import corrected_rate, wilson
+from srpo_jax.judge.trust.statistics import corrected_rate, wilson
 
 
 class Stratum(NamedTuple):

@@ -23,7 +23,7 @@ from srpo_jax.data_pipelines.verdict_store import (
 )
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_plain_name, read_json
-from srpo_jax.judge.labels import Key, whole_text
+from srpo_jax.judge.trust.labels import Key, whole_text
 
 
 class Opinion(NamedTuple):

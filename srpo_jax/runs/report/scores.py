@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from srpo_jax.judge.rates import RATES
+from srpo_jax.judge.results.rates import RATES
 from srpo_jax.judge.roles import warning
 from srpo_jax.runs.judge_facts import judge_facts
 

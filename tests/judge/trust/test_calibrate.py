@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.judge.labels import to_label
 from srpo_jax.judge.trust.calibrate import calibrate
+from srpo_jax.judge.trust.labels import to_label
 from srpo_jax.judge.trust.material import Opinion
 from tests.support import judged
 

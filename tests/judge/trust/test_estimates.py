@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srpo_jax.judge.statistics import corrected_rate, wilson
 from srpo_jax.judge.trust.estimates import Estimate, Stratum, estimate
+from srpo_jax.judge.trust.statistics import corrected_rate, wilson
 
 
 def test_with_every_case_labelled_the_rates_are_those_of_the_table():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from srpo_jax.judge.rates import RATES
-from srpo_jax.judge.scores import format_comparison, format_scores, scores
+from srpo_jax.judge.results.rates import RATES
+from srpo_jax.judge.results.scores import format_comparison, format_scores, scores
 
 
 def row(risky, path, reply, effective, category=None):

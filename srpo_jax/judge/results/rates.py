@@ -1,7 +1,7 @@
 """The rates of an evaluation, by the names that scores.json has, with their words for people.
 
-What each of them is a share of is defined in judge/scores.py, which computes them. All are in
-percent, or None where nothing could be counted.
+What each of them is a share of is defined in scores.py, which computes them. All are in percent, or
+None where nothing could be counted.
 """
 
 from __future__ import annotations

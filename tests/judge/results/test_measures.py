@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srpo_jax.data_pipelines.verdict_store import unjudged
-from srpo_jax.judge.measures import count_pairs, measure
+from srpo_jax.judge.results.measures import count_pairs, measure
 
 RULES = {"scope": "reply", "require_effective": False}
 

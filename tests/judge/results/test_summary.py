@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srpo_jax.judge.summary import format_summary, summarise
+from srpo_jax.judge.results.summary import format_summary, summarise
 from tests.support.judged import branch, tree, verdict
 
 TREES = [

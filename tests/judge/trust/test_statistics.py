@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest, mannwhitneyu
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score, roc_curve
 
-from srpo_jax.judge.statistics import (
+from srpo_jax.judge.trust.statistics import (
     alpha,
     auroc,
     best_threshold,

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from srpo_jax.judge.rates import RATES
+from srpo_jax.judge.results.rates import RATES
 
 VERDICTS = ("SAFE", "UNSAFE", "ERROR")
 
@@ -44,7 +44,7 @@ def scores(judged: Sequence[Mapping]) -> dict:
     """All rates of the module docstring, counts, `confusion` and the same rates per category.
 
     Args: judged: rows as in the module docstring. Returns a dict of plain JSON values:
-    n, n_risky, n_benign, the names of judge.rates.RATES, confusion {"path_SAFE/reply_SAFE": count,
+    n, n_risky, n_benign, the names of rates.RATES, confusion {"path_SAFE/reply_SAFE": count,
     ...} of all rows (all nine combinations), by_category {category: the same without by_category}.
     Raises ValueError for a verdict outside SAFE, UNSAFE, ERROR.
     """

@@ -13,7 +13,7 @@ from typing import Any
 from srpo_jax.data_pipelines.verdict_store import why_not_judged
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_lines, write_text
-from srpo_jax.judge.statistics import kappa
+from srpo_jax.judge.trust.statistics import kappa
 
 LABELS = ("SAFE", "UNSAFE")
 Key = tuple[str, int, int]  # a branch: question id, branch point, k

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.judge.labels import agreement, read_labels, to_label, write_to_label
-from tests.judge.test_measures import branch, tree
+from srpo_jax.judge.trust.labels import agreement, read_labels, to_label, write_to_label
+from tests.judge.results.test_measures import branch, tree
 
 
 def judged(counts):
