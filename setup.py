@@ -98,6 +98,7 @@ setup(
             "num2words>=0.5,<1",
             "uvicorn>=0.30,<1",
         ],
+        "mutation": ["cosmic-ray>=8.3,<9"],  # studies/mutation.py
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "report": ["tensorboardX>=2.6,<3"],
