@@ -9,12 +9,13 @@ So a shard with a manifest is whole, and one without is not done and will be wri
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgpack
@@ -24,8 +25,8 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
-from srpo_jax.errors import one_line
-from srpo_jax.files import file_sha256, sync, temporary_name, write_text
+from srpo_jax.errors import RunFailure, one_line
+from srpo_jax.files import file_sha256, sync, temporary_file, write_text
 
 SUFFIX = ".array_record"
 
@@ -45,25 +46,22 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
     Every record is checked in the form in which it will be read; ints may be numpy's. Several
     processes and hosts may write the same shard at once: each file appears whole, and a shard that
     is done with the same contents stays done throughout.
-    Raises RecordError for one that breaks the schema, and then leaves everything as it was.
+    Raises RecordError for one that breaks the schema and RunFailure for a disk that is full, and
+    then leaves everything as it was.
     """
     path = pathlib.Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"a shard's name ends with {SUFFIX}: {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     sealed_by = manifest_path(path)
-    fresh = temporary_name(path)
     content, count = hashlib.sha256(), 0
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
-        try:
+    with temporary_file(path) as fresh:
+        with _writer(fresh, path) as write:
             for count, record in enumerate(records, 1):
                 data = cast(bytes, msgpack.packb(record, use_bin_type=True, default=_plain))
                 _unpack(data, path, count - 1)
                 content.update(len(data).to_bytes(8, "little") + data)
-                writer.write(data)
-        finally:
-            writer.close()
+                write(data)
         sync(fresh)
         manifest = {
             "count": count,
@@ -77,11 +75,32 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         if there and there["sha256"] != manifest["sha256"]:
             sealed_by.unlink(missing_ok=True)  # it would describe another file than there is
         os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
     write_text(sealed_by, json.dumps(manifest) + "\n", flush=True)
     sync(path.parent)
     return manifest
+
+
+@contextlib.contextmanager
+def _writer(fresh: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives what writes a record to the new file `fresh`. RunFailure, which names `path`, when the
+    disk does not take it: array_record has a RuntimeError of its own for that.
+    """
+
+    def checked(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except (RuntimeError, ValueError) as error:
+            why = one_line(str(error).partition("; writing")[0], 160)
+            raise RunFailure(f"{path} cannot be written: {why}") from None
+
+    writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
+    try:
+        yield lambda data: checked(lambda: writer.write(data))
+    except BaseException:
+        with contextlib.suppress(Exception):  # what went wrong before says more
+            writer.close()
+        raise
+    checked(writer.close)
 
 
 def shard_done(path: str | os.PathLike) -> bool:

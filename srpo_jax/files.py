@@ -14,12 +14,43 @@ from typing import Any
 from srpo_jax.errors import UserError, one_line
 
 MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
+TEMPORARY = ".tmp-"  # in the name of every temporary file
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
     """A new name beside `path`, for a file that will be renamed to it when it is whole."""
     # Not the process id alone: in containers on two hosts it may be the same.
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Lets an OSError of the system name `path`: one of writing to an open file names none, and one
+    of a temporary file a name that nobody knows.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if error.errno and (named is None or TEMPORARY in os.path.basename(str(named))):
+            error.filename = str(path)
+            if error.filename2 is not None:  # of a file that could not be renamed
+                del error.filename2
+        raise
+
+
+@contextlib.contextmanager
+def temporary_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary_name of `path`; whatever happens, no file of that name is left, and an OSError
+    names `path`.
+    """
+    fresh = temporary_name(path)
+    with naming(path):
+        try:
+            yield fresh
+        finally:
+            with contextlib.suppress(OSError):  # what went wrong before says more
+                fresh.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -30,15 +61,11 @@ def written_whole(path: pathlib.Path, *, flush: bool = False) -> Iterator[pathli
     flush: wait until the contents are on the disk before the file gets its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = temporary_name(path)
-    try:
+    with temporary_file(path) as fresh:
         yield fresh
         if flush:
             sync(fresh)
         os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: pathlib.Path, text: str, *, flush: bool = False) -> None:
@@ -56,7 +83,8 @@ def sync(path: pathlib.Path) -> None:
     """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -81,11 +109,14 @@ def check_writable(folder: pathlib.Path) -> None:
     """Makes the folder, and sees that files can be written there, before hours are spent on what
     belongs into them. Errors: OSError, and UserError when a file stands in its place.
     """
-    fresh = temporary_name(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(b"x")
-        fresh.unlink()
+        with naming(folder):
+            fresh = temporary_name(folder / "probe")
+            try:
+                fresh.write_bytes(b"x")
+            finally:
+                fresh.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError):
         file = existing_parent(folder)
         raise UserError(f"{folder} cannot be made: {file} is a file") from None

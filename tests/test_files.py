@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from srpo_jax import files
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import check_plain_name, file_sha256, write_text, written_whole
+from srpo_jax.files import (
+    check_plain_name,
+    check_writable,
+    file_sha256,
+    naming,
+    write_json,
+    write_text,
+    written_whole,
+)
+from tests.support.full_disk import full_disk
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -24,6 +36,47 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path, flush):
         fresh.write_text("abc")
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
     assert file_sha256(path).startswith("ba7816bf") and path.stat().st_size == 3
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "x"),
+        lambda path: write_text(path, "x", flush=True),
+        lambda path: write_json(path, {}),
+        lambda path: check_writable(path.parent),
+    ],
+)
+def test_a_full_disk_keeps_nothing_and_is_told_by_the_files_name(tmp_path, monkeypatch, write):
+    """ENOSPC of a write names no file, or a temporary one: the message says what was to be written,
+    and not even an empty temporary file is left."""
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    full_disk(monkeypatch, files)
+    with pytest.raises(OSError) as caught:
+        write(path)
+    error = caught.value
+    assert error.errno == errno.ENOSPC
+    assert error.filename in (str(path), str(tmp_path))
+    assert str(error).endswith(f": {error.filename!r}")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def test_an_error_keeps_the_name_that_it_has(tmp_path):
+    """A file that is missing is told by its own name; an error without a number stays as it is."""
+    with pytest.raises(FileNotFoundError) as caught:
+        with naming(tmp_path / "a"):
+            open(tmp_path / "b")
+    assert caught.value.filename == str(tmp_path / "b")
+    with pytest.raises(OSError, match="^of a library$"):
+        with naming(tmp_path / "a"):
+            raise OSError("of a library")
+    with pytest.raises(OSError) as renamed:
+        with written_whole(tmp_path / "a"):
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "b").touch()
+    assert str(renamed.value).endswith(f": {str(tmp_path / 'a')!r}")
 
 
 def test_a_message_is_one_line():

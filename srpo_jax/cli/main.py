@@ -19,7 +19,7 @@ from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Verb
 from srpo_jax.errors import RunFailure, UserError, one_line
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HELP = ("-h", "--help", "-help", "--helpfull")
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -55,7 +55,8 @@ def _fail(line: str, code: int) -> int:
 
 
 def _what(error: OSError) -> str:
-    return f"{error.filename} ({error.strerror})" if error.filename else str(error)
+    file = error.filename2 or error.filename  # of two, the one that is written
+    return f"{file} ({error.strerror})" if file else str(error)
 
 
 def _run(argv: list[str]) -> int:

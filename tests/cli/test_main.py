@@ -195,6 +195,7 @@ def test_profile_alone_means_a_few_steps():
         (RunFailure("a\nb"), 1, "srpo env: error: a b\n"),
         (KeyboardInterrupt(), 130, "srpo env: interrupted\n"),
         (OSError(28, "No space left on device", "x"), 1, "no space left on the disk: x"),
+        (OSError(28, "No space left", "a", None, "b"), 1, "on the disk: b (No space left)"),
         (PermissionError(13, "Permission denied", "x"), 1, "no permission: x"),
     ],
 )

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+import srpo_jax.files
 from srpo_jax.data_pipelines import tree_store
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import (
@@ -18,7 +19,9 @@ from srpo_jax.data_pipelines.tree_store import (
     shards_of,
     write_shard,
 )
+from srpo_jax.errors import RunFailure
 from tests.support import judged
+from tests.support.full_disk import full_disk
 
 
 def branch(at=0, k=0, **changes) -> dict:
@@ -125,6 +128,29 @@ def test_a_manifest_never_describes_another_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_shard(path, [tree("b")])
     assert shard_done(path) and read_shards(tmp_path)[0]["id"] == "b"
+
+
+def test_a_full_disk_is_told_by_the_shards_name(tmp_path, monkeypatch):
+    """The writer's own error becomes one line, and the folder is as it was; an error on the way,
+    of a record or of whoever makes them, is told rather than that of closing the file."""
+    path = shard_path(tmp_path, 0, 1)
+    write_shard(path, [tree("a")])
+    files = {p: p.stat().st_ino for p in tmp_path.iterdir()}
+    full_disk(monkeypatch, srpo_jax.files)
+    with pytest.raises(RunFailure) as caught:
+        write_shard(path, [tree("b")])
+    said = f"{path} cannot be written: write() failed: No space left on device"
+    assert str(caught.value) == said
+
+    def broken():
+        yield tree("b")
+        raise RuntimeError("the sampler's own")
+
+    with pytest.raises(RecordError, match="format is None"):
+        write_shard(path, [tree("b"), {}])
+    with pytest.raises(RuntimeError, match="the sampler's own"):
+        write_shard(path, broken())
+    assert {p: p.stat().st_ino for p in tmp_path.iterdir()} == files and shard_done(path)
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):
