@@ -22,13 +22,25 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path
+from srpo_jax.data_pipelines.json_parts import (
+    MANIFEST_SUFFIX,
+    MAX_MANIFEST,
+    manifest_path,
+)
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
-from srpo_jax.errors import RunFailure, one_line
-from srpo_jax.files import file_sha256, sync, temporary_file, write_text
+from srpo_jax.errors import RunFailure, UserError, one_line
+from srpo_jax.files import (
+    file_sha256,
+    parse_json,
+    read_file,
+    sync,
+    temporary_file,
+    write_text,
+)
 
 SUFFIX = ".array_record"
+MAX_SHARD = 2**50  # bytes; what says more is no manifest
 
 
 def shard_path(
@@ -147,6 +159,9 @@ class TreeSource:
         self._ends = np.cumsum([m["count"] for m in self._manifests])
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
+        for shard, manifest in enumerate(self._manifests):
+            if not manifest["count"]:  # it would never be opened, whatever is in it
+                self._opened(shard)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -158,14 +173,22 @@ class TreeSource:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         path = self._paths[shard]
         inside = index - (int(self._ends[shard - 1]) if shard else 0)
+        reader = self._opened(shard, f"[{inside}]")
         try:
-            data = self._reader(shard).read([inside])[0]
+            data = reader.read([inside])[0]
         except (RuntimeError, ValueError, OSError) as e:
-            raise RecordError(f"{path}[{inside}]: damaged shard: {_in_short(e)}") from None
+            raise _damaged(f"{path}[{inside}]", e) from None
         return _unpack(data, path, inside)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
+
+    def _opened(self, shard: int, place: str = "") -> Any:
+        """The reader of a shard. RecordError, which names it and `place`, if it is not whole."""
+        try:
+            return self._reader(shard)
+        except (RuntimeError, ValueError, OSError) as e:
+            raise _damaged(f"{self._paths[shard]}{place}", e) from None
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -224,16 +247,20 @@ def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     where = manifest_path(path)
     try:
-        manifest = json.loads(where.read_bytes())
+        manifest = parse_json(read_file(where, MAX_MANIFEST))
         kinds = {name: type(manifest[name]) for name in ("count", "bytes", "sha256", "fingerprint")}
     except FileNotFoundError:
         raise RecordError(
             f"{path}: no manifest, so it is not finished; run 'srpo explore' again"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as e:
+    except (OSError, UserError, ValueError, TypeError, KeyError) as e:
         raise RecordError(f"{where}: not a manifest: {_in_short(e)}") from None
     if kinds != {"count": int, "bytes": int, "sha256": str, "fingerprint": str}:
         raise RecordError(f"{where}: not a manifest: a field has the wrong type")
+    if not 0 <= manifest["count"] <= manifest["bytes"] <= MAX_SHARD:
+        raise RecordError(
+            f"{where}: not a manifest: {manifest['count']} records in {manifest['bytes']} bytes"
+        )
     return manifest
 
 
@@ -242,6 +269,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"a tree record cannot hold a {type(value).__name__}")
+
+
+def _damaged(where: str, error: Exception) -> RecordError:
+    return RecordError(f"{where}: damaged shard: {_in_short(error)}")
 
 
 def _in_short(error: Exception) -> str:

@@ -8,12 +8,15 @@ import json
 import os
 import pathlib
 import secrets
+import stat
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError, one_line
 
 MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
+MAX_JSON = 64 * 2**20  # bytes of a JSON file that is read whole
 TEMPORARY = ".tmp-"  # in the name of every temporary file
 
 
@@ -128,12 +131,44 @@ def existing_parent(path: str | os.PathLike) -> pathlib.Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object. Errors: UserError for anything else."""
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """A file opened for reading. Errors: OSError; UserError for what is no regular file: a pipe
+    would be waited for without end, and a device read without end.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is no regular file (but a pipe or a device)")
+    return file
+
+
+def read_file(path: str | os.PathLike, limit: int = sys.maxsize) -> bytes:
+    """The contents of a regular file of at most `limit` bytes. Errors: as open_file, and UserError
+    for a larger one.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UserError(f"{path} has {size} bytes, more than the {limit} that are read")
+        return file.read()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Errors: ValueError for anything that is none, also for one nested so deeply
+    that it cannot be read.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object of at most MAX_JSON bytes. Errors: UserError for anything else."""
+    try:
+        found = parse_json(read_file(path, MAX_JSON).decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+        raise UserError(f"{path} is not JSON: {one_line(error, 160)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object")
     return found
@@ -145,10 +180,13 @@ def read_lines(path: pathlib.Path) -> list[dict]:
         return []
     rows = []
     # Not splitlines: a text may hold U+2028, which is a line end for that but not for JSONL.
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = read_file(path).decode("utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}") from None
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             if number == len(lines):
                 break

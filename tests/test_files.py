@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -13,6 +14,8 @@ from srpo_jax.files import (
     check_writable,
     file_sha256,
     naming,
+    read_json,
+    read_lines,
     write_json,
     write_text,
     written_whole,
@@ -91,6 +94,40 @@ def test_a_message_commands_no_terminal():
     for text in ("Grüße 回复 \u200d مرحبا", "a\u0301"):
         assert one_line(text) == text
         assert one_line(text).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"[" * 100_000, "is not JSON: nested too deeply"),
+        (b"{}" + b" " * 100, "has 102 bytes, more than the 64 that are read"),
+        (b'{"a": "\xff"}', "is not JSON: 'utf-8' codec can't decode"),
+        (b"[]", "is not a JSON object"),
+        (None, "is no regular file"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, content, said):
+    """Also one without end, and one that would fill the memory."""
+    path = tmp_path / "a.json"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    if content and len(content) < 1000:
+        monkeypatch.setattr(files, "MAX_JSON", 64)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert said in str(error.value) and one_line(error.value) == str(error.value)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a": "\xff"}', b"{"])
+def test_a_line_that_is_no_json_is_told_unless_it_is_the_last(tmp_path, line):
+    """What a killed writer left at the end is passed over; all else is damage, told in one line."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n{}\n")
+    with pytest.raises(UserError, match="a.jsonl(:2)? is not ") as error:
+        read_lines(path)
+    assert one_line(error.value) == str(error.value)
+    if b"\xff" not in line:
+        path.write_bytes(b'{"a": 1}\n' + line)
+        assert read_lines(path) == [{"a": 1}]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 
 import numpy as np
 import pytest
 
 import srpo_jax.files
 from srpo_jax.data_pipelines import tree_store
+from srpo_jax.data_pipelines.json_parts import manifest_path
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import (
     fingerprint,
@@ -84,6 +87,33 @@ def test_shard_without_manifest_is_not_done(tmp_path):
         read_shards(tmp_path)
     with pytest.raises(RecordError, match="no tree shards"):
         read_shards(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("count", [-5, 0, 1, 3, 2**63, 2**63 - 1, 10**40, 2.0, True, None])
+@pytest.mark.parametrize("size", [None, 2**70])
+def test_a_manifest_with_another_count_is_one_line(tmp_path, count, size):
+    """Whatever number of records it says, none is left out and nothing is sized by it. size: of the
+    shard, if that is another one as well."""
+    folder = shards(tmp_path, [tree("a"), tree("b")], [tree("c")])
+    path = manifest_path(shard_path(folder, 0, 2))
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "count": count, "bytes": size or manifest["bytes"]}))
+    with pytest.raises(RecordError) as caught:
+        list(read_shards(folder))
+    assert str(shard_path(folder, 0, 2)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b" " * 5000, b"\xff", None])
+def test_a_manifest_that_is_none_is_one_line(tmp_path, content):
+    """Nested without end, of thousands of bytes, no text, or a pipe that nobody writes to."""
+    folder = shards(tmp_path, [tree("a")])
+    path = manifest_path(shard_path(folder, 0, 1))
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(RecordError, match="not a manifest: ") as caught:
+        read_shards(folder)
+    assert "\n" not in str(caught.value)
+    assert shards_of(folder) == [] and not shard_done(shard_path(folder, 0, 1))
 
 
 def test_a_second_writer_leaves_a_finished_shard_alone(tmp_path):

@@ -78,7 +78,7 @@ def test_odds_ratio_and_its_gradient_are_those_of_float64():
     """Of both sides, also of a pair whose sides the policy is certain of."""
     chosen, rejected = np.meshgrid(LOGPS, LOGPS)
     loss, by_chosen, by_rejected = gradients(chosen, rejected)
-    (c, slope_c), (r, slope_r) = map(exact_log_odds, np.float64([chosen, rejected]))
+    (c, slope_c), (r, slope_r) = map(exact_log_odds, np.asarray([chosen, rejected], np.float64))
     push = 1 / (1 + np.exp(c - r))
     np.testing.assert_allclose(loss, np.logaddexp(0, r - c), rtol=2e-5)
     np.testing.assert_allclose(by_chosen, -push * slope_c, rtol=1e-4)
