@@ -30,7 +30,7 @@ from srpo_jax.errors import UserError
 
 FIELD = "objective.contrast"
 
-# The largest log-prob whose odds are taken as they are; above it log_odds goes on along its tangent.
+# The largest log-prob whose odds are taken as they are: above, log_odds goes on along its tangent.
 MAX_LOG_PROB = math.log(0.99)
 MAX_SLOPE = 1 / -math.expm1(MAX_LOG_PROB)  # of log_odds: 100
 
