@@ -89,7 +89,7 @@ def explore(
     if references_only:
         records = with_steps(records, source)
         provenance["stage"] = "references"
-        references = {record.id: (record, policy.reference(record)) for record in records}
+        references = {record.id: policy.reference(record) for record in records}
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
         _make(
@@ -109,7 +109,7 @@ def explore(
             return roots.folder
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
-        references = {record.id: (record, policy.reference(record)) for record in records}
+        references = {record.id: policy.reference(record) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
     _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
