@@ -112,23 +112,29 @@ def check_writable(folder: pathlib.Path) -> None:
     """Makes the folder, and sees that files can be written there, before hours are spent on what
     belongs into them. Errors: OSError, and UserError when a file stands in its place.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with naming(folder):
-            fresh = temporary_name(folder / "probe")
-            try:
-                fresh.write_bytes(b"x")
-            finally:
-                fresh.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        file = existing_parent(folder)
-        raise UserError(f"{folder} cannot be made: {file} is a file") from None
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        fresh = temporary_name(folder / "probe")
+        try:
+            fresh.write_bytes(b"x")
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Errors: UserError when there can be no folder of that name, as a file stands in its place.
+    Writes nothing.
+    """
+    place = existing_parent(folder)
+    if not place.is_dir():
+        raise UserError(f"{folder} cannot be made: {place} is a file")
 
 
 def existing_parent(path: str | os.PathLike) -> pathlib.Path:
     """The nearest place above `path` (or it) that is there."""
     path = pathlib.Path(path).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:

@@ -14,7 +14,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, join
-from srpo_jax.files import check_plain_name, write_json, write_text
+from srpo_jax.files import check_plain_name, check_writable, write_json, write_text
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.scores import format_scores, scores
 from srpo_jax.judge.stage import (
@@ -44,6 +44,8 @@ def judge_answers(
     check_plain_name(answers, "--answers")
     folder = workdir / "eval" / answers
     about, shards = read_answers(folder)
+    if not asking.dry_run:
+        check_writable(folder)
     verdicts, arbiter, judge = open_verdicts(cfg, workdir, asking)
     if asking.dry_run:
         print(dry_run(cfg, verdicts, arbiter, judge, shards), flush=True)
