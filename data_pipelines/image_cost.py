@@ -48,8 +48,8 @@ def check_metadata(info: dict[Any, Any]) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """By libjpeg's rules: a segment of a length below 2 has one of 2, what follows a scan is coded
-    pixels up to the next marker, and nothing counts behind the end of the image.
+    """By libjpeg's rules: what follows a scan is coded pixels up to the next marker, and nothing
+    counts behind the end of the image.
     """
     at, pieces, scans = 2, 0, 0
     exif: list[bytes] = []
@@ -68,7 +68,7 @@ def _check_jpeg(data: bytes) -> None:
         if marker == 0x01 or at + 2 > len(data):  # a marker without a length
             continue
         (length,) = struct.unpack_from(">H", data, at)
-        body, at = data[at + 2 : at + length], at + max(length, 2)
+        body, at = data[at + 2 : at + length], at + length
         scans += marker == _SOS
         if scans > MAX_SCANS:
             raise TooCostly(f"it has more than {MAX_SCANS} scans; save it again")

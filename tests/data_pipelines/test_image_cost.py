@@ -72,9 +72,9 @@ def in_webp(exif: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
-def scans(count: int) -> bytes:
+def scans(count: int, **options) -> bytes:
     """A progressive JPEG of so many scans, the last one repeated."""
-    data = encoded("JPEG", progressive=True)
+    data = encoded("JPEG", progressive=True, **options)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
 
@@ -84,6 +84,7 @@ BOMB = tiff(400, 30_000)
 COSTLY = {
     "scans": (scans(MAX_SCANS + 1), "more than 32 scans"),
     "scans without end": (scans(2_000), "more than 32 scans"),
+    "scans with restarts": (scans(MAX_SCANS + 1, restart_marker_blocks=1), "more than 32 scans"),
     "comments": (in_jpeg(segment(0xFE, b"") * 300_000), "more than 40000 segments"),
     "tables": (in_jpeg(segment(0xDB, b"") * 300_000), "more than 40000 segments"),
     "fill": (in_jpeg(b"\xff" * 5_000_000), "more than 40000 segments or bytes between"),

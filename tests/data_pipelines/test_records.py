@@ -99,6 +99,7 @@ BAD = [
     (b'{"meta": {"x": 1e999}}', "1e999 is too large a number"),
     (b'{"meta": [-1%s]}' % (b"0" * 400 + b".0"), "-1000000000000000000... is too large a number"),
     (b'{"meta": 18446744073709551616}', "18446744073709551616 is too large a number: 64 bits"),
+    (b'{"meta": -9223372036854775809}', "is too large a number: 64 bits"),
     (b'{"meta": 1%s}' % (b"0" * 9999), "10000000000000000000... is too large a number: 64 bits"),
     (GOOD | {"meta": nested(65)}, "meta is nested more than 64 deep"),
     (GOOD | {"meta": nested(600)}, "meta is nested more than 64 deep"),

@@ -64,7 +64,9 @@ def test_log_odds_and_their_slope_are_those_of_float64():
 
 def test_log1mexp_is_that_of_float64():
     """Value and slope on both branches and where they meet."""
-    inside = np.asarray([-1e-7, -1e-3, -0.3, -0.6931, -0.7, -2, -20, -80, -1e4, -1e30], np.float32)
+    inside = np.asarray(
+        [-1e-7, -1e-3, -0.3, -0.6931, -0.7, -2, -8, -20, -80, -1e4, -1e30], np.float32
+    )
     wide = np.float64(inside)
     with np.errstate(over="ignore"):
         slopes = -1 / np.expm1(-wide)
