@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
+from srpo_jax.data_pipelines.image_cost import TooCostly, check_file, check_metadata
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.errors import one_line
 
@@ -25,6 +26,16 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64_000_000  # a 410 KiB PNG can hold 144 million pixels
 MAX_SIDE = 16_384
+# What turns a picture upright, by its EXIF orientation.
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # The names of a PNG's text chunks that Pillow looks for an orientation in.
 ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
@@ -53,9 +64,10 @@ def load_image(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> Image.
 
     `what` names the record (or file) in the error. Raises RecordError for a format other than
     JPEG, PNG or WEBP, for an image above the limits (checked on the header, before decoding),
-    for a truncated or corrupt one, and for anything that Pillow only warns about.
+    for one that takes far longer to decode than its size explains (image_cost.py), for a truncated
+    or corrupt one, and for anything that Pillow only warns about.
     """
-    return _read(path_or_bytes, what, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    return _read(path_or_bytes, what, lambda image: _to_rgb(_upright(image)))
 
 
 def image_size(path_or_bytes: str | os.PathLike | bytes, *, what: str) -> tuple[int, int]:
@@ -79,6 +91,7 @@ def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> 
         data = read_image_bytes(path_or_bytes, what=what)
         what = f"{what}: {path_or_bytes}"
     try:
+        check_file(data)
         with _WARNINGS_LOCK, warnings.catch_warnings():
             # Only Pillow's own warnings: other threads run under these filters meanwhile.
             warnings.filterwarnings("error", module=r"PIL\.")
@@ -91,9 +104,12 @@ def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> 
                 )
             if image.format == "PNG" and _orientation_comes_late(data):
                 image.load()
+            check_metadata(image.info)
             return take(image)
     except RecordError:
         raise
+    except TooCostly as e:
+        raise RecordError(f"{what}: the image would take too long to decode: {e}") from None
     except Image.UnidentifiedImageError:
         raise RecordError(f"{what}: not a {', '.join(FORMATS)} image") from None
     except Exception as e:  # a decoder can raise anything on hostile bytes
@@ -101,11 +117,21 @@ def _read(path_or_bytes: Any, what: str, take: Callable[[Image.Image], Any]) -> 
         raise RecordError(f"{what}: cannot decode the image: {type(e).__name__}: {why}") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes all other EXIF data again, with what that points at.
+    image.load()
+    method = TURNED.get(_orientation(image))
+    return image.copy() if method is None else image.transpose(method)
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Not image.getexif(): that of a PNG decodes the pixels, to see what stands behind them.
-    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     width, height = image.size
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: Image.Image) -> Any:
+    # Not image.getexif(): that of a PNG decodes the pixels, to see what stands behind them.
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
 def _orientation_comes_late(png: bytes) -> bool:

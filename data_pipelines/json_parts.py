@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.records import RecordError
-from srpo_jax.errors import one_line
-from srpo_jax.files import sync, write_text
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import parse_json, read_file, sync, write_text
 
 SUFFIX = ".jsonl"
 MANIFEST_SUFFIX = ".manifest.json"
+MAX_MANIFEST = 4096  # bytes
 
 
 def write_part(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -46,13 +47,13 @@ def parts_of(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
 def read_part(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a part. Errors: RecordError when it is not what its manifest says."""
     try:
-        manifest = json.loads(manifest_path(path).read_bytes())
-        data = path.read_bytes()
+        manifest = parse_json(read_file(manifest_path(path), MAX_MANIFEST))
+        data = read_file(path)
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise ValueError("its contents do not match the sum in its manifest")
         # Not splitlines: a text may hold U+2028, which is a line end for that but not here.
-        rows = [json.loads(line) for line in data.decode().split("\n")[:-1]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [parse_json(line) for line in data.decode().split("\n")[:-1]]
+    except (OSError, UserError, ValueError, KeyError, TypeError) as error:
         raise RecordError(
             f"{path}: damaged: {one_line(error, 160)}; remove it and its manifest, and run the "
             "command that wrote it again"

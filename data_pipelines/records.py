@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import written_whole
+from srpo_jax.files import open_file, written_whole
 
 CATEGORIES = (
     "dangerous_behavior",
@@ -32,6 +33,10 @@ CATEGORIES = (
     "privacy_violations",
 )
 IMAGE_MARKER = "<image>"  # where an image stands in the question; without markers images go first
+
+MAX_LINE = 10 * 2**20  # bytes of a record, without its pictures
+MAX_IMAGES = 512  # of a record
+MAX_DEPTH = 64  # of `meta`
 
 _REQUIRED = ("id", "images", "question")
 _OPTIONAL = ("category", "risky", "unsafe_reply", "source", "license", "meta")
@@ -100,16 +105,18 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
     root = str(path.resolve().parent)
     first_line: dict[str, int] = {}
     try:
-        file = open(path, "rb")
+        file = open_file(path)
     except OSError as e:
         why = e.strerror or type(e).__name__
         raise RecordError(f"{path}: cannot open the records: {why}") from None
     with file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file), 1):
             if not line.strip():
                 continue
             where, rid = f"{path}:{number}", None
             try:
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"the line is longer than {MAX_LINE} bytes")
                 data = _parse_json(line.strip())
                 rid = data.get("id")
                 record = record_from_dict(data, root)
@@ -120,6 +127,17 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
             except ValueError as e:
                 name = f"record {rid!r}" if isinstance(rid, str) else "record"
                 yield RecordError(f"{where}: {name}: {e}")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long the first MAX_LINE + 1 bytes. No more than that
+    is in memory at once.
+    """
+    while line := file.readline(MAX_LINE + 1):
+        end = line
+        while len(end) > MAX_LINE and not end.endswith(b"\n"):
+            end = file.readline(MAX_LINE + 1)
+        yield line
 
 
 def read_records(path: str | os.PathLike, *, max_bad_fraction: float = 0.0) -> list[Record]:
@@ -191,7 +209,10 @@ def record_from_dict(data: dict[str, Any], root: str) -> Record:
     if not rid.isprintable():
         raise ValueError("id must be printable, on one line")
     question = _text(data["question"], "question")
-    images = tuple(_text(x, f"images[{i}]") for i, x in enumerate(_list(data["images"], "images")))
+    names = _list(data["images"], "images")
+    if len(names) > MAX_IMAGES:
+        raise ValueError(f"images has {len(names)} names, the limit is {MAX_IMAGES}")
+    images = tuple(_text(name, f"images[{i}]") for i, name in enumerate(names))
     markers = question.count(IMAGE_MARKER)
     if markers not in (0, len(images)):
         raise ValueError(f"question has {markers} {IMAGE_MARKER} markers for {len(images)} images")
@@ -234,6 +255,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     meta = data.get("meta", {})
     if not isinstance(meta, dict):
         raise ValueError("meta must be an object")
+    _check_meta(meta)
     return {
         "category": category,
         "risky": risky,
@@ -244,23 +266,56 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_meta(value: Any, depth: int = 0) -> None:
+    """ValueError for what no tree record can hold."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"meta is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, str):
+        _text(value, "meta", empty=True)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _text(key, "meta", empty=True)
+            _check_meta(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_meta(item, depth + 1)
+
+
 def _parse_json(line: bytes) -> dict[str, Any]:
-    """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last)."""
+    """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last), and
+    numbers that a tree record can hold: of 64 bits, finite.
+    """
 
     def pairs(items):
-        out = dict(items)
-        if len(out) < len(items):
-            names = [key for key, _ in items]
-            twice = next(key for key in names if names.count(key) > 1)
-            raise ValueError(f"field {twice!r} is given twice")
+        out = {}
+        for key, value in items:
+            if key in out:
+                raise ValueError(f"field {key!r} is given twice")
+            out[key] = value
         return out
+
+    def whole(text):
+        if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+            raise ValueError(f"{_short(text)} is too large a number: 64 bits are kept")
+        return int(text)
+
+    def broken(text):
+        if math.isinf(float(text)):
+            raise ValueError(f"{_short(text)} is too large a number")
+        return float(text)
 
     def constant(name):
         raise ValueError(f"{name} is not a JSON number")
 
     try:
         text = line.decode("utf-8")
-        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        data = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_int=whole,
+            parse_float=broken,
+        )
     except UnicodeDecodeError as e:
         raise ValueError(f"not UTF-8 at byte {e.start}") from None
     except json.JSONDecodeError as e:
@@ -270,6 +325,10 @@ def _parse_json(line: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("a record must be a JSON object")
     return data
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}..."
 
 
 def _text(value: Any, name: str, *, empty: bool = False) -> str:

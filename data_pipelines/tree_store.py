@@ -9,25 +9,38 @@ So a shard with a manifest is whole, and one without is not done and will be wri
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgpack
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path
+from srpo_jax.data_pipelines.json_parts import (
+    MANIFEST_SUFFIX,
+    MAX_MANIFEST,
+    manifest_path,
+)
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
-from srpo_jax.errors import one_line
-from srpo_jax.files import file_sha256, sync, temporary_name, write_text
+from srpo_jax.errors import RunFailure, UserError, one_line
+from srpo_jax.files import (
+    file_sha256,
+    parse_json,
+    read_file,
+    sync,
+    temporary_file,
+    write_text,
+)
 
 SUFFIX = ".array_record"
+MAX_SHARD = 2**50  # bytes; what says more is no manifest
 
 
 def shard_path(
@@ -45,25 +58,22 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
     Every record is checked in the form in which it will be read; ints may be numpy's. Several
     processes and hosts may write the same shard at once: each file appears whole, and a shard that
     is done with the same contents stays done throughout.
-    Raises RecordError for one that breaks the schema, and then leaves everything as it was.
+    Raises RecordError for one that breaks the schema and RunFailure for a disk that is full, and
+    then leaves everything as it was.
     """
     path = pathlib.Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"a shard's name ends with {SUFFIX}: {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     sealed_by = manifest_path(path)
-    fresh = temporary_name(path)
     content, count = hashlib.sha256(), 0
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
-        try:
+    with temporary_file(path) as fresh:
+        with _writer(fresh, path) as write:
             for count, record in enumerate(records, 1):
                 data = cast(bytes, msgpack.packb(record, use_bin_type=True, default=_plain))
                 _unpack(data, path, count - 1)
                 content.update(len(data).to_bytes(8, "little") + data)
-                writer.write(data)
-        finally:
-            writer.close()
+                write(data)
         sync(fresh)
         manifest = {
             "count": count,
@@ -77,11 +87,32 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         if there and there["sha256"] != manifest["sha256"]:
             sealed_by.unlink(missing_ok=True)  # it would describe another file than there is
         os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
     write_text(sealed_by, json.dumps(manifest) + "\n", flush=True)
     sync(path.parent)
     return manifest
+
+
+@contextlib.contextmanager
+def _writer(fresh: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives what writes a record to the new file `fresh`. RunFailure, which names `path`, when the
+    disk does not take it: array_record has a RuntimeError of its own for that.
+    """
+
+    def checked(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except (RuntimeError, ValueError) as error:
+            why = one_line(str(error).partition("; writing")[0], 160)
+            raise RunFailure(f"{path} cannot be written: {why}") from None
+
+    writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")
+    try:
+        yield lambda data: checked(lambda: writer.write(data))
+    except BaseException:
+        with contextlib.suppress(Exception):  # what went wrong before says more
+            writer.close()
+        raise
+    checked(writer.close)
 
 
 def shard_done(path: str | os.PathLike) -> bool:
@@ -128,6 +159,9 @@ class TreeSource:
         self._ends = np.cumsum([m["count"] for m in self._manifests])
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
+        for shard, manifest in enumerate(self._manifests):
+            if not manifest["count"]:  # it would never be opened, whatever is in it
+                self._opened(shard)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -139,14 +173,22 @@ class TreeSource:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         path = self._paths[shard]
         inside = index - (int(self._ends[shard - 1]) if shard else 0)
+        reader = self._opened(shard, f"[{inside}]")
         try:
-            data = self._reader(shard).read([inside])[0]
+            data = reader.read([inside])[0]
         except (RuntimeError, ValueError, OSError) as e:
-            raise RecordError(f"{path}[{inside}]: damaged shard: {_in_short(e)}") from None
+            raise _damaged(f"{path}[{inside}]", e) from None
         return _unpack(data, path, inside)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
+
+    def _opened(self, shard: int, place: str = "") -> Any:
+        """The reader of a shard. RecordError, which names it and `place`, if it is not whole."""
+        try:
+            return self._reader(shard)
+        except (RuntimeError, ValueError, OSError) as e:
+            raise _damaged(f"{self._paths[shard]}{place}", e) from None
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -205,16 +247,20 @@ def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     where = manifest_path(path)
     try:
-        manifest = json.loads(where.read_bytes())
+        manifest = parse_json(read_file(where, MAX_MANIFEST))
         kinds = {name: type(manifest[name]) for name in ("count", "bytes", "sha256", "fingerprint")}
     except FileNotFoundError:
         raise RecordError(
             f"{path}: no manifest, so it is not finished; run 'srpo explore' again"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as e:
+    except (OSError, UserError, ValueError, TypeError, KeyError) as e:
         raise RecordError(f"{where}: not a manifest: {_in_short(e)}") from None
     if kinds != {"count": int, "bytes": int, "sha256": str, "fingerprint": str}:
         raise RecordError(f"{where}: not a manifest: a field has the wrong type")
+    if not 0 <= manifest["count"] <= manifest["bytes"] <= MAX_SHARD:
+        raise RecordError(
+            f"{where}: not a manifest: {manifest['count']} records in {manifest['bytes']} bytes"
+        )
     return manifest
 
 
@@ -223,6 +269,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"a tree record cannot hold a {type(value).__name__}")
+
+
+def _damaged(where: str, error: Exception) -> RecordError:
+    return RecordError(f"{where}: damaged shard: {_in_short(error)}")
 
 
 def _in_short(error: Exception) -> str:

@@ -61,7 +61,10 @@ def parse(argv: list[str]) -> tuple[Spec, bool]:
         hint = "" if dashes else "; the command of srpo stands behind --"
         raise UserError(f"unknown argument {left[0]!r}{hint}")
     values = {field.name: getattr(given, field.name) for field in options()}
-    values["program"] = tuple(shlex.split(values["program"] or ""))
+    try:
+        values["program"] = tuple(shlex.split(values["program"] or ""))
+    except ValueError as error:
+        raise UserError(f"--program={values['program']}: {error}") from None
     values |= {name: tuple(values[name]) for name in ("env", "secret")}
     return Spec(given.target, tuple(command), **values), given.submit
 

@@ -103,6 +103,7 @@ class Spec:
         for item in self.secret:
             _check_secret(item, keys=self.target == "jobset")
         libtpu_init_args(self.xla_preset)
+        self._check_command()
         if self.target != "local":
             self._check_job()
 
@@ -154,12 +155,15 @@ class Spec:
         verb = self.command[0]
         if self.program and verb not in VERBS:
             return  # another program's arguments
-        if verb not in VERBS:
-            raise UserError(f"unknown verb {verb!r}; there is {', '.join(VERBS)}")
         command = parse(verb, self.command[1:])
         self._check_workdir(command.workdir)
         if verb == "train":
             _check_mesh(command, self.device_count, self.slices)
+
+    def _check_command(self) -> None:
+        """That `srpo` takes the command; another program may take any."""
+        if not self.program and not {"-h", "--help", "--version"} & set(self.command):
+            parse(self.command[0], self.command[1:])
 
     def _check_workdir(self, workdir: str) -> None:
         inside = self.bucket and not workdir.startswith(f"{BUCKET_MOUNT}/")

@@ -8,18 +8,52 @@ import json
 import os
 import pathlib
 import secrets
+import stat
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError, one_line
 
 MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
+MAX_JSON = 64 * 2**20  # bytes of a JSON file that is read whole
+TEMPORARY = ".tmp-"  # in the name of every temporary file
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
     """A new name beside `path`, for a file that will be renamed to it when it is whole."""
     # Not the process id alone: in containers on two hosts it may be the same.
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Lets an OSError of the system name `path`: one of writing to an open file names none, and one
+    of a temporary file a name that nobody knows.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if error.errno and (named is None or TEMPORARY in os.path.basename(str(named))):
+            error.filename = str(path)
+            if error.filename2 is not None:  # of a file that could not be renamed
+                del error.filename2
+        raise
+
+
+@contextlib.contextmanager
+def temporary_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary_name of `path`; whatever happens, no file of that name is left, and an OSError
+    names `path`.
+    """
+    fresh = temporary_name(path)
+    with naming(path):
+        try:
+            yield fresh
+        finally:
+            with contextlib.suppress(OSError):  # what went wrong before says more
+                fresh.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -30,15 +64,11 @@ def written_whole(path: pathlib.Path, *, flush: bool = False) -> Iterator[pathli
     flush: wait until the contents are on the disk before the file gets its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = temporary_name(path)
-    try:
+    with temporary_file(path) as fresh:
         yield fresh
         if flush:
             sync(fresh)
         os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: pathlib.Path, text: str, *, flush: bool = False) -> None:
@@ -56,7 +86,8 @@ def sync(path: pathlib.Path) -> None:
     """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -81,28 +112,69 @@ def check_writable(folder: pathlib.Path) -> None:
     """Makes the folder, and sees that files can be written there, before hours are spent on what
     belongs into them. Errors: OSError, and UserError when a file stands in its place.
     """
-    fresh = temporary_name(folder / "probe")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(b"x")
-        fresh.unlink()
-    except (FileExistsError, NotADirectoryError):
-        file = existing_parent(folder)
-        raise UserError(f"{folder} cannot be made: {file} is a file") from None
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        fresh = temporary_name(folder / "probe")
+        try:
+            fresh.write_bytes(b"x")
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Errors: UserError when there can be no folder of that name, as a file stands in its place.
+    Writes nothing.
+    """
+    place = existing_parent(folder)
+    if not place.is_dir():
+        raise UserError(f"{folder} cannot be made: {place} is a file")
 
 
 def existing_parent(path: str | os.PathLike) -> pathlib.Path:
     """The nearest place above `path` (or it) that is there."""
     path = pathlib.Path(path).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """A file opened for reading. Errors: OSError; UserError for what is no regular file: a pipe
+    would be waited for without end, and a device read without end.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is no regular file (but a pipe or a device)")
+    return file
+
+
+def read_file(path: str | os.PathLike, limit: int = sys.maxsize) -> bytes:
+    """The contents of a regular file of at most `limit` bytes. Errors: as open_file, and UserError
+    for a larger one.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UserError(f"{path} has {size} bytes, more than the {limit} that are read")
+        return file.read()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Errors: ValueError for anything that is none, also for one nested so deeply
+    that it cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object. Errors: UserError for anything else."""
+    """A JSON object of at most MAX_JSON bytes. Errors: UserError for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_file(path, MAX_JSON).decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+        raise UserError(f"{path} is not JSON: {one_line(error, 160)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object")
     return found
@@ -114,10 +186,13 @@ def read_lines(path: pathlib.Path) -> list[dict]:
         return []
     rows = []
     # Not splitlines: a text may hold U+2028, which is a line end for that but not for JSONL.
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = read_file(path).decode("utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}") from None
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             if number == len(lines):
                 break

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
+import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +39,31 @@ def tokenize_reference(
     pieces = [list(processor.encode(text, after_text=i > 0)) for i, text in enumerate(texts)]
     pieces[-1].append(processor.eos_ids[0])
     return [np.asarray(piece, np.int32) for piece in pieces]
+
+
+def as_read_back(record: Record, processor: Any, format: PathFormat) -> Record:
+    """The record with the texts of its reference path as their tokens read.
+
+    Some tokenizers write a letter and its accent as one sign (NFC): then that is what a policy is
+    trained on, and so what a tree says and a judge reads. processor: as in tokenize_reference, with
+    decode. Raises RecordError for a text that comes back as another one.
+    """
+
+    def read_back(text: str, name: str) -> str:
+        text = format.tidied(text)
+        found = processor.decode(processor.encode(text, after_text=True), after_text=True)
+        if unicodedata.normalize("NFKC", found) != unicodedata.normalize("NFKC", text):
+            at = len(os.path.commonprefix([text, found]))
+            shown = [repr(each[max(at - 8, 0) : at + 16]) for each in (text, found)]
+            raise RecordError(
+                f"record {record.id!r}: {name} cannot be written by this policy's tokenizer: "
+                f"{shown[0]} reads back as {shown[1]}; rephrase it"
+            )
+        return found
+
+    steps = [read_back(step, f"reference.steps[{i}]") for i, step in enumerate(record.steps)]
+    reply = read_back(record.reply, "reference.reply")
+    return dataclasses.replace(record, steps=tuple(steps), reply=reply)
 
 
 def cut_tokens(

@@ -19,9 +19,11 @@ from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Verb
 from srpo_jax.errors import RunFailure, UserError, one_line
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HELP = ("-h", "--help", "-help", "--helpfull")
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+# A file where a folder was to be, or the other way round; a name or a link that cannot be.
+NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             return _fail(f"{prefix}: error: no space left on the disk: {_what(error)}", 1)
         if error.errno in NO_ACCESS:
             return _fail(f"{prefix}: error: no permission: {_what(error)}", 1)
+        if error.errno in NO_PLACE:
+            return _fail(f"{prefix}: error: {_what(error)}", 2)
         raise
 
 
@@ -55,7 +59,8 @@ def _fail(line: str, code: int) -> int:
 
 
 def _what(error: OSError) -> str:
-    return f"{error.filename} ({error.strerror})" if error.filename else str(error)
+    file = error.filename2 or error.filename  # of two, the one that is written
+    return f"{file} ({error.strerror})" if file else str(error)
 
 
 def _run(argv: list[str]) -> int:

@@ -44,15 +44,13 @@ def demo(command: Command) -> int:
 def explore(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
-    from srpo_jax.arbiter.registry import find_arbiter
-
-    if ":" not in config.arbiter.kind:  # a user's own module may lie where judging is done
-        find_arbiter(config.arbiter.kind)
+    _check_arbiter(config)
     from srpo_jax.explore.explore import explore as run
 
     params = _params_of(config, command.options["from"])
     judge_roots = None
     if config.explore.reference == "self":
+        from srpo_jax.arbiter.registry import find_arbiter
         from srpo_jax.judge.judge import judge as ask
 
         if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
@@ -180,6 +178,7 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     name, model = command.options["name"], command.options["model"]
     check_plain_name(name, "--name")
     config, workdir = command.config(), _workdir(command)
+    _check_arbiter(config)  # that its answers are for
     if model and not pathlib.Path(model).is_dir():
         raise UserError(f"--model={model}: no such directory")
     _settle()
@@ -308,6 +307,16 @@ def _params_of(config: Config, run: str) -> Any:
     step, params = sampling_params(config, run)
     print(f"policy: checkpoint {step} of {run}", flush=True)
     return params
+
+
+def _check_arbiter(config: Config) -> None:
+    """Errors: UserError for an arbiter that does not exist, before anything is sampled for it. A
+    user's own module may lie where judging is done.
+    """
+    from srpo_jax.arbiter.registry import find_arbiter
+
+    if ":" not in config.arbiter.kind:
+        find_arbiter(config.arbiter.kind)
 
 
 def _settle() -> None:

@@ -42,7 +42,7 @@ from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import read_summary, write_summary
-from srpo_jax.files import write_json
+from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 
 BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
@@ -81,6 +81,9 @@ def explore(
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     known = read_records(source)
     records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
+    for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
+        check_folder(workdir / name)
+        check_folder(workdir / f"{name}.claims")
     policy = load_policy(cfg, model_dir=model_dir, params=params)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
@@ -89,7 +92,7 @@ def explore(
     if references_only:
         records = with_steps(records, source)
         provenance["stage"] = "references"
-        references = {record.id: (record, policy.reference(record)) for record in records}
+        references = {record.id: policy.reference(record) for record in records}
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
         _make(
@@ -109,7 +112,7 @@ def explore(
             return roots.folder
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
-        references = {record.id: (record, policy.reference(record)) for record in records}
+        references = {record.id: policy.reference(record) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
     _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)

@@ -26,7 +26,7 @@ from srpo_jax.export.baked_prompt import baking, check_bakeable
 from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
-from srpo_jax.files import read_json
+from srpo_jax.files import check_folder, read_json
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
@@ -163,6 +163,7 @@ def export(
     which = _which(step, config.train.best_metric)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
+    check_folder(out.parent)
     source = config.model.path
     model_config = load_model_config(source, config.model.family)
     asking = _asking(config, workdir, bake_prompt, form) if bake_prompt else None

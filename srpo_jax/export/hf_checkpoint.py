@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import sync
+from srpo_jax.files import naming, sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import load, tensor_match
 
@@ -93,9 +93,10 @@ def new_folder(out_dir: str | pathlib.Path, source: pathlib.Path) -> Iterator[pa
         shutil.rmtree(partial)  # an export that was killed
     partial.mkdir()
     try:
-        yield partial
-        _sync_folders(partial)
-        os.rename(partial, out)  # replaces an empty folder
+        with naming(out):
+            yield partial
+            _sync_folders(partial)
+            os.rename(partial, out)  # replaces an empty folder
         sync(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

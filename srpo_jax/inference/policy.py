@@ -18,7 +18,7 @@ import numpy as np
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
-from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
+from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
@@ -71,10 +71,13 @@ class Policy:
         with _naming(record):
             return self.asking.encoder.encode(record.question, load_record_images(record))
 
-    def reference(self, record: Record) -> list[np.ndarray]:
-        """The reference path as int32 pieces: n steps, then the reply with its end token."""
+    def reference(self, record: Record) -> tuple[Record, list[np.ndarray]]:
+        """(the record with the texts of its reference path as the tokens read, the path as int32
+        pieces: n steps, then the reply with its end token).
+        """
         with _naming(record):
-            return tokenize_reference(record, self.processor, self.format, self.opened)
+            record = as_read_back(record, self.processor, self.format)
+            return record, tokenize_reference(record, self.processor, self.format, self.opened)
 
     def forced_start(self, text: str) -> np.ndarray:
         """int32 [m]: the tokens of a text that a turn is made to begin with; [0] for no text."""

@@ -14,7 +14,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, join
-from srpo_jax.files import check_plain_name, write_json, write_text
+from srpo_jax.files import check_plain_name, check_writable, write_json, write_text
 from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.results.scores import format_scores, scores
@@ -44,6 +44,8 @@ def judge_answers(
         return write_batch(cfg, workdir, asking, shards)
     if asking.batch.read:
         asking, used = read_batch(cfg, workdir, asking, shards, stage)
+    if not asking.dry_run:
+        check_writable(folder)
     verdicts, arbiter, judge = open_verdicts(cfg, workdir, asking)
     if asking.dry_run:
         print(dry_run(cfg, verdicts, arbiter, judge, shards), flush=True)

@@ -19,7 +19,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.files import check_plain_name, check_writable
+from srpo_jax.files import check_folder, check_plain_name, check_writable
 from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.usage import UsageLog
@@ -83,6 +83,7 @@ def open_verdicts(
     Errors: UserError for settings, for a set of that name by another judge, and for a judge that
     does not say what `scope` needs.
     """
+    check_folder(place / REPLIES)
     cache = asking.replies
     if cache is None:  # an empty one is false
         cache = ReplyCache(place / REPLIES, asking.cache)

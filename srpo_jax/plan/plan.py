@@ -24,6 +24,7 @@ from srpo_jax.config.sections import MeshSettings
 from srpo_jax.distributed.accelerators import Slice, parse_slice
 from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
+from srpo_jax.files import check_folder
 from srpo_jax.models.flops import tower_trained
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.plan.candidates import (
@@ -213,6 +214,7 @@ def _compile(
     jobs = [_job(cfg, model, where, candidate, LEAST_EFFORT) for candidate in fitting]
     names = [f"{where.name} {candidate.name}" for candidate in fitting]
     folder = cache_folder(options.cache)
+    check_folder(folder)
     # The source of a tower from outside of this package is not in the digest of this package's.
     tower = inspect.getsource(sys.modules[model.config.family.tower.__module__])
     with Compiler(folder, repr(model.config) + tower, say, workers=options.jobs) as compiler:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from srpo_jax.errors import one_line
-from srpo_jax.files import write_text
+from srpo_jax.files import naming, write_text
 from srpo_jax.runs.trackers import make_trackers
 
 FILE = "metrics.jsonl"
@@ -99,7 +99,7 @@ class Metrics:
         config: Mapping[str, Any] | None = None,
     ):
         self.steps = steps
-        path = pathlib.Path(workdir) / FILE
+        self._path = path = pathlib.Path(workdir) / FILE
         self._trackers = make_trackers(
             report_to, path.parent, name=name, config=config or {}, start=start
         )
@@ -115,7 +115,8 @@ class Metrics:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One JSON line, one printed line, one point per curve of a tracker."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
         print(line(step, self.steps, values), flush=True)
         self._tell(lambda tracker: tracker.write(step, values), f"gets nothing from step {step} on")
 

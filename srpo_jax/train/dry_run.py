@@ -13,7 +13,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
-from srpo_jax.files import existing_parent, read_json
+from srpo_jax.files import check_folder, existing_parent, read_json
 from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
 from srpo_jax.train.checkpoint.seal import space_needed
@@ -27,6 +27,7 @@ def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path) -> str:
     when a checkpoint does not fit on the disk, or the workdir holds another run or a later step.
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    check_folder(workdir / "checkpoints")
     compile_cache.check(cfg.train.compilation_cache)
     if jax.process_index() == 0:  # the run's trackers are there only
         modules_of(cfg.train.report_to)

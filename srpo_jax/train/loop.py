@@ -25,6 +25,7 @@ from srpo_jax.distributed.lifecycle import agree, compile_together, report_failu
 from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
+from srpo_jax.files import check_folder, check_writable
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
@@ -73,11 +74,13 @@ def train(
         Ledger(workdir / EVENTS if first else None, born=born) as ledger,
         watchdog,
     ):
+        for name in ("checkpoints", *(("profile",) if profile else ())):
+            check_folder(workdir / name)
         compile_cache.use(cfg.train.compilation_cache)
         setup = make_setup(cfg, workdir, examples)
         agree("run", setup.run)
         check_attention(setup)
-        workdir.mkdir(parents=True, exist_ok=True)
+        check_writable(workdir)
         kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():

@@ -10,6 +10,10 @@ import pytest
 from PIL import Image
 
 from srpo_jax.cli import main as cli
+from srpo_jax.evaluate import evaluate as evaluation
+from srpo_jax.explore import explore as exploration
+from srpo_jax.judge import judge as judging
+from srpo_jax.train import dry_run, loop
 from tests.support import ROOT
 from tests.support.judged import tree, write_trees
 from tests.support.tiny import tiny_qwen2_5_vl
@@ -141,6 +145,47 @@ def test_an_unknown_arbiter_is_told_before_sampling(world, capfd):
     code, said = run(world, capfd, "explore", "--config.arbiter.kind=promted")
     assert code == 2 and len(said) == 1 and "did you mean prompted?" in said[0], said
     assert not (world / "run").exists()
+
+
+def test_an_unknown_arbiter_is_told_before_answering(world, capfd, monkeypatch):
+    """The answers of an evaluation are for it, too."""
+    monkeypatch.setattr(evaluation, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    code, said = run(world, capfd, "eval", "--config.arbiter.kind=promted")
+    assert code == 2 and len(said) == 1 and "did you mean prompted?" in said[0], said
+    assert not (world / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "verb, more, place",
+    [
+        ("eval", (), "eval"),
+        ("eval", ("--name=x",), "eval/x"),
+        ("explore", (), "trees"),
+        ("explore", (), "trees.claims"),
+        ("explore", ("--config.explore.reference=self",), "roots"),
+        ("explore", ("--config.explore.reference=self",), "roots.claims"),
+        ("judge", (), "replies"),
+        ("judge", (), "verdicts"),
+        ("train", (), "checkpoints"),
+        ("train", ("--dry_run",), "checkpoints"),
+        ("train", ("--profile",), "profile"),
+    ],
+)
+def test_a_file_where_a_folder_will_be_is_told_first(world, capfd, monkeypatch, verb, more, place):
+    """Not when the hours that were to fill it are over: before any weights are read."""
+    for module in (evaluation, exploration):
+        monkeypatch.setattr(module, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    for module in (loop, dry_run):
+        monkeypatch.setattr(module, "make_setup", lambda *_, **__: pytest.fail("set up"))
+    monkeypatch.setattr(judging, "judge_shard", lambda *_, **__: pytest.fail("judged"))
+    if verb in ("judge", "train"):
+        write_trees(world / "run" / "trees", [tree("a")])
+    (world / "run" / place).parent.mkdir(parents=True, exist_ok=True)
+    (world / "run" / place).write_text("a file")
+    before = files(world / "run")
+    code, said = run(world, capfd, verb, *more)
+    assert code == 2 and len(said) == 1 and f"run/{place} is a file" in said[0], said
+    assert [name for name in files(world / "run") if name != "events.jsonl"] == before
 
 
 def without_weights(model):

@@ -195,7 +195,12 @@ def test_profile_alone_means_a_few_steps():
         (RunFailure("a\nb"), 1, "srpo env: error: a b\n"),
         (KeyboardInterrupt(), 130, "srpo env: interrupted\n"),
         (OSError(28, "No space left on device", "x"), 1, "no space left on the disk: x"),
+        (OSError(28, "No space left", "a", None, "b"), 1, "on the disk: b (No space left)"),
         (PermissionError(13, "Permission denied", "x"), 1, "no permission: x"),
+        (IsADirectoryError(21, "Is a directory", "x"), 2, "srpo env: error: x (Is a directory)\n"),
+        (FileExistsError(17, "File exists", "x"), 2, "srpo env: error: x (File exists)\n"),
+        (NotADirectoryError(20, "Not a directory", "x"), 2, "error: x (Not a directory)\n"),
+        (OSError(36, "File name too long", "x"), 2, "error: x (File name too long)\n"),
     ],
 )
 def test_failures_that_are_not_bugs_are_one_line(capsys, monkeypatch, error, code, said):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import time
+import tracemalloc
+from dataclasses import asdict
 
 import pytest
 from PIL import Image
 
 from srpo_jax.data_pipelines.records import (
     CATEGORIES,
+    MAX_LINE,
     Record,
     RecordError,
     read_records,
     write_records,
 )
-from tests.support import ROOT
+from srpo_jax.data_pipelines.tree_store import read_shards
+from srpo_jax.errors import UserError
+from tests.support import ROOT, judged
 
 DOCS = ROOT / "docs" / "data.md"
 GOOD = {
@@ -28,6 +35,14 @@ GOOD = {
 
 def without(name: str) -> dict:
     return {key: value for key, value in GOOD.items() if key != name}
+
+
+def nested(depth: int) -> dict:
+    """A value of so many levels."""
+    value: dict = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
 
 
 # What is wrong, and what docs/data.md says about it. FOLDER is the folder of the JSONL file.
@@ -80,6 +95,17 @@ BAD = [
     (GOOD | {"risky": "yes"}, "risky must be true, false or null"),
     (GOOD | {"unsafe_reply": ""}, "unsafe_reply is empty"),
     (GOOD | {"meta": []}, "meta must be an object"),
+    (GOOD | {"images": ["a.png"] * 100_000}, "images has 100000 names, the limit is 512"),
+    (b'{"meta": {"x": 1e999}}', "1e999 is too large a number"),
+    (b'{"meta": [-1%s]}' % (b"0" * 400 + b".0"), "-1000000000000000000... is too large a number"),
+    (b'{"meta": 18446744073709551616}', "18446744073709551616 is too large a number: 64 bits"),
+    (b'{"meta": -9223372036854775809}', "is too large a number: 64 bits"),
+    (b'{"meta": 1%s}' % (b"0" * 9999), "10000000000000000000... is too large a number: 64 bits"),
+    (GOOD | {"meta": nested(65)}, "meta is nested more than 64 deep"),
+    (GOOD | {"meta": nested(600)}, "meta is nested more than 64 deep"),
+    (GOOD | {"meta": {"x": ["\ud800"]}}, "meta holds half a surrogate pair"),
+    (GOOD | {"meta": {"\ud800": 1}}, "meta holds half a surrogate pair"),
+    (b" " * 9 + b"x" * (10 * 2**20), "the line is longer than 10485760 bytes"),
     (GOOD | {"source": None}, "source must be a string, not NoneType"),
 ]
 
@@ -125,6 +151,47 @@ def test_bad_file_is_named(folder):
         read_records(write(folder, b""))
     with pytest.raises(RecordError, match="cannot open the records: No such file"):
         read_records(folder / "nope.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_does_not_end_is_no_file_of_records(folder, kind):
+    """A pipe is not waited for and a device not read to its end, which never comes."""
+    path = folder / "records.jsonl"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="records.jsonl is no regular file"):
+        read_records(path)
+
+
+def test_a_line_that_is_too_long_costs_no_memory_and_no_other_line(folder):
+    """It is one bad record, whatever its length; the lines around it are read."""
+    path = write(folder, GOOD, b"x" * (100 * 2**20), GOOD | {"id": "r3"})
+    tracemalloc.start()
+    records = read_records(path, max_bad_fraction=0.5)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [record.id for record in records] == ["r1", "r3"]
+    assert most < 50 * 2**20
+    exact = json.dumps(GOOD).encode()
+    assert len(read_records(write(folder, exact + b" " * (MAX_LINE - len(exact) - 1)))) == 1
+
+
+def test_a_field_that_is_repeated_late_is_found_at_once(folder):
+    """Not by looking for every one of a million fields in all of them."""
+    fields = "".join(f'"{i}":0,' for i in range(300_000))
+    start = time.process_time()
+    with pytest.raises(RecordError, match="field '299999' is given twice"):
+        read_records(write(folder, f'{{{fields}"299999":0}}'.encode()))
+    assert time.process_time() - start < 5
+
+
+def test_what_a_record_may_hold_a_tree_record_holds(folder):
+    """The largest numbers and the deepest `meta` that are read survive the way through a shard:
+    what cannot be kept is told before anything is sampled for it."""
+    meta = {"a": 2**64 - 1, "b": -(2**63), "c": 1.7e308, "d": nested(62), "e": "é\u2028"}
+    (record,) = read_records(write(folder, GOOD | {"meta": meta}))
+    tree = judged.plain(judged.tree("r1", meta=record.meta))
+    assert judged.write_trees(folder / "trees", [tree])
+    assert read_shards(folder / "trees")[0]["meta"] == meta == asdict(record)["meta"]
 
 
 def test_bad_share_is_counted_and_named(folder, capsys):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 
 import numpy as np
 import pytest
 
+import srpo_jax.files
 from srpo_jax.data_pipelines import tree_store
+from srpo_jax.data_pipelines.json_parts import manifest_path
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import (
     fingerprint,
@@ -18,7 +22,9 @@ from srpo_jax.data_pipelines.tree_store import (
     shards_of,
     write_shard,
 )
+from srpo_jax.errors import RunFailure
 from tests.support import judged
+from tests.support.full_disk import full_disk
 
 
 def branch(at=0, k=0, **changes) -> dict:
@@ -83,6 +89,33 @@ def test_shard_without_manifest_is_not_done(tmp_path):
         read_shards(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("count", [-5, 0, 1, 3, 2**63, 2**63 - 1, 10**40, 2.0, True, None])
+@pytest.mark.parametrize("size", [None, 2**70])
+def test_a_manifest_with_another_count_is_one_line(tmp_path, count, size):
+    """Whatever number of records it says, none is left out and nothing is sized by it. size: of the
+    shard, if that is another one as well."""
+    folder = shards(tmp_path, [tree("a"), tree("b")], [tree("c")])
+    path = manifest_path(shard_path(folder, 0, 2))
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "count": count, "bytes": size or manifest["bytes"]}))
+    with pytest.raises(RecordError) as caught:
+        list(read_shards(folder))
+    assert str(shard_path(folder, 0, 2)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b" " * 5000, b"\xff", None])
+def test_a_manifest_that_is_none_is_one_line(tmp_path, content):
+    """Nested without end, of thousands of bytes, no text, or a pipe that nobody writes to."""
+    folder = shards(tmp_path, [tree("a")])
+    path = manifest_path(shard_path(folder, 0, 1))
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(RecordError, match="not a manifest: ") as caught:
+        read_shards(folder)
+    assert "\n" not in str(caught.value)
+    assert shards_of(folder) == [] and not shard_done(shard_path(folder, 0, 1))
+
+
 def test_a_second_writer_leaves_a_finished_shard_alone(tmp_path):
     """While it makes the same records, and after, the shard is done and its files are the first
     writer's own; bad records change nothing either.
@@ -125,6 +158,29 @@ def test_a_manifest_never_describes_another_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_shard(path, [tree("b")])
     assert shard_done(path) and read_shards(tmp_path)[0]["id"] == "b"
+
+
+def test_a_full_disk_is_told_by_the_shards_name(tmp_path, monkeypatch):
+    """The writer's own error becomes one line, and the folder is as it was; an error on the way,
+    of a record or of whoever makes them, is told rather than that of closing the file."""
+    path = shard_path(tmp_path, 0, 1)
+    write_shard(path, [tree("a")])
+    files = {p: p.stat().st_ino for p in tmp_path.iterdir()}
+    full_disk(monkeypatch, srpo_jax.files)
+    with pytest.raises(RunFailure) as caught:
+        write_shard(path, [tree("b")])
+    said = f"{path} cannot be written: write() failed: No space left on device"
+    assert str(caught.value) == said
+
+    def broken():
+        yield tree("b")
+        raise RuntimeError("the sampler's own")
+
+    with pytest.raises(RecordError, match="format is None"):
+        write_shard(path, [tree("b"), {}])
+    with pytest.raises(RuntimeError, match="the sampler's own"):
+        write_shard(path, broken())
+    assert {p: p.stat().st_ino for p in tmp_path.iterdir()} == files and shard_done(path)
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):

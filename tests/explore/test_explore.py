@@ -1,6 +1,7 @@
 """Exploration end to end on a tiny policy: what is recorded, resuming, other runs' shards."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -82,6 +83,24 @@ def test_records_hold_every_prefix(config, processor, full):
     assert summary["branches"] == sum(len(t["branches"]) for t in trees.values()) == 24
     assert [p["branches"] for p in summary["points"]] == [10, 10, 4]
     assert sum(summary["statuses"].values()) == 24
+
+
+def test_a_tree_says_what_its_tokens_say(config, processor, tmp_path):
+    """Of texts that the tokenizer composes (NFC) too: what a judge reads is what is trained on."""
+    row = json.loads(pathlib.Path(config.data.train_records).read_text().splitlines()[0])
+    row["reference"] = {
+        "steps": ["Cafe\u0301 o\u0302 la\u0300.", "S\u0323\u0307 "],
+        "reply": "e\u0301",
+    }
+    root = pathlib.Path(config.data.train_records).parent
+    (root / "decomposed.jsonl").write_text(json.dumps(row) + "\n")
+    other = config.copy_and_resolve_references()
+    other.data.train_records = str(root / "decomposed.jsonl")
+    (tree,) = read_shards(explore(other, tmp_path, references_only=True))
+    pieces = [*tree["steps"], tree["reply"]]
+    read = make_format().parse("".join(processor.decode(ids, after_text=True) for ids in pieces))
+    assert tuple(tree["step_texts"]) == read.steps == ("Caf\u00e9 \u00f4 l\u00e0.", "\u1e68")
+    assert tree["reply_text"] == read.reply == "\u00e9"
 
 
 def test_interrupted_and_run_again_gives_the_same_bytes(

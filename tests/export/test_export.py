@@ -85,6 +85,7 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys):
     (tmp_path / "untrained" / "config.json").write_text((workdir / "config.json").read_text())
     for argv, said in (
         ([f"--workdir={workdir}", f"--out={tmp_path}/used"], "exists already"),
+        ([f"--workdir={workdir}", f"--out={tmp_path}/used/x/y"], "used/x is a file"),
         ([f"--workdir={tmp_path}/bare"], "no config.json"),
         ([f"--workdir={tmp_path}/untrained"], "run `srpo train` first"),
     ):

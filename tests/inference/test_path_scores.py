@@ -18,7 +18,7 @@ def test_scores_are_mean_log_probabilities_of_first_tokens(tmp_path):
     config = write_world(tmp_path)
     policy = load_policy(as_config(config))
     record = read_records(config.data.train_records)[1]
-    prompt, pieces = policy.encode(record), policy.reference(record)
+    prompt, (_, pieces) = policy.encode(record), policy.reference(record)
     tokens, patches = policy.budgets([record], [200])
     scores = PathScorer(policy, tokens=tokens, patches=patches, steps=5)(prompt, pieces)
     path = np.concatenate(pieces)

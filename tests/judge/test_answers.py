@@ -16,6 +16,7 @@ from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.judge.judge import judge
 from srpo_jax.judge.results.scores import scores
+from tests.support.full_disk import full_disk
 from tests.support.small_world import ArithmeticArbiter, RecitingSampler, world_config, write_world
 
 
@@ -138,6 +139,21 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(config, tmp_path, monke
         if len(calls) < number:
             break
     assert number == 10  # judge.json, three parts with manifests, generations, scores: and none
+
+
+def test_scores_that_cannot_be_written_are_told_before_anybody_is_asked(
+    config, tmp_path, monkeypatch
+):
+    """The judge costs money: first it is seen that the evaluation's folder takes the scores."""
+    folder = evaluate(config, tmp_path, "x")
+    before = sorted(folder.rglob("*"))
+    full_disk(monkeypatch, files)
+    arbiter = ArithmeticArbiter()
+    monkeypatch.setattr(arbiter, "judge", lambda _: pytest.fail("asked"))
+    with pytest.raises(OSError) as caught:
+        judge(config, tmp_path, arbiter=arbiter, answers="x")
+    assert caught.value.filename == str(folder)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_answers_that_are_not_there_are_one_line(config, tmp_path):

@@ -46,11 +46,12 @@ def test_it_prints_what_it_would_run_and_starts_nothing(capsys, monkeypatch):
     """The default is a dry run: a shell line per process, nothing else of the environment."""
     monkeypatch.setenv("MY_API_KEY", "hunter2-secret")
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("started something"))
-    assert main(["--processes=2", "--devices=4", "--", "train", "--workdir=a b"]) == 0
+    command = ["train", "--config=mine.py", "--workdir=a b"]
+    assert main(["--processes=2", "--devices=4", "--", *command]) == 0
     out, _ = capsys.readouterr()
     for process, line in enumerate(out.splitlines()[:2]):
         words = shlex.split(line.removesuffix(" &"))
-        assert words[0] == "env" and words[-2:] == ["train", "--workdir=a b"]
+        assert words[0] == "env" and words[-3:] == command
         variables = {
             f"SRPO_PROCESS_ID={process}",
             "SRPO_NUM_PROCESSES=2",

@@ -201,6 +201,11 @@ def test_a_stopped_training_ends_with_the_code_that_was_asked_for(monkeypatch):
 JOBSET, XPK = CASES["jobset.yaml"], CASES["xpk.sh"]
 MISTAKES = [
     ([], "no command"),
+    (["--", "trane"], "unknown verb 'trane'; did you mean train?"),
+    (["--submit", "--processes=2", "--", "trane"], "did you mean train?"),
+    (["--", "checkpoints", "chekc"], "unknown verb 'checkpoints chekc'"),
+    (["--", "train", "--config=c.py", "--workdri=d"], "did you mean --workdir?"),
+    (["--program='", "--", "env"], "--program=': No closing quotation"),
     (["train"], "stands behind --"),
     (["--devices=0", "--", "env"], "at least 1"),
     (["--devices=x", "--", "env"], "invalid int"),
@@ -255,6 +260,13 @@ def test_mistakes_are_one_line(capsys, monkeypatch, argv, said):
     out, err = capsys.readouterr()
     assert out == "" and said in err and err.count("\n") == 1
     assert "abcdefghijklmnop" not in err
+
+
+def test_help_and_programs_of_ones_own_pass(capsys):
+    """What srpo itself answers, and what another program is to read, is printed as it is."""
+    for argv in (["--", "train", "--help"], ["--", "--version"], ["--program=mine", "--", "trane"]):
+        assert main(argv) == 0
+        assert capsys.readouterr().out.rstrip().endswith(" ".join(argv[argv.index("--") + 1 :]))
 
 
 @pytest.mark.parametrize(

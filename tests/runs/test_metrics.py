@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import types
@@ -37,6 +38,16 @@ def test_line_is_readable():
     )
     assert line(1, 2, {"loss": 1.0}) == "step 1/2 loss 1.0000"
     assert [duration(s) for s in (7, 72, 11100)] == ["7s", "1m12s", "3h05m"]
+
+
+def test_a_full_disk_is_told_by_the_files_name(tmp_path, monkeypatch):
+    """The file is written to for hours: the system's error of a write alone names none."""
+    metrics = Metrics(tmp_path, steps=9, start=0, report_to="none")
+    monkeypatch.setattr(metrics, "_file", open("/dev/full", "a", buffering=1))
+    with pytest.raises(OSError) as caught:
+        metrics.write(1, {"loss": 1.0})
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / FILE)
 
 
 def test_resume_drops_the_lines_of_steps_run_again(tmp_path, capsys):

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import pytest
 
 from srpo_jax.arbiter.chat.cost import Usage
+from srpo_jax.cli import main as cli
 from srpo_jax.data_pipelines import tree_schema
 from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.judge.usage import UsageLog
+from srpo_jax.runs.report import page as page_module
 from srpo_jax.runs.report.charts import label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
 from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
@@ -347,6 +349,28 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, files, said):
     with pytest.raises(UserError, match=said) as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "out, said",
+    [
+        ("there", "there is a folder; name a file, as --out="),
+        ("", "report.html is a folder; name a file, as --out="),
+        ("metrics.jsonl/a.html", "metrics.jsonl is a file"),
+    ],
+)
+def test_where_no_page_can_be_is_told_first(tmp_path, monkeypatch, capsys, out, said):
+    """In one line, before anything is read for it; nothing is left behind."""
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    for name in ("there", "report.html"):
+        (tmp_path / name).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(page_module, "render", lambda _: pytest.fail("rendered"))
+    where = [f"--out={tmp_path / out}"] if out else []
+    assert cli.main(["report", f"--workdir={tmp_path}", *where]) == 2
+    shown, err = capsys.readouterr()
+    assert shown == "" and said in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_trees_of_another_version_leave_the_rest_of_the_page(tmp_path, monkeypatch):

@@ -8,13 +8,12 @@ token, and a picture is a token for every 28 x 28 pixels of what is sent, as Qwe
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from PIL import Image
-
 from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest, Picture
+from srpo_jax.data_pipelines.images import image_size
+from srpo_jax.data_pipelines.records import RecordError
 
 CHARACTERS_A_TOKEN = 4
 PIXELS_A_TOKEN = 28 * 28
@@ -120,9 +119,8 @@ def text_tokens(text: str) -> int:
 def picture_tokens(picture: Picture) -> int:
     """About so many tokens, from the size in the header; 0 for a picture that cannot be read."""
     try:
-        with Image.open(io.BytesIO(picture.data)) as image:
-            width, height = image.size
-    except Exception:  # whatever Pillow raises for a damaged header
+        width, height = image_size(picture.data, what="picture")
+    except RecordError:
         return 0
     longest = max(width, height)
     if picture.max_side and longest > picture.max_side:

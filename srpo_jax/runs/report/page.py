@@ -16,7 +16,7 @@ from typing import Any
 
 from srpo_jax import __version__
 from srpo_jax.errors import UserError
-from srpo_jax.files import read_lines, write_text
+from srpo_jax.files import check_folder, read_lines, write_text
 from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.judge_facts import judge_facts, judge_line, same_judge
 from srpo_jax.runs.report import scores as report_scores
@@ -44,11 +44,15 @@ from srpo_jax.runs.workdir import (
 def write_report(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
     """Writes the page (default WORKDIR/report.html), atomically, and returns its path.
 
-    Errors: UserError when the folder has nothing of a run, or a file of it cannot be read.
+    Errors: UserError when the folder has nothing of a run, a file of it cannot be read, or `out` is
+    no place for a file.
     """
     workdir = pathlib.Path(workdir)
-    page = render(workdir)
     path = pathlib.Path(out) if out else workdir / "report.html"
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file, as --out={path / 'report.html'}")
+    check_folder(path.parent)
+    page = render(workdir)
     write_text(path, page)
     return path
 

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from srpo_jax.files import file_sha256, sync
+from srpo_jax.files import file_sha256, naming, sync
 
 SEAL = "SEAL"
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
@@ -42,7 +42,8 @@ def write_seal(folder: str | os.PathLike) -> None:
     """Writes STEP/SEAL for the files that are in the folder now. Reads each of them once."""
     folder = pathlib.Path(folder)
     payload = json.dumps({"files": _facts_of(folder, _names(folder))}, sort_keys=True)
-    (folder / SEAL).write_text(_signed(payload), encoding="utf-8")
+    with naming(folder / SEAL):
+        (folder / SEAL).write_text(_signed(payload), encoding="utf-8")
     sync(folder / SEAL)
 
 

@@ -18,6 +18,7 @@ in my_losses.py is --config.objective.contrast=my_losses:Hinge.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,10 +30,9 @@ from srpo_jax.errors import UserError
 
 FIELD = "objective.contrast"
 
-# Log-probs are clipped to this before odds are taken. 1 - exp(x) has no float32 digits left much
-# closer to 0: at -1e-7 log1mexp is -16.1 and its gradient -1e7, both finite; above, the value
-# stays and the gradient is 0. A model that certain of every token has nothing to learn there.
-MAX_LOG_PROB = -1e-7
+# The largest log-prob whose odds are taken as they are: above, log_odds goes on along its tangent.
+MAX_LOG_PROB = math.log(0.99)
+MAX_SLOPE = 1 / -math.expm1(MAX_LOG_PROB)  # of log_odds: 100
 
 
 class Pairs(NamedTuple):
@@ -62,12 +62,12 @@ class PairLoss:
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
-    """log(1 - exp(x)) for x <= 0, float32, x clipped to MAX_LOG_PROB.
+    """log(1 - exp(x)) for x < 0, float32.
 
     Two branches meeting at -log 2 (Maechler 2012, "Accurately computing log(1 - exp(-|a|))").
     Each sees only arguments that are its own, so that neither gives the other's gradient a nan.
     """
-    x = jnp.minimum(jnp.asarray(x, jnp.float32), MAX_LOG_PROB)
+    x = jnp.asarray(x, jnp.float32)
     near = x > -jnp.log(2.0)
     return jnp.where(
         near,
@@ -76,19 +76,26 @@ def log1mexp(x: jax.Array) -> jax.Array:
     )
 
 
-def log_odds(mean_logp: jax.Array) -> jax.Array:
-    """log(p / (1 - p)) of p = exp(mean_logp), float32, mean_logp clipped to MAX_LOG_PROB.
+def log_odds(logp: jax.Array) -> jax.Array:
+    """log(p / (1 - p)) of p = exp(logp), RPO eq. 8, float32; above MAX_LOG_PROB its tangent there.
 
-    Finite, with finite gradients, from -1e4 (and below) to 0 inclusive. RPO eq. 8.
+    The slope of the odds is 1 / (1 - p). At p = 1 it is infinite, and shortly before, float32 has
+    no digits left for 1 - p: one pair whose rejected side the policy is certain of would decide the
+    whole clipped step, or, with a clipped value, have no gradient at all. With the tangent the
+    slope rises from 1 to MAX_SLOPE and stays there, also for a log-prob that rounding has put above
+    0. Both sides of a pair are treated alike, so that equal sides have a margin of 0.
     """
-    x = jnp.minimum(jnp.asarray(mean_logp, jnp.float32), MAX_LOG_PROB)
-    return x - log1mexp(x)
+    logp = jnp.asarray(logp, jnp.float32)
+    x = jnp.minimum(logp, MAX_LOG_PROB)
+    return x - log1mexp(x) + MAX_SLOPE * (logp - x)
 
 
 def odds_ratio(pairs: Pairs, beta: float, gamma: float) -> jax.Array:
     """-log_sigmoid(log_odds(chosen) - log_odds(rejected)).
 
-    RPO (arXiv 2410.10858) eqs. 7-9, ORPO (arXiv 2403.07691) eqs. 4-7. No beta, no gamma.
+    RPO (arXiv 2410.10858) eqs. 7-9, ORPO (arXiv 2403.07691) eqs. 4-7. No beta, no gamma. The
+    gradient of the rejected side is never negative and rises with its score, up to MAX_SLOPE; that
+    of the chosen side lies between -MAX_SLOPE and 0.
     """
     return -jax.nn.log_sigmoid(log_odds(pairs.chosen) - log_odds(pairs.rejected))
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from srpo_jax.data_pipelines.path_formats.registry import make_format
-from srpo_jax.data_pipelines.path_formats.tokens import cut_tokens, tokenize_reference
+from srpo_jax.data_pipelines.path_formats.tokens import (
+    as_read_back,
+    cut_tokens,
+    tokenize_reference,
+)
 from srpo_jax.data_pipelines.records import Record, RecordError
 from tests.data_pipelines.path_formats.strategies import VALID
 
@@ -37,6 +44,51 @@ def test_a_record_that_the_format_cannot_write_is_named():
     record = Record(id="r7", images=(), question="q", steps=("a\nb",), reply="d")
     with pytest.raises(RecordError, match=r"record 'r7': reference.steps\[0\].*format.kind=lines"):
         tokenize_reference(record, Bytes(), make_format())
+
+
+class Normalising(Bytes):
+    """A processor that composes letters, as many do, and loses some signs."""
+
+    def encode(self, text, after_text=False):
+        text = unicodedata.normalize("NFC", text)
+        return super().encode(text.replace("\u2603", "?").replace("\u2604", ""), after_text)
+
+    def decode(self, ids, after_text=False):
+        return super().decode(ids)
+
+
+def test_texts_become_what_their_tokens_read():
+    """A letter and its accent become one sign, as they are in the tokens; white space at the ends
+    is what the format makes of it; all else stays, and the tokens are the same as before."""
+    steps, reply = ("cafe\u0301", " a\u0323\u0301\r", "plain ①"), "\u1112\u1161\u11ab"
+    record = Record(id="r", images=(), question="e\u0301?", steps=steps, reply=reply)
+    found = as_read_back(record, Normalising(), make_format())
+    assert found.steps == ("caf\u00e9", "\u1ea1\u0301", "plain ①") and found.reply == "\ud55c"
+    assert found.question == record.question
+    pieces = tokenize_reference(found, Normalising(), make_format())
+    before = tokenize_reference(record, Normalising(), make_format())
+    assert [p.tolist() for p in pieces] == [p.tolist() for p in before]
+    text = Normalising().decode(np.concatenate(pieces).tolist())
+    assert text == "".join(make_format().pieces(found.steps, found.reply))
+    assert as_read_back(found, Normalising(), make_format()) == found
+
+
+@pytest.mark.parametrize(
+    "sign, read", [("\u2603", "'y step: ? is it'"), ("\u2604", "'y step:  is it'")]
+)
+def test_a_text_that_the_tokenizer_cannot_write_is_named(sign, read):
+    """Which text of which record, and how it would be read, on one line."""
+    step = f"my step: {sign} is it"
+    record = Record(id="r7", images=(), question="q", steps=("ok", step), reply="d")
+    with pytest.raises(RecordError) as caught:
+        as_read_back(record, Normalising(), make_format())
+    assert str(caught.value) == (
+        "record 'r7': reference.steps[1] cannot be written by this policy's tokenizer: "
+        f"'y step: {sign} is it' reads back as {read}; rephrase it"
+    )
+    other = dataclasses.replace(record, steps=("ok",), reply=sign)
+    with pytest.raises(RecordError, match="record 'r7': reference.reply cannot be written"):
+        as_read_back(other, Normalising(), make_format())
 
 
 @pytest.mark.parametrize("name", VALID)
