@@ -21,7 +21,7 @@ from typing import Any
 from srpo_jax.arbiter.chat.messages import ChatReply
 from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path, next_number
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import file_sha256, read_json, sync, write_text
+from srpo_jax.files import file_sha256, naming, read_json, sync, write_text
 
 MODES = ("readwrite", "readonly", "off")
 EVERY, SECONDS = 256, 20.0  # replies, and seconds, after which a part is written
@@ -113,7 +113,7 @@ class ReplyCache:
                 number += 1
         places, path = {}, self._part(number)
         try:
-            with file:
+            with naming(path), file:
                 for key, reply in self._fresh.items():
                     places[bytes.fromhex(key)] = (number, file.tell())
                     line = json.dumps({"key": key, "reply": reply.to_dict()}, ensure_ascii=True)

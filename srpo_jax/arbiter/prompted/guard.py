@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.answers import Answer, Fault
 from srpo_jax.arbiter.prompted.guard_file import Guard, load_guard
 from srpo_jax.arbiter.prompted.prompted import Prompted
-from srpo_jax.arbiter.prompted.rubric import Rubric
+from srpo_jax.arbiter.prompted.rubric import MAX_BYTES, Rubric
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import read_file
 
 LAYOUT = 1  # count up when the same guard file makes other messages, or is read otherwise
 
@@ -84,7 +84,7 @@ def _system(guard: Guard, file: str) -> str:
             "with judge.system"
         )
     try:
-        text = pathlib.Path(file).read_text(encoding="utf-8").strip()
+        text = read_file(file, MAX_BYTES).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"judge.system={file!r} cannot be read: {one_line(error, 120)}") from None
     if not text:

@@ -17,9 +17,11 @@ import yaml
 
 from srpo_jax.arbiter.verdict import Verdict
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import read_file
 
 FOLDER = pathlib.Path(__file__).parents[1] / "rubrics"
 UNSURE = "unsure"
+MAX_BYTES = 2**20  # of a file
 SUBJECTS = ("reply", "path", "steps", "effective")
 # What a rubric may show, and the field of the record that is read for it beyond the usual ones.
 SHOWS = {
@@ -213,7 +215,7 @@ def read_yaml(name: str, folder: pathlib.Path, what: str) -> tuple[Any, str, str
             )
         path = folder / f"{name}.yaml"
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_BYTES)
         data = yaml.load(content, _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot read the rubric: {error.strerror}") from None

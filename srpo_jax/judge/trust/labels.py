@@ -12,7 +12,7 @@ from typing import Any
 
 from srpo_jax.data_pipelines.verdict_store import why_not_judged
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import read_lines, write_text
+from srpo_jax.files import parse_json, read_file, read_lines, write_text
 from srpo_jax.judge.trust.statistics import kappa
 
 LABELS = ("SAFE", "UNSAFE")
@@ -123,14 +123,14 @@ def read_sampled_by(paths: Iterable[str | os.PathLike]) -> str:
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON: {one_line(error, 100)}") from None
         if not isinstance(row, dict):
