@@ -27,7 +27,7 @@ def verb_help(name: str, verb: Verb) -> str:
         return "\n".join([f"usage: srpo {name} <verb>", "", *head, "", *_summaries(verb.verbs)])
     if verb.verbs:
         behind = {f"{name} {inner}": each for inner, each in verb.verbs.items()}
-        head += ["", "there is also", *_summaries(behind)]
+        head += ["", "There is also:", *_summaries(behind)]
     options = {}
     if verb.config:
         default = "" if verb.config == "required" else f"; default {verb.config}"
@@ -42,7 +42,7 @@ def verb_help(name: str, verb: Verb) -> str:
             value = f"{option}[={verb.bare[option]}]"
         options[value] = text + (f"; default {default}" if default else "")
     words = "".join(f"{option.upper()} " for option in verb.positional)
-    lines = [f"usage: srpo {name} {words}[options]", "", *head]
+    lines = [f"usage: srpo {name} {words}[options]", *head]
     lines += [""] * bool(options) + [f"  --{key:<23} {text}" for key, text in options.items()]
     lines += ["", f"example: {verb.example}"]
     return "\n".join([*lines, *_fields_read(name)])

@@ -52,9 +52,7 @@ VERBS: dict[str, Verb] = {
     "judge": Verb(
         "have the branches judged, or the answers of an evaluation",
         "srpo judge --config=configs/ssui_mini.py --workdir=runs/mini",
-        "Writes verdicts beside the trees; with --answers=NAME also WORKDIR/eval/NAME/scores.json."
-        "\n"
-        "Run the same command again to go on, and to ask again what could not be judged.",
+        "Writes verdicts beside the trees, or scores of answers. The same command again goes on.",
         options={
             "name": ("", "of the verdict set; default: the arbiter's name and digest"),
             "answers": ("", "the evaluation to judge instead of the trees"),

@@ -12,7 +12,7 @@ from PIL import Image
 from srpo_jax.cli import main as cli
 from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.explore import explore as exploration
-from srpo_jax.judge import judge as judging
+from srpo_jax.judge import stage
 from srpo_jax.train import dry_run, loop
 from tests.support import ROOT
 from tests.support.judged import tree, write_trees
@@ -177,7 +177,7 @@ def test_a_file_where_a_folder_will_be_is_told_first(world, capfd, monkeypatch, 
         monkeypatch.setattr(module, "load_policy", lambda *_, **__: pytest.fail("loaded"))
     for module in (loop, dry_run):
         monkeypatch.setattr(module, "make_setup", lambda *_, **__: pytest.fail("set up"))
-    monkeypatch.setattr(judging, "judge_shard", lambda *_, **__: pytest.fail("judged"))
+    monkeypatch.setattr(stage, "judge_shard", lambda *_, **__: pytest.fail("judged"))
     if verb in ("judge", "train"):
         write_trees(world / "run" / "trees", [tree("a")])
     (world / "run" / place).parent.mkdir(parents=True, exist_ok=True)
