@@ -160,6 +160,8 @@ def values_on_disk(
 ) -> np.ndarray:
     """What an export of `params` holds in the place of the tensor `source`: an array of its shape
     and dtype on the host, of any strides."""
+    if place.entry.param is None:
+        return source.view()  # not a parameter: as it was
     return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
 
 
@@ -167,8 +169,6 @@ def _tensor(
     params: Mapping | Edit, source: load.Tensor, place: tensor_match.TensorPlace
 ) -> np.ndarray:
     """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
-    if place.entry.param is None:
-        return source.view()  # not a parameter: as it was
     if callable(params):
         value = params(place.entry.param, place.layer, place.entry.to_param(source.view()))
         return place.entry.to_disk(value)
