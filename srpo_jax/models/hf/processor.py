@@ -22,7 +22,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images
-from srpo_jax.models.hf.chat import Chat, chat_template, unused_characters
+from srpo_jax.models.hf.chat import PROBE, Chat, chat_template, unused_characters
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.registry import load_model_config
 
@@ -53,7 +53,7 @@ class Processor:
         config: ModelConfig,
         tokenizer,
         images: Images,
-        template: str,
+        chat: Chat,
         eos_ids,
         markers: Sequence[str] = (),
         opening: str = "",
@@ -64,7 +64,7 @@ class Processor:
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self.markers = tuple(markers)
         self._tokenizer = tokenizer
-        self.chat = Chat(tokenizer, template, images.placeholder)
+        self.chat = chat
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
         # Llama's also puts a space there, which a text cut into pieces must not get at every cut.
@@ -104,8 +104,9 @@ class Processor:
         opening: what its turns begin with unless the prompt has it (a tag and a newline). open: who
         writes that, "auto" (the template if it does, else the policy), "prompt" (the template, else
         we do) or "policy".
-        Raises UserError if a file is missing or damaged, if the files contradict each other, or if
-        the template writes what the policy is to write.
+        Raises UserError if a file is missing or damaged, if the files contradict each other, if
+        the template writes what the policy is to write, or if it cannot write one question with
+        one picture, whole and within bounds.
         """
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
@@ -118,14 +119,19 @@ class Processor:
         images = config.family.images(folder, config, tokenizer)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
-        return cls(
-            config, tokenizer, images, chat_template(folder), eos_ids, markers, opening, open
-        )
+        chat = Chat(tokenizer, chat_template(folder), images.placeholder)
+        try:
+            chat.check_bounded()
+            found = cls(config, tokenizer, images, chat, eos_ids, markers, opening, open)
+            chat.render([PROBE], found._cut)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+        return found
 
     def _set_start(self, opening: str, open: str) -> None:  # noqa: A002
         """Finds how an answer begins: lead, opened, and what we write behind the template's prompt.
 
-        A template that fails is told at the first prompt, with the record's name.
+        A template that cannot write answers is told at the first prompt that has some.
         """
         try:
             prompt, turn = self.chat.turn()
