@@ -13,15 +13,18 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from srpo_jax.data_pipelines.prompt import BARE, Message, Told
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import is_integer
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images
+from srpo_jax.models.blocks.image_settings import check_shown
 from srpo_jax.models.hf.chat import PROBE, Chat, chat_template, unused_characters
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.registry import load_model_config
@@ -108,24 +111,35 @@ class Processor:
         the template writes what the policy is to write, or if it cannot write one question with
         one picture, whole and within bounds.
         """
+        folder = pathlib.Path(folder)
+        config = load_model_config(folder, family)
+        try:
+            return cls._read(folder, config, markers, opening, open)
+        except UserError as error:
+            if str(folder) in str(error):
+                raise
+            raise UserError(f"{folder}: {error}") from error
+        except Exception as error:  # files of a stranger, read by transformers' code
+            why = one_line(f"{type(error).__name__}: {error}", 300)
+            raise UserError(f"{folder}: tokenizer and image files cannot be used: {why}") from error
+
+    @classmethod
+    def _read(cls, folder: pathlib.Path, config: ModelConfig, *start: Any) -> Processor:
+        """As from_dir. What was read is tried with one picture and one question."""
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
 
-        folder = pathlib.Path(folder)
-        config = load_model_config(folder, family)
         tokenizer = loaded(
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
         images = config.family.images(folder, config, tokenizer)
+        grid = check_shown(folder, images, config)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
         chat = Chat(tokenizer, chat_template(folder), images.placeholder)
-        try:
-            chat.check_bounded()
-            found = cls(config, tokenizer, images, chat, eos_ids, markers, opening, open)
-            chat.render([PROBE], found._cut)
-        except UserError as error:
-            raise UserError(f"{folder}: {error}") from error
+        chat.check_bounded()
+        found = cls(config, tokenizer, images, chat, eos_ids, *start)
+        found.chat_tokens([PROBE], [grid])
         return found
 
     def _set_start(self, opening: str, open: str) -> None:  # noqa: A002
@@ -266,7 +280,7 @@ def _lead(prompt: str, turn: str) -> str:
 def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
     listed = read_optional_json(folder / "generation_config.json").get("eos_token_id")
     listed = listed if isinstance(listed, list) else [listed]
-    ids = [i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)]
+    ids = [i for i in [tokenizer.eos_token_id, *listed] if is_integer(i) and i >= 0]
     if not ids:
         raise UserError(f"{folder}: neither the tokenizer nor generation_config.json has an eos id")
     return tuple(dict.fromkeys(ids))

@@ -237,8 +237,6 @@ LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% en
 DOUBLED = (
     "{% set n = namespace(x='ab') %}{% for i in range(33) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
 )
-    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}"
-)
 
 
 @pytest.mark.parametrize(
