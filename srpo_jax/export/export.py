@@ -33,7 +33,7 @@ from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.runs.identity import PROMPT
+from srpo_jax.runs.identity import PROMPT, check_policy_files
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
@@ -51,10 +51,12 @@ def newest_params(
     Of parameters that were trained in bfloat16 these are the float32 values that they were rounded
     from, and frozen ones come from config.model.path. Adapters are merged into its weights.
     which: load_params' `step` or `best`, for another checkpoint.
-    Errors: UserError when there is none, or the model of `config` is another one.
+    Errors: UserError when there is none, or the model of `config` is another one, or the folder of
+    the policy has another config.json, tokenizer, template or image processor than it had then.
     """
     config, workdir = as_config(config), pathlib.Path(workdir)
     path = config.model.path
+    check_policy_files(workdir, path)
     model_config = load_model_config(path, config.model.family)
     mesh = make_mesh(**arguments(make_mesh, config.mesh))
     abstract = abstract_params(model_config, jnp.float32)
@@ -168,6 +170,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     source = config.model.path
+    check_policy_files(workdir, source)
     model_config = load_model_config(source, config.model.family)
     asking = _asking(config, workdir, bake_prompt, form) if bake_prompt else None
     lora = lora_of_run(workdir, model_config)

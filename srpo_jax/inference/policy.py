@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pathlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,15 +168,16 @@ def load_policy(
         digest = policy_digest(folder)
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
     else:
-        digest = params_digest(params)
+        digest = params_digest(params, folder)
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
     return Policy(model, params, load_asking(cfg, folder, config.family), digest, mesh)
 
 
-def params_digest(params: Any) -> str:
-    """Hex sha256[:16] over paths, dtypes, shapes and bytes of parameters that lie in no folder."""
-    digest = hashlib.sha256()
+def params_digest(params: Any, folder: str | os.PathLike) -> str:
+    """Hex sha256[:16] over the config.json in `folder`, and paths, dtypes, shapes and bytes of
+    parameters that lie in no folder."""
+    digest = hashlib.sha256(pathlib.Path(folder, "config.json").read_bytes())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(jax.device_get(leaf))
         name = jax.tree_util.keystr(path, simple=True, separator="/")

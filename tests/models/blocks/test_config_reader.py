@@ -224,7 +224,7 @@ def test_a_senseless_value_is_one_line_or_a_model_that_can_be_sized(raws, name):
             for key in place[:-1]:
                 section = section[key]
             section[place[-1]] = value
-            began = time.perf_counter()
+            began = time.process_time()
             try:
                 config = read(raw)
             except UserError as error:
@@ -235,7 +235,7 @@ def test_a_senseless_value_is_one_line_or_a_model_that_can_be_sized(raws, name):
                 sizes = [entry.full_shape for entry in tensor_match.table(config)]
                 assert all(0 < n < 1 << 24 for shape in sizes for n in shape), (place, value)
                 assert 0 < config.text.rms_norm_eps < 1 and config.text.rope_theta > 1
-            assert time.perf_counter() - began < 1
+            assert time.process_time() - began < 1
     assert refused > accepted / 2 > 0
 
 
@@ -291,8 +291,8 @@ def test_wrong_values_of_the_decoder_are_refused(raws, tmp_path, key, value):
 )
 def test_a_file_that_is_no_config_is_one_line_at_once(tmp_path, text):
     """Before transformers sees it."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(UserError) as error:
         load_model_config(written(tmp_path, text))
     assert str(error.value).isprintable() and len(str(error.value)) < 400
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

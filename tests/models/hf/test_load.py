@@ -241,7 +241,7 @@ def test_a_head_that_is_not_there_says_which_setting_counts(tmp_path):
 def test_a_header_or_index_too_large_to_be_a_models_is_refused_at_once(tmp_path):
     """400,000 tensors, an index nested 100,000 deep, a model of a million layers: no wait."""
     folder = tiny_qwen2_5_vl(tmp_path, max_shard_size=SHARD)
-    began = time.perf_counter()
+    began = time.process_time()
     for text in ('{"weight_map": ' + "[" * 100_000, " " * (9 << 20)):
         (folder / INDEX).write_text(text)
         assert "not a readable index" in refused(folder)
@@ -255,7 +255,7 @@ def test_a_header_or_index_too_large_to_be_a_models_is_refused_at_once(tmp_path)
     text = dataclasses.replace(config.text, num_layers=10**9)
     with pytest.raises(UserError, match="which is absurd"):
         match({}, dataclasses.replace(config, text=text), "here")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_names_that_forge_a_message_are_shown_on_one_line(tmp_path):
