@@ -197,21 +197,24 @@ def values_on_disk(
 ) -> np.ndarray:
     """What an export of `params` holds in the place of the tensor `source`: an array of its shape
     and dtype on the host, of any strides."""
-    if place.entry.param is None:
+    path = place.entry.param
+    if path is None:
         return source.view()  # not a parameter: as it was
     with np.errstate(over="ignore", invalid="ignore"):  # told by `nonfinite`
-        return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
+        value = _tensor(params, path, source, place)
+        return value.astype(load.DTYPES[source.dtype], copy=False)
 
 
 def _tensor(
-    params: Mapping | Edit, source: load.Tensor, place: tensor_match.TensorPlace
+    params: Mapping | Edit, path: str, source: load.Tensor, place: tensor_match.TensorPlace
 ) -> np.ndarray:
-    """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
+    """The values of one tensor of the parameter `path`, in the shape it has on disk, on the host.
+    One layer at a time."""
     if callable(params):
-        value = params(place.entry.param, place.layer, place.entry.to_param(source.view()))
+        value = params(path, place.layer, place.entry.to_param(source.view()))
         return place.entry.to_disk(value)
     leaf: Any = params
-    for part in place.entry.param.split("/"):
+    for part in path.split("/"):
         leaf = leaf[part]
     if place.layer is not None:
         leaf = leaf[place.layer] if isinstance(leaf, np.ndarray) else _layer(leaf, place.layer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from srpo_jax.errors import UserError, one_line
 
@@ -92,7 +92,8 @@ class Reader:
             value = value[0] if all(v == value[0] for v in value) else value
         if not is_integer(value) or value <= 0:
             raise UserError(f"{self.where}: {name} must be a positive integer, got {shown(value)}")
-        return checked_size(self.where, name, value)
+        check_size(self.where, name, value)
+        return value
 
     def number(self, name: str) -> float:
         """A finite number, inside of BETWEEN."""
@@ -140,7 +141,7 @@ class Reader:
         return value
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value of JSON is a whole number: true and 1.0 are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -153,11 +154,10 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def checked_size(where: str, name: str, value: int) -> int:
-    """The value. UserError if it is above what LARGEST has for the name."""
+def check_size(where: str, name: str, value: float) -> None:
+    """UserError if a size is above what LARGEST has for the name."""
     if value > LARGEST.get(name, value):
         raise UserError(f"{where}: {name} {shown(value)} is too large; at most {LARGEST[name]}")
-    return value
 
 
 def check_values(where: str, raw: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def check_values(where: str, raw: dict[str, Any]) -> None:
         if name in LARGEST:
             for size in value if isinstance(value, list) else [value]:
                 if is_integer(size) or isinstance(size, float):
-                    checked_size(place, name, size)
+                    check_size(place, name, size)
         if value and name in NOT_COMPUTED:
             raise UserError(f"{place}: has {name}: {NOT_COMPUTED[name]}")
 

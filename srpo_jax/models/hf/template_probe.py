@@ -17,7 +17,8 @@ from typing import Any
 
 from srpo_jax.errors import UserError
 
-SECONDS = 5.0  # for one prompt; a sound template takes a thousandth
+SECONDS = 5.0  # of a CPU for one prompt; a sound template takes a thousandth
+PATIENCE = 12  # times as long by the clock, on a machine that is busy
 START = 300.0  # for the child to import transformers, on a machine that is busy
 MEMORY = 512 << 20  # bytes that the child may have more when it renders than before
 LARGEST_TEXT = 4 << 20  # characters of one rendered prompt
@@ -71,16 +72,10 @@ def check_bounded(source: str, tokens: str, messages: str) -> None:
         child.stdin.close()
         if _line(child.stdout, START) != "ready":
             raise UserError("the chat template could not be tried: transformers cannot be imported")
-        said = _line(child.stdout, SECONDS)
-        if said is None:
+        if _line(child.stdout, PATIENCE * SECONDS) != "done":  # "memory", or killed by a limit
             raise UserError(
-                f"the chat template takes more than {SECONDS:g} s for one question; put "
-                "another one in its place"
-            )
-        if said != "done":  # "memory", or killed by a limit
-            raise UserError(
-                "the chat template takes more memory or time for one question than a prompt can "
-                "need; put another one in its place"
+                f"the chat template takes more than {SECONDS:g} s or {MEMORY >> 20} MiB for one "
+                "question; put another one in its place"
             )
     finally:
         child.kill()
