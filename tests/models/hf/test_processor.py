@@ -249,14 +249,14 @@ DOUBLED = (
     ],
 )
 def test_a_template_that_no_prompt_can_be_made_with_is_refused_at_once(
-    tmp_path, monkeypatch, template, says
+    tmp_path, monkeypatch, processor, template, says
 ):
     """When the folder is read, in bounded time and memory, by one short line that names it."""
     monkeypatch.setattr(template_probe, "SECONDS", 0.5)
     folder = tiny_qwen2_5_vl(tmp_path)
     (folder / "chat_template.json").unlink()
     (folder / "chat_template.jinja").write_text(template)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # with transformers imported
     with pytest.raises(UserError, match=says) as error:
         Processor.from_dir(folder)
     assert str(error.value).isprintable() and str(error.value).startswith(f"{folder}: ")
