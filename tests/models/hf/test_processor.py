@@ -262,6 +262,7 @@ def test_a_template_that_no_prompt_can_be_made_with_is_refused_at_once(
     assert str(error.value).isprintable() and str(error.value).startswith(f"{folder}: ")
     assert len(str(error.value)) < 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000
 
 
 @pytest.mark.parametrize(
