@@ -154,6 +154,8 @@ def train(command: Command) -> None:
 
 
 def export(command: Command) -> int:
+    if command.options["check"]:
+        return _check_export(pathlib.Path(command.options["check"]))
     workdir = _workdir(command, must_exist=True)
     form = command.options["format"]
     name = "adapter" if form == "peft" else "export"
@@ -163,7 +165,8 @@ def export(command: Command) -> int:
     from srpo_jax.export.verify import Mismatch
 
     try:
-        chosen = {name: command.options[name] for name in ("verify", "step", "bake_prompt")}
+        names = ("verify", "step", "bake_prompt", "allow_nonfinite")
+        chosen = {name: command.options[name] for name in names}
         print(f"exported to {run(workdir, out, form=form, **chosen)}")
     except Mismatch as error:
         print(
@@ -172,6 +175,16 @@ def export(command: Command) -> int:
         )
         return 1
     return 0
+
+
+def _check_export(folder: pathlib.Path) -> int:
+    from srpo_jax.export.digests import check_digests
+
+    good, faults = check_digests(folder)
+    for fault in faults:
+        print(f"srpo export: error: {folder}: {fault}", file=sys.stderr)
+    print(f"{folder}: {good} files are what was exported, {len(faults)} are not")
+    return 1 if faults else 0
 
 
 def eval(command: Command) -> None:  # noqa: A001  the verb's name

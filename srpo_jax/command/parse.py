@@ -63,7 +63,8 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     if left:
         raise UserError(_leftover(left[0], spec))
     workdir = (values["workdir"].value or "") if spec.workdir else ""
-    if spec.workdir and not workdir:
+    instead = spec.without_workdir and values[spec.without_workdir].value
+    if spec.workdir and not workdir and not instead:
         if spec.workdir == "required":
             raise UserError(f"--workdir=DIR is missing, as in: {spec.example}")
         workdir = spec.workdir

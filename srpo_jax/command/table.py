@@ -133,8 +133,11 @@ VERBS: dict[str, Verb] = {
             "step": ("", "a number, or best by the run's train.best_metric; default the newest"),
             "verify": (False, "read it back and compare logits, by transformers if torch is there"),
             "bake_prompt": ("", "write the prompt into the chat template; or reply_only"),
+            "allow_nonfinite": (False, "write NaN and infinite numbers, too"),
+            "check": ("", "an export: say whether its files are what was exported; no more"),
         },
         bare={"bake_prompt": "prompt"},
+        without_workdir="check",
     ),
     "eval": Verb(
         "answer the test questions",

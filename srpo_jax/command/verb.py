@@ -15,8 +15,8 @@ from srpo_jax.config.load import load_config
 class Verb:
     """One command. `config` and `workdir`: "required", None, or what they are when not given.
 
-    positional: the options that words without dashes stand for, in order, as in
-    `srpo report WORKDIR`.
+    without_workdir: the option with which no workdir is needed. positional: the options that words
+    without dashes stand for, in order, as in `srpo report WORKDIR`.
     resumes: the same command again goes on where an interruption stopped it.
     passed_on: another parser reads the arguments; they are handed on as they are.
     verbs: the verbs behind this one, which does nothing alone unless it is `alone`.
@@ -29,6 +29,7 @@ class Verb:
     workdir: str | None = "required"
     options: dict[str, tuple[Any, str]] = field(default_factory=dict)  # name: (default, help)
     bare: dict[str, str] = field(default_factory=dict)  # what an option means without a value
+    without_workdir: str = ""
     positional: tuple[str, ...] = ()
     resumes: bool = False
     passed_on: bool = False

@@ -23,6 +23,7 @@ from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import param_shardings, replicated
 from srpo_jax.errors import UserError
 from srpo_jax.export.baked_prompt import baking, check_bakeable
+from srpo_jax.export.digests import write_digests
 from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
@@ -32,7 +33,7 @@ from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.runs.identity import PROMPT
+from srpo_jax.runs.identity import PROMPT, check_policy_files
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
@@ -50,10 +51,12 @@ def newest_params(
     Of parameters that were trained in bfloat16 these are the float32 values that they were rounded
     from, and frozen ones come from config.model.path. Adapters are merged into its weights.
     which: load_params' `step` or `best`, for another checkpoint.
-    Errors: UserError when there is none, or the model of `config` is another one.
+    Errors: UserError when there is none, or the model of `config` is another one, or the folder of
+    the policy has another config.json, tokenizer, template or image processor than it had then.
     """
     config, workdir = as_config(config), pathlib.Path(workdir)
     path = config.model.path
+    check_policy_files(workdir, path)
     model_config = load_model_config(path, config.model.family)
     mesh = make_mesh(**arguments(make_mesh, config.mesh))
     abstract = abstract_params(model_config, jnp.float32)
@@ -139,13 +142,16 @@ def export(
     verify: bool = False,
     step: str = "",
     bake_prompt: str = "",
+    allow_nonfinite: bool = False,
 ) -> pathlib.Path:
-    """Writes the folder `out` (complete or not at all) and returns it.
+    """Writes the folder `out` (complete or not at all, with a list of its files' digests) and
+    returns it.
 
     form: "merged" is a whole model; "peft" is the adapters of a run with LoRA alone. verify: read
     it back, compare what it computes (verify.py), and print the result. step: a number, "best"
     by the run's train.best_metric, or "" for the newest. bake_prompt: "prompt" or "reply_only"
-    writes the run's prompt into the chat template, see baked_prompt.py.
+    writes the run's prompt into the chat template, see baked_prompt.py. allow_nonfinite: write
+    NaN and infinite numbers, too.
     Errors: UserError; export.verify.Mismatch, and then there is no folder.
 
     Example:
@@ -165,13 +171,16 @@ def export(
         raise UserError(f"{out} exists already; remove it or give another --out")
     check_folder(out.parent)
     source = config.model.path
+    check_policy_files(workdir, source)
     model_config = load_model_config(source, config.model.family)
     asking = _asking(config, workdir, bake_prompt, form) if bake_prompt else None
     lora = lora_of_run(workdir, model_config)
 
-    def finish(params: Any) -> Callable[[pathlib.Path], None] | None:
+    def finish(params: Any) -> dict[str, Any]:
         check = verifying(params, source, model_config) if verify else None
-        return check if asking is None else baking(asking.encoder, asking.form, bake_prompt, check)
+        if asking is not None:
+            check = baking(asking.encoder, asking.form, bake_prompt, check)
+        return {"check": _listing(check), "allow_nonfinite": allow_nonfinite}
 
     if lora is None:
         if form == "peft":
@@ -182,8 +191,7 @@ def export(
         check_base(workdir, source)
         found, params = newest_params(config, workdir, which)
         card = model_card(workdir, stored, found, bake_prompt=bake_prompt)
-        check = finish(params)
-        export_checkpoint(params, source, out, model_config, model_card=card, check=check)
+        export_checkpoint(params, source, out, model_config, model_card=card, **finish(params))
         return out
     mesh = make_mesh(**arguments(make_mesh, config.mesh))
     found, adapters = newest_adapters(lora, workdir, source, mesh, which)
@@ -191,12 +199,23 @@ def export(
     card = model_card(workdir, stored, found, form, bake_prompt)
     if form == "peft":
         settings = lora.peft_settings()
-        export_adapters(adapters, source, out, model_config, settings=settings, model_card=card)
+        done = {"check": write_digests, "allow_nonfinite": allow_nonfinite, "model_card": card}
+        export_adapters(adapters, source, out, model_config, settings=settings, **done)
     else:
         values = merging(lora, adapters)
-        check = finish(values)
-        export_checkpoint(values, source, out, model_config, model_card=card, check=check)
+        export_checkpoint(values, source, out, model_config, model_card=card, **finish(values))
     return out
+
+
+def _listing(then: Callable[[pathlib.Path], None] | None) -> Callable[[pathlib.Path], None]:
+    """What an export does last with its complete folder: the check `then`, and the digests."""
+
+    def run(folder: pathlib.Path) -> None:
+        if then is not None:
+            then(folder)
+        write_digests(folder)
+
+    return run
 
 
 def _asking(config: Config, workdir: pathlib.Path, mode: str, form: str) -> Asking:

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError
+from srpo_jax.export.digests import DIGESTS
 from srpo_jax.files import naming, sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import load, tensor_match
@@ -42,6 +43,7 @@ def export_checkpoint(
     *,
     model_card: str | None = None,
     check: Callable[[pathlib.Path], None] | None = None,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write `params` to `out_dir` in the form of the checkpoint in `source_dir`.
 
@@ -49,10 +51,12 @@ def export_checkpoint(
     function that edits the source's values, one tensor at a time. Values are rounded to the source
     tensor's dtype. model_card: text of README.md instead of the source's. check: is given the
     complete folder before it gets its name, by process 0; what it raises undoes the export.
+    allow_nonfinite: write numbers that are none, too.
     `out_dir` appears complete or not at all: everything is written to a sibling folder, flushed
     to disk and renamed. With several processes all must call this; process 0 writes.
     Raises UserError if out_dir exists and is not empty or lies in source_dir, if the source does
-    not fit `config`, or if params are not those of `config`.
+    not fit `config`, if params are not those of `config`, or if a value is not finite, in itself or
+    in the dtype of its file.
     """
     source = pathlib.Path(source_dir)
     placed = load.placed_tensors(source, config)
@@ -62,8 +66,11 @@ def export_checkpoint(
         if folder is not None:
             _check_space(source, folder)
             _copy_other_files(source, folder, model_card)
+        faults: list[str] = []
         for file in load.weight_files(source):
-            _write_weights(params, file, folder and folder / file.name, placed)
+            faults += _write_weights(params, file, folder and folder / file.name, placed)
+        if not allow_nonfinite:
+            refuse(faults)
         if folder is not None and not (source / load.SINGLE).is_file():
             _copy(source / load.INDEX, folder / load.INDEX)
         if folder is not None and check is not None:
@@ -119,7 +126,8 @@ def _other_files(source: pathlib.Path) -> Iterator[pathlib.Path]:
         for name in subfolders:
             if (here / name).is_symlink():
                 raise UserError(f"{here / name}: a link to a folder is not copied; remove it")
-        yield from (here / name for name in sorted(files) if not name.endswith(WEIGHTS))
+        kept = (name for name in sorted(files) if not name.endswith(WEIGHTS) and name != DIGESTS)
+        yield from (here / name for name in kept)
 
 
 def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
@@ -140,20 +148,49 @@ def _check_params(params: Mapping, placed, config: ModelConfig) -> None:
         )
 
 
-def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, placed):
-    """One weight file: the source's header, then every tensor in the header's order."""
+def _write_weights(params, source: pathlib.Path, target: pathlib.Path | None, placed) -> list[str]:
+    """One weight file: the source's header, then every tensor in the header's order. Returns what
+    is not finite in it."""
     header, tensors = load.read_header(source)
     if target is None:  # take part in the gathers only
         for name in tensors:
             values_on_disk(params, *placed[name])
-        return
+        return []
+    faults = []
     with open(target, "wb") as f:
         f.write(header)
         for name in tensors:
             # In C order whatever the strides: a transposed view must come out right.
             value = np.ascontiguousarray(values_on_disk(params, *placed[name]))
             f.write(value.reshape(-1).view(np.uint8).data)
+            if placed[name][1].entry.param is not None:
+                faults += nonfinite(name, value)
     sync(target)
+    return faults
+
+
+def refuse(faults: list[str]) -> None:
+    """UserError if there are faults, of the kind that `nonfinite` finds."""
+    if faults:
+        raise UserError(
+            f"not exported: {tensor_match.shorten(faults)}; export an earlier --step, or insist "
+            "with --allow_nonfinite"
+        )
+
+
+def nonfinite(name: str, value: np.ndarray, piece: int = 1 << 22) -> list[str]:
+    """What is wrong with a contiguous array of floats: [], or one line that names it."""
+    flat = value.reshape(-1)
+    nans = infs = 0
+    for start in range(0, flat.size, piece):
+        part = flat[start : start + piece]
+        if not np.isfinite(part).all():
+            nans += int(np.isnan(part).sum())
+            infs += int(np.isinf(part).sum())
+    if not nans + infs:
+        return []
+    above = f" (above what {value.dtype} holds, or infinite before)" if infs else ""
+    return [f"{name} has {nans} NaN and {infs} inf{above} among {flat.size} numbers"]
 
 
 def values_on_disk(
@@ -161,20 +198,24 @@ def values_on_disk(
 ) -> np.ndarray:
     """What an export of `params` holds in the place of the tensor `source`: an array of its shape
     and dtype on the host, of any strides."""
-    return _tensor(params, source, place).astype(load.DTYPES[source.dtype], copy=False)
+    path = place.entry.param
+    if path is None:
+        return source.view()  # not a parameter: as it was
+    with np.errstate(over="ignore", invalid="ignore"):  # told by `nonfinite`
+        value = _tensor(params, path, source, place)
+        return value.astype(load.DTYPES[source.dtype], copy=False)
 
 
 def _tensor(
-    params: Mapping | Edit, source: load.Tensor, place: tensor_match.TensorPlace
+    params: Mapping | Edit, path: str, source: load.Tensor, place: tensor_match.TensorPlace
 ) -> np.ndarray:
-    """The values of one tensor, in the shape it has on disk, on the host. One layer at a time."""
-    if place.entry.param is None:
-        return source.view()  # not a parameter: as it was
+    """The values of one tensor of the parameter `path`, in the shape it has on disk, on the host.
+    One layer at a time."""
     if callable(params):
-        value = params(place.entry.param, place.layer, place.entry.to_param(source.view()))
+        value = params(path, place.layer, place.entry.to_param(source.view()))
         return place.entry.to_disk(value)
     leaf: Any = params
-    for part in place.entry.param.split("/"):
+    for part in path.split("/"):
         leaf = leaf[part]
     if place.layer is not None:
         leaf = leaf[place.layer] if isinstance(leaf, np.ndarray) else _layer(leaf, place.layer)

@@ -8,8 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import yaml
+
 from srpo_jax import __version__
 from srpo_jax.errors import one_line
+from srpo_jax.export.digests import DIGESTS
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.results.rates import RATES
 from srpo_jax.judge.roles import warning
@@ -28,6 +31,11 @@ PATHS = (
     "judge.cases",
     "train.compilation_cache",
 )
+# Keys of a card's metadata that are taken over from the base model's.
+LICENSE = ("license", "license_name", "license_link")
+LONGEST_METADATA = 1 << 16  # characters
+_HEAD = re.compile(r"---\n(.*?)\n---\s", re.DOTALL)
+_MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]")
 PRIVATE = ("judge.base_url", "judge.api_key_env")
 
 
@@ -43,7 +51,7 @@ def model_card(
     workdir: of the run. config: the one that the run recorded. step: the checkpoint's. form: of the
     export, "merged" or "peft". bake_prompt: whether and how its chat template has the prompt in it.
     """
-    base = pathlib.PurePath(config["model"]["path"]).name  # no path of this machine
+    base = base_name(config["model"]["path"])  # no path of this machine
     stored = read_json(workdir / "config.json")
     run, facts = stored.get("run") or {}, stored.get("data") or {}
     how, called = method(config, facts), run_name(config)
@@ -53,11 +61,12 @@ def model_card(
         f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
         f"tags: [{'srpo, ' if how.startswith('SRPO') else ''}safety, reasoning]",
+        *_origin(pathlib.Path(config["model"]["path"]), base),
         "---",
         "",
-        f"# {base}: {how}",
+        f"# {words(base)}: {words(how)}",
         "",
-        f"`{base}`, trained with srpo_jax {__version__}: {how}.",
+        f"{code(base)}, trained with srpo_jax {__version__}: {words(how)}.",
         "",
         *([f"* run: {code(called)}"] if called else []),
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
@@ -153,7 +162,7 @@ def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt:
         where = ", ".join(map(code, lora["targets"]))
         lines += [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
     if form == "peft":
-        return [*lines, f"* adapters only: `peft` adds them to `{base}` in transformers 5"]
+        return [*lines, f"* adapters only: `peft` adds them to {code(base)} in transformers 5"]
     if not bake_prompt:
         same = "same architecture, tokenizer and processor as the base model"
         return [*lines, f"* {same}; only the weights differ"]
@@ -176,7 +185,7 @@ def _results(evaluations: Mapping[str, Mapping], facts: Mapping[str, Any]) -> li
     }
 
     def row(name: str, cells: Iterable[object]) -> str:
-        return f"| {name} | " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+        return f"| {words(name)} | " + " | ".join(map(words, cells)) + " |"
 
     lines = ["## Evaluation (percent)", "", row("", evaluations)]
     lines.append("|---|" + "---|" * len(found))
@@ -223,7 +232,7 @@ def _last_metrics(metrics: list[dict], step: int) -> list[str]:
         for name, value in rows[-1].items()
         if isinstance(value, float) and not name.startswith("perf/")
     }
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    listed = ", ".join(f"{words(name)} {value:.4g}" for name, value in shown.items())
     return [f"## Training, step {rows[-1]['step']}", "", listed, ""]
 
 
@@ -231,6 +240,43 @@ def _fenced(text: str) -> list[str]:
     """JSON as a block, whatever backticks are in it."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return [f"{ticks}json", text, ticks]
+
+
+def words(text: object) -> str:
+    """A text as words on one line of markdown: nothing in it is markup."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text, LONGEST))
+
+
+def base_name(path: str) -> str:
+    """What a model is called by the folder it lies in: the last name of its path, or OWNER/NAME of
+    a folder in the Hub's cache."""
+    parts = pathlib.PureWindowsPath(path).parts  # knows both kinds of slashes
+    cached = [part.split("--", 2)[1:] for part in parts if part.startswith("models--")]
+    return "/".join(cached[-1]) if cached else (parts[-1] if parts else "")
+
+
+def _origin(folder: pathlib.Path, base: str) -> list[str]:
+    """Lines of the card's metadata: which model it was made of, and under which license that one
+    is, as its own card says. A run that began with an export of ours names what that was made of.
+    """
+    theirs = _metadata(folder / "README.md")
+    known = theirs.get("base_model") if (folder / DIGESTS).is_file() else None
+    found = {"base_model": known if isinstance(known, str) else base}
+    found |= {name: theirs[name] for name in LICENSE if isinstance(theirs.get(name), str)}
+    # A JSON string is one of YAML, whatever is in it.
+    return [f"{name}: {json.dumps(one_line(text, LONGEST))}" for name, text in found.items()]
+
+
+def _metadata(card: pathlib.Path) -> dict[str, Any]:
+    """The metadata of a model card; {} if there is no card, or none that can be read."""
+    try:
+        with open(card, encoding="utf-8") as file:
+            head = file.read(LONGEST_METADATA)
+        found = _HEAD.match(head)
+        said = yaml.safe_load(found.group(1)) if found else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def code(text: object) -> str:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from srpo_jax.export.hf_checkpoint import new_folder
+from srpo_jax.export.hf_checkpoint import new_folder, nonfinite, refuse
 from srpo_jax.files import sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import tensor_match
@@ -33,18 +33,25 @@ def export_adapters(
     *,
     settings: Mapping[str, Any],
     model_card: str,
+    check: Callable[[pathlib.Path], None] | None = None,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write the folder `out_dir`, complete or not at all. With several processes all must call.
 
     adapters: "path/lora_a" and "path/lora_b" -> float32, see lora.py. source_dir: the checkpoint
-    that they belong to. settings: r, lora_alpha and others of peft.LoraConfig.
-    Raises UserError if out_dir exists and is not empty, or lies in source_dir.
+    that they belong to. settings: r, lora_alpha and others of peft.LoraConfig. check: is given the
+    complete folder before it gets its name. allow_nonfinite: write numbers that are none, too.
+    Raises UserError if out_dir exists and is not empty, or lies in source_dir, or if a value is not
+    finite.
     """
     source = pathlib.Path(source_dir)
     with new_folder(out_dir, source) as folder:
         if folder is None:
             return
         tensors = adapter_tensors(adapters, config)
+        faults = [fault for name, value in tensors.items() for fault in nonfinite(name, value)]
+        if not allow_nonfinite:
+            refuse(faults)
         modules = sorted({name.split(".lora_")[0].removeprefix(PREFIX) for name in tensors})
         content = {
             "peft_type": "LORA",
@@ -65,6 +72,8 @@ def export_adapters(
         for name, data in files.items():
             (folder / name).write_bytes(data)
             sync(folder / name)
+        if check is not None:
+            check(folder)
 
 
 PREFIX = "base_model.model."  # what peft puts before the names of the model that it wraps

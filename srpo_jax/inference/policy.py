@@ -160,7 +160,7 @@ def load_policy(
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
     network = load_network(cfg, folder, params=params)
-    digest = policy_digest(folder) if params is None else params_digest(params)
+    digest = policy_digest(folder) if params is None else params_digest(params, folder)
     model, params, mesh = network
     return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
 
@@ -194,9 +194,10 @@ def load_network(cfg: Config, folder: str | pathlib.Path, *, params: Any = None)
     return Network(model, params, mesh)
 
 
-def params_digest(params: Any) -> str:
-    """Hex sha256[:16] over paths, dtypes, shapes and bytes of parameters that lie in no folder."""
-    digest = hashlib.sha256()
+def params_digest(params: Any, folder: str | os.PathLike) -> str:
+    """Hex sha256[:16] over the config.json in `folder`, and paths, dtypes, shapes and bytes of
+    parameters that lie in no folder."""
+    digest = hashlib.sha256(pathlib.Path(folder, "config.json").read_bytes())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(jax.device_get(leaf))
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from srpo_jax.config.registered import call_factory, find_outside
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import check_values, shown
 from srpo_jax.models.blocks.hf_folder import read_config_json
 from srpo_jax.models.families import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
 
@@ -42,17 +44,22 @@ def load_model_config(directory: str | pathlib.Path, family: str | Family = "") 
     Raises UserError for a missing or unreadable file, an unsupported model_type, a missing key, or
     a feature that this code does not compute.
     """
-    known = known_families(family)
     path = pathlib.Path(directory) / "config.json"
-    raw = read_config_json(path)
+    return parse_model_config(str(path), read_config_json(path), family)
+
+
+def parse_model_config(where: str, raw: dict[str, Any], family: str | Family = "") -> ModelConfig:
+    """The model of a parsed config.json; `where` names it in errors, which are as above."""
+    known = known_families(family)
+    check_values(where, raw)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         hint = HINTS.get(str(model_type), "")
         raise UserError(
-            f"{path}: model_type {model_type!r} is not supported; supported: "
+            f"{where}: model_type {shown(model_type)} is not supported; supported: "
             f"{', '.join(known)}{hint and '; '}{hint}"
         )
-    return known[model_type].read_config(str(path), raw, known[model_type])
+    return known[model_type].read_config(where, raw, known[model_type])
 
 
 def known_families(family: str | Family = "") -> Mapping[str, Family]:

@@ -17,8 +17,10 @@ import numpy as np
 
 from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_json
+from srpo_jax.files import file_sha256, read_json, write_json
+from srpo_jax.models.hf.prompt_encoder import processor_digest
 
+PROCESSOR = "tokenizer, chat template or image processor"
 PROMPT = "prompt, chat template, tokenizer"  # the name of their digest
 
 
@@ -70,17 +72,48 @@ def check_end(step: int, steps: int, place: pathlib.Path) -> None:
         )
 
 
+def policy_files(folder: str | pathlib.Path) -> dict[str, str]:
+    """{what it decides: digest} of the small files of a checkpoint folder. With the weights, which
+    a run has of its own, they are the policy."""
+    return {
+        "config.json": file_sha256(pathlib.Path(folder) / "config.json")[:16],
+        PROCESSOR: processor_digest(folder),
+    }
+
+
+def check_policy_files(workdir: pathlib.Path, folder: str | pathlib.Path) -> None:
+    """UserError if the small files in `folder` are not those that the run of the workdir began
+    with: with its weights they would be another policy. Runs of older versions did not record them.
+    """
+    path = workdir / "config.json"
+    was = (read_json(path).get("policy") or {}) if path.is_file() else {}
+    if not was:
+        return
+    now = policy_files(folder)
+    differ = [name for name in now if was.get(name) != now[name]]
+    if differ:
+        raise UserError(
+            f"{folder} has another {' and another '.join(differ)} than when {workdir} was trained; "
+            "put the files back, or give that policy with --config.model.path"
+        )
+
+
 def write_config(
-    cfg: Config, run: dict[str, Any], facts: dict[str, Any], workdir: pathlib.Path
+    cfg: Config,
+    run: dict[str, Any],
+    facts: dict[str, Any],
+    workdir: pathlib.Path,
+    policy: Mapping[str, str] | None = None,
 ) -> None:
-    """WORKDIR/config.json: the resolved config, what decides the run, the digest of that, and what
-    it is trained on (facts).
+    """WORKDIR/config.json: the resolved config, what decides the run, the digest of that, what it
+    is trained on (facts), and what its policy consists of besides the weights (policy_files).
     """
     text = json.dumps(run, sort_keys=True)
     content = {
         "config": json.loads(json.dumps(cfg.to_dict())),
         "run": run,
         "data": facts,
+        "policy": dict(policy or {}),
         "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
     write_json(workdir / "config.json", content)

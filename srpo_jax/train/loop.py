@@ -29,7 +29,7 @@ from srpo_jax.files import check_folder, check_writable
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
-from srpo_jax.runs.identity import check_end, check_same, write_config
+from srpo_jax.runs.identity import check_end, check_same, policy_files, write_config
 from srpo_jax.runs.ledger import FILE as EVENTS
 from srpo_jax.runs.ledger import Ledger
 from srpo_jax.runs.metrics import Metrics
@@ -90,7 +90,8 @@ def train(
             ledger.enter("init")
             ledger.open(start)
             if first:
-                write_config(cfg, setup.run, setup.facts(), workdir)
+                policy = policy_files(cfg.model.path)
+                write_config(cfg, setup.run, setup.facts(), workdir, policy)
                 print(headline(cfg, setup, start), flush=True)
             step = make_train_step(
                 setup.model,

@@ -10,10 +10,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from srpo_jax.cli import main as cli
+from srpo_jax.config.convert import stored_config
 from srpo_jax.config.load import load_config
+from srpo_jax.errors import UserError
 from srpo_jax.export import verify
+from srpo_jax.export.export import export, newest_params, sampling_params
+from srpo_jax.inference.policy import params_digest
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.runs.identity import policy_files
+from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
 from tests.support import ROOT
@@ -36,7 +42,7 @@ def run(tmp_path_factory):
             checkpoints.save(state, {"seed": 0}, metrics={"loss": loss})
     config = load_config(f"{ROOT}/configs/ssui_mini.py", [f"--config.model.path={source}"])
     recorded = {"trees": "abc123", "model weights": policy_digest(source)}
-    stored = {"config": config.to_dict(), "run": recorded}
+    stored = {"config": config.to_dict(), "run": recorded, "policy": policy_files(source)}
     (workdir / "config.json").write_text(json.dumps(stored))
     (workdir / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": 0.1}\n')
     return source, workdir
@@ -120,8 +126,79 @@ def test_a_base_that_changed_since_training_is_refused(run, tmp_path, capsys):
     finally:
         (source / "config.json").write_bytes(config)
     err = capsys.readouterr().err
+    assert "has another config.json than when" in err and err.count("\n") == 1
+    weights = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    try:
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 2
+    finally:
+        (source / "model.safetensors").write_bytes(weights)
+    err = capsys.readouterr().err
     assert "holds other weights" in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def changed(file):
+    """A change to a file of the policy that its reader accepts."""
+    if file.name == "config.json":
+        return file.read_text().replace("1e-06", "2e-06")
+    if file.name == "chat_template.json":
+        return file.read_text().replace("assistant", "helper")
+    content = json.loads(file.read_text())
+    if file.name == "generation_config.json":
+        content["eos_token_id"] = content["eos_token_id"][:1]
+    if file.name == "preprocessor_config.json":
+        content["max_pixels"] = 31360
+    return json.dumps(content, indent=7)
+
+
+POLICY_FILES = (
+    "config.json",
+    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "generation_config.json",
+)
+
+
+@pytest.mark.parametrize("name", POLICY_FILES)
+def test_a_policy_whose_files_changed_since_training_is_no_longer_the_runs(run, tmp_path, name):
+    """Tokenizer, template, pictures, end tokens, config: export, and whatever else takes the run's
+    weights (evaluating, asking, exploring from it), would pair them with another policy's files."""
+    source, workdir = run
+    before = (source / name).read_bytes()
+    config = stored_config(read_config(workdir))
+    (source / name).write_text(changed(source / name))
+    try:
+        for act in (
+            lambda: export(workdir, tmp_path / "out"),
+            lambda: newest_params(config, workdir),
+            lambda: sampling_params(config, workdir),
+        ):
+            with pytest.raises(UserError, match="another .* than when .* was trained") as error:
+                act()
+            assert ("config.json" in str(error.value).split(" than when ")[0]) == (
+                name == "config.json"
+            )
+    finally:
+        (source / name).write_bytes(before)
+    assert not list(tmp_path.iterdir())
+    assert newest_params(config, workdir)[0] == 3
+
+
+def test_the_same_weights_with_another_config_are_another_policy(run):
+    """In the identity of what is sampled or answered with a run's parameters."""
+    source, _ = run
+    params = {"a": np.ones(3, np.float32)}
+    before = params_digest(params, source)
+    old = (source / "config.json").read_bytes()
+    (source / "config.json").write_bytes(old + b" ")
+    try:
+        assert params_digest(params, source) != before
+    finally:
+        (source / "config.json").write_bytes(old)
+    assert params_digest(params, source) == before
 
 
 def test_a_full_disk_is_told_before_anything_is_written(run, tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -195,7 +196,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path):
 
         def write_and_die(*args):
             left[0] -= 1
-            write(*args) if left[0] else os.kill(os.getpid(), signal.SIGKILL)
+            return write(*args) if left[0] else os.kill(os.getpid(), signal.SIGKILL)
 
         export._write_weights = write_and_die
         params = load_params({str(source)!r}, config)
@@ -209,3 +210,58 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path):
     export_checkpoint(params, source, tmp_path / "out", config)
     assert files(tmp_path / "out") == files(source)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def spoiled(params, path, value):
+    """The parameters with one number of one of them changed."""
+    *parents, last = path.split("/")
+    changed = jax.tree.map(np.array, params)
+    node = changed
+    for parent in parents:
+        node = node[parent]
+    node[last].reshape(-1)[5] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "says"),
+    [
+        ("float32", np.nan, "model.norm.weight has 1 NaN and 0 inf among 64"),
+        ("bfloat16", -np.inf, "model.norm.weight has 0 NaN and 1 inf"),
+        ("float16", 7e4, "0 NaN and 1 inf \\(above what float16 holds"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_name(tmp_path, dtype, value, says):
+    """NaN, inf and what float16 cannot hold: one line without a warning, no folder; with the option
+    it is written as it is."""
+    source = tiny_qwen2_5_vl(tmp_path / "in", dtype=dtype, max_shard_size=SHARD)
+    params, config = loaded(source, dtype=np.float32)
+    wrong = spoiled(params, "norm/scale", value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=says) as error:
+            export_checkpoint(wrong, source, tmp_path / "out", config)
+        assert "--allow_nonfinite" in str(error.value) and "\n" not in str(error.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        export_checkpoint(wrong, source, tmp_path / "out", config, allow_nonfinite=True)
+    again = loaded(tmp_path / "out", dtype=np.float32)[0]["norm"]["scale"]
+    kept = np.float32(value) if dtype != "float16" else np.float32(np.inf)
+    assert np.array_equal(again[5], kept, equal_nan=True)
+
+
+def test_a_number_that_is_none_is_found_wherever_it_is(tmp_path):
+    """In the first, a middle and the last of many pieces; several tensors are all named."""
+    value = np.zeros(1000, np.float32)
+    for place in (0, 499, 999):
+        value[:] = 0
+        value[place] = np.nan
+        assert export.nonfinite("x", value, piece=64) == [
+            "x has 1 NaN and 0 inf among 1000 numbers"
+        ]
+    value[:] = np.finfo(np.float32).max
+    assert export.nonfinite("x", value, piece=64) == []
+    source = tiny_qwen2_5_vl(tmp_path / "in")
+    params, config = loaded(source)
+    wrong = spoiled(spoiled(params, "norm/scale", np.nan), "vision/merger/fc2/bias", np.inf)
+    with pytest.raises(UserError, match="model.norm.weight.*visual.merger.mlp.2.bias"):
+        export_checkpoint(wrong, source, tmp_path / "out", config)

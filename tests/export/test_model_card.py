@@ -1,10 +1,13 @@
 """The model card: it claims what was trained and measured, names who judged, and leaks nothing."""
 
 import json
+import re
 
 import pytest
+import yaml
 
 from srpo_jax.config.load import load_config
+from srpo_jax.export.digests import DIGESTS
 from srpo_jax.export.model_card import model_card, public_config
 from srpo_jax.judge.results.scores import scores
 from srpo_jax.runs.workdir import method
@@ -165,3 +168,82 @@ def test_what_a_user_wrote_breaks_no_table_or_block(tmp_path):
     block = card.split("## Config\n\n")[1].splitlines()
     assert block[0] == "````json" and block[-1] == "````"
     assert json.loads("\n".join(block[1:-1]))["prompt"]["system"] == "```\n# Title"
+
+
+def metadata(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+BASE_CARD = """---
+license: other
+license_name: qwen-research
+license_link: https://example.org/LICENSE?a=b#c
+language: [en]
+---
+# Theirs
+"""
+
+
+def test_the_license_and_the_base_model_are_kept(tmp_path):
+    """As the base model's own card says; without a card there is a base and no license."""
+    base = tmp_path / "Base-7B"
+    card = written(tmp_path / "run", **{"model.path": str(base)})
+    assert metadata(card)["base_model"] == "Base-7B" and "license" not in metadata(card)
+    base.mkdir()
+    (base / "README.md").write_text(BASE_CARD)
+    found = metadata(written(tmp_path / "run", **{"model.path": str(base)}))
+    assert found["license"] == "other" and found["license_name"] == "qwen-research"
+    assert found["license_link"] == "https://example.org/LICENSE?a=b#c"
+    assert found["base_model"] == "Base-7B" and "language" not in found
+    (base / "README.md").write_text(written(tmp_path / "run", **{"model.path": "/x/First"}))
+    (base / DIGESTS).write_text("{}")
+    found = metadata(written(tmp_path / "run", **{"model.path": str(base)}))
+    assert found["base_model"] == "First"  # a run that began with an export of ours
+
+
+@pytest.mark.parametrize(
+    "head", ["---\nlicense: [", "---\n- a\n---\n", "---\nlicense: 2020-01-01\n---\n", "\xff", ""]
+)
+def test_a_base_card_that_cannot_be_read_costs_no_export(tmp_path, head):
+    """It says nothing then."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text(head, encoding="latin-1")
+    card = written(tmp_path / "run", **{"model.path": str(tmp_path / "base")})
+    assert "license" not in metadata(card)
+
+
+def test_a_model_of_the_hubs_cache_has_its_name(tmp_path):
+    """Not that of its snapshot, and no folder of this machine."""
+    path = "/home/someone/hub/models--Qwen--Qwen2.5-VL-7B-Instruct/snapshots/" + "ab" * 20
+    card = written(tmp_path, **{"model.path": path})
+    assert metadata(card)["base_model"] == "Qwen/Qwen2.5-VL-7B-Instruct" and "someone" not in card
+
+
+FORGED = "x\n\n## Safety\n100 % safe\n---\nlicense: mit\n<script>alert(1)</script> [a](b) | `c`"
+
+
+def test_no_name_writes_into_the_card(tmp_path):
+    """Model, run, evaluations, loss and metrics: each stays one line of words, wherever it is
+    shown."""
+    plain = written(tmp_path / "plain", evaluations=[("e", PROMPTED)])
+    (tmp_path / "run").mkdir()
+    row = {"step": 5, "loss": 0.5, FORGED: 0.25}
+    (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    name = FORGED.replace("/", "-")
+    config = load_config(f"{ROOT}/configs/ssui_mini.py", []).to_dict()
+    config["model"]["path"] = f"/models/{name}"
+    config["name"] = config["objective"]["contrast"] = FORGED
+    written(tmp_path / "run", evaluations=[(name, PROMPTED)])
+    card = model_card(tmp_path / "run", config, 100)
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    expected = [line for line in plain.splitlines() if line.startswith("#")]
+    assert [h.split()[0] for h in headings if "Training" not in h] == [
+        h.split()[0] for h in expected
+    ]
+    assert "## Safety" not in card.splitlines() and metadata(card).get("license") is None
+    assert metadata(card)["base_model"] == " ".join(name.split())
+    body = card.split("## Config")[0].split("---\n", 2)[2]
+    outside_code = re.sub("`[^`\n]*`", "", body)
+    assert not re.search(r"(?<!\\)<script|(?<!\\)\[a", outside_code)
+    rows = [line for line in body.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1

@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
+from srpo_jax.models.blocks.config_reader import Reader, shown
 from srpo_jax.models.blocks.decoder import Constrain, Linear, Rope, rotate
+from srpo_jax.models.blocks.text_config import rope_settings, rope_type
 
 THETA = 10000.0
 EPS = 1e-6  # fixed in the families' code, not in their config files
@@ -57,6 +60,17 @@ class QwenVisionConfig:
     def kernel_flops(self, patches: float, patch_pairs: float, block: int) -> float:
         """By a kernel that takes `block` keys at a time; what it adds at the edges is left out."""
         return self.attention_flops(patches, patch_pairs)
+
+
+def check_vision_rope(get: Reader) -> None:
+    """UserError if a vision_config asks for another rotary embedding than `vision_rope`."""
+    rope = rope_settings(get)
+    theta, kind = rope("rope_theta", default=THETA), rope_type(rope)
+    if theta != THETA or kind not in ("default", "axial"):
+        raise UserError(
+            f"{get.where}: rope_theta {shown(theta)} of type {shown(kind)} is not supported; only "
+            f"{THETA:g}, default"
+        )
 
 
 def vision_rope(patch_pos: jax.Array, head_dim: int) -> Rope:

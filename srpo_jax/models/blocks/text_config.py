@@ -1,4 +1,4 @@
-"""The decoder's configuration, read from a Hugging Face `config.json`, and the reader of its keys.
+"""The decoder's configuration, read from a Hugging Face `config.json`.
 
 All families share the decoder. What is particular to a vision tower is read in the family's folder.
 
@@ -13,8 +13,7 @@ import dataclasses
 from typing import Any
 
 from srpo_jax.errors import UserError
-
-_REQUIRED = object()
+from srpo_jax.models.blocks.config_reader import Reader, is_integer, shown
 
 # In memory the vocabulary is padded to a multiple of this, so that a mesh can split it: InternVL3
 # has 151674 rows. Tables of fewer rows than the limit are so small that a device may hold them.
@@ -90,55 +89,15 @@ class TextConfig:
         object.__setattr__(self, "padded_vocab", self.vocab_size if small else padded)
 
 
-class Reader:
-    """Looks a key up in several dicts in turn and names the file and section when it is absent."""
-
-    def __init__(self, where: str, *sources: dict[str, Any]):
-        self.where = where
-        self.sources = sources
-
-    def __call__(self, *names: str, default: Any = _REQUIRED) -> Any:
-        for source in self.sources:
-            for name in names:
-                if source.get(name) is not None:
-                    return source[name]
-        if default is _REQUIRED:
-            raise UserError(f"{self.where}: missing key {names[0]!r}; is the file complete?")
-        return default
-
-    def integer(self, *names: str) -> int:
-        value = self(*names)
-        if isinstance(value, (list, tuple)) and len(set(value)) == 1:
-            value = value[0]  # transformers 5 may write a patch size per axis
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise UserError(f"{self.where}: {names[0]} must be a positive integer, got {value!r}")
-        return value
-
-    def number(self, *names: str) -> float:
-        value = self(*names)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise UserError(f"{self.where}: {names[0]} must be a number, got {value!r}")
-        return float(value)
-
-    def only(self, name: str, *allowed: Any) -> Any:
-        """The value of a key of which this code computes some values only."""
-        value = self(name)
-        if value not in allowed:
-            shown = ", ".join(map(repr, allowed))
-            raise UserError(f"{self.where}: {name} {value!r} is not supported; only {shown}")
-        return value
-
-
 def read_text(where: str, raw: dict[str, Any], kind: str) -> TextConfig:
-    """The decoder of a whole `config.json`, from its `text_config` or from the root.
+    """The decoder of a whole `config.json`: of its `text_config`, or of a flat file's root.
 
     kind: "qwen2", "qwen3", "llama" or "mistral". The rope is M-RoPE if the file has a
     `mrope_section`. Accepts the forms of transformers 4 (`rope_theta`, `rope_scaling`) and 5
-    (`rope_parameters`). Raises UserError for a missing key and for what this code does not compute.
+    (`rope_parameters`). The head is tied if the root or the decoder's section says so. Raises
+    UserError for a missing key and for what this code does not compute.
     """
-    nested = raw.get("text_config") or {}
-    name = f"{where} (text_config)" if nested else where
-    get = Reader(name, nested, raw, CLASS_DEFAULTS.get(kind, {}))
+    get = text_reader(where, raw, CLASS_DEFAULTS.get(kind, {}))
     qkv_bias, qk_norm = _KINDS[kind]
     # Values that would change the computation if they were anything else.
     for key, allowed in (
@@ -147,25 +106,24 @@ def read_text(where: str, raw: dict[str, Any], kind: str) -> TextConfig:
         ("mlp_bias", False),
         ("use_sliding_window", False),
     ):
-        value = get(key, default=allowed)
-        if value != allowed:
-            raise UserError(f"{name}: {key} {value!r} is not supported; only {allowed!r}")
-    if kind == "mistral" and get("sliding_window", default=None) is not None:
-        raise UserError(f"{name}: sliding_window is not supported; only null")
+        get.only(key, allowed, default=allowed)
+    windowed = kind == "mistral" and get("sliding_window", default=None) is not None
+    layers = get("layer_types", default=[])  # overrides use_sliding_window in transformers 5
+    if windowed or not isinstance(layers, list) or any(t != "full_attention" for t in layers):
+        raise UserError(f"{get.where}: sliding_window is not supported; only null")
     hidden, heads = get.integer("hidden_size"), get.integer("num_attention_heads")
-    kv_heads = get("num_key_value_heads", default=heads)
-    head_dim = get("head_dim", default=None)
-    if head_dim is None:
-        if kind == "qwen3":
-            raise UserError(f"{name}: missing key 'head_dim'; is the file complete?")
+    kv_heads = get.integer("num_key_value_heads", default=heads)
+    if get("head_dim", default=None) is not None:
+        head_dim = get.integer("head_dim")
+    elif kind == "qwen3":
+        raise UserError(f"{get.where}: missing key 'head_dim'; is the file complete?")
+    else:
         head_dim = hidden // heads if hidden % heads == 0 else 0
     if not head_dim or head_dim % 2 or heads % kv_heads:
         raise UserError(
-            f"{name}: hidden_size {hidden}, {heads} heads of size {head_dim or 'unknown'} and "
+            f"{get.where}: hidden_size {hidden}, {heads} heads of size {head_dim or 'unknown'} and "
             f"{kv_heads} kv heads do not divide"
         )
-    # transformers ties when either place says so; older files hold it in text_config only.
-    tied = bool(raw.get("tie_word_embeddings")) or bool(nested.get("tie_word_embeddings"))
     return TextConfig(
         vocab_size=get.integer("vocab_size"),
         hidden_size=hidden,
@@ -175,35 +133,66 @@ def read_text(where: str, raw: dict[str, Any], kind: str) -> TextConfig:
         head_dim=head_dim,
         intermediate_size=get.integer("intermediate_size"),
         rms_norm_eps=get.number("rms_norm_eps"),
-        tie_word_embeddings=tied,
+        tie_word_embeddings=root_ties(where, raw) or get.flag("tie_word_embeddings", False),
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
         **_rope(get, head_dim),
     )
 
 
+def text_reader(where: str, raw: dict[str, Any], defaults: dict[str, Any]) -> Reader:
+    """Reads the decoder's keys. A file with a text_config has them there: like transformers, this
+    looks at no other key of its root."""
+    if raw.get("text_config") is None:
+        return Reader(where, raw, defaults)
+    return Reader(f"{where} (text_config)", raw["text_config"], defaults)
+
+
+def root_ties(where: str, raw: dict[str, Any]) -> bool:
+    """Whether the root of a config.json says that the output head is the embedding. transformers
+    reads the flag there, and for some families in text_config too."""
+    return Reader(where, raw).flag("tie_word_embeddings", False)
+
+
+def rope_settings(get: Reader) -> Reader:
+    """The settings of the rotary embedding, as transformers 5 takes them together: those of
+    `rope_scaling`, or without it of `rope_parameters`; then those beside them."""
+    rope = get("rope_scaling", default=None) or get("rope_parameters", default=None) or {}
+    return Reader(f"{get.where} (rope)", rope, *get.sources)
+
+
+def rope_type(rope: Reader) -> str:
+    """The kind of a rotary embedding: "default" where nothing is said."""
+    own = rope.sources[0]
+    kind = own.get("rope_type") or own.get("type") or "default"
+    if not isinstance(kind, str):
+        raise UserError(f"{rope.where}: rope_type must be a name, got {shown(kind)}")
+    return kind
+
+
 def _rope(get: Reader, head_dim: int) -> dict[str, Any]:
     """The fields of TextConfig that say how positions turn queries and keys."""
-    rope = get("rope_parameters", "rope_scaling", default={})
-    inner = Reader(f"{get.where} (rope)", rope, *get.sources)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    rope = rope_settings(get)
+    kind = rope_type(rope)
     if kind not in ("default", "mrope", "dynamic"):
         raise UserError(
-            f"{get.where}: RoPE type {kind!r} is not supported; supported: default, mrope, dynamic"
+            f"{get.where}: RoPE type {shown(kind)} is not supported; supported: default, mrope, "
+            "dynamic"
         )
-    found: dict[str, Any] = {"rope_theta": inner.number("rope_theta"), "rope": "1d"}
-    if inner("partial_rotary_factor", default=1.0) != 1.0:
+    found: dict[str, Any] = {"rope_theta": rope.number("rope_theta"), "rope": "1d"}
+    if rope("partial_rotary_factor", default=1.0) != 1.0:
         raise UserError(f"{get.where}: partial_rotary_factor is not supported; only 1.0")
     if kind == "dynamic":  # equals the default form up to here, and differs beyond
         found["max_positions"] = get.integer("max_position_embeddings")
-    section = rope.get("mrope_section")
+    own = Reader(rope.where, rope.sources[0])
+    section = own("mrope_section", default=None)
     if section is None:
         return found
-    section = tuple(int(n) for n in section)
-    if len(section) != 3 or 2 * sum(section) != head_dim:
+    whole = isinstance(section, list) and all(is_integer(n) and n > 0 for n in section)
+    if not whole or len(section) != 3 or 2 * sum(section) != head_dim:
         raise UserError(
-            f"{get.where}: mrope_section {list(section)} must be 3 numbers that sum to "
+            f"{get.where}: mrope_section {shown(section)} must be 3 numbers that sum to "
             f"{head_dim // 2}"
         )
-    form = "mrope_interleaved" if rope.get("mrope_interleaved") else "mrope"
-    return found | {"mrope_section": section, "rope": form}
+    form = "mrope_interleaved" if own.flag("mrope_interleaved", False) else "mrope"
+    return found | {"mrope_section": tuple(section), "rope": form}

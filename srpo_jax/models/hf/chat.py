@@ -8,6 +8,7 @@ once as it is and once with a mark on both sides of every text, which shows wher
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -16,8 +17,14 @@ from typing import Any
 from srpo_jax.data_pipelines.prompt import Message, Picture
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.hf_folder import read_optional_json
+from srpo_jax.models.hf.template_probe import LARGEST_TEXT, check_bounded
 
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+# Where transformers' processors look for a template, in their order; then where tokenizers do.
+PROCESSOR_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
+TEMPLATE_FILES = (*PROCESSOR_FILES, "tokenizer_config.json")
+LARGEST_TEMPLATE = 1 << 20  # characters
+# What every template must be able to write.
+PROBE = Message("user", (Picture(), "What does this picture show?"))
 # What a printed list of parts has in it: {'type': or {"type":
 PRINTED = re.compile(r"\{\s*[\"']type[\"']\s*:")
 
@@ -53,7 +60,7 @@ class Chat:
         if any(PRINTED.search(text) for text in outside):
             raise UserError(
                 "the chat template prints the list of a message's parts, as it is made for texts "
-                "alone; put one for texts and pictures into chat_template.jinja"
+                "alone; put one for texts and pictures in its place"
             )
         self._check_pictures(messages, plain, outside)
         _check_texts(messages, [t for own in cut_texts for t in own], outside, inside)
@@ -61,9 +68,15 @@ class Chat:
         if _squeezed(plain) != _squeezed(shown.replace(begin, "").replace(end, "")):
             raise UserError(
                 "the chat template changes a text of the prompt; write it in other words, or put "
-                "another chat_template.jinja into the model's folder"
+                "another chat template into the model's folder"
             )
         return plain, mark
+
+    def check_bounded(self) -> None:
+        """UserError if PROBE takes a time or a memory that no template needs."""
+        tokens = json.dumps(self._tokenizer.special_tokens_map, default=str)
+        contents = _contents([PROBE], [list(PROBE.texts)])
+        check_bounded(self.source, tokens, json.dumps(contents))
 
     def turn(self) -> tuple[str, str]:
         """What the template writes behind a user's message: (up to where an answer is to begin, up
@@ -82,12 +95,15 @@ class Chat:
         """The text of messages in transformers' form, unchecked; with the beginning of an answer if
         `prompt`. UserError if the template fails."""
         try:
-            return self._tokenizer.apply_chat_template(
+            text = self._tokenizer.apply_chat_template(
                 contents, chat_template=self.source, tokenize=False, add_generation_prompt=prompt
             )
         except Exception as error:  # a template is a program: it can fail in any way
             why = "".join(c if c.isprintable() else "?" for c in one_line(error, 200))
             raise UserError(f"the chat template failed: {why}") from error
+        if len(text) > LARGEST_TEXT:
+            raise UserError(f"the chat template writes a prompt of {len(text)} characters")
+        return text
 
     def _check_pictures(self, messages: Sequence[Message], plain: str, outside: list[str]) -> None:
         count = sum(isinstance(part, Picture) for m in messages for part in m.parts)
@@ -176,26 +192,53 @@ def _squeezed(text: str) -> str:
 
 
 def chat_template(folder: str | pathlib.Path) -> str:
-    """The chat template of a checkpoint folder, by transformers' precedence.
+    """The chat template of a checkpoint folder, by transformers' precedence: that of the processor
+    (PROCESSOR_FILES), else the tokenizer's. Where a file holds several, the one named "default".
 
-    chat_template.jinja, then chat_template.json, then tokenizer_config.json (which alone may hold
-    several; the one named "default" counts). Raises UserError if there is none.
+    Raises UserError if there is none, if one is no text or above LARGEST_TEMPLATE, or if two of
+    the processor's files have different ones: transformers then reads one as a processor's and the
+    other as a tokenizer's.
     """
     folder = pathlib.Path(folder)
-    for name in TEMPLATE_FILES:
-        if name.endswith(".jinja"):
-            if (folder / name).is_file():
-                return (folder / name).read_text(encoding="utf-8")
-            continue
-        template = read_optional_json(folder / name).get("chat_template")
-        if isinstance(template, list):
-            template = {t.get("name"): t.get("template") for t in template}.get("default")
-        if isinstance(template, str):
-            return template
-    raise UserError(
-        f"{folder}: no chat template ({', '.join(TEMPLATE_FILES[:-1])} or {TEMPLATE_FILES[-1]}); "
-        "is this an instruction-tuned model?"
-    )
+    found = {name: _template_in(folder / name) for name in TEMPLATE_FILES}
+    found = {name: text for name, text in found.items() if text is not None}
+    if not found:
+        raise UserError(
+            f"{folder}: no chat template ({', '.join(TEMPLATE_FILES[:-1])} or "
+            f"{TEMPLATE_FILES[-1]}); is this an instruction-tuned model?"
+        )
+    several = [name for name in PROCESSOR_FILES if name in found]
+    if len({found[name] for name in several}) > 1:
+        raise UserError(
+            f"{folder}: {' and '.join(several)} have different chat templates, and not all tools "
+            "read the same one; remove those that are wrong"
+        )
+    return next(iter(found.values()))
+
+
+def _template_in(file: pathlib.Path) -> str | None:
+    """The chat template that a file of the folder holds, if it holds one."""
+    if file.suffix != ".jinja":
+        template = read_optional_json(file).get("chat_template")
+    elif not file.is_file():
+        return None
+    elif file.stat().st_size > 4 * LARGEST_TEMPLATE:
+        raise UserError(f"{file}: too large for a chat template")
+    else:
+        try:
+            template = file.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise UserError(f"{file}: not readable ({one_line(error, 200)})") from None
+    if isinstance(template, list):
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = {entry.get("name"): entry.get("template") for entry in named}
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is not None and not (
+        isinstance(template, str) and len(template) <= LARGEST_TEMPLATE
+    ):
+        raise UserError(f"{file}: its chat template is no text, or a too long one")
+    return template
 
 
 def unused_characters(text: str, count: int) -> list[str]:

@@ -17,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
+from srpo_jax.models.blocks.config_reader import shown
+from srpo_jax.models.blocks.hf_folder import ADAPTERS, parsed_object
 from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec
 from srpo_jax.models.hf import tensor_match as names
-from srpo_jax.models.hf.stream import DTYPES, Stream, Tensor
+from srpo_jax.models.hf.stream import BUFFER_DTYPES, DTYPES, Stream, Tensor
 
+LARGEST_HEADER = 8 << 20  # bytes of a safetensors header: 90,000 tensors; released ones have 0.1 MB
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -34,6 +37,11 @@ def weight_files(folder: str | pathlib.Path) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint directory")
+    if (folder / ADAPTERS).is_file():
+        raise UserError(
+            f"{folder}: has {ADAPTERS}, by which transformers puts adapters on the model; merge "
+            "them into it first, with peft's merge_and_unload"
+        )
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
@@ -50,16 +58,17 @@ def weight_files(folder: str | pathlib.Path) -> list[pathlib.Path]:
 def _weight_map(folder: pathlib.Path) -> dict[str, str]:
     index = folder / INDEX
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parsed_object(index, LARGEST_HEADER)["weight_map"]
         files = set(weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not a readable index of weights ({error!r})") from error
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        why = one_line(error, 300)
+        raise UserError(f"{index}: not a readable index of weights ({why})") from error
     for name in sorted(files, key=str):
         # Plain names only: a crafted index must not make us read (or write) anywhere else.
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
-            raise UserError(f"{index}: names a file outside the folder: {name!r}")
+            raise UserError(f"{index}: names a file outside the folder: {shown(name)}")
         if not (folder / name).is_file():
-            raise UserError(f"{index}: names {name!r}, which is not in the folder")
+            raise UserError(f"{index}: names {shown(name)}, which is not in the folder")
     return weight_map
 
 
@@ -67,17 +76,22 @@ def read_header(file: pathlib.Path) -> tuple[bytes, dict[str, Tensor]]:
     """The header of a safetensors file: its bytes (length field included) and its tensors.
 
     Tensors come in the order of their data. Raises UserError if safetensors refuses the file
-    (truncated, overlapping or out-of-range tensors).
+    (truncated, overlapping or out-of-range tensors), or if its header is above LARGEST_HEADER.
     """
     try:
+        with open(file, "rb") as f:
+            size = int.from_bytes(f.read(8), "little")
+        if LARGEST_HEADER < size < file.stat().st_size:
+            raise UserError(f"{file}: a header of {size} bytes; at most {LARGEST_HEADER} are read")
         with safe_open(file, framework="numpy") as opened:  # validates the whole header
             opened.keys()
         with open(file, "rb") as f:
             length = f.read(8)
             header = length + f.read(int.from_bytes(length, "little"))
         entries = json.loads(header[8:])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({one_line(error)})") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        why = one_line(error, 300)
+        raise UserError(f"{file}: not a readable safetensors file ({why})") from error
     entries.pop("__metadata__", None)
     tensors = {
         name: Tensor(file, e["dtype"], tuple(e["shape"]), len(header) + e["data_offsets"][0])
@@ -90,7 +104,8 @@ def list_tensors(folder: str | pathlib.Path) -> dict[str, Tensor]:
     """Tensor name -> Tensor of a whole checkpoint. Reads headers only.
 
     Raises UserError as `weight_files` and `read_header` do, and if a name is in two files, if the
-    index and the files disagree, or if a dtype is not F32, F16 or BF16.
+    index and the files disagree, or if a dtype is not F32, F16 or BF16 (of buffers that are only
+    copied, see tensor_match.LEFTOVER, others are read too).
     """
     folder = pathlib.Path(folder)
     found: dict[str, Tensor] = {}
@@ -106,10 +121,17 @@ def list_tensors(folder: str | pathlib.Path) -> dict[str, Tensor]:
         wrong += sorted(set(weight_map) - set(found))
         if wrong:
             raise UserError(f"{folder}: {INDEX} and the files disagree on {names.shorten(wrong)}")
-    odd = [f"{n} {t.dtype}" for n, t in found.items() if t.dtype not in DTYPES]
+    if len(found) > names.MOST_TENSORS:
+        raise UserError(f"{folder}: {len(found)} tensors; at most {names.MOST_TENSORS} are read")
+    odd = [f"{n} {t.dtype}" for n, t in found.items() if not _is_read(n, t.dtype)]
     if odd:
-        raise UserError(f"{folder}: only {', '.join(DTYPES)} are read, not {names.shorten(odd)}")
+        listed = f"{', '.join(DTYPES)} are read, not {names.shorten(odd)}"
+        raise UserError(f"{folder}: only {listed}{names.advice(found)}")
     return found
+
+
+def _is_read(name: str, dtype: str) -> bool:
+    return dtype in (BUFFER_DTYPES if names.LEFTOVER.search(name) else DTYPES)
 
 
 def placed_tensors(
@@ -126,8 +148,9 @@ def placed_tensors(
         embedding = next(n for n, p in places.items() if n != head and p.entry.param == EMBEDDING)
         if not _equal(tensors[head], tensors[embedding]):
             raise UserError(
-                f"{folder}: {head} differs from {embedding} although config.json ties them; "
-                "set tie_word_embeddings to false in config.json to keep both"
+                f"{folder}: {head} differs from {embedding} although config.json ties them; to "
+                "keep both, set tie_word_embeddings to false in config.json, at the root and in "
+                "text_config"
             )
     return {name: (tensors[name], place) for name, place in places.items()}
 

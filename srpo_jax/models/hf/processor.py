@@ -13,16 +13,19 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from srpo_jax.data_pipelines.prompt import BARE, Message, Told
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import is_integer
 from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid, Images
-from srpo_jax.models.hf.chat import Chat, chat_template, unused_characters
+from srpo_jax.models.blocks.image_settings import check_shown
+from srpo_jax.models.hf.chat import PROBE, Chat, chat_template, unused_characters
 from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
 from srpo_jax.models.registry import load_model_config
 
@@ -53,7 +56,7 @@ class Processor:
         config: ModelConfig,
         tokenizer,
         images: Images,
-        template: str,
+        chat: Chat,
         eos_ids,
         markers: Sequence[str] = (),
         opening: str = "",
@@ -64,7 +67,7 @@ class Processor:
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self.markers = tuple(markers)
         self._tokenizer = tokenizer
-        self.chat = Chat(tokenizer, template, images.placeholder)
+        self.chat = chat
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
         # Llama's also puts a space there, which a text cut into pieces must not get at every cut.
@@ -104,28 +107,45 @@ class Processor:
         opening: what its turns begin with unless the prompt has it (a tag and a newline). open: who
         writes that, "auto" (the template if it does, else the policy), "prompt" (the template, else
         we do) or "policy".
-        Raises UserError if a file is missing or damaged, if the files contradict each other, or if
-        the template writes what the policy is to write.
+        Raises UserError if a file is missing or damaged, if the files contradict each other, if
+        the template writes what the policy is to write, or if it cannot write one question with
+        one picture, whole and within bounds.
         """
+        folder = pathlib.Path(folder)
+        config = load_model_config(folder, family)
+        try:
+            return cls._read(folder, config, markers, opening, open)
+        except UserError as error:
+            if str(folder) in str(error):
+                raise
+            raise UserError(f"{folder}: {error}") from error
+        except Exception as error:  # files of a stranger, read by transformers' code
+            why = one_line(f"{type(error).__name__}: {error}", 300)
+            raise UserError(f"{folder}: tokenizer and image files cannot be used: {why}") from error
+
+    @classmethod
+    def _read(cls, folder: pathlib.Path, config: ModelConfig, *start: Any) -> Processor:
+        """As from_dir. What was read is tried with one picture and one question."""
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
 
-        folder = pathlib.Path(folder)
-        config = load_model_config(folder, family)
         tokenizer = loaded(
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
         images = config.family.images(folder, config, tokenizer)
+        grid = check_shown(folder, images, config)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
-        return cls(
-            config, tokenizer, images, chat_template(folder), eos_ids, markers, opening, open
-        )
+        chat = Chat(tokenizer, chat_template(folder), images.placeholder)
+        chat.check_bounded()
+        found = cls(config, tokenizer, images, chat, eos_ids, *start)
+        found.chat_tokens([PROBE], [grid])
+        return found
 
     def _set_start(self, opening: str, open: str) -> None:  # noqa: A002
         """Finds how an answer begins: lead, opened, and what we write behind the template's prompt.
 
-        A template that fails is told at the first prompt, with the record's name.
+        A template that cannot write answers is told at the first prompt that has some.
         """
         try:
             prompt, turn = self.chat.turn()
@@ -260,7 +280,7 @@ def _lead(prompt: str, turn: str) -> str:
 def _eos_ids(folder: pathlib.Path, tokenizer) -> tuple[int, ...]:
     listed = read_optional_json(folder / "generation_config.json").get("eos_token_id")
     listed = listed if isinstance(listed, list) else [listed]
-    ids = [i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)]
+    ids = [i for i in [tokenizer.eos_token_id, *listed] if is_integer(i) and i >= 0]
     if not ids:
         raise UserError(f"{folder}: neither the tokenizer nor generation_config.json has an eos id")
     return tuple(dict.fromkeys(ids))

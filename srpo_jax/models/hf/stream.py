@@ -38,6 +38,16 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from srpo_jax.models.blocks.tensor_spec import TensorSpec
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+# Those of buffers that are copied and never computed with.
+BUFFER_DTYPES = DTYPES | {
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 PIECE = 512 << 20  # bytes of a slice that are on the host at once; a larger slice goes in pieces
 JOB = 16 << 20  # bytes of a file that one thread maps at once
@@ -53,7 +63,8 @@ Bounds = tuple[tuple[int, int], ...]  # (start, stop) on each axis of a paramete
 class Tensor:
     """One tensor of a checkpoint, as its file's header describes it.
 
-    dtype: the header's name, a key of DTYPES. start: the byte of the file where its numbers begin.
+    dtype: the header's name, a key of BUFFER_DTYPES if it can be viewed. start: the byte of the
+    file where its numbers begin.
     """
 
     file: pathlib.Path
@@ -67,7 +78,7 @@ class Tensor:
         The pages that were read count as this process's until the view is dropped.
         """
         # A mapping may begin at multiples of the page size alone: begin at the one before.
-        kind, count = np.dtype(DTYPES[self.dtype]), math.prod(self.shape)
+        kind, count = np.dtype(BUFFER_DTYPES[self.dtype]), math.prod(self.shape)
         if count == 0:
             return np.empty(self.shape, kind)
         skip = self.start % mmap.ALLOCATIONGRANULARITY

@@ -11,9 +11,31 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec
+from srpo_jax.models.blocks.tensor_spec import EMBEDDING, TensorSpec, unused
+
+MOST_TENSORS = 50_000  # of a model; the largest that is supported has 2,000
+# Buffers that older versions of transformers saved, and that newer ones compute instead of reading.
+LEFTOVER = re.compile(r"(^|\.)(rotary(_pos)?_emb\.(original_)?inv_freq|position_ids)$")
+# Names by which it can be told what a checkpoint is, and what to do then.
+TELLING = (
+    (
+        re.compile(r"^base_model\.model\.|\.lora_[a-zA-Z_]+(\.|$)|\.base_layer\."),
+        "these are adapters: merge them into their model first, with peft's merge_and_unload",
+    ),
+    (
+        re.compile(
+            r"\.(weight_(scale|packed|zero_point|format|shape)\w*|input_scale|qweight|qzeros|scales"
+            r"|g_idx|SCB|(nested_)?(absmax|quant_map))$|\.quant_state\."
+        ),
+        "the weights are quantised: take the model that they were made of",
+    ),
+    (
+        re.compile(r"^(module|_orig_mod|_fsdp_wrapped_module)\."),
+        "these are the names inside of a training wrapper: save the model without it",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +69,16 @@ def match(
     shapes: tensor name as it stands in the files -> shape. where: shown in the error.
     Returns source name -> Place, for every name of `shapes`. A head in the file of a model whose
     config ties it to the embedding is placed on the embedding (the caller checks that it is equal).
-    Raises UserError that names all misfits (the first five of each kind).
+    Buffers that are computed (LEFTOVER) get a place of their own, of no parameter.
+    Raises UserError that names all misfits (the first five of each kind), and for a config with
+    more than MOST_TENSORS.
     """
     places: dict[str, TensorPlace] = {}
-    for entry in table(config):
+    entries = table(config)
+    count = sum(entry.layers or 1 for entry in entries)
+    if count > MOST_TENSORS:
+        raise UserError(f"{where}: by config.json the model has {count} tensors, which is absurd")
+    for entry in entries:
         for layer in range(entry.layers) if entry.layers is not None else (None,):
             places[entry.name.format(i=layer)] = TensorPlace(entry, layer)
     expected = set(places)
@@ -63,6 +91,8 @@ def match(
     for name in sorted(shapes):
         by_canonical.setdefault(canonical(name, config), []).append(name)
     unknown = [n for c, names in by_canonical.items() if c not in places for n in names]
+    buffers = [name for name in unknown if LEFTOVER.search(name)]
+    unknown = [name for name in unknown if not LEFTOVER.search(name)]
     known = {c: names for c, names in by_canonical.items() if c in places}
     misfits = {
         "no parameter for": unknown,
@@ -76,16 +106,28 @@ def match(
         ],
     }
     faults = [f"{kind}: {shorten(found)}" for kind, found in misfits.items() if found]
+    untied = "; without a head of its own a model needs tie_word_embeddings true in config.json"
     if faults:
         raise UserError(
             f"{where}: the tensors do not fit the {config.model_type} model of its config.json; "
             + "; ".join(faults)
+            + advice(unknown)
+            + (untied if head in misfits["not in the checkpoint"] else "")
         )
-    return {names[0]: places[c] for c, names in known.items()}
+    found = {names[0]: places[c] for c, names in known.items()}
+    return found | {name: TensorPlace(unused(name, shapes[name]), None) for name in buffers}
+
+
+def advice(names: Iterable[str]) -> str:
+    """What the names of tensors without a place tell of the checkpoint: "" or "; ..."."""
+    names = list(names)
+    said = (text for pattern, text in TELLING if any(map(pattern.search, names)))
+    return "".join(f"; {text}" for text in said)
 
 
 def shorten(items: Iterable[str], keep: int = 5) -> str:
-    """The first few items, and how many there are if that is more."""
+    """The first few items, each on one line of 200 characters at most, and how many there are if
+    that is more."""
     items = list(items)
-    text = ", ".join(items[:keep])
+    text = ", ".join(one_line(item, 200) for item in items[:keep])
     return text if len(items) <= keep else f"{text}, ... ({len(items)} in all)"

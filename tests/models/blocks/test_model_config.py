@@ -27,14 +27,6 @@ def test_flat_and_nested_forms_agree(tmp_path):
     assert flat.text.rms_norm_eps == 1e-6 and flat.text.tie_word_embeddings
 
 
-def test_tied_in_either_place_is_tied(tmp_path):
-    """Older files say tie_word_embeddings in text_config only; transformers honours both."""
-    raw = tiny_config(tied=False, dtype="float32")
-    assert not load_model_config(write(tmp_path, raw)).text.tie_word_embeddings
-    raw["text_config"] = {"tie_word_embeddings": True}
-    assert load_model_config(write(tmp_path, raw)).text.tie_word_embeddings
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

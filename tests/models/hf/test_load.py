@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import ml_dtypes
@@ -15,7 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from srpo_jax.errors import UserError
+from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.models.hf.load import list_tensors, load_params, policy_digest
+from srpo_jax.models.hf.tensor_match import match
 from srpo_jax.models.registry import load_model_config
 from tests.support.layouts import rename_tensors
 from tests.support.tiny import HEADS, HIDDEN, tiny_qwen2_5_vl
@@ -157,6 +161,108 @@ def test_damaged_or_odd_weight_files_are_refused(tmp_path):
     file.write_bytes(whole)
     edit(tmp_path, lambda t: t.update({"model.norm.weight": t["model.norm.weight"].astype("f8")}))
     assert "model.norm.weight F64" in refused(tmp_path)
+
+
+BUFFERS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": np.linspace(0, 1, 8, dtype=np.float32),
+    "visual.rotary_pos_emb.inv_freq": np.linspace(0, 1, 4),
+    "vision_tower.vision_model.embeddings.position_ids": np.arange(17)[None],
+    "position_ids": np.arange(3, dtype=np.int32),
+}
+
+
+def test_buffers_that_older_versions_saved_are_copied_and_not_read(tmp_path):
+    """transformers computes them; here the parameters are those without, the export has them."""
+    params = load(tiny_qwen2_5_vl(tmp_path / "in"))
+    edit(tmp_path / "in", lambda tensors: tensors.update(BUFFERS))
+    assert same(load(tmp_path / "in"), params)
+    config = load_model_config(tmp_path / "in")
+    export_checkpoint(params, tmp_path / "in", tmp_path / "out", config)
+    files = [tmp_path / name / "model.safetensors" for name in ("in", "out")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_buffer_in_an_unknown_place_is_still_refused(tmp_path):
+    """Only those names are let through, and only they may be integers."""
+    tiny_qwen2_5_vl(tmp_path)
+    edit(tmp_path, lambda t: t.update({"visual.freq": np.ones(3, np.float32)}))
+    assert "no parameter for: visual.freq" in refused(tmp_path)
+    edit(tmp_path, lambda t: t.update({"visual.freq": np.ones(3, np.int64)}))
+    assert "not visual.freq I64" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("base_model.model.{}", np.float32, "merge them"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", np.float32, "merge"),
+        ("model.layers.0.self_attn.q_proj.lora_B.default.weight", np.float32, "merge"),
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", np.float32, "merge"),
+        ("model.layers.0.self_attn.q_proj.weight_scale", np.float32, "quantised"),
+        ("model.layers.0.self_attn.q_proj.weight_scale_inv", np.float32, "quantised"),
+        ("model.layers.0.self_attn.q_proj.qweight", np.int32, "quantised"),
+        ("model.layers.0.self_attn.q_proj.weight.absmax", np.uint8, "quantised"),
+        ("module.{}", np.float32, "training wrapper"),
+        ("_orig_mod.{}", np.float32, "training wrapper"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_says_what_to_do(tmp_path, name, kind, says):
+    """By its tensors' names: all of them wrapped, or some that no plain model has."""
+    tiny_qwen2_5_vl(tmp_path)
+
+    def change(tensors):
+        if "{}" in name:
+            renamed = {name.format(n): value for n, value in tensors.items()}
+            tensors.clear()
+            tensors.update(renamed)
+        else:
+            tensors[name] = np.ones(4, kind)
+
+    edit(tmp_path, change)
+    assert says in refused(tmp_path)
+
+
+def test_adapters_are_told_with_and_without_a_model_beside_them(tmp_path):
+    """A model with adapters beside it is another one in transformers than its weights say."""
+    tiny_qwen2_5_vl(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "merge them" in refused(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert "holds adapters alone" in refused(tmp_path)
+
+
+def test_a_head_that_is_not_there_says_which_setting_counts(tmp_path):
+    """transformers would begin with a random one."""
+    config = json.loads((tiny_qwen2_5_vl(tmp_path, tied=True) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert "lm_head.weight; without a head of its own" in refused(tmp_path)
+
+
+def test_a_header_or_index_too_large_to_be_a_models_is_refused_at_once(tmp_path):
+    """400,000 tensors, an index nested 100,000 deep, a model of a million layers: no wait."""
+    folder = tiny_qwen2_5_vl(tmp_path, max_shard_size=SHARD)
+    began = time.process_time()
+    for text in ('{"weight_map": ' + "[" * 100_000, " " * (9 << 20)):
+        (folder / INDEX).write_text(text)
+        assert "not a readable index" in refused(folder)
+    entry = '"a%d":{"dtype":"F32","shape":[1],"data_offsets":[%d,%d]}'
+    listed = ",".join(entry % (i, 4 * i, 4 * i + 4) for i in range(400_000))
+    header = ("{" + listed + "}").encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(4 * 400_000)
+    (folder / "model.safetensors").write_bytes(data)
+    assert "a header of" in refused(folder)
+    config = load_model_config(folder)
+    text = dataclasses.replace(config.text, num_layers=10**9)
+    with pytest.raises(UserError, match="which is absurd"):
+        match({}, dataclasses.replace(config, text=text), "here")
+    assert time.process_time() - began < 5
+
+
+def test_names_that_forge_a_message_are_shown_on_one_line(tmp_path):
+    """A tensor's name is a stranger's text."""
+    tiny_qwen2_5_vl(tmp_path)
+    edit(tmp_path, lambda t: t.update({"a\n\x1b[31m" * 500: np.ones(1, np.float32)}))
+    assert refused(tmp_path).isprintable() and len(refused(tmp_path)) < 800
 
 
 def test_digest_is_of_weights_and_config(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srpo_jax.errors import UserError
+from srpo_jax.models.hf import template_probe
 from srpo_jax.models.hf.chat import chat_template
 from srpo_jax.models.hf.processor import Processor
 from tests.support.tiny import (
@@ -192,18 +194,75 @@ def test_pictures_that_cannot_be_cut_into_patches_are_refused(processor):
 
 
 def test_precedence_of_chat_templates(tmp_path):
-    """chat_template.jinja, then chat_template.json, then the tokenizer's; none is an error."""
+    """That of the processor, in whichever file, then the tokenizer's; none is an error, and so are
+    two different ones of the processor."""
     with pytest.raises(UserError, match="no chat template"):
         chat_template(tmp_path)
     named = [{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]
     for file, content, expected in (
         ("tokenizer_config.json", json.dumps({"chat_template": named}), "D"),
         ("tokenizer_config.json", json.dumps({"chat_template": "C"}), "C"),
+        ("chat_template.jinja", "B", "B"),
         ("chat_template.json", json.dumps({"chat_template": "B"}), "B"),
-        ("chat_template.jinja", "A", "A"),
+        ("processor_config.json", json.dumps({"chat_template": {"default": "B"}}), "B"),
     ):
         (tmp_path / file).write_text(content)
         assert chat_template(tmp_path) == expected
+    (tmp_path / "chat_template.jinja").write_text("A")
+    with pytest.raises(UserError, match="chat_template.json and chat_template.jinja have differ"):
+        chat_template(tmp_path)
+    (tmp_path / "chat_template.json").unlink()
+    with pytest.raises(UserError, match="processor_config.json and chat_template.jinja have diff"):
+        chat_template(tmp_path)
+
+
+@pytest.mark.parametrize("content", [7, "x" * (1 << 21), {"default": 7}])
+def test_a_template_that_is_no_text_is_refused(tmp_path, content):
+    """In any of the files, by its name."""
+    file = tmp_path / "processor_config.json"
+    file.write_text(json.dumps({"chat_template": content}))
+    with pytest.raises(UserError, match="processor_config.json: its chat template is no text"):
+        chat_template(tmp_path)
+
+
+def test_a_template_in_processor_config_alone_is_read(tmp_path, processor):
+    """As transformers reads it: the ids are those of the same template in its own file."""
+    folder = tiny_qwen2_5_vl(tmp_path)
+    (folder / "chat_template.json").rename(folder / "processor_config.json")
+    asked = Processor.from_dir(folder).prompt_tokens("What?", [(1, 2, 2)])
+    assert asked == processor.prompt_tokens("What?", [(1, 2, 2)])
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLED = (
+    "{% set n = namespace(x='ab') %}{% for i in range(33) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (LOOPS, "more than 0.5 s or 512 MiB"),
+        (DOUBLED, "more than 0.5 s or 512 MiB"),
+        ("{{ 'x' * 9999999999 }}", "more than 0.5 s or 512 MiB"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "prints the list"),
+    ],
+)
+def test_a_template_that_no_prompt_can_be_made_with_is_refused_at_once(
+    tmp_path, monkeypatch, processor, template, says
+):
+    """When the folder is read, in bounded time and memory, by one short line that names it."""
+    monkeypatch.setattr(template_probe, "SECONDS", 0.5)
+    folder = tiny_qwen2_5_vl(tmp_path)
+    (folder / "chat_template.json").unlink()
+    (folder / "chat_template.jinja").write_text(template)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # with transformers imported
+    with pytest.raises(UserError, match=says) as error:
+        Processor.from_dir(folder)
+    assert str(error.value).isprintable() and str(error.value).startswith(f"{folder}: ")
+    assert len(str(error.value)) < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from PIL import Image
 
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
+from srpo_jax.models.blocks.config_reader import shown
+from srpo_jax.models.blocks.hf_folder import read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid
+from srpo_jax.models.blocks.image_settings import load_image_processor
 from srpo_jax.models.families.llava.images import flat_patches
 
 # The tokens of the family, by the attribute that the tokenizer of a checkpoint may name them with.
@@ -31,7 +33,7 @@ class Images:
         from transformers import GotOcr2ImageProcessorPil
 
         self.config = config
-        self.process = loaded(folder, "image processor", GotOcr2ImageProcessorPil.from_pretrained)
+        self.process = load_image_processor(folder, GotOcr2ImageProcessorPil)
         vision, size = config.vision, self.process.size
         if (size.height, size.width) != (vision.image_size, vision.image_size):
             raise UserError(
@@ -42,8 +44,8 @@ class Images:
         length = settings.get("image_seq_length", vision.tile_features)
         if length != vision.tile_features:
             raise UserError(
-                f"{folder}: processor_config.json has image_seq_length {length}, by config.json a "
-                f"tile has {vision.tile_features} tokens"
+                f"{folder}: processor_config.json has image_seq_length {shown(length)}, by "
+                f"config.json a tile has {vision.tile_features} tokens"
             )
         known = tokenizer.added_tokens_encoder
         self._around = [getattr(tokenizer, *names) for names in SPANS.items()]

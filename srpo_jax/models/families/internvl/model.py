@@ -13,8 +13,9 @@ import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import Reader
 from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
-from srpo_jax.models.blocks.text_config import Reader, TextConfig, read_text
+from srpo_jax.models.blocks.text_config import TextConfig, read_text
 from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 SHUFFLE = 2  # side of the square of patches that becomes one token: 1 / downsample_ratio
@@ -28,19 +29,21 @@ def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     root.only("vision_feature_layer", -1)
     root.only("vision_feature_select_strategy", "default")
     text = _read_text(where, raw)
-    vision = _read_vision(f"{where} (vision_config)", root("vision_config"))
-    image_token = int(root("image_token_id"))
+    vision = _read_vision(f"{where} (vision_config)", root.section("vision_config"))
+    image_token = root.token("image_token_id", text.vocab_size)
     return ModelConfig(raw["model_type"], text, vision, image_token, family=family)
 
 
 def _read_text(where: str, raw: dict[str, Any]) -> TextConfig:
-    nested = Reader(where, raw)("text_config")
-    kind = Reader(f"{where} (text_config)", nested).only("model_type", "qwen2", "qwen3")
+    root = Reader(where, raw)
+    nested = Reader(f"{where} (text_config)", root.section("text_config"))
+    kind = nested.only("model_type", "qwen2", "qwen3")
     # transformers 5 writes `tie_word_embeddings: true` into the root of every checkpoint that it
     # saves, also beside an untied head (the key is not in the Hub's file, and true is the class
-    # default). Only text_config can be believed; the root counts where that has no such key.
-    tied = Reader(where, nested, raw)("tie_word_embeddings", default=False)
-    return dataclasses.replace(read_text(where, raw, kind), tie_word_embeddings=bool(tied))
+    # default). It can be believed only where it says false, or text_config has no such key.
+    said = root("tie_word_embeddings", default=None)
+    tied = nested.flag("tie_word_embeddings", bool(said)) and said is not False
+    return dataclasses.replace(read_text(where, raw, kind), tie_word_embeddings=tied)
 
 
 def _read_vision(where: str, raw: dict[str, Any]) -> TileConfig:

@@ -10,8 +10,10 @@ from PIL import Image
 
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
+from srpo_jax.models.blocks.config_reader import is_integer, shown
+from srpo_jax.models.blocks.hf_folder import read_optional_json
 from srpo_jax.models.blocks.image_layout import Grid
+from srpo_jax.models.blocks.image_settings import load_image_processor
 from srpo_jax.models.families.llava.model import image_layout, read_pinpoints
 
 # image_processor_type of the released files (and with "Fast" behind, or "Pil").
@@ -109,11 +111,11 @@ def _image_processor(folder: pathlib.Path, config: ModelConfig, settings: dict):
     known = IMAGE_PROCESSORS[config.model_type]
     if saved and kind not in known:
         raise UserError(
-            f"{folder}: image_processor_type {saved.get('image_processor_type')!r} is not "
+            f"{folder}: image_processor_type {shown(saved.get('image_processor_type'))} is not "
             f"supported for a {config.model_type} model; only {', '.join(known)}"
         )
     name = (kind if saved else known[0]) + "Pil"  # without a file the next line tells of it
-    return loaded(folder, "image processor", getattr(transformers, name).from_pretrained)
+    return load_image_processor(folder, getattr(transformers, name))
 
 
 def _check_tile_tokens(folder: pathlib.Path, config: ModelConfig, settings: dict) -> None:
@@ -126,10 +128,13 @@ def _check_tile_tokens(folder: pathlib.Path, config: ModelConfig, settings: dict
     patch = settings.get("patch_size") or vision.patch_size
     strategy = settings.get("vision_feature_select_strategy")
     extra = settings.get("num_additional_image_tokens", 0)
-    tokens = (vision.image_size // patch) ** 2 + extra - (strategy == "default")
+    tokens: object = "unknown"
+    if is_integer(patch) and patch > 0 and is_integer(extra):
+        tokens = (vision.image_size // patch) ** 2 + extra - (strategy == "default")
     if tokens != vision.tile_features:
         raise UserError(
-            f"{folder}: by processor_config.json (patch_size {patch}, num_additional_image_tokens "
-            f"{extra}, vision_feature_select_strategy {strategy!r}) a tile has {tokens} "
-            f"placeholders, by config.json {vision.tile_features}"
+            f"{folder}: by processor_config.json (patch_size {shown(patch)}, "
+            f"num_additional_image_tokens {shown(extra)}, vision_feature_select_strategy "
+            f"{shown(strategy)}) a tile has {tokens} placeholders, by config.json "
+            f"{vision.tile_features}"
         )

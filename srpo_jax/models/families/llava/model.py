@@ -17,8 +17,9 @@ import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import Reader, is_integer, shown
 from srpo_jax.models.blocks.image_layout import NEWLINE, Grid, ImageLayout
-from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.text_config import read_text, root_ties
 from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 # What these files mean when they leave a key out: the class defaults of transformers' LlavaConfig
@@ -30,6 +31,7 @@ ROOT_DEFAULTS: dict[str, Any] = {
     "vision_feature_layer": -2,
     "multimodal_projector_bias": True,
 }
+LONGEST_SIDE, MOST_PINPOINTS = 64, 4096  # tiles along a side, arrangements of them
 PINPOINT_DEFAULT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
@@ -61,34 +63,31 @@ def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     if "text_config" not in raw:  # `model_type` of the authors' own files is "llava" too
         raise UserError(f"{where}: no text_config; use a converted checkpoint (llava-hf/...)")
     root = Reader(where, raw, ROOT_DEFAULTS)
-    text_raw = root("text_config")
-    kind = text_raw.get("model_type", "llama")
-    if kind not in ("llama", "mistral"):
-        raise UserError(
-            f"{where} (text_config): model_type {kind!r} is not supported; only llama and mistral"
-        )
+    text_raw = root.section("text_config")
+    kind = Reader(f"{where} (text_config)", text_raw).only(
+        "model_type", "llama", "mistral", default="llama"
+    )
     if kind == "mistral" and "sliding_window" not in text_raw:
         raise UserError(
             f"{where} (text_config): missing key 'sliding_window', which means 4096 for a Mistral "
             "decoder and is not supported; set it to null if the model has none"
         )
     text = read_text(where, raw, kind)
+    if raw["model_type"] == "llava_next":  # ties where the root says so, unlike LLaVA-1.5
+        text = dataclasses.replace(text, tie_word_embeddings=root_ties(where, raw))
     return ModelConfig(
         raw["model_type"],
         text,
         _read_vision(where, raw, root),
-        image_token_id=int(root("image_token_index", "image_token_id")),
+        image_token_id=root.token("image_token_index", text.vocab_size),
         family=family,
     )
 
 
 def _read_vision(where: str, raw: dict[str, Any], root: Reader) -> VisionConfig:
     name = f"{where} (vision_config)"
-    vision_raw = root("vision_config")
-    get = Reader(name, vision_raw, VISION_DEFAULTS)
-    kind = vision_raw.get("model_type", "clip_vision_model")
-    if kind != "clip_vision_model":
-        raise UserError(f"{name}: model_type {kind!r} is not supported; only clip_vision_model")
+    get = Reader(name, root.section("vision_config"), VISION_DEFAULTS)
+    get.only("model_type", "clip_vision_model", default="clip_vision_model")
     root.only("projector_hidden_act", "gelu")
     anyres = raw["model_type"] == "llava_next"
     # transformers cannot lay the class token's features out in a grid either.
@@ -98,11 +97,11 @@ def _read_vision(where: str, raw: dict[str, Any], root: Reader) -> VisionConfig:
     blocks, layer = get.integer("num_hidden_layers"), root("vision_feature_layer")
     # Counted as transformers' hidden_states are: 0 is the input of the first block, -1 the output
     # of the last one, and the norm behind that is never applied.
-    depth = layer + blocks + 1 if isinstance(layer, int) and layer < 0 else layer
-    if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= blocks:
+    depth = layer + blocks + 1 if is_integer(layer) and layer < 0 else layer
+    if not is_integer(depth) or not 1 <= depth <= blocks:
         raise UserError(
-            f"{where}: vision_feature_layer {layer!r} is not supported; only the number of one of "
-            f"the {blocks} blocks' outputs (-1 is the last)"
+            f"{where}: vision_feature_layer {shown(layer)} is not supported; only the number of "
+            f"one of the {blocks} blocks' outputs (-1 is the last)"
         )
     vision = VisionConfig(
         depth=depth,
@@ -139,14 +138,16 @@ def read_pinpoints(where: str, value: Any, vision: TileConfig) -> tuple[tuple[in
     """`image_grid_pinpoints` of a parsed file, checked: UserError names `where`."""
     size = vision.image_size
     try:
-        pinpoints = tuple((int(height), int(width)) for height, width in value)
-        whole = bool(pinpoints) and all(n > 0 and n % size == 0 for p in pinpoints for n in p)
+        pinpoints = tuple((height, width) for height, width in value)
+        sides = [n for pinpoint in pinpoints for n in pinpoint]
+        whole = bool(sides) and all(is_integer(n) and n > 0 and n % size == 0 for n in sides)
+        whole = whole and max(sides) <= LONGEST_SIDE * size and len(pinpoints) <= MOST_PINPOINTS
     except (TypeError, ValueError):
         whole = False
     if not whole:
         raise UserError(
-            f"{where}: image_grid_pinpoints {value!r} must be pairs (height, width) of multiples "
-            f"of the tiles' {size} pixels"
+            f"{where}: image_grid_pinpoints {shown(value)} must be pairs (height, width) of "
+            f"multiples of the tiles' {size} pixels, at most {LONGEST_SIDE} of them"
         )
     return pinpoints
 

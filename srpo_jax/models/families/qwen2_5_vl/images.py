@@ -9,7 +9,8 @@ from PIL import Image
 
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded
+from srpo_jax.models.blocks.config_reader import shown
+from srpo_jax.models.blocks.image_settings import load_image_processor
 
 Grid = tuple[int, int, int]
 
@@ -24,7 +25,7 @@ class Images:
         from transformers import Qwen2VLImageProcessorPil
 
         self.config = config
-        self.process = loaded(folder, "image processor", Qwen2VLImageProcessorPil.from_pretrained)
+        self.process = load_image_processor(folder, Qwen2VLImageProcessorPil)
         vision = config.vision
         for ours, theirs in (
             (vision.patch_size, "patch_size"),
@@ -34,7 +35,7 @@ class Images:
             if getattr(self.process, theirs) != ours:
                 raise UserError(
                     f"{folder}: preprocessor_config.json has {theirs} "
-                    f"{getattr(self.process, theirs)}, config.json {ours}"
+                    f"{shown(getattr(self.process, theirs))}, config.json {ours}"
                 )
         self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         pads = {

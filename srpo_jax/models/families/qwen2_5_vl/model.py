@@ -18,6 +18,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import Reader
 from srpo_jax.models.blocks.decoder import (
     STACKED,
     Constrain,
@@ -33,13 +34,13 @@ from srpo_jax.models.blocks.image_layout import Grid, ImageLayout, PatchField
 from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
 from srpo_jax.models.blocks.qwen_vit import (
     EPS,
-    THETA,
     Merger,
     QwenVisionConfig,
     VisionAttention,
+    check_vision_rope,
     vision_rope,
 )
-from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.text_config import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +76,33 @@ def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     text = read_text(where, raw, "qwen2")
     if text.rope != "mrope":
         raise UserError(f"{where}: mrope_section is missing, or M-RoPE is interleaved")
-    vision = _read_vision(f"{where} (vision_config)", root("vision_config"))
+    vision = _read_vision(f"{where} (vision_config)", root.section("vision_config"))
     if vision.out_hidden_size != text.hidden_size:
         raise UserError(
             f"{where}: vision out_hidden_size {vision.out_hidden_size} is not the text "
             f"hidden_size {text.hidden_size}"
         )
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    found = {name: int(root(name)) for name in ids}
+    found = {name: root.token(name, text.vocab_size) for name in ids}
     return ModelConfig(raw["model_type"], text, vision, **found, family=family)
 
 
 def _read_vision(where: str, raw: dict[str, Any]) -> VisionConfig:
     get = Reader(where, raw)
     get.only("hidden_act", "silu")
-    theta = (raw.get("rope_parameters") or {}).get("rope_theta", THETA)
-    if theta != THETA:
-        raise UserError(f"{where}: rope_theta {theta} is not supported; only {THETA:g}")
+    check_vision_rope(get)
     vision = VisionConfig(
-        depth=get.integer("depth", "num_hidden_layers"),
+        depth=get.integer("depth"),
         hidden_size=get.integer("hidden_size"),
-        num_heads=get.integer("num_heads", "num_attention_heads"),
+        num_heads=get.integer("num_heads"),
         intermediate_size=get.integer("intermediate_size"),
         patch_size=get.integer("patch_size"),
         temporal_patch_size=get.integer("temporal_patch_size"),
         spatial_merge_size=get.integer("spatial_merge_size"),
         window_size=get.integer("window_size"),
-        fullatt_block_indexes=tuple(int(i) for i in get("fullatt_block_indexes")),
+        fullatt_block_indexes=get.integers("fullatt_block_indexes"),
         # The released files say `in_chans`, transformers 5 writes `in_channels`.
-        in_channels=get.integer("in_channels", "in_chans"),
+        in_channels=get.integer("in_channels"),
         out_hidden_size=get.integer("out_hidden_size"),
     )
     if vision.hidden_size % vision.num_heads or vision.head_dim % 4:

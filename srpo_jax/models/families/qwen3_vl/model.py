@@ -6,27 +6,32 @@ is stretched over each picture's grid. A grid is (1, patch rows, patch columns).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import Reader
 from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
 from srpo_jax.models.blocks.qwen_positions import merged_rows_and_columns, patch_positions
-from srpo_jax.models.blocks.qwen_vit import THETA
-from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.qwen_vit import check_vision_rope
+from srpo_jax.models.blocks.text_config import read_text, root_ties
 from srpo_jax.models.families.qwen3_vl.tower import VisionConfig
 
 
 def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     root = Reader(where, raw)
-    text = read_text(where, raw, "qwen3")
+    # Other than Qwen2.5-VL, these models tie where the root says so, whatever text_config says.
+    text = dataclasses.replace(
+        read_text(where, raw, "qwen3"), tie_word_embeddings=root_ties(where, raw)
+    )
     if text.rope != "mrope_interleaved":
         raise UserError(f"{where}: rope_scaling must have mrope_section and mrope_interleaved true")
     name = f"{where} (vision_config)"
-    vision_raw = root("vision_config")
+    vision_raw = root.section("vision_config")
     vision = _read_vision(name, vision_raw)
     out = Reader(name, vision_raw).integer("out_hidden_size")
     if out != text.hidden_size:
@@ -37,31 +42,29 @@ def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
             f"decoder has {text.num_layers} layers"
         )
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    found = {name: int(root(name)) for name in ids}
+    found = {name: root.token(name, text.vocab_size) for name in ids}
     return ModelConfig(raw["model_type"], text, vision, **found, family=family)
 
 
 def _read_vision(where: str, raw: dict[str, Any]) -> VisionConfig:
     get = Reader(where, raw)
     get.only("hidden_act", "gelu_pytorch_tanh")
-    theta = (raw.get("rope_parameters") or {}).get("rope_theta", THETA)
-    if theta != THETA:
-        raise UserError(f"{where}: rope_theta {theta} is not supported; only {THETA:g}")
+    check_vision_rope(get)
     entries = get.integer("num_position_embeddings")
     side = round(entries**0.5)
     if side * side != entries:
         raise UserError(f"{where}: num_position_embeddings {entries} is not a square number")
     vision = VisionConfig(
-        depth=get.integer("depth", "num_hidden_layers"),
+        depth=get.integer("depth"),
         hidden_size=get.integer("hidden_size"),
-        num_heads=get.integer("num_heads", "num_attention_heads"),
+        num_heads=get.integer("num_heads"),
         intermediate_size=get.integer("intermediate_size"),
         patch_size=get.integer("patch_size"),
         temporal_patch_size=get.integer("temporal_patch_size"),
         spatial_merge_size=get.integer("spatial_merge_size"),
         in_channels=get.integer("in_channels"),
         table_side=side,
-        deepstack=tuple(int(i) for i in get("deepstack_visual_indexes")),
+        deepstack=get.integers("deepstack_visual_indexes"),
     )
     if vision.hidden_size % vision.num_heads or vision.head_dim % 4:
         raise UserError(

@@ -13,7 +13,9 @@ from PIL import Image
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
-from srpo_jax.models.blocks.hf_folder import loaded, read_optional_json
+from srpo_jax.models.blocks.config_reader import shown
+from srpo_jax.models.blocks.hf_folder import read_optional_json
+from srpo_jax.models.blocks.image_settings import load_image_processor
 
 AROUND, IMAGE, WHOLE = "<fake_token_around_image>", "<image>", "<global-img>"
 # Tokens that only stand around pictures. Older releases write places in ordinary tokens.
@@ -32,9 +34,8 @@ class Images:
         from transformers import Idefics3ImageProcessorPil, SmolVLMImageProcessorPil
 
         kinds = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
-        load = kinds[config.model_type].from_pretrained
         self.config = config
-        self.process = loaded(folder, "image processor", load)
+        self.process = load_image_processor(folder, kinds[config.model_type])
         vision, tile = config.vision, self.process.max_image_size.get("longest_edge", 0)
         # Every tile comes out tile x tile pixels, whatever the picture and with splitting or
         # without; so each patch has its own position in the table if the tile is a full one.
@@ -49,8 +50,8 @@ class Images:
         )
         if length not in (None, vision.tile_features):
             raise UserError(
-                f"{folder}: processor_config.json has image_seq_len {length}, but config.json "
-                f"makes {vision.tile_features} features of a tile"
+                f"{folder}: processor_config.json has image_seq_len {shown(length)}, but "
+                f"config.json makes {vision.tile_features} features of a tile"
             )
         for token in (AROUND, IMAGE):
             if token not in tokenizer.added_tokens_encoder:

@@ -14,8 +14,9 @@ import numpy as np
 
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import Family, ModelConfig
+from srpo_jax.models.blocks.config_reader import Reader
 from srpo_jax.models.blocks.image_layout import Grid, ImageLayout
-from srpo_jax.models.blocks.text_config import Reader, read_text
+from srpo_jax.models.blocks.text_config import read_text, root_ties
 from srpo_jax.models.blocks.tiled_vit import TileConfig, tile_layout
 
 # What transformers' SmolVLMConfig and SmolVLMVisionConfig mean by a key that is not in the file
@@ -43,17 +44,17 @@ LARGEST_SIDE = 64
 def read_config(where: str, raw: dict[str, Any], family: Family) -> ModelConfig:
     """The model of a parsed config.json; `where` names it in errors (UserError)."""
     root = Reader(where, raw, CLASS_DEFAULTS)
-    kind = root("text_config").get("model_type", "llama")
-    if kind != "llama":
-        raise UserError(f"{where}: text_config of model_type {kind!r} is not supported; only llama")
+    Reader(f"{where} (text_config)", root.section("text_config")).only(
+        "model_type", "llama", default="llama"
+    )
     # These models tie where the root says so, whatever text_config says.
     text = dataclasses.replace(
-        read_text(where, raw, "llama"), tie_word_embeddings=bool(root("tie_word_embeddings"))
+        read_text(where, raw, "llama"), tie_word_embeddings=root_ties(where, raw)
     )
     vision = _read_vision(
-        f"{where} (vision_config)", root("vision_config"), root.integer("scale_factor")
+        f"{where} (vision_config)", root.section("vision_config"), root.integer("scale_factor")
     )
-    image_token = int(root("image_token_id"))
+    image_token = root.token("image_token_id", text.vocab_size)
     return ModelConfig(raw["model_type"], text, vision, image_token, family=family)
 
 
