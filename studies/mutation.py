@@ -43,7 +43,7 @@ MODULES = {
     ),
     "packing": (
         "srpo_jax/pack/packing.py",
-        "tests/pack/test_packing.py tests/pack/test_batches.py",
+        "tests/pack/test_packing.py tests/pack/test_fill_row.py tests/pack/test_batches.py",
     ),
     "sampler": ("srpo_jax/inference/prefix_sampler.py", "tests/inference/test_prefix_sampler.py"),
     "leases": ("srpo_jax/explore/shard_leases.py", "tests/explore/test_shard_leases.py"),

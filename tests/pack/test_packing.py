@@ -185,6 +185,9 @@ def test_budgets_are_what_rows_filled_by_tokens_hold():
     one_in_twenty = [*trees, TreeSizes(500, 400, 300, 10, 100, 0)]
     budgets = Budgets.fit(one_in_twenty, row_tokens=256)
     assert budgets == Budgets(256, 256, 256, 24, 104, 40)
+    for rows, pairs in ((2, 24), (3, 40)):  # of 41 that hold twice 20 pairs instead of twice 9
+        more = [tree._replace(pairs=20) for tree in trees[: 2 * rows]]
+        assert Budgets.fit(more + trees * 3 + trees[: 22 - 2 * rows], row_tokens=256).pairs == pairs
     with pytest.raises(UserError, match="no trees to pack"):
         Budgets.fit([])
 

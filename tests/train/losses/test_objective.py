@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.errors import UserError
 from srpo_jax.train.losses.objective import (
     PAIR_METRICS,
@@ -138,7 +139,8 @@ def test_the_contrast_is_left_out_when_it_weighs_nothing():
 
 
 def test_an_objective_is_a_static_argument():
-    """Equal switches are equal keys, as jax.jit wants of one."""
+    """Equal switches are equal keys, as jax.jit wants of one; the defaults are the config's."""
+    assert Objective(**arguments(Objective, Config().objective)) == Objective()
     assert len({Objective(), Objective(beta=0.1), Objective(beta=0.2)}) == 2
 
 
