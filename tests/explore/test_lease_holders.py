@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from srpo_jax.explore.shard_leases import ShardLeases
 from tests.support import ROOT
 
@@ -55,14 +57,15 @@ def test_a_worker_that_died_holds_nothing(tmp_path):
     holder.wait()
 
 
-def test_a_lease_lasts_five_minutes(tmp_path):
-    """Of a worker of which nothing else is known: after 4 minutes without a word it has the shard,
-    after 6 nobody has.
+@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[]"])
+def test_a_lease_lasts_five_minutes(tmp_path, text):
+    """Of a worker of which nothing else is known, or that is about to write who it is: after 4
+    minutes without a word it has the shard, after 6 nobody has.
     """
     with ShardLeases(tmp_path / "c") as mine:
         assert mine.take(["y"]) == "y"
         path = tmp_path / "c" / "x.claim"
-        path.write_text(json.dumps(ELSEWHERE))
+        path.write_text(text)
         for minutes, taken in ((4, None), (6, "x")):
             then = time.time() - 60 * minutes
             os.utime(path, (then, then))
@@ -70,12 +73,12 @@ def test_a_lease_lasts_five_minutes(tmp_path):
 
 
 def test_a_lease_is_renewed_in_time(tmp_path):
-    """Its file is touched again well before its time is over, until it is given back."""
-    with ShardLeases(tmp_path / "c", lease_seconds=8) as mine:
+    """Its file is touched again well before its time is over."""
+    with ShardLeases(tmp_path / "a" / "c", lease_seconds=18) as mine:
         mine.take(["x"])
-        path = tmp_path / "c" / "x.claim"
+        path = tmp_path / "a" / "c" / "x.claim"
         os.utime(path, (1, 1))
-        end = time.monotonic() + 7
+        end = time.monotonic() + 6
         while path.stat().st_mtime == 1 and time.monotonic() < end:
             time.sleep(0.02)
         assert path.stat().st_mtime > 1
