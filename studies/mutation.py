@@ -43,10 +43,13 @@ MODULES = {
     ),
     "packing": (
         "srpo_jax/pack/packing.py",
-        "tests/pack/test_packing.py tests/pack/test_batches.py",
+        "tests/pack/test_packing.py tests/pack/test_fill_row.py tests/pack/test_batches.py",
     ),
     "sampler": ("srpo_jax/inference/prefix_sampler.py", "tests/inference/test_prefix_sampler.py"),
-    "leases": ("srpo_jax/explore/shard_leases.py", "tests/explore/test_shard_leases.py"),
+    "leases": (
+        "srpo_jax/explore/shard_leases.py",
+        "tests/explore/test_shard_leases.py tests/explore/test_lease_holders.py",
+    ),
     "rules": ("srpo_jax/arbiter/ssui_mini_rules.py", "tests/arbiter/test_ssui_mini_rules.py"),
     "verdicts": (
         "srpo_jax/data_pipelines/verdict_store.py",

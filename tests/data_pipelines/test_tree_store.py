@@ -68,7 +68,20 @@ def test_damaged_shard_is_named(tmp_path, damage):
     if damage == "gone":
         path.unlink()
     assert not shard_done(path)
-    with pytest.raises(RecordError, match=str(path)):
+    with pytest.raises(RecordError, match=str(path)) as caught:
+        read_shards(tmp_path)[0]
+    if damage in ("truncated", "empty"):
+        assert f" {path.stat().st_size} bytes, its manifest says {len(data)}" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_shard_with_another_number_of_records_is_named(tmp_path, count):
+    """A manifest that counts one record more or less than there are: none is left out."""
+    shards(tmp_path, [tree("a"), tree("b")])
+    path = shard_path(tmp_path, 0, 1)
+    manifest = path.with_name(path.name + ".manifest.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "count": count}))
+    with pytest.raises(RecordError, match=f"{path}.*2 records, its manifest says {count}"):
         read_shards(tmp_path)[0]
 
 

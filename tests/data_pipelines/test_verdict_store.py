@@ -21,6 +21,7 @@ from srpo_jax.data_pipelines.verdict_store import (
     find_set,
     open_set,
     set_names,
+    sets_about,
     why_not_judged,
 )
 from srpo_jax.errors import UserError
@@ -44,6 +45,8 @@ def test_a_key_is_of_the_content(one, other):
     a step to the reply, or from one step to the next, is another content.
     """
     assert (case_key(*one) == case_key(*other)) == (one == other)
+    *rest, read = one
+    assert case_key(*rest, dict(reversed(read.items()))) == case_key(*one)
 
 
 def row(key: str, **changes) -> dict:
@@ -70,6 +73,15 @@ def test_parts_are_read_as_they_were_written(tmp_path):
     assert again.of_shard("t-0")["f"]["score"] == 0.5
     names = sorted(path.name for path in tmp_path.joinpath("v").glob("t-0.*.jsonl"))
     assert [name[:6] for name in names] == ["t-0.0-", "t-0.1-"]
+
+
+def test_what_was_asked_last_holds(tmp_path):
+    """However often it was asked: parts are read by the number of their generation."""
+    for score in range(11):
+        VerdictSet(open_set(tmp_path / "v", ABOUT).folder).write("t-0", [row("k", score=score)])
+    for seen in (VerdictSet(tmp_path / "v"), open_set(tmp_path / "v", ABOUT)):
+        assert seen.get("k")["score"] == seen.of_shard("t-0")["k"]["score"] == 10
+        assert seen.rows() == [seen.get("k")]
 
 
 def test_two_judges_at_once_spoil_nothing(tmp_path, monkeypatch):
@@ -144,17 +156,19 @@ def test_a_damaged_part_is_named(tmp_path, damage):
 def test_what_is_no_part_or_no_judge_is_named(tmp_path):
     """Whole files that are not of this version, or not of a set: one line with their path."""
     verdicts = open_set(tmp_path / "v", ABOUT)
-    for name, rows in (("notes", []), ("s.0-x", [{"key": "k"}]), ("s.0-x", [3])):
+    no_part = [("notes", []), (".0-x", []), ("s.x-0", [])]
+    for name, rows in (*no_part, ("s.0-x", [{"key": "k"}]), ("s.0-x", [3])):
         json_parts.write_part(tmp_path / "v" / f"{name}.jsonl", rows)
         with pytest.raises(UserError, match=f"{tmp_path}/v/{name}.jsonl .*: remove it"):
             VerdictSet(verdicts.folder)
         for path in tmp_path.glob("v/*.jsonl*"):
             path.unlink()
     verdicts.write("s", [])  # of a set without any verdict, judge.json is written anew
-    for wrong in ({**ABOUT, "reads": 3}, {"digest": ABOUT["digest"]}):
+    lacking = [{name: ABOUT[name] for name in ABOUT if name != lost} for lost in ABOUT]
+    for wrong in ({**ABOUT, "reads": 3}, *lacking):
         (tmp_path / "v" / "judge.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=f"{tmp_path}/v/judge.json is no judge.json"):
-            open_set(tmp_path / "v", ABOUT)
+            VerdictSet(tmp_path / "v")
 
 
 def test_what_json_cannot_hold_is_not_written(tmp_path):
@@ -188,6 +202,8 @@ def test_a_set_without_a_verdict_on_trees_is_not_one_to_train_on(tmp_path):
     open_set(tmp_path / FOLDER / "empty", ABOUT)
     open_set(tmp_path / FOLDER / "of-answers", ABOUT).write("answers-after-00000-of-00001", [])
     assert set_names(trees) == ["one"] and find_set(trees).name == "one"
+    for shard, name in (("answers-after-00000-of-00001", "of-answers"), ("trees-9", None)):
+        assert sets_about(tmp_path, [shard, "nothing"]) == ([] if name is None else [name])
     with pytest.raises(UserError, match="no verdicts 'empty' beside"):
         find_set(trees, "empty")
     assert open_set(tmp_path / FOLDER / "empty", {**ABOUT, "digest": "x"}).judge["digest"] == "x"
@@ -233,8 +249,13 @@ def test_trees_are_joined_with_their_verdicts(tmp_path):
     assert joined[0] == first and len(joined) == 2
     assert joined[1]["branches"][0]["detail"] == "unfinished"
     assert [found["id"] for found in joined] == ["a", "b"]
+    without = {**plain(first), "steps": []}  # no reference path: nothing to judge, or to wait for
+    found = JudgedTrees([without], find_set(trees), complete=True)[0]["reference_verdict"]
+    assert (found["reply_verdict"], found["detail"]) == ("ERROR", "none")
     chosen = JudgedTrees(read_shards(trees), find_set(trees), keep=[1])
     assert [found["id"] for found in chosen] == ["b"] and len(chosen) == 1
+    with pytest.raises(IndexError):
+        chosen[-1]
 
     other = plain(tree("c"))  # the same replies under another question: other contents
     loose = JudgedTrees([other], find_set(trees))[0]
@@ -290,3 +311,5 @@ def test_branch_label(reply, path, effective, scope, require, label):
     """ERROR is never read as safe; effectiveness counts only where asked for and judged."""
     judged = verdict(reply, path, effective=effective)
     assert branch_label(judged, scope=scope, require_effective=require) is label
+    with pytest.raises(ValueError, match="scope must be"):
+        branch_label(judged, scope="steps")

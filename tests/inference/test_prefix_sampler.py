@@ -176,9 +176,9 @@ def test_logp_equals_a_full_forward_pass(policy, prompts, warm, full_logits):
             assert sample.logp == pytest.approx(logp[own, sample.tokens].sum(), abs=1e-4)
 
 
-def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm):
+def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm, full_logits):
     """A branch keeps its end token and nothing after it, only then is it finished, and branches
-    that ended do not change; one compilation serves every batch."""
+    that ended do not change, nor do their log-probs; one compilation serves every batch."""
     model, params, processor = policy
     request = SampleRequest(prompts[2], np.zeros(0, np.int32), (0,) * 4, (1, 2, 3, 4))
     before = warm([request])[0]
@@ -197,6 +197,9 @@ def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm):
         expected = tokens[: tokens.index(end) + 1] if end in tokens else tokens
         assert new.tokens.tolist() == expected
         assert new.finished == (end in tokens)
+        logps = allowed_log_softmax(processor, full_logits(prompts[2], new.tokens))
+        own = np.arange(len(expected))
+        assert new.logp == pytest.approx(logps[own, expected].sum(), abs=1e-4)
     assert after[0].finished and len(after[0].tokens) <= 3
     assert sampler._run._cache_size() == 1
 

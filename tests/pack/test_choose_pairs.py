@@ -45,6 +45,29 @@ def test_rpo_code_pools_points_and_caps_at_max_pairs():
     assert {pair[2] for pair in few} == {1 / 3}
 
 
+def test_rpo_code_draws_from_all_pairs():
+    """By seed and epoch, in the order of the points; over epochs every pair comes up."""
+    tree = _tree(["SSUU", "SUU"])
+    pool = [pair[:2] for pair in choose_pairs(tree)]
+
+    def draws(**switches):
+        pairs = choose_pairs(tree, pairing="rpo_code", max_pairs=2, **switches)
+        return [pair[:2] for pair in pairs]
+
+    first = [draws(seed=3, epoch=epoch) for epoch in range(40)]
+    assert set(sum(first, [])) == set(pool)
+    assert all(len(drawn) == 2 and drawn == sorted(drawn) for drawn in first)
+    assert first != [draws(seed=4, epoch=epoch) for epoch in range(40)]
+    assert draws(seed=3) == first[0]
+
+
+def test_switches_that_do_not_exist_are_refused():
+    """Each by itself."""
+    for wrong in ({"pairing": "some"}, {"branch_points": "last"}):
+        with pytest.raises(ValueError, match="not in"):
+            choose_pairs(_tree(["SU"]), **wrong)
+
+
 def test_one_pair_per_point_changes_with_the_epoch_and_nothing_else():
     """Draws are a function of (tree id, seed, epoch); over epochs every pair comes up."""
     tree = _tree(["SSUU", "SU"])

@@ -1,6 +1,7 @@
 """Rows: several trees side by side in fixed shapes, none of them touching another."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from srpo_jax.models.inputs import no_patches
@@ -73,3 +74,14 @@ def test_shapes_do_not_depend_on_what_is_in_the_rows():
     ]
     described = [{k: (v.shape, v.dtype) for k, v in row.items()} for row in rows]
     assert described[0] == described[1] == described[2]
+    batch = make_batch([[layout], []], BUDGETS)  # padding like the other rows
+    assert {name: (x.shape[1:], x.dtype) for name, x in batch.items()} == described[0]
+    np.testing.assert_array_equal(batch["tokens"][1], rows[0]["tokens"])
+
+
+def test_a_row_of_padding_and_a_reduction_are_told():
+    """What cannot be known, or is not there, is an error."""
+    with pytest.raises(ValueError, match="no_patches"):
+        fill_row([], BUDGETS, questions=1.0)
+    with pytest.raises(ValueError, match="ref_reduction 'words' not in"):
+        make_batch([], BUDGETS, ref_reduction="words")

@@ -96,7 +96,10 @@ def test_a_tree_is_split_into_few_parts():
     [
         (_roomy(60), r"the branch point after 2 steps alone needs \d+ tokens \(a row has 60\)"),
         (_roomy(12), r"its reference path alone needs \d+ tokens"),
-        (dataclasses.replace(_roomy(500), pairs=3), r"needs 4 pairs \(a row has 3\)"),
+        (
+            dataclasses.replace(_roomy(500), sequences=4, pairs=3),
+            r"alone needs 4 pairs \(a row has 3\)",  # and 4 sequences, which it has
+        ),
     ],
 )
 def test_what_cannot_be_split_is_refused_by_name(budgets, message):
@@ -143,6 +146,50 @@ def test_plan_fills_rows_and_changes_with_seed_and_epoch():
     fill = sum(s.tokens for s in sizes) / (len(plans[0]) * budgets.tokens)
     assert fill > 0.93
     assert plans[0] != plans[1] != plans[2] != plans[0]
+
+
+def _alone(tokens):
+    return TreeSizes(tokens, 1, 1, 1, 1, 0)
+
+
+def test_a_tree_goes_into_the_fullest_row_that_has_room():
+    """Largest first: 41 fits beside 55 only and leaves room for 4 there, of which the row of 60
+    has more.
+    """
+    sizes = [_alone(tokens) for tokens in (4, 41, 55, 60)]
+    plan = plan_rows(sizes, Budgets(100, 8, 8, 8, 8, 0), seed=0, epoch=0)
+    rows = {frozenset(sizes[i].tokens for i in row) for row in plan}
+    assert rows == {frozenset([60]), frozenset([55, 41, 4])}
+
+
+def test_rows_come_in_no_order_of_trees_or_sizes():
+    """Neither are buffers made of neighbours, nor do large trees come first within one."""
+    sizes = [_alone(40 - i) for i in range(32)]
+    budgets = Budgets(40, 1, 8, 8, 8, 0)  # of targets a row has room for one tree's
+    orders = [
+        [i for row in plan_rows(sizes, budgets, seed=0, epoch=0, buffer=buffer) for i in row]
+        for buffer in (8, 32)
+    ]
+    assert set(orders[0][:8]) != set(range(8)) and orders[0][:8] != sorted(orders[0][:8])
+    assert orders[1] != sorted(orders[1])
+
+
+def test_budgets_are_what_rows_filled_by_tokens_hold():
+    """Known answer: two trees of 100 tokens fill a row of 256, so everything else has room for two,
+    rounded up; but no more targets or segments than tokens, where trees will be split.
+    """
+    trees = [TreeSizes(100, 60, 11, 10, 9, 20)] * 20
+    budgets = Budgets.fit(trees, row_tokens=256, patch_multiple=16)
+    assert budgets == Budgets(256, 128, 24, 24, 24, 48)
+    assert Budgets.fit(trees) == Budgets(128, 64, 16, 16, 16, 20)
+    one_in_twenty = [*trees, TreeSizes(500, 400, 300, 10, 100, 0)]
+    budgets = Budgets.fit(one_in_twenty, row_tokens=256)
+    assert budgets == Budgets(256, 256, 256, 24, 104, 40)
+    for rows, pairs in ((2, 24), (3, 40)):  # of 41 that hold twice 20 pairs instead of twice 9
+        more = [tree._replace(pairs=20) for tree in trees[: 2 * rows]]
+        assert Budgets.fit(more + trees * 3 + trees[: 22 - 2 * rows], row_tokens=256).pairs == pairs
+    with pytest.raises(UserError, match="no trees to pack"):
+        Budgets.fit([])
 
 
 def ssui_like(rng, count):

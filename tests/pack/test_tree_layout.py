@@ -151,6 +151,24 @@ def test_branch_that_begins_like_the_reference_shares_its_tokens():
     assert list(layout.target_segment) == [0, 0, 0, 1, 1, 2, 3]
 
 
+def test_a_branch_that_is_the_reference_path_is_the_same_sequence():
+    """A sequence stands once, whatever it is wanted for: the reference path and a pair's side."""
+    tree = dataclasses.replace(
+        example_tree(grids=()),
+        pieces=tuple(np.asarray(p, np.int32) for p in ([1, 2], [3])),
+        branches=(
+            Branch(0, np.asarray([1, 2, 3], np.int32), True),
+            Branch(0, np.asarray([7], np.int32), False),
+        ),
+    )
+    layout = layout_tree(tree, choose_pairs(tree))
+    assert layout.sequences == ((0,), (1,)) and layout.ref_weight.tolist() == [1, 0]
+    assert (layout.pair_chosen.tolist(), layout.pair_rejected.tolist()) == ([0], [1])
+    for wrong in ({"reference": "some"}, {"odds_from": "begin"}):
+        with pytest.raises(ValueError, match="not in"):
+            layout_tree(tree, [], **wrong)
+
+
 def test_unpaired_branches_and_the_unused_reference_cost_nothing():
     """Without L_ref and with pairs at point 1 only, the row ends with what those pairs need."""
     tree = example_tree(steps=3, branches=4)

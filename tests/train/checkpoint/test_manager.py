@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pathlib
 import random
@@ -200,6 +201,19 @@ def test_a_changed_meta_is_damage(folder):
     checkpoint_files.write_seal(folder / "2")
     check_files(folder / "2")
     assert same(restore(folder), make_state(1))
+
+
+def test_a_state_of_another_step_is_refused(folder):
+    """All checksums right, and yet the arrays are those of step 1: seen by the count among them."""
+    for item in ("params", "optimizer"):
+        shutil.rmtree(folder / "3" / item)
+        shutil.copytree(folder / "1" / item, folder / "3" / item)
+    meta = {**read_meta(folder / "3", 3), "arrays": read_meta(folder / "1", 1)["arrays"]}
+    meta["digest"] = checkpoint_files.digest_of_meta(meta)
+    (folder / "3" / checkpoint_files.META).write_text(json.dumps(meta))
+    checkpoint_files.write_seal(folder / "3")
+    with pytest.raises(UserError, match="checkpoints/3 holds step 1"):
+        restore(folder)
 
 
 def test_killed_in_the_middle_of_a_save(tmp_path):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.errors import UserError
 from srpo_jax.train.losses.objective import (
     PAIR_METRICS,
@@ -121,12 +122,34 @@ def test_metrics_are_weighted_sums_and_finish_to_weighted_means():
         assert float(sums[name]) == pytest.approx(float(sum(part[name] for part in parts)))
 
 
+def test_equal_sides_are_not_counted_as_right():
+    """A policy that cannot tell the sides apart has an accuracy of 0 and a loss of log 2."""
+    _, metrics = srpo_loss(*_batch(-1.0, -1.0), Objective())
+    assert float(metrics["rewards/accuracies"]) == 0
+    assert float(metrics["loss_exp"]) == pytest.approx(np.log(2))
+
+
+def test_the_contrast_is_left_out_when_it_weighs_nothing():
+    """lambda_exp=0 is SFT and asks for no reference policy; any other weight counts, 1 too."""
+    logps, batch = _batch(-1.0, -2.0)
+    loss, metrics = srpo_loss(logps, batch, Objective(contrast="ipo", lambda_exp=0.0))
+    assert float(loss) == 1 and float(metrics["loss_exp"]) == 0
+    loss, metrics = srpo_loss(logps, batch, Objective(lambda_exp=1.0))
+    assert float(loss) == pytest.approx(1 + float(metrics["loss_exp"])) and float(loss) > 1.1
+
+
+def test_an_objective_is_a_static_argument():
+    """Equal switches are equal keys, as jax.jit wants of one; the defaults are the config's."""
+    assert Objective(**arguments(Objective, Config().objective)) == Objective()
+    assert len({Objective(), Objective(beta=0.1), Objective(beta=0.2)}) == 2
+
+
 def test_padding_and_missing_pairs_change_nothing():
     """Padding targets, sequences and pairs add nothing; a batch without pairs has no nan."""
     logps, batch = _batch(-1.0, -2.0, (2, 2))
     padded = {
-        "target_segment": np.pad(batch["target_segment"], ((0, 0), (0, 3)), constant_values=4),
-        "seq_segments": np.pad(batch["seq_segments"], ((0, 0), (0, 2), (0, 2))),
+        "target_segment": np.pad(batch["target_segment"], ((0, 0), (0, 3)), constant_values=5),
+        "seq_segments": np.pad(batch["seq_segments"], ((0, 0), (0, 2), (0, 3))),
         "seq_len": np.pad(batch["seq_len"], ((0, 0), (0, 2)), constant_values=1),
         "ref_weight": np.pad(batch["ref_weight"], ((0, 0), (0, 2))),
         **{

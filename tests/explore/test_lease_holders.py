@@ -1,0 +1,95 @@
+"""srpo_jax/explore/shard_leases.py: who holds a shard, from outside: workers, files and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srpo_jax.explore.shard_leases import ShardLeases
+from tests.support import ROOT
+
+ELSEWHERE = {"host": "elsewhere", "boot": "", "pids": "", "pid": 1, "started": "1", "token": "t"}
+HOLD = """
+import os, sys
+from srpo_jax.explore.shard_leases import ShardLeases
+leases = ShardLeases(sys.argv[1]).__enter__()
+assert leases.take(["x"]) == "x"
+print(flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+def test_a_worker_that_died_holds_nothing(tmp_path):
+    """Alive it does. Dead it does not, also while nobody has asked how it ended (a zombie has a
+    pid), and when its pid is somebody else's; but the same pid on another host, before a boot or in
+    another container of this host says nothing.
+    """
+    folder = tmp_path / "c"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", HOLD, folder]
+    holder = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    assert holder.stdin and holder.stdout and holder.stdout.readline()
+    with ShardLeases(folder) as mine:
+        lease = folder / "x.claim"
+        text = lease.read_text()
+        assert mine.take(["x"]) is None
+        holder.stdin.close()
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        assert mine.take(["x"]) == "x"
+        mine.release()
+        assert not lease.exists()
+
+        dead = json.loads(text)
+        lease.write_text(json.dumps({**dead, "pid": os.getpid()}))
+        assert mine.take(["x"]) == "x"
+        mine.release()
+        for other in ("host", "boot", "pids"):
+            lease.write_text(json.dumps({**dead, other: dead[other] + "1"}))
+            assert mine.take(["x"]) is None
+        lease.unlink()
+    holder.stdout.close()
+    holder.wait()
+
+
+@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[]"])
+def test_a_lease_lasts_five_minutes(tmp_path, text):
+    """Of a worker of which nothing else is known, or that is about to write who it is: after 4
+    minutes without a word it has the shard, after 6 nobody has.
+    """
+    with ShardLeases(tmp_path / "c") as mine:
+        assert mine.take(["y"]) == "y"
+        path = tmp_path / "c" / "x.claim"
+        path.write_text(text)
+        for minutes, taken in ((4, None), (6, "x")):
+            then = time.time() - 60 * minutes
+            os.utime(path, (then, then))
+            assert mine.take(["x"]) == taken
+
+
+def test_a_lease_is_renewed_in_time(tmp_path):
+    """Its file is touched again well before its time is over."""
+    with ShardLeases(tmp_path / "a" / "c", lease_seconds=18) as mine:
+        mine.take(["x"])
+        path = tmp_path / "a" / "c" / "x.claim"
+        os.utime(path, (1, 1))
+        end = time.monotonic() + 6
+        while path.stat().st_mtime == 1 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 1
+
+
+def test_what_another_one_took_over_is_left_to_it(tmp_path):
+    """Giving back a lease that became void meanwhile does not take it from who has it now."""
+    with ShardLeases(tmp_path / "c") as mine:
+        mine.take(["x"])
+        path = tmp_path / "c" / "x.claim"
+        path.write_text(json.dumps(ELSEWHERE))
+        mine.release()
+        assert json.loads(path.read_text()) == ELSEWHERE
+        path.unlink()
