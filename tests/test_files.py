@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from srpo_jax.errors import UserError, one_line
@@ -24,6 +26,17 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path, flush):
         fresh.write_text("abc")
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
     assert file_sha256(path).startswith("ba7816bf") and path.stat().st_size == 3
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """A folder, or a device: as root, renaming over /dev/null would make a file of it."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(UserError, match=f"{name} is there and is no file"):
+            write_text(tmp_path / name, "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+    assert (tmp_path / "folder").is_dir() and (tmp_path / "pipe").is_fifo()
 
 
 def test_a_message_is_one_line():
