@@ -87,8 +87,10 @@ def check_writable(folder: pathlib.Path) -> None:
     fresh = temporary_name(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(b"x")
-        fresh.unlink()
+        try:
+            fresh.write_bytes(b"x")
+        finally:  # of a full disk, too
+            fresh.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError):
         file = existing_parent(folder)
         raise UserError(f"{folder} cannot be made: {file} is a file") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pathlib
 
 import pytest
 
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import check_plain_name, file_sha256, write_text, written_whole
+from srpo_jax.files import check_plain_name, check_writable, file_sha256, write_text, written_whole
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -64,3 +66,16 @@ def test_what_names_no_folder_is_one_line(name):
     assert one_line(error.value) == str(error.value).replace("=  ", "= ")
     for fine in ("a", "a b*[x]é", ".hidden", "-x", "x" * 200):
         check_plain_name(fine, "--name")
+
+
+def test_a_full_disk_keeps_nothing_of_a_probe(tmp_path, monkeypatch):
+    """The file that tries whether a folder can be written to is gone, whatever comes of it."""
+
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        check_writable(tmp_path / "new")
+    assert not any((tmp_path / "new").iterdir())

@@ -15,7 +15,7 @@ from typing import Any
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
-WIDEST = 60  # characters of a cell on a terminal
+WIDEST = 50  # characters of a cell: two of them fit into 120 columns
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
