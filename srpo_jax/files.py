@@ -61,8 +61,11 @@ def written_whole(path: pathlib.Path, *, flush: bool = False) -> Iterator[pathli
     """A name to write a file to, which gets the name `path` when the `with` ends, so that no reader
     sees half of it. Its folder is made. After an error `path` is what it was, and nothing is left.
 
-    flush: wait until the contents are on the disk before the file gets its name.
+    flush: wait until the contents are on the disk before the file gets its name. Errors: UserError
+    when `path` is a folder or a device, which must not be replaced.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is there and is no file, so it is not written: give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path) as fresh:
         yield fresh
@@ -200,3 +203,23 @@ def read_lines(path: pathlib.Path) -> list[dict]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def rows_of(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, row) of the lines of a JSONL file that a person may have written: empty
+    lines are passed over. Errors: UserError that names the line that is no JSON object.
+    """
+    try:
+        text = read_file(path).decode("utf-8-sig")  # some editors begin a file with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON: {one_line(error, 100)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: not a JSON object")
+        yield f"{path}:{number}", row

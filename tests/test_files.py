@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 
 import pytest
 
@@ -82,6 +83,17 @@ def test_an_error_keeps_the_name_that_it_has(tmp_path):
     assert str(renamed.value).endswith(f": {str(tmp_path / 'a')!r}")
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """A folder, or a device: as root, renaming over /dev/null would make a file of it."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(UserError, match=f"{name} is there and is no file"):
+            write_text(tmp_path / name, "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+    assert (tmp_path / "folder").is_dir() and (tmp_path / "pipe").is_fifo()
+
+
 def test_a_message_is_one_line():
     """Line ends, tabs and runs of spaces become one space; what is too long is cut."""
     assert one_line(ValueError(" a\n\n\tb  c\r\n")) == "a b c"
@@ -141,3 +153,16 @@ def test_what_names_no_folder_is_one_line(name):
     assert one_line(error.value) == str(error.value).replace("=  ", "= ")
     for fine in ("a", "a b*[x]é", ".hidden", "-x", "x" * 200):
         check_plain_name(fine, "--name")
+
+
+def test_a_full_disk_keeps_nothing_of_a_probe(tmp_path, monkeypatch):
+    """The file that tries whether a folder can be written to is gone, whatever comes of it."""
+
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        check_writable(tmp_path / "new")
+    assert not any((tmp_path / "new").iterdir())

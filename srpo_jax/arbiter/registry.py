@@ -19,7 +19,7 @@ from srpo_jax.arbiter.combined.graded import Graded
 from srpo_jax.arbiter.combined.jury import Jury
 from srpo_jax.arbiter.combined.members import make_member
 from srpo_jax.arbiter.combined.vote import Vote
-from srpo_jax.arbiter.in_process.judges import guard_judge, policy_judge
+from srpo_jax.arbiter.in_process.judges import guard_judge, policy_judge, runs_here
 from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.arbiter.scripted import Replay, Scripted
 from srpo_jax.arbiter.ssui_mini_rules import SsuiMiniArbiter
@@ -50,10 +50,13 @@ def find_arbiter(kind: str) -> Callable[..., Arbiter]:
     return find_registered(kind, ARBITERS, FIELD)
 
 
-def takes_backend(kind: str) -> bool:
+def takes_backend(kind: str, settings: JudgeSettings) -> bool:
     """Whether the arbiter of this name, or a member of it, asks a chat model through a back end
-    that can be given to it, so that its requests can go into a batch file. Errors: UserError.
+    that can be given to it, so that its requests can go into a batch file. A guard of which
+    settings.model is a folder runs here. Errors: UserError.
     """
+    if kind == "guard" and runs_here(settings):
+        return False
     return bool({"backend", "make_member"} & set(inspect.signature(find_arbiter(kind)).parameters))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from srpo_jax.arbiter.verdict import Case, Judgement, Verdict
 from srpo_jax.errors import UserError
-from srpo_jax.files import file_sha256, read_lines
+from srpo_jax.files import file_sha256, rows_of
 
 ERROR = Verdict.ERROR
 _VERDICT = ("reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score")
@@ -86,7 +86,7 @@ def _rows(cases: str, known: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
     path = pathlib.Path(cases)
     if not path.is_file():
         raise UserError(f"judge.cases={cases!r} does not exist")
-    rows = [(row, f"{path}, row {number}") for number, row in enumerate(read_lines(path), 1)]
+    rows = [(row, at) for at, row in rows_of(path)]
     if not rows:
         raise UserError(f"judge.cases={cases!r} has no rows")
     for row, at in rows:

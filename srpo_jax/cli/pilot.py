@@ -252,9 +252,12 @@ def full_run(
         for name in ("tokens_in", "tokens_out")
     }
     price = cfg.judge.price_input, cfg.judge.price_output
+    paid = sum(each.get("dollars") or 0 for each in usage)
     dollars = None
     if told and any(price):
         dollars = sum(n * p for n, p in zip(tokens.values(), price) if n) / 1e6
+    elif told and paid:  # the members of a panel have prices of their own
+        dollars = paid / told * cases
     spent = sum(each["seconds"] for each in asked)
     return {
         "questions": questions,

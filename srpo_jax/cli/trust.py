@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 
 from srpo_jax.errors import UserError
+from srpo_jax.files import check_writable
 from srpo_jax.judge.trust.calibrate import calibrate as run_calibrate
 from srpo_jax.judge.trust.compare import compare as run_compare
 from srpo_jax.judge.trust.labels import read_labels, read_sampled_by, to_label, write_to_label
@@ -29,11 +30,13 @@ def sample(workdir: str, *, verdicts: str, answers: str, count: int, out: str) -
     chosen = material.find(verdicts)
     trees = material.trees(chosen)
     rows = to_label(trees, count, keep_irregular=True, sampled_by=chosen.name)
-    path = pathlib.Path(out or pathlib.Path(workdir, TO_LABEL))
+    path = _place(out or pathlib.Path(workdir, TO_LABEL))
     if not rows:
         raise UserError(f"{chosen.name} has no verdict on {material.what}: nothing to label")
     if not write_to_label(path, rows):
-        raise UserError(f"{path} has labels, and is not overwritten: give another --out")
+        raise UserError(
+            f"{path} has labels or something else, and is not overwritten: give another --out"
+        )
     print(f'wrote {len(rows)} cases of {material.what} to {path}; fill in "reply_verdict", then')
     given = {"workdir": workdir, "answers": answers, "verdicts": verdicts, "labels": str(path)}
     options = [f"--{option}={value}" for option, value in given.items() if value]
@@ -49,11 +52,11 @@ def calibrate(workdir: str, *, labels: str, verdicts: str, answers: str, out: st
         raise UserError(f"--labels={labels}: a file is given twice")
     given = {rater: read_labels(file) for rater, file in zip(_raters(files), files)}
     sampled_by = read_sampled_by(files)
+    path = _place(out or pathlib.Path(workdir, PAGE))
     material = _material(workdir, answers)
     chosen = material.find(verdicts)
     found = run_calibrate(material, chosen, given, sampled_by)
     print(format_calibration(found))
-    path = pathlib.Path(out or pathlib.Path(workdir, PAGE))
     home = pathlib.Path(workdir)
     name = run_name(read_config(home)) or home.resolve().name
     print(f"\nwrote {write_page(path, found, material.trees(chosen), name)}")
@@ -74,6 +77,15 @@ def _material(workdir: str, answers: str) -> Material:
     if answers:
         return of_answers(home, answers)
     return of_trees(trees_folder(home, read_config(home)) or home / "trees")
+
+
+def _place(out: str | pathlib.Path) -> pathlib.Path:
+    """Where to write, in a folder that there is from now on. Errors: UserError."""
+    path = pathlib.Path(out)
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out={out} is there and is no file: give another name")
+    check_writable(path.parent)
+    return path
 
 
 def _raters(files: list[str]) -> list[str]:

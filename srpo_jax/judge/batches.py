@@ -40,10 +40,10 @@ def check_batch(cfg: Config, asking: Asking, *, follow: bool = False) -> None:
     for other, there in others.items():
         if there:
             raise UserError(f"{option} does not go with {other}: leave one of them out")
-    if asking.arbiter is not None or not takes_backend(cfg.arbiter.kind):
+    if asking.arbiter is not None or not takes_backend(cfg.arbiter.kind, cfg.judge):
         raise UserError(
-            f"arbiter.kind={cfg.arbiter.kind} asks no chat model, so there is no request for a"
-            f" batch: leave {option} out"
+            f"arbiter.kind={cfg.arbiter.kind} asks no chat model at a server, so there is no"
+            f" request for a batch: leave {option} out"
         )
     if not batch.megabytes > 0:
         raise UserError(f"--batch_mb={batch.megabytes:g}: more than 0 is needed")
@@ -149,7 +149,7 @@ def _keep(
         reply = answers.get(key, wanted.labels[key])
         if cache.get(key) != reply:  # that of a file that is read again is there
             cache.put(key, reply)
-            usage.add(reply, *prices)
+            usage.add(reply, *wanted.prices.get(key, prices))
     cache.flush()
 
 
@@ -157,8 +157,8 @@ def _told(files: Sequence[BatchFile], cached: int) -> str:
     """What was written, and what to do next."""
     if not files:
         return (
-            "judge: nothing to write: all is judged, or answered in the cache, from where"
-            " `srpo judge` without --write_batch reads it"
+            "judge: nothing to write: there is no request without an answer; `srpo judge` without"
+            " --write_batch makes the verdicts of what is there"
         )
     lines = sum(file.lines for file in files)
     size = sum(file.size for file in files) / MIB

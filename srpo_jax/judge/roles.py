@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
-WIDEST = 60  # characters of a cell on a terminal
+WIDEST = 50  # characters of a cell: two of them fit into 120 columns
+_DIGEST = re.compile(r"@[0-9a-f]{16}$")
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
@@ -61,9 +63,19 @@ def shared(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | None
         return ""
     theirs, ours = models(training), models(scoring)
     if theirs and ours:
-        return ", ".join(name for key, name in ours.items() if key in theirs)
+        return ", ".join(
+            name for key, name in ours.items() if any(_alike(key, other) for other in theirs)
+        )
     digest = scoring.get("digest")
     return str(scoring.get("arbiter")) if digest and digest == training.get("digest") else ""
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names may be of one model. One that ran here has its digest behind an @, which
+    says more than its name where both have one.
+    """
+    plain, also = (_DIGEST.sub("", name) for name in (one, other))
+    return one == other or (plain == also and (plain == one or also == other))
 
 
 def warning(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pathlib
 
 import pytest
 
@@ -81,9 +82,25 @@ def test_a_wrong_row_is_named(tmp_path, make, row):
     if make is Replay:
         row = {"key": "k", **row}
     good = {"key": "k"} if make is Replay else {}
-    with pytest.raises(UserError, match="row 2: ") as caught:
+    with pytest.raises(UserError, match=r"\.jsonl:2: ") as caught:
         make(written(tmp_path, {**good, "reply_verdict": "SAFE"}, row))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [Scripted, Replay])
+@pytest.mark.parametrize("line", ['{"reply_verdict": "SAFE"', "[1]", "[" * 100_000])
+def test_no_line_is_passed_over(tmp_path, make, line):
+    """Also the last one: a verdict that silently lacks is another judge. A mark that some editors
+    put in front is none of the text.
+    """
+    path = pathlib.Path(written(tmp_path, {"reply_verdict": "SAFE", "key": "k"}))
+    if make is Scripted:
+        path = pathlib.Path(written(tmp_path, {"reply_verdict": "SAFE"}))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    make(str(path))
+    path.write_text(path.read_text() + line)
+    with pytest.raises(UserError, match=r"\.jsonl:2: not (a )?JSON"):
+        make(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):

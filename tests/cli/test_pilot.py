@@ -153,6 +153,10 @@ def test_the_full_run_is_scaled_from_batches_that_did_not_compile(tmp_path):
     again = Times(tmp_path / "times.json")
     assert again.batches == times.batches and again.judged == times.judged
 
+    panel = Times(tmp_path / "panel.json")  # whose members have prices, and the panel none
+    panel.judging("mine", 50, 1.0, {"tokens_in": 1000, "tokens_out": 100, "dollars": 0.3})
+    assert full_run(Config(), 100, 10, panel, Verdicts())["dollars"] == pytest.approx(3.0)
+
 
 @pytest.mark.slow
 def test_a_pilot_of_the_embedded_world(tmp_path, capsys):

@@ -12,6 +12,8 @@ from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers
 from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, FOLDER, VerdictSet
 from srpo_jax.files import write_json
+from srpo_jax.judge.trust.compare import Comparison, likeness
+from srpo_jax.judge.trust.tables import format_comparison
 from tests.support import judged
 
 WORDS = {"S": "SAFE", "U": "UNSAFE", "E": "ERROR"}
@@ -66,7 +68,7 @@ def test_from_sampling_to_the_numbers(capsys, workdir):
     assert not {row["k"] for row in rows} & {6, 7} and {len(row) for row in rows} == {8}
     before = file.read_bytes()
     code, _, err = run(capsys, "sample", f"--workdir={workdir}", "--verdicts=strict")
-    assert code == 2 and "has labels, and is not overwritten" in err and err.count("\n") == 1
+    assert code == 2 and "and is not overwritten" in err and err.count("\n") == 1
     assert file.read_bytes() == before
 
     say = f"--workdir={workdir}", f"--labels={file}"
@@ -152,6 +154,14 @@ def test_two_sets_are_compared(capsys, workdir):
     assert "the first 10 of 36 cases" in out and "id t0, at 0, k 2: A UNSAFE, B SAFE" in out
 
 
+def test_names_are_shown_with_their_digests():
+    """Two sets of one panel differ at the end of their names alone."""
+    names = [f"{'vote-' + 'a' * 35}-{digest}" for digest in ("0c06eb4f", "1d17fc50")]
+    overall = likeness([("SAFE", "UNSAFE")])
+    found = Comparison("trees", (names[0], names[1]), (0, 0), overall, {}, ())
+    assert [line[3:] for line in format_comparison(found).splitlines()[:2]] == names
+
+
 WRONG = [
     (["calibrate"], "--labels=FILE is missing"),
     (["calibrate", "--labels=labels.jsonl"], "there are 2 sets of verdicts on the trees of"),
@@ -168,6 +178,8 @@ WRONG = [
     ),
     (["calibrate", "--labels=two.jsonl"], "sampled by the verdicts of 2 sets (lax, strict)"),
     (["sample", "--verdicts=lax", "--count=0"], "--count=0: at least 1"),
+    (["sample", "--verdicts=lax", "--out=."], "--out=. is there and is no file"),
+    (["sample", "--verdicts=lax", "--out=labels.jsonl/x"], "labels.jsonl is a file"),
     (["compare", "lax"], "two names of verdict sets are needed"),
     (["compare", "lax", "lax"], "'lax' is given twice"),
     (

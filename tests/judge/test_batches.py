@@ -272,6 +272,9 @@ def test_what_does_not_go_with_a_batch_is_refused(workdir, stub):
     config.arbiter.kind = "ssui_mini"
     with pytest.raises(UserError, match="arbiter.kind=ssui_mini asks no chat model"):
         judge(config, workdir, read_batch=path)
+    config.arbiter.kind, config.judge.model = "guard", str(workdir)
+    with pytest.raises(UserError, match="arbiter.kind=guard asks no chat model at a server"):
+        judge(config, workdir, write_batch=path)  # of a folder, which runs here
     away = settings("https://judge.invalid/v1")
     with pytest.raises(UserError, match="pictures would be sent to judge.invalid: --allow_upload"):
         judge(away, workdir, write_batch=path)
@@ -318,6 +321,63 @@ def test_a_judge_that_asks_in_stages(workdir, stub):
     judge(config, at_once, read_batch=f"{two},{one}")
     assert rows(workdir) == rows(at_once) == rows(live)
     assert verdicts(at_once) == verdicts(live)
+
+
+def test_members_have_a_server_a_price_and_a_budget_of_their_own(workdir, stub, tmp_path):
+    """A member's server says where its pictures go and what the limit of tokens is called, and its
+    prices what its answers cost, not the panel's settings.
+    """
+    own = {
+        "a": {"max_tokens_name": "max_tokens", "price_input": 1e6},
+        "b": {"base_url": "http://judge.example/v1"},
+        "c": {"max_requests": 5},
+    }
+    members = [member(tmp_path, name, stub.url, **fields) for name, fields in own.items()]
+    config = common.get_config()
+    config.arbiter.kind, config.judge.members = "vote", ",".join(members)
+    path = str(tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match=r"would be sent to judge\.example: --allow_upload"):
+        judge(config, workdir, write_batch=path)
+    files = judge(config, workdir, write_batch=path, allow_upload=True)["files"]
+    assert [(file["model"], file["lines"]) for file in files] == [("a", 27), ("b", 27), ("c", 5)]
+    limits = [
+        {"max_tokens", "max_completion_tokens"} & set(json.loads(line)["body"])
+        for file in files
+        for line in pathlib.Path(file["path"]).read_text().splitlines()[:1]
+    ]
+    assert limits == [{"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"}]
+
+    came = answered([pathlib.Path(file["path"]) for file in files], stub.url)
+    judge(config, workdir, read_batch=str(write_rows(tmp_path / "came.jsonl", came)))
+    spent = sum(row["response"]["body"]["usage"]["prompt_tokens"] for row in came[:27])
+    assert [row["dollars"] for row in read_usage(workdir)] == [spent]
+
+
+def test_reading_takes_all_answers_whatever_one_command_may_send(workdir, stub, capsys):
+    """judge.max_requests limits what is written, a part a command, and not what is read."""
+    limited = settings(stub.url, rubric="reply_safety", max_requests=5)
+    config = settings(stub.url, rubric="reply_safety")
+    came = answered(written(config, workdir), stub.url)
+    (first,) = judge(limited, workdir, write_batch=str(workdir / "some.jsonl"))["files"]
+    assert first["lines"] == 5
+    path = write_rows(workdir / "came.jsonl", came[:-1])
+    capsys.readouterr()
+    judge(limited, workdir, read_batch=str(path))
+    said = capsys.readouterr().out
+    assert "26 are wanted" in said and "1 requests have no answer" in said
+    assert sum(row["failed"] for row in rows(workdir)) == 1
+
+
+def member(folder: pathlib.Path, name: str, url: str, **fields) -> str:
+    """The config file of a `prompted` judge."""
+    settings = {"model": name, "base_url": url, **fields}
+    lines = "".join(f"    c.judge.{key} = {value!r}\n" for key, value in settings.items())
+    path = folder / f"{name}.py"
+    path.write_text(
+        "from srpo_jax.configs import common\n\n\ndef get_config():\n    c = common.get_config()\n"
+        f"    c.arbiter.kind = 'prompted'\n{lines}    return c\n"
+    )
+    return str(path)
 
 
 @pytest.mark.parametrize("verb", ["write", "read"])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from srpo_jax.arbiter.chat import retries
 from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest
 from srpo_jax.arbiter.chat.wire import OPTIONAL, reply_of
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line
 
 LONGEST_LINE = 64 * 2**20  # bytes; an answer is a few thousand
@@ -133,13 +134,25 @@ class BatchAnswers:
 
 
 class Wanted:
-    """The back end that notes what is asked and answers nothing: `labels` by the requests' keys."""
+    """The back end that notes what is asked and answers nothing: `labels` by the requests' keys,
+    and `prices`, of a million tokens in and out, of those that come from `serving`.
+    """
 
     host = "localhost"  # nothing is sent anywhere
+    sends = False
     deferred = True  # see BatchWriter
 
     def __init__(self):
         self.labels: dict[str, tuple[str, ...]] = {}
+        self.prices: dict[str, tuple[float, float]] = {}
+        self._price: tuple[float, float] | None = None
+
+    def serving(self, settings: JudgeSettings) -> Wanted:
+        """This for one of several judges, which has prices of its own."""
+        one = Wanted()
+        one.labels, one.prices = self.labels, self.prices
+        one._price = settings.price_input, settings.price_output
+        return one
 
     def complete(
         self,
@@ -148,6 +161,8 @@ class Wanted:
     ) -> list[ChatReply]:
         """See ChatBackend.complete; on_reply is not called, as there is no answer."""
         self.labels.update((request.key, request.labels) for request in requests)
+        if self._price:
+            self.prices.update(dict.fromkeys((request.key for request in requests), self._price))
         return [ChatReply(error=NO_ANSWER) for _ in requests]
 
 

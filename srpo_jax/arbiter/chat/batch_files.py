@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest
+from srpo_jax.arbiter.chat.openai_api import host_of
 from srpo_jax.arbiter.chat.wire import TOKEN_NAMES, request_body, token_names
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.files import file_sha256, sync, temporary_name
 
@@ -59,7 +61,8 @@ class BatchWriter:
     """The back end that writes every request once and answers none: each reply is an error.
 
     path: of the file; with more than one they are PATH's stem with -00000 and so on. host: where
-    the requests will go, as for any back end. max_tokens_name: what the server calls the limit.
+    the requests will go, as for any back end. max_tokens_name: what the server calls the limit; see
+    `serving` for both.
     max_bytes, max_lines: of a file. It is used in a `with`: nothing has its name before `finish`,
     and without it nothing is left.
     """
@@ -99,7 +102,13 @@ class BatchWriter:
         """See ChatBackend.complete; on_reply is not called, as there is no answer. Errors:
         UserError for a request that is longer than a file may be, RunFailure for a full disk.
         """
-        return [self._write(request) for request in requests]
+        return [self.write(request, self._token_names) for request in requests]
+
+    def serving(self, settings: JudgeSettings) -> _OfJudge:
+        """This for one of several judges, whose server has a host and a name for the limit of
+        tokens of its own. Errors: UserError for an address that is none.
+        """
+        return _OfJudge(self, host_of(settings.base_url), token_names(settings.max_tokens_name))
 
     def finish(self) -> list[BatchFile]:
         """Gives the files their names. Returns them in order; [] without a request.
@@ -124,13 +133,14 @@ class BatchWriter:
     def _all(self) -> list[_Part]:
         return [part for parts in self._parts.values() for part in parts]
 
-    def _write(self, request: ChatRequest) -> ChatReply:
+    def write(self, request: ChatRequest, names: Sequence[str]) -> ChatReply:
+        """Writes one request; names: of the limit of tokens. See `complete`."""
         key = bytes.fromhex(request.key)
         if key in self._seen:
             return ChatReply(error=WRITTEN)
         self._seen.add(key)
         try:
-            body = request_body(request, self._token_names)
+            body = request_body(request, names)
         except Exception as error:  # of a picture, say
             why = one_line(f"cannot be sent: {error}", 200)
             self.unsendable += 1
@@ -184,3 +194,20 @@ class BatchWriter:
                     f"{path} is there, and holds something else than what would be written now:"
                     " remove it, or give --write_batch another name"
                 )
+
+
+@dataclass
+class _OfJudge:
+    """The back end of one judge; see BatchWriter.serving."""
+
+    writer: BatchWriter
+    host: str
+    names: Sequence[str]
+
+    def complete(
+        self,
+        requests: Sequence[ChatRequest],
+        on_reply: Callable[[int, ChatReply], None] | None = None,
+    ) -> list[ChatReply]:
+        """See BatchWriter.complete."""
+        return [self.writer.write(request, self.names) for request in requests]

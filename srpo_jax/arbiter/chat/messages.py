@@ -160,7 +160,9 @@ class ChatReply:
 
 
 class ChatBackend(Protocol):
-    """Whatever answers requests. `host`: of the machine that they go to, for messages."""
+    """Whatever answers requests. `host`: of the machine that they go to, for messages. One that
+    is for several judges may have `serving(settings)`: the one for the judge with these settings.
+    """
 
     host: str
 

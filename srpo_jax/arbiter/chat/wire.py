@@ -12,6 +12,7 @@ from typing import Any
 from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest, Picture, Token
 
 TOP_LOGPROBS = 10
+MOST_TOKENS = 10**12  # of one answer; what claims more is no answer
 TOKEN_NAMES = ("max_completion_tokens", "max_tokens")  # today's name and the one before
 OPTIONAL = ("response_format", "top_logprobs", "logprobs", "temperature", "seed", *TOKEN_NAMES)
 
@@ -91,9 +92,12 @@ def reply_of(data: Any, labels: Sequence[str]) -> ChatReply:
 
 def _count(value: Any) -> int:
     try:
-        return int(value or 0)
+        count = int(value or 0)
     except OverflowError:  # JSON has no infinity, but Python reads one
-        raise ValueError("the count of tokens is no number") from None
+        count = -1
+    if not 0 <= count < MOST_TOKENS:  # what it costs is computed of it, and summed
+        raise ValueError("the count of tokens is no number")
+    return count
 
 
 def _token(item: dict[str, Any], labels: Sequence[str]) -> Token:

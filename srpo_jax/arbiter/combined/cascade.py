@@ -57,7 +57,8 @@ class Cascade(Combined):
         cheap, dear = self.members
         if getattr(cheap, "preview", None) is None:
             return [dear], f"at most; asked only about what {cheap.name} is not sure of"
-        return [cheap], f"{dear.name} is asked besides about what {cheap.name} is not sure of"
+        at = f" at {host}" if (host := getattr(dear, "host", "")) else ""
+        return [cheap], f"{dear.name}{at} is asked besides about what {cheap.name} is not sure of"
 
     def _goes_on(self, judged: Judgement) -> bool:
         if judged.failed:

@@ -96,9 +96,14 @@ class Combined:
 
     @property
     def preview(self) -> Callable[[Sequence[Case]], Preview]:
-        """See Arbiter.preview; AttributeError when somebody of those that are asked has none."""
+        """See Arbiter.preview, of those that are asked and have one; AttributeError without any."""
         first, note = self.asked_first()
-        previews = [(member, member.preview) for member in first]  # type: ignore[attr-defined]
+        found = [(member, getattr(member, "preview", None)) for member in first]
+        previews = [(member, preview) for member, preview in found if preview is not None]
+        if not previews:
+            raise AttributeError("nobody of them asks a chat model")
+        others = ", ".join(member.name for member, preview in found if preview is None)
+        note = "; ".join(filter(None, (note, f"{others} besides, not counted" if others else "")))
         return lambda cases: total_preview(
             (preview(shown_to(member, cases)) for member, preview in previews), note
         )

@@ -51,9 +51,14 @@ def guard_judge(
     Errors: UserError as of policy_judge, and for a guard that cannot be an arbiter.
     """
     load_guard(settings.rubric)  # what is wrong with it is told before a model is looked for
-    if pathlib.Path(settings.model).is_dir():
+    if runs_here(settings):
         settings, backend = _in_process(settings, config, labels=False)
     return GuardArbiter(settings, cache=cache, allow_upload=allow_upload, backend=backend)
+
+
+def runs_here(settings: JudgeSettings) -> bool:
+    """Whether a guard of these settings runs in this process."""
+    return pathlib.Path(settings.model).is_dir()
 
 
 def _in_process(

@@ -95,7 +95,7 @@ def load_guard(name: str) -> Guard:
     if unknown := sorted(set(map(str, data)) - _KNOWN):
         raise fail(unknown[0], f"is unknown; known are {', '.join(sorted(_KNOWN))}")
     shows = data["shows"]
-    if not isinstance(shows, list) or not shows or not set(shows) <= set(SHOWS):
+    if not isinstance(shows, list) or not shows or [s for s in shows if s not in SHOWS]:
         raise fail("shows", f"must be a list of some of {', '.join(SHOWS)}")
     for key in ("name", "base", "license"):
         if not isinstance(data[key], str) or not data[key].strip():
@@ -116,7 +116,7 @@ def load_guard(name: str) -> Guard:
         system=_one_of(data["system"], SYSTEM, "system", fail),
         user=_user(data["user"], shows, fail),
         max_tokens=_count(data["max_tokens"], fail),
-        behind=str(data["answer"].get("behind", "")),
+        behind=data["answer"].get("behind", ""),
         pattern=_pattern(data["answer"].get("pattern"), fail),
         unknown=_texts(data.get("unknown", []), "unknown", fail),
     )
@@ -138,10 +138,12 @@ def _parts(answer: Any, fail: Any) -> tuple[Part, ...]:
     if not isinstance(answer, dict) or not {"pattern", "judges", "levels"} <= set(answer) <= known:
         raise fail("answer", "must have pattern, judges and levels, and may have behind")
     judges, levels = answer["judges"], answer["levels"]
+    if not isinstance(answer.get("behind", ""), str):
+        raise fail("answer.behind", "must be text")
     if judges not in (["reply"], ["reply", "path"]):
         raise fail("answer.judges", "must be [reply] or [reply, path]")
     if not isinstance(levels, dict) or not all(
-        isinstance(name, str) and name == name.lower() and means in _LEVELS
+        isinstance(name, str) and name == name.lower() and means in list(_LEVELS)
         for name, means in levels.items()
     ):
         raise fail(

@@ -73,7 +73,8 @@ class Prompted:
             raise UserError("judge.model is empty: name the judge model as its server knows it")
         for rubric in self.rubrics:
             self._check_votes(rubric)
-        self.backend = backend or OpenAIChat(
+        serving = getattr(backend, "serving", None)
+        self.backend = (serving(settings) if serving else backend) or OpenAIChat(
             settings.base_url,
             api_key_env=settings.api_key_env,
             concurrency=settings.concurrency,
@@ -274,7 +275,7 @@ class Prompted:
     def _affordable(self, groups: list[list[_Question]]) -> list[list[_Question]]:
         """As many of them as settings.max_requests leaves; the others' outcome says so."""
         most = self.settings.max_requests
-        if not most:
+        if not most or not getattr(self.backend, "sends", True):
             return groups
         left = max(0, most - self._sent)
         for question in (question for group in groups[left:] for question in group):

@@ -249,7 +249,7 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
         raise fail("name", "must be lower-case letters, digits and _")
     if not isinstance(data["role"], str) or not data["role"].strip():
         raise fail("role", "must be text")
-    if not isinstance(shows, list) or not shows or [s for s in shows if s not in SHOWS]:
+    if not isinstance(shows, list) or not shows or [s for s in shows if s not in list(SHOWS)]:
         raise fail("shows", f"must be a list of some of {', '.join(SHOWS)}")
     if not isinstance(answer, dict) or not answer:
         raise fail("answer", "must have a key for each part of the answer")

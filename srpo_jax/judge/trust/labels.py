@@ -7,12 +7,12 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.verdict_store import why_not_judged
-from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import parse_json, read_file, read_lines, write_text
+from srpo_jax.errors import UserError
+from srpo_jax.files import rows_of, write_text
 from srpo_jax.judge.trust.statistics import kappa
 
 LABELS = ("SAFE", "UNSAFE")
@@ -73,10 +73,13 @@ def _row(tree: Mapping[str, Any], branch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_to_label(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Writes the rows as JSONL, unless the file has a verdict already: a person's work is never
-    overwritten. Returns whether it was written.
+    """Writes the rows as JSONL, unless there is a file with anything else than rows that wait for
+    their verdict: a person's work is never overwritten. Returns whether it was written.
     """
-    if any(row.get("reply_verdict") for row in read_lines(path)):
+    try:
+        if path.exists() and any(row.get("reply_verdict") != "" for _, row in rows_of(path)):
+            return False
+    except UserError:
         return False
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(path, "".join(lines))
@@ -90,7 +93,7 @@ def read_labels(path: str | os.PathLike) -> dict[Key, str]:
     Errors: UserError that names the line for anything else, and when no line has a verdict.
     """
     found: dict[Key, str] = {}
-    for where, row in _lines(pathlib.Path(path)):
+    for where, row in rows_of(pathlib.Path(path)):
         verdict = row.get("reply_verdict", "")
         if verdict == "":
             continue
@@ -111,7 +114,7 @@ def read_sampled_by(paths: Iterable[str | os.PathLike]) -> str:
 
     Errors: UserError when they were by several: their shares cannot be told apart.
     """
-    rows = (row for path in paths for _, row in _lines(pathlib.Path(path)))
+    rows = (row for path in paths for _, row in rows_of(pathlib.Path(path)))
     names = sorted({str(row["sampled_by"]) for row in rows if row.get("sampled_by")})
     if len(names) > 1:
         raise UserError(
@@ -119,23 +122,6 @@ def read_sampled_by(paths: Iterable[str | os.PathLike]) -> str:
             "give those of one sample at a time"
         )
     return names[0] if names else ""
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = read_file(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {one_line(error, 100)}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: not a JSON object")
-        yield f"{path}:{number}", row
 
 
 def agreement(trees: Iterable[Mapping[str, Any]], labels: Mapping[Key, str]) -> dict[str, Any]:

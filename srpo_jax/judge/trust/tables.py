@@ -15,7 +15,7 @@ from srpo_jax.judge.trust.statistics import Interval
 
 COLUMNS = 118
 SHOWN = 10  # cases in which two judges differ
-NAME = 40  # columns for the name of a set or a file
+NAME = 100  # columns for the name of a set, whose end is its digest
 
 
 class Row(NamedTuple):

@@ -80,6 +80,15 @@ def test_one_budget_for_all_causes():
         assert reply.error == "HTTP 503 (tried 3 times)" and stub.calls == 3
 
 
+@pytest.mark.parametrize("count", [10**400, -1, float("inf"), "many"])
+def test_a_count_that_is_no_count_is_no_answer(count):
+    """What costs are computed of; a wild one must not end the stage, or be summed."""
+    said = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": count}}
+    with ChatStub(script=[(200, {}, said)]) as stub:
+        (reply,) = backend(stub.url).complete([request()])
+        assert reply.error is None and stub.calls == 2 and 0 < reply.tokens_in < 10**4
+
+
 @pytest.mark.parametrize(
     "unknown",
     [("response_format",), ("logprobs",), ("temperature", "seed"), ("max_completion_tokens",)],

@@ -183,7 +183,7 @@ def judge_dry(config, folder, capsys):
 
 def test_a_preview_adds_up_those_who_are_asked_and_says_who_is_not_in_it(tmp_path):
     """Of a cascade the cheap judge alone, or the dear one where the cheap one is free; of a vote
-    all, and none where one of them cannot tell.
+    all who can tell, for where pictures go must be said, and the others by name.
     """
     urls = [f"http://127.0.0.{i + 1}:9/v1" for i in range(3)]
     files = [write_prompted(tmp_path, f"m{i}", url) for i, url in enumerate(urls)]
@@ -193,10 +193,13 @@ def test_a_preview_adds_up_those_who_are_asked_and_says_who_is_not_in_it(tmp_pat
     cascade = make("cascade", files[:2])
     alone = cascade.preview(cases)
     assert (alone.host, alone.requests) == ("127.0.0.1", 4)
-    assert "m1-reply_safety is asked besides" in str(alone)
+    assert "m1-reply_safety at 127.0.0.2 is asked besides" in str(alone)
     assert "are asked besides" in str(make("jury", files).preview(cases))
     rule = scripted(tmp_path, "rule", {"reply_verdict": "SAFE"})
-    assert getattr(make("vote", [rule, *files[:2]]), "preview", None) is None
+    some = make("vote", [rule, *files[:2]]).preview(cases)
+    assert some.host == "127.0.0.1, 127.0.0.2" and some.note == "scripted besides, not counted"
+    rules = [scripted(tmp_path, f"r{i}", {"reply_verdict": "SAFE", "score": i}) for i in (0, 1)]
+    assert getattr(make("vote", [rule, *rules]), "preview", None) is None
     most = make("cascade", [rule, files[0]]).preview(cases)
     assert most.requests == 4 and "at most; asked only about what scripted is not" in most.note
 

@@ -158,6 +158,9 @@ def test_what_is_missing_is_one_line(tmp_path):
         ({"answer": {**answer, "judges": ["path"]}}, "answer.judges must be"),
         ({"answer": {**answer, "levels": {"0": "SAFE"}}}, "one that is UNSAFE"),
         ({"answer": {**answer, "levels": {0: "SAFE", 1: "UNSAFE"}}}, "lower-case texts"),
+        ({"answer": {**answer, "levels": {"0": ["SAFE"], "1": {}}}}, "lower-case texts"),
+        ({"answer": {**answer, "behind": 1}}, "answer.behind must be text"),
+        ({"shows": ["images", ["reply"]]}, "shows must be a list of some of"),
         ({"more": 1}, "more is unknown"),
     ]:
         file = tmp_path / "guard.yaml"

@@ -98,6 +98,8 @@ LABELS = GOOD["answer"]["verdict"]["labels"]
         ({"shows": ["picture"]}, "shows must be a list of some of images, question"),
         ({"shows": ["question"]}, "shows must have the reply"),
         ({"votes": 2}, "votes must be an odd number"),
+        ({"shows": ["reply", ["steps"]]}, "shows must be a list of some of"),
+        ({"shows": ["reply", {"steps": 1}]}, "shows must be a list of some of"),
         ({"unsure": "safe"}, "unsure must be drop or unsafe"),
         ({"extra": 1}, "extra is unknown"),
         ({"answer": {"note": {"text": "words"}}}, "answer must judge something"),

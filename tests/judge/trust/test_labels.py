@@ -67,11 +67,25 @@ def test_a_persons_work_is_not_overwritten(tmp_path):
     assert not write_to_label(path, rows)
     assert path.read_bytes() == before
     assert read_labels(path) == {("q", 0, filled[0]["k"]): "SAFE"}
+    path.write_bytes(b"\xef\xbb\xbf" + before)  # as some editors save it
+    assert read_labels(path) == {("q", 0, filled[0]["k"]): "SAFE"}
+
+
+@pytest.mark.parametrize(
+    "text", ["notes", '{"reply_verdict": "SA', "[1]\n", '{"id": "q"}\n', "\xff"]
+)
+def test_what_is_no_file_to_label_is_not_overwritten(tmp_path, text):
+    """A half-typed label, or a file that is something else."""
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(text.encode("latin-1"))
+    assert not write_to_label(path, to_label([judged({"SAFE": 3})], 20))
+    assert path.read_bytes() == text.encode("latin-1")
 
 
 BAD = [
     ("[1]", "1: not a JSON object"),
     ("{", "1: not JSON"),
+    ("[" * 100_000, "1: not JSON"),
     ('\n{"id": "q", "at": 0, "reply_verdict": "SAFE"}', "2: a label needs id"),
     ('{"id": "q", "at": 0, "k": true, "reply_verdict": "SAFE"}', "1: a label needs id"),
     ('{"id": "q", "at": 0, "k": 1, "reply_verdict": "safe"}', "write SAFE, UNSAFE or nothing"),
