@@ -14,6 +14,8 @@ from srpo_jax.distributed.accelerators import CLOUD, accelerator_type, machine_t
 from srpo_jax.launch.spec import BUCKET_MOUNT, COORDINATOR_PORT, USER_ERROR, Spec
 
 CONTAINER = "train"
+# Else a TPU host keeps what it once saw of a file for ever, and no holder of a lease is seen alive.
+MOUNT_OPTIONS = "implicit-dirs,metadata-cache:ttl-secs:0"
 PORTS = (8471, 8431, COORDINATOR_PORT)  # between the chips' hosts, metrics, jax's coordinator
 
 
@@ -91,7 +93,7 @@ def _pod(spec: Spec) -> dict[str, Any]:
     # Between slices the data goes over the hosts' network: without the pod network in between.
     network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if several else {}
     tolerated = ["google.com/tpu"] + ["cloud.google.com/gke-spot"] * spec.spot
-    bucket = {"bucketName": spec.bucket, "mountOptions": "implicit-dirs"}
+    bucket = {"bucketName": spec.bucket, "mountOptions": MOUNT_OPTIONS}
     if several:
         bucket["hostNetworkPodKSA"] = "true"
     return {

@@ -100,7 +100,8 @@ def on_host(spec: Spec) -> str:
     lines += [
         f"sudo mkdir -p {BUCKET_MOUNT}",
         f"mountpoint -q {BUCKET_MOUNT} || "
-        f"sudo gcsfuse --implicit-dirs -o allow_other {spec.bucket} {BUCKET_MOUNT}",
+        "sudo gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 -o allow_other "
+        f"{spec.bucket} {BUCKET_MOUNT}",
     ]
     if registry.endswith((".pkg.dev", "gcr.io")):
         lines.append(f"sudo gcloud auth configure-docker {registry} --quiet")

@@ -31,6 +31,7 @@ from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_pat
 from srpo_jax.files import check_writable
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.owners import Owner
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
 
@@ -63,30 +64,34 @@ def evaluate(
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
     folder = pathlib.Path(workdir) / "eval" / name
     check_writable(folder)
-    policy = load_policy(cfg, model_dir=model_dir, params=params)
-    check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
-    about = {
-        "policy_digest": policy.digest,
-        "prompt_digest": policy.prompt_digest,
-        "decoding": {
-            "temperature": 0.0,
-            "max_new_tokens": cfg.eval.max_new_tokens,
-            "dtype": cfg.model.dtype,
-            "split": split,
-        },
-        "path_format": policy.path_format,
-        "records": records_digest(records),
-    }
-    place = answers_folder(folder, about)
-    count = -(-len(records) // SHARD_QUESTIONS)
-    paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
-    todo = [i for i, path in enumerate(paths) if not shard_done(path)]
-    if todo:
-        answer = Answerer(cfg, policy, records, name, about)
-        answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
-        for i in todo:
-            write_shard(paths[i], answer(_part(records, i)))
-    finish_answers(folder, about)
+    again = "wait for it or stop it, or give another --name"
+    with Owner(folder / ".owner", str(folder), "answered", again) as owner:
+        policy = load_policy(cfg, model_dir=model_dir, params=params)
+        check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
+        about = {
+            "policy_digest": policy.digest,
+            "prompt_digest": policy.prompt_digest,
+            "decoding": {
+                "temperature": 0.0,
+                "max_new_tokens": cfg.eval.max_new_tokens,
+                "dtype": cfg.model.dtype,
+                "split": split,
+            },
+            "path_format": policy.path_format,
+            "records": records_digest(records),
+        }
+        place = answers_folder(folder, about)
+        count = -(-len(records) // SHARD_QUESTIONS)
+        paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
+        todo = [i for i, path in enumerate(paths) if not shard_done(path)]
+        if todo:
+            answer = Answerer(cfg, policy, records, name, about)
+            answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
+            for i in todo:
+                trees = answer(_part(records, i))
+                owner.check()
+                write_shard(paths[i], trees)
+        finish_answers(folder, about)
     tell_statuses(folder, name)
     return folder
 

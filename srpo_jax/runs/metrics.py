@@ -17,6 +17,7 @@ from typing import Any
 
 from srpo_jax.errors import one_line
 from srpo_jax.files import write_text
+from srpo_jax.runs.appended import Appended
 from srpo_jax.runs.trackers import make_trackers
 
 FILE = "metrics.jsonl"
@@ -104,7 +105,7 @@ class Metrics:
             report_to, path.parent, name=name, config=config or {}, start=start
         )
         cut_after(path, start)
-        self._file = path.open("a", buffering=1)  # by the line: a killed run keeps what it said
+        self._file = Appended(path)
 
     def __enter__(self) -> Metrics:
         return self
@@ -115,7 +116,7 @@ class Metrics:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One JSON line, one printed line, one point per curve of a tracker."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
         print(line(step, self.steps, values), flush=True)
         self._tell(lambda tracker: tracker.write(step, values), f"gets nothing from step {step} on")
 

@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
 from srpo_jax.models.hf.load import load_params
+from srpo_jax.owners import Owner
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
 from srpo_jax.runs.identity import check_end, check_same, write_config
@@ -72,12 +73,15 @@ def train(
         report_failure(),
         Ledger(workdir / EVENTS if first else None, born=born) as ledger,
         watchdog,
+        ExitStack() as held,
     ):
         compile_cache.use(cfg.train.compilation_cache)
         setup = make_setup(cfg, workdir, examples)
         agree("run", setup.run)
         check_attention(setup)
         workdir.mkdir(parents=True, exist_ok=True)
+        owner = held.enter_context(owner_of(workdir)) if first else None
+        agree("owner", {})  # the others wait, or are told, before they touch the workdir
         kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():
@@ -142,6 +146,8 @@ def train(
                         if last or (k + 1) % cfg.train.save_every == 0:
                             step_metrics.report(*pending, saved, writer)  # no number: never saved
                             pending = None
+                            if owner:
+                                owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
                             saved = checkpoints.save(
@@ -165,6 +171,12 @@ def train(
         "seconds": round(step_metrics.seconds(), 1),
         "checkpoint": str(checkpoints.directory / str(saved)),
     }
+
+
+def owner_of(workdir: pathlib.Path) -> Owner:
+    """Of a workdir, while something is trained into it: the second one that tries is told."""
+    again = "wait for it or stop it, or give another --workdir"
+    return Owner(workdir / "train.owner", str(workdir), "trained into", again)
 
 
 def first_state(
