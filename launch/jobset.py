@@ -120,7 +120,7 @@ def _pod(spec: Spec) -> dict[str, Any]:
 
 def _container(spec: Spec) -> dict[str, Any]:
     chips = {"google.com/tpu": spec.slice.host_chips}
-    plain = [{"name": name, "value": value} for name, value in spec.environment().items()]
+    plain = [{"name": name, "value": _as_is(value)} for name, value in spec.environment().items()]
     secret = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
         for variable, name, key in spec.secrets()
@@ -128,7 +128,9 @@ def _container(spec: Spec) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": spec.image,
-        "command": spec.argv(),  # no shell: the program is process 1 and gets SIGTERM itself
+        "command": [
+            _as_is(word) for word in spec.argv()
+        ],  # no shell: the program is process 1 and gets SIGTERM itself
         "env": plain + secret,
         "ports": [{"containerPort": port} for port in PORTS],
         # The TPU's device files belong to root; the image's own user is another one.
@@ -139,3 +141,8 @@ def _container(spec: Spec) -> dict[str, Any]:
             {"name": "bucket", "mountPath": BUCKET_MOUNT},
         ],
     }
+
+
+def _as_is(text: str) -> str:
+    """Kubernetes puts a variable's value for $(NAME) in commands and values, and $ for $$."""
+    return text.replace("$", "$$")
