@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 from srpo_jax import __version__
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
+from srpo_jax.console import Bar, Working, duration, say
 from srpo_jax.data_pipelines.answer_store import STEM, answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
 from srpo_jax.data_pipelines.prompt import check_disjoint
@@ -135,7 +135,7 @@ class Answerer:
             mesh=policy.mesh,
         )
         self._done = self._before = 0
-        self._start = self._last = time.monotonic()
+        self._bar, self._work = Bar(), Working()
 
     def skip(self, questions: int) -> None:
         """So many of the questions were answered before."""
@@ -164,15 +164,10 @@ class Answerer:
         return make_tree_record(record, (), [branch], self._provenance, form)
 
     def _tell(self) -> None:
-        now = time.monotonic()
-        if now - self._last < 1 and self._done < self._total:
-            return
-        self._last = now
-        left = (now - self._start) / (self._done - self._before) * (self._total - self._done)
-        print(
-            f"eval {self._name}: {self._done}/{self._total} questions, {left:.0f} s left",
-            flush=True,
-        )
+        each = self._work.seconds() / (self._done - self._before)
+        left = duration(each * (self._total - self._done))
+        text = f"eval {self._name}: {self._done}/{self._total} questions, {left} left"
+        self._bar.show(text, self._done, self._total)
 
 
 def tell_statuses(folder: pathlib.Path, name: str) -> None:
@@ -188,6 +183,6 @@ def tell_statuses(folder: pathlib.Path, name: str) -> None:
             kind = tree["path_format"].get("kind", "")
     counts = count_statuses(found)
     told = ", ".join(f"{status} {count}" for status, count in counts.items())
-    print(f"eval {name}: read as {told}", flush=True)
+    say(f"eval {name}: read as {told}")
     if message := unreadable(counts, found.total(), example, kind, least=1):
-        print(f"eval {name}: warning: the scores say little: {message}", file=sys.stderr)
+        say(f"eval {name}: warning: the scores say little: {message}", to=sys.stderr)

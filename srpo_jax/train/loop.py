@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
+from srpo_jax.console import compiling
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
 from srpo_jax.distributed.sharding import put_batch
@@ -132,9 +133,10 @@ def train(
                         ledger.enter("compile" if k == start else "step")
                         with tracer.step(k - start, pending):
                             arrays = put_batch(batch, setup.mesh)
-                            if k == start:
-                                step = compile_together(step, state, arrays)
-                            state, metrics = step(state, arrays)
+                            with _first_one(k == start, first):
+                                if k == start:
+                                    step = compile_together(step, state, arrays)
+                                state, metrics = step(state, arrays)
                         ledger.enter("step")
                         tracer.after(k - start, metrics)
                         if pending:
@@ -212,6 +214,11 @@ def first_state(
         dtype=kept,
     )
     return state, notes
+
+
+def _first_one(is_first: bool, says_so: bool) -> AbstractContextManager:
+    """Around each step; of the first one it is said that it compiles."""
+    return compiling("train", quiet=not says_so) if is_first else nullcontext()
 
 
 def _timed(loader: Iterator, ledger: Ledger) -> Iterator[tuple[int, dict, float]]:
