@@ -26,11 +26,11 @@ CORE = [
     "transformers>=5.10,<6",  # below 5.10: CVE-2026-9856, CVE-2026-4372
     "tokenizers>=0.22,<1",
     "safetensors>=0.6,<1",
-    "msgpack>=1.0,<2",
+    "msgpack>=1.2.1,<2",  # the floors of these three shut out known holes
     "numpy>=2.0,<3",
     "scipy>=1.14,<2",  # jax needs it too
-    "pillow>=11,<14",
-    "jinja2>=3.1,<4",
+    "pillow>=12.3,<14",
+    "jinja2>=3.1.6,<4",
     "pyyaml>=6,<7",
 ]
 JUDGE = ["openai>=1.98,<4"]

@@ -14,6 +14,8 @@ from srpo_jax.distributed.accelerators import CLOUD, accelerator_type, machine_t
 from srpo_jax.launch.spec import BUCKET_MOUNT, COORDINATOR_PORT, USER_ERROR, Spec
 
 CONTAINER = "train"
+# Else a TPU host keeps what it once saw of a file for ever, and no holder of a lease is seen alive.
+MOUNT_OPTIONS = "implicit-dirs,metadata-cache:ttl-secs:0"
 PORTS = (8471, 8431, COORDINATOR_PORT)  # between the chips' hosts, metrics, jax's coordinator
 
 
@@ -91,7 +93,7 @@ def _pod(spec: Spec) -> dict[str, Any]:
     # Between slices the data goes over the hosts' network: without the pod network in between.
     network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if several else {}
     tolerated = ["google.com/tpu"] + ["cloud.google.com/gke-spot"] * spec.spot
-    bucket = {"bucketName": spec.bucket, "mountOptions": "implicit-dirs"}
+    bucket = {"bucketName": spec.bucket, "mountOptions": MOUNT_OPTIONS}
     if several:
         bucket["hostNetworkPodKSA"] = "true"
     return {
@@ -118,7 +120,7 @@ def _pod(spec: Spec) -> dict[str, Any]:
 
 def _container(spec: Spec) -> dict[str, Any]:
     chips = {"google.com/tpu": spec.slice.host_chips}
-    plain = [{"name": name, "value": value} for name, value in spec.environment().items()]
+    plain = [{"name": name, "value": _as_is(value)} for name, value in spec.environment().items()]
     secret = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
         for variable, name, key in spec.secrets()
@@ -126,7 +128,9 @@ def _container(spec: Spec) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": spec.image,
-        "command": spec.argv(),  # no shell: the program is process 1 and gets SIGTERM itself
+        "command": [
+            _as_is(word) for word in spec.argv()
+        ],  # no shell: the program is process 1 and gets SIGTERM itself
         "env": plain + secret,
         "ports": [{"containerPort": port} for port in PORTS],
         # The TPU's device files belong to root; the image's own user is another one.
@@ -137,3 +141,8 @@ def _container(spec: Spec) -> dict[str, Any]:
             {"name": "bucket", "mountPath": BUCKET_MOUNT},
         ],
     }
+
+
+def _as_is(text: str) -> str:
+    """Kubernetes puts a variable's value for $(NAME) in commands and values, and $ for $$."""
+    return text.replace("$", "$$")

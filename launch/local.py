@@ -182,6 +182,8 @@ class _Job:
             if bad and not failed:
                 failed = bad[0] if bad[0] > 0 else 128 - bad[0]
                 deadline = time.monotonic() + self.spec.grace_seconds
+                if len(codes) > 1:
+                    _say(_who_failed(codes))
                 _signal_all(self.children, signal.SIGTERM)
             if None not in codes:
                 return failed
@@ -189,6 +191,17 @@ class _Job:
                 _signal_all(self.children, signal.SIGKILL)
                 deadline = float("inf")
             time.sleep(POLL_SECONDS)
+
+
+def _who_failed(codes: list[int | None]) -> str:
+    """One line: which processes ended badly first, and how."""
+    ways = (
+        f"process {n} "
+        + (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}")
+        for n, code in enumerate(codes)
+        if code
+    )
+    return ", ".join(ways) + "; ending the others"
 
 
 def _signal_all(children: list[subprocess.Popen], number: int) -> None:

@@ -17,7 +17,7 @@ from srpo_jax.command.verb import Command
 from srpo_jax.config.load import find_config_file
 from srpo_jax.distributed.accelerators import Slice, cloud_slice
 from srpo_jax.distributed.xla_flags import libtpu_init_args
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 
 TARGETS = ("local", "jobset", "tpu_vm", "xpk", "slurm")
 BUCKET_MOUNT = "/bucket"  # where jobset and tpu_vm mount --bucket
@@ -25,6 +25,13 @@ COORDINATOR_PORT = 8482  # what jax takes on TPU
 STOPPED = 75  # EX_TEMPFAIL: stopped before the end, its checkpoint is saved, start it again
 USER_ERROR = 2  # never started again
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # 40: pods are <name>-slice-0-0-<5 letters>
+# Names of things of a cluster: none of them needs more, and a shell or a YAML file obeys much else.
+PLAIN = re.compile(r"[\w.:@/+][\w.,:@/+-]{0,511}", re.ASCII)
+NAMES = (
+    *("image", "project", "zone", "storage", "cluster", "service_account"),
+    *("partition", "account", "time"),
+)
+PASTED = re.compile(r"""["'`$\\\x00-\x1f\x7f-\x9f\u2028\u2029]""")
 CREDENTIAL_NAME = re.compile(r"(?i)(^|_)(api)?(key|token|secret|passw(or)?d|credentials?)(_|$)")
 CREDENTIAL = re.compile(r"(hf_|sk-|ghp_|AIza|AKIA)[\w-]{12,}")
 
@@ -142,9 +149,12 @@ class Spec:
                 f"--name={self.name}: 1 to 40 of a-z, 0-9 and -, from a letter to a letter or "
                 "digit (a DNS-1123 label)"
             )
-        for name in ("image", "project", "zone", "storage", "partition", "account", "time"):
-            if re.search(r"\s|^-", getattr(self, name)):
-                raise UserError(f"--{name}={getattr(self, name)!r}: no spaces, no dash in front")
+        for name in NAMES:
+            if getattr(self, name) and not PLAIN.fullmatch(getattr(self, name)):
+                raise UserError(
+                    f"--{name}={one_line(getattr(self, name), 60)}: letters, digits and "
+                    "_.,:@/+- only, no dash in front"
+                )
         for name in ("namespace", "queue"):
             if getattr(self, name) and not NAME.fullmatch(getattr(self, name)):
                 raise UserError(f"--{name}={getattr(self, name)}: no DNS-1123 label")
@@ -152,6 +162,8 @@ class Spec:
             raise UserError(f"--bucket={self.bucket}: no bucket's name; give it without gs://")
         if self.topology:
             cloud_slice(self.topology)
+        if self.target == "xpk":
+            self._check_what_xpk_pastes()
         verb = self.command[0]
         if self.program and verb not in VERBS:
             return  # another program's arguments
@@ -164,6 +176,17 @@ class Spec:
         """That `srpo` takes the command; another program may take any."""
         if not self.program and not {"-h", "--help", "--version"} & set(self.command):
             parse(self.command[0], self.command[1:])
+
+    def _check_what_xpk_pastes(self) -> None:
+        """xpk puts command and variables as text into YAML, and that into a shell."""
+        texts = [f"--env={item}" for item in self.env] + [*self.program, *self.command]
+        for text in texts:
+            found = PASTED.search(text)
+            if found:
+                raise UserError(
+                    f"{one_line(text, 60)}: xpk does not take {found[0]!r} as it is; use "
+                    "--target=jobset, or a config file that holds the value"
+                )
 
     def _check_workdir(self, workdir: str) -> None:
         inside = self.bucket and not workdir.startswith(f"{BUCKET_MOUNT}/")
@@ -237,7 +260,7 @@ def options() -> list[dataclasses.Field]:
 
 def _check_env(item: str, with_preset: bool) -> None:
     name, equals, value = item.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise UserError(f"--env={name}: write NAME=value")
     if CREDENTIAL_NAME.search(name) or CREDENTIAL.search(value):
         raise UserError(f"--env={name}=...: credentials are given by name, as --secret={name}=NAME")
@@ -248,9 +271,9 @@ def _check_env(item: str, with_preset: bool) -> None:
 def _check_secret(item: str, keys: bool) -> None:
     variable, equals, name = item.partition("=")
     pattern = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?(/[-._\w]+)?" if keys else r"[-\w]{1,255}"
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", variable):
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII):
         raise UserError("--secret: write VARIABLE=NAME of a secret that the cluster holds")
-    if CREDENTIAL.search(name) or not re.fullmatch(pattern, name):
+    if CREDENTIAL.search(name) or not re.fullmatch(pattern, name, re.ASCII):
         raise UserError(
             f"--secret={variable}=...: that is no secret's name; give the name, never the value"
         )

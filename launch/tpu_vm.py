@@ -27,12 +27,14 @@ fi"""
 
 def render(spec: Spec) -> str:
     """The script, for bash."""
-    at = f"--project={spec.project} --zone={spec.zone}"
-    resource = f"gcloud compute tpus queued-resources {{}} {spec.name} {at}"
-    state = resource.format("describe") + " --format='value(state.state)'"
-    create = resource.format("create") + "".join(f" \\\n    {word}" for word in _create(spec))
+    state = _resource(spec, "describe", "--format=value(state.state)")
+    create = _resource(spec, "create") + "".join(
+        f" \\\n    {shlex.quote(word)}" for word in _create(spec)
+    )
     remote = shlex.quote(on_host(spec))
-    ssh = resource.format("ssh") + " --worker=all --node=all"
+    delete = _resource(spec, "delete", "--force")
+    ssh = _resource(spec, "ssh", "--worker=all", "--node=all")
+    one = _resource(spec, "ssh", "--worker=0", "--node=0")
     return f"""\
 #!/bin/bash
 set -euo pipefail
@@ -44,7 +46,7 @@ state() {{
 # A preempted or failed request has to go before its name can be used again.
 case "$(state)" in
   SUSPENDED | SUSPENDING | FAILED)
-    {resource.format("delete")} --force --quiet ;;
+    {delete} --quiet ;;
 esac
 if [ -z "$(state)" ]; then
   {create}
@@ -60,10 +62,16 @@ done
 # On every host of every slice; the container goes on when this connection ends.
 {ssh} --command={remote}
 
-# Look:  {resource.format("ssh")} --worker=0 --node=0 --command='sudo docker logs -f {CONTAINER}'
+# Look:  {one} --command='sudo docker logs -f {CONTAINER}'
 # Stop:  {ssh} --command='sudo docker stop {CONTAINER}'
-# End:   {resource.format("delete")} --force
+# End:   {delete}
 """
+
+
+def _resource(spec: Spec, what: str, *options: str) -> str:
+    """A command about this job's queued resource, for a shell."""
+    words = ["gcloud", "compute", "tpus", "queued-resources", what, spec.name]
+    return shlex.join([*words, f"--project={spec.project}", f"--zone={spec.zone}", *options])
 
 
 def submit_argv(spec: Spec) -> list[str]:
@@ -83,7 +91,7 @@ def _create(spec: Spec) -> list[str]:
     else:
         words += [f"--node-count={spec.slices}", f"--node-prefix={spec.name}"]
     if spec.service_account:
-        words.append(f"--service-account={shlex.quote(spec.service_account)}")
+        words.append(f"--service-account={spec.service_account}")
     words.append("--scopes=https://www.googleapis.com/auth/cloud-platform")  # bucket, secrets
     return words + ["--spot"] * spec.spot
 
@@ -100,13 +108,16 @@ def on_host(spec: Spec) -> str:
     lines += [
         f"sudo mkdir -p {BUCKET_MOUNT}",
         f"mountpoint -q {BUCKET_MOUNT} || "
-        f"sudo gcsfuse --implicit-dirs -o allow_other {spec.bucket} {BUCKET_MOUNT}",
+        "sudo gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 -o allow_other "
+        f"{spec.bucket} {BUCKET_MOUNT}",
     ]
     if registry.endswith((".pkg.dev", "gcr.io")):
-        lines.append(f"sudo gcloud auth configure-docker {registry} --quiet")
+        lines.append(f"sudo gcloud auth configure-docker {shlex.quote(registry)} --quiet")
     names = [variable for variable, _, _ in spec.secrets()]
     for variable, name, _ in spec.secrets():
-        get = f"gcloud secrets versions access latest --secret={name} --project={spec.project}"
+        get = "gcloud secrets versions access latest " + shlex.join(
+            [f"--secret={name}", f"--project={spec.project}"]
+        )
         lines.append(f'{variable}="$({get})"; export {variable}')
     lines.append(f"sudo docker rm --force {CONTAINER} > /dev/null 2>&1 || true")
     keep = [f"--preserve-env={','.join(names)}"] if names else []

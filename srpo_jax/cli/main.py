@@ -17,6 +17,7 @@ from srpo_jax import __version__
 from srpo_jax.command.help import main_help, verb_help
 from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Verb
+from srpo_jax.console import say
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(line: str, code: int) -> int:
-    print(one_line(line), file=sys.stderr, flush=True)
+    say(one_line(line), to=sys.stderr)
     return code
 
 

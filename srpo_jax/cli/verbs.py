@@ -16,6 +16,7 @@ from typing import Any
 
 from srpo_jax.command.verb import Command
 from srpo_jax.config.fields import Config
+from srpo_jax.distributed.no_tpu import leave_libtpu_alone
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_plain_name
 
@@ -333,14 +334,16 @@ def _check_arbiter(config: Config) -> None:
 
 
 def _settle() -> None:
-    """Marks absl's global flags as parsed (grain reads them and fails when nobody has), and keeps
-    orbax's notes to itself off the terminal (what goes wrong there is raised as well).
+    """Marks absl's global flags as parsed (grain reads them and fails when nobody has), keeps
+    orbax's notes to itself off the terminal (what goes wrong there is raised as well), and keeps
+    jax from asking libtpu for a TPU that is not there.
     """
     from absl import flags, logging
 
     logging.set_verbosity(logging.FATAL)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+    leave_libtpu_alone()
 
 
 def _workdir(command: Command, *, must_exist: bool = False) -> str:

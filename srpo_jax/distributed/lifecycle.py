@@ -19,7 +19,7 @@ the same exit code:
 The key can be set once, so of several failures the first is the one that counts; an exception that
 is only the echo of it (a collective breaks when a peer goes) does not change the exit code. What
 Python cannot see (a killed process) shows as missing heartbeats: the others are aborted from C++,
-exit code 134.
+exit code 134. Who is missing is said before that (peers.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
 import sys
 import threading
 import time
@@ -42,6 +43,7 @@ from jax._src import cloud_tpu_init, distributed  # no public way to the store a
 import srpo_jax
 from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ProcessesSettings
+from srpo_jax.distributed.peers import Meeting, Peers, say
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
 from srpo_jax.errors import RunFailure, UserError, one_line
 
@@ -70,7 +72,7 @@ def distributed_session(
         yield process
         return
     _initialise(process, section.heartbeat_seconds)
-    lifeline = _Lifeline()
+    lifeline = _Lifeline(_heartbeat_seconds(process, section.heartbeat_seconds))
     try:
         with report_failure():
             agree("program", program_facts(config))
@@ -195,8 +197,8 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
     did not answer in time, which a pool of nodes that is still growing does too.
     """
     options: dict[str, Any] = {
-        "heartbeat_timeout_seconds": heartbeat_seconds or HEARTBEAT_SECONDS[process.loopback],
-        "initialization_timeout": MEET_SECONDS,
+        "heartbeat_timeout_seconds": _heartbeat_seconds(process, heartbeat_seconds),
+        "initialization_timeout": MEET_SECONDS + 30,  # Meeting ends it before
         "shutdown_timeout_seconds": 60,
     }
     if process.kind == "explicit":
@@ -210,8 +212,17 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
             options["coordinator_bind_address"] = process.coordinator
     elif process.kind == "slurm":
         options["local_device_ids"] = process.local_device_ids
+    who, whom = "this process", "the others"
+    if process.kind in ("explicit", "slurm"):
+        who = f"process {process.index}"
+        others = f"the other {process.count - 1} of {process.count} processes"
+        at = f" at {process.coordinator}" if process.coordinator else ""
+        whom = f"process 0{at}" if process.index else others
+    if process.kind == "explicit" and process.index == 0:
+        _check_port(process)
     try:
-        jax.distributed.initialize(**options)
+        with Meeting(who, whom, MEET_SECONDS, _exit):
+            jax.distributed.initialize(**options)
     except Exception as error:
         # jax raises these two when it finds no cluster or half of one, others when what it found
         # does not answer: a metadata server, a name without an address, a coordinator.
@@ -231,6 +242,30 @@ def _initialise(process: ProcessInfo, heartbeat_seconds: int) -> None:
         ) from None
 
 
+def _heartbeat_seconds(process: ProcessInfo, chosen: int) -> int:
+    return chosen or HEARTBEAT_SECONDS[process.loopback]
+
+
+def _check_port(process: ProcessInfo) -> None:
+    """Errors: RunFailure when process 0 cannot listen where all others will look for it. Exit code
+    1, as it may be the run before, which ends just now.
+    """
+    host, _, port = process.coordinator.rpartition(":")
+    place = host.strip("[]") if process.loopback else ""
+    family = socket.AF_INET6 if host == "[::1]" else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((place, int(port)))
+    except OSError as error:
+        raise RunFailure(
+            f"process 0 cannot listen on port {port} of {host} ({error.strerror}): stop what does, "
+            "or give all processes another SRPO_COORDINATOR"
+        ) from None
+    except OverflowError:
+        raise UserError(f"SRPO_COORDINATOR={process.coordinator}: ports end at 65535") from None
+
+
 def _line(error: BaseException) -> str:
     """The line by which the other processes, and their users, hear of a failure."""
     return one_line(f"{type(error).__name__}: {error}", 300)
@@ -246,19 +281,28 @@ def _exit_code(error: BaseException) -> int:
 class _Lifeline:
     """The thread that looks for another process's failure, and the two ways to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: float = HEARTBEAT_SECONDS[False]) -> None:
         self._client: Any = distributed.global_state.client
         self._index = jax.process_index()
+        self._peers = Peers(self._client, self._index, heartbeat / 2, heartbeat)
+        with contextlib.suppress(Exception):  # then the thread finds the same
+            self._peers.look()
         self._over = threading.Event()
         self._said = threading.Lock()  # held from the line that names the failed process on
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
         self._thread.start()
+        # The first thread waits for an answer of a store that is stopped; this one does not.
+        threading.Thread(target=self._watch_coordinator, name="coordinator", daemon=True).start()
 
     def _watch(self) -> None:
         while not self._over.wait(POLL_SECONDS):
             try:
                 found = self._first()
+                if found is None:
+                    self._peers.look()
             except Exception:  # the coordinator is gone: jax aborts us, or we are leaving
+                if not self._over.is_set():
+                    say(f"process {self._index}: process 0 is gone, and the run with it")
                 return
             if found is None:
                 continue
@@ -270,6 +314,17 @@ class _Lifeline:
                 self._meet()
             _exit(code)
 
+    def _watch_coordinator(self) -> None:
+        silent = 0.0
+        while not self._over.wait(POLL_SECONDS):
+            before, silent = silent, self._peers.coordinator_is_silent()
+            if before and silent:  # twice: this process itself may have been stopped
+                say(
+                    f"process {self._index}: process 0 has not answered for {silent:.0f} s: "
+                    "stopped or cut off? All end when it stays silent"
+                )
+                return
+
     def _first(self) -> tuple[int, int, str] | None:
         """(process, exit code, line) of the failure that was reported first, None so far."""
         found = self._client.key_value_dir_get(FAILED)
@@ -279,7 +334,7 @@ class _Lifeline:
         """Prints who failed, once: this thread and a collective may learn of it together."""
         if not self._said.acquire(blocking=False):
             return
-        _say(f"process {self._index} stops, as process {index} failed: {line}")
+        say(f"process {self._index} stops, as process {index} failed: {line}")
 
     def _meet(self) -> None:
         """Waits for the others, so that process 0, where the store lives, does not go before all
@@ -314,10 +369,6 @@ def _wait_for_all(client: Any, name: str) -> None:
     """Waits until all processes are here, but at most ENDING_SECONDS: some may be dead."""
     with contextlib.suppress(Exception):
         client.wait_at_barrier(name, 1000 * ENDING_SECONDS)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _exit(code: int) -> None:

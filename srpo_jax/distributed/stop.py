@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from srpo_jax.console import say
+
 
 class StopRequest:
     """In a `with`: SIGTERM and the first SIGINT are noted, the second SIGINT interrupts at once.
@@ -38,7 +40,7 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        print(f"{signal.Signals(number).name}: finishing this step, then saving", flush=True)
+        say(f"{signal.Signals(number).name}: finishing this step, then saving")
 
     def _pass_on(self, number: int, _: Any) -> None:
         signal.signal(number, signal.default_int_handler)  # the second one interrupts

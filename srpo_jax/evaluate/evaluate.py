@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 from srpo_jax import __version__
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
+from srpo_jax.console import Bar, Working, duration, say
 from srpo_jax.data_pipelines.answer_store import STEM, answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
 from srpo_jax.data_pipelines.prompt import check_disjoint
@@ -31,6 +31,7 @@ from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_pat
 from srpo_jax.files import check_writable
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.owners import Owner
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
 
@@ -63,30 +64,34 @@ def evaluate(
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
     folder = pathlib.Path(workdir) / "eval" / name
     check_writable(folder)
-    policy = load_policy(cfg, model_dir=model_dir, params=params)
-    check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
-    about = {
-        "policy_digest": policy.digest,
-        "prompt_digest": policy.prompt_digest,
-        "decoding": {
-            "temperature": 0.0,
-            "max_new_tokens": cfg.eval.max_new_tokens,
-            "dtype": cfg.model.dtype,
-            "split": split,
-        },
-        "path_format": policy.path_format,
-        "records": records_digest(records),
-    }
-    place = answers_folder(folder, about)
-    count = -(-len(records) // SHARD_QUESTIONS)
-    paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
-    todo = [i for i, path in enumerate(paths) if not shard_done(path)]
-    if todo:
-        answer = Answerer(cfg, policy, records, name, about)
-        answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
-        for i in todo:
-            write_shard(paths[i], answer(_part(records, i)))
-    finish_answers(folder, about)
+    again = "wait for it or stop it, or give another --name"
+    with Owner(folder / ".owner", str(folder), "answered", again) as owner:
+        policy = load_policy(cfg, model_dir=model_dir, params=params)
+        check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
+        about = {
+            "policy_digest": policy.digest,
+            "prompt_digest": policy.prompt_digest,
+            "decoding": {
+                "temperature": 0.0,
+                "max_new_tokens": cfg.eval.max_new_tokens,
+                "dtype": cfg.model.dtype,
+                "split": split,
+            },
+            "path_format": policy.path_format,
+            "records": records_digest(records),
+        }
+        place = answers_folder(folder, about)
+        count = -(-len(records) // SHARD_QUESTIONS)
+        paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
+        todo = [i for i, path in enumerate(paths) if not shard_done(path)]
+        if todo:
+            answer = Answerer(cfg, policy, records, name, about)
+            answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
+            for i in todo:
+                trees = answer(_part(records, i))
+                owner.check()
+                write_shard(paths[i], trees)
+        finish_answers(folder, about)
     tell_statuses(folder, name)
     return folder
 
@@ -130,7 +135,7 @@ class Answerer:
             mesh=policy.mesh,
         )
         self._done = self._before = 0
-        self._start = self._last = time.monotonic()
+        self._bar, self._work = Bar(), Working()
 
     def skip(self, questions: int) -> None:
         """So many of the questions were answered before."""
@@ -159,15 +164,10 @@ class Answerer:
         return make_tree_record(record, (), [branch], self._provenance, form)
 
     def _tell(self) -> None:
-        now = time.monotonic()
-        if now - self._last < 1 and self._done < self._total:
-            return
-        self._last = now
-        left = (now - self._start) / (self._done - self._before) * (self._total - self._done)
-        print(
-            f"eval {self._name}: {self._done}/{self._total} questions, {left:.0f} s left",
-            flush=True,
-        )
+        each = self._work.seconds() / (self._done - self._before)
+        left = duration(each * (self._total - self._done))
+        text = f"eval {self._name}: {self._done}/{self._total} questions, {left} left"
+        self._bar.show(text, self._done, self._total)
 
 
 def tell_statuses(folder: pathlib.Path, name: str) -> None:
@@ -183,6 +183,6 @@ def tell_statuses(folder: pathlib.Path, name: str) -> None:
             kind = tree["path_format"].get("kind", "")
     counts = count_statuses(found)
     told = ", ".join(f"{status} {count}" for status, count in counts.items())
-    print(f"eval {name}: read as {told}", flush=True)
+    say(f"eval {name}: read as {told}")
     if message := unreadable(counts, found.total(), example, kind, least=1):
-        print(f"eval {name}: warning: the scores say little: {message}", file=sys.stderr)
+        say(f"eval {name}: warning: the scores say little: {message}", to=sys.stderr)

@@ -220,8 +220,11 @@ def _make(
     )
     first = process.index * len(todo) // process.count  # workers begin apart from each other
     todo = todo[first:] + todo[:first]
-    for i in _to_make(paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))):
-        _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
+    with progress:
+        for i in _to_make(
+            paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))
+        ):
+            _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
 
 
 def _make_shard(

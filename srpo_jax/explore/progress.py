@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import time
+from srpo_jax.console import Bar, Working, duration
 
 
 class Progress:
-    """Prints how many of `total` questions are done, how fast, and when the rest will be.
-
-    To be called when some are done; it prints about once a second, and at the end.
+    """Shows how many of `total` questions are done, how fast, and when the rest will be, without
+    the time that compiling took. In a `with`; to be called when some are done.
     """
 
     def __init__(self, total: int):
         self.total, self.done, self.branches = total, 0, 0
-        self.start = self.last = time.monotonic()
+        self._bar, self._work = Bar(), Working()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
 
     def skip(self, questions: int) -> None:
         """So many of the questions were made by another worker."""
@@ -22,13 +27,11 @@ class Progress:
     def __call__(self, questions: int, branches: int) -> None:
         self.done += questions
         self.branches += branches
-        now = time.monotonic()
-        if now - self.last < 1 and self.done < self.total:
-            return
-        self.last, spent = now, max(now - self.start, 1e-9)
+        spent = self._work.seconds()
         left = spent / self.done * (self.total - self.done)
-        print(
+        self._bar.show(
             f"explore: {self.done}/{self.total} questions, {self.branches} branches, "
-            f"{self.branches / spent:.1f} branches/s, {left:.0f} s left",
-            flush=True,
+            f"{self.branches / spent:.1f} branches/s, {duration(left)} left",
+            self.done,
+            self.total,
         )

@@ -2,22 +2,23 @@
 
 A lease is a file that names the worker that makes a shard; while the worker lives, it renews the
 lease by touching the file. A lease is void when its holder died on this machine, or when nobody
-renewed it for LEASE_SECONDS. Leases only save work: two workers that make the same shard write the
-same bytes, and each file appears whole or not at all, so no race here can harm a shard.
+renewed it for LEASE_SECONDS: by the time of the folder's server, or, as that may be wrong, by the
+clock of a worker that looks on. Leases only save work: two workers that make the same shard write
+the same bytes, and each file appears whole or not at all, so no race here can harm a shard.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
+
+from srpo_jax.errors import UserError
+from srpo_jax.owners import RACES, Watch, clear, create, identity, is_dead, read_holder
 
 LEASE_SECONDS = 300.0
 SUFFIX = ".claim"  # of a lease's file
@@ -33,7 +34,8 @@ class ShardLeases:
 
     def __init__(self, folder: str | os.PathLike, *, lease_seconds: float = LEASE_SECONDS):
         self._folder, self._lease_seconds = pathlib.Path(folder), lease_seconds
-        self._me = {**_identity(), "token": secrets.token_hex(8)}
+        self._me = identity()
+        self._watch = Watch()
         self._held: pathlib.Path | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="leases", daemon=True)
@@ -51,9 +53,12 @@ class ShardLeases:
 
     def take(self, names: Iterable[str]) -> str | None:
         """Takes a lease on the first of `names` that is free, and returns that name; None when
-        others hold all of them.
+        others hold all of them. Errors: UserError when a file stands in the folder's place.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{self._folder} is to be a folder and is a file; remove it") from None
         for name in names:
             path = self._folder / f"{name}{SUFFIX}"
             if self._create(path) or (self._clear_void(path) and self._create(path)):
@@ -64,38 +69,28 @@ class ShardLeases:
     def release(self) -> None:
         """Gives back the lease that is held, if one is."""
         held, self._held = self._held, None
-        if held is not None and _read(held).get("token") == self._me["token"]:
-            held.unlink(missing_ok=True)
+        if held is not None and read_holder(held).get("token") == self._me["token"]:
+            with contextlib.suppress(OSError):  # then it becomes void
+                held.unlink()
 
     def _create(self, path: pathlib.Path) -> bool:
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(json.dumps(self._me))
-        except (FileExistsError, FileNotFoundError):  # or another one just removed the folder
-            return False
-        return True
+        return create(path, self._me)
 
     def _clear_void(self, path: pathlib.Path) -> bool:
-        """Whether a void lease was cleared away: moved first, as one of several workers can."""
-        if not self._is_void(path):
-            return False
-        aside = path.with_name(f".{path.name}-{self._me['token']}")
-        try:
-            path.rename(aside)
-            aside.unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        """Whether a void lease was cleared away, or what else stands in its place."""
+        holder = read_holder(path)
+        return self._is_void(path, holder) and clear(path, holder, self._me)
 
-    def _is_void(self, path: pathlib.Path) -> bool:
-        holder = _read(path)
-        if holder and all(holder.get(key) == self._me[key] for key in ("host", "boot", "pids")):
-            if holder.get("started") != _started(holder.get("pid", 0)):
-                return True
+    def _is_void(self, path: pathlib.Path, holder: dict[str, Any]) -> bool:
+        still = self._watch.seconds(path) > self._lease_seconds
+        if still or is_dead(holder, self._me):
+            return True
         try:
-            return self._now() - path.stat().st_mtime > self._lease_seconds
-        except FileNotFoundError:
-            return False
+            return self._now() - path.lstat().st_mtime > self._lease_seconds
+        except OSError as error:
+            if error.errno in RACES:
+                return False
+            raise
 
     def _now(self) -> float:
         """The time as the shared folder's server has it: clocks of hosts differ."""
@@ -104,7 +99,7 @@ class ShardLeases:
         try:
             return probe.stat().st_mtime
         finally:
-            probe.unlink()
+            probe.unlink(missing_ok=True)
 
     def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_seconds / 10):
@@ -112,43 +107,6 @@ class ShardLeases:
             if held is not None:
                 with contextlib.suppress(OSError):  # taken over: then two make the same shard
                     os.utime(held)
-
-
-def _identity() -> dict[str, Any]:
-    """What names this process, such that another one can tell whether it is alive.
-
-    pids: the namespace that the pid belongs to. Containers of one host may share its name and boot
-    id, and the pid of one is nobody, or somebody else, in the other.
-    """
-    try:
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        boot = ""
-    try:
-        pids = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        pids = ""
-    host, pid = socket.gethostname(), os.getpid()
-    return {"host": host, "boot": boot, "pids": pids, "pid": pid, "started": _started(pid)}
-
-
-def _started(pid: int) -> str | None:
-    """When the process `pid` of this machine began, in ticks since boot; None without one."""
-    try:
-        with open(f"/proc/{int(pid)}/stat", encoding="ascii", errors="replace") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else fields[18]
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """What a lease says of its holder; {} for a lease that is gone, or not written yet."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def pause(seconds: float = 1.0) -> None:

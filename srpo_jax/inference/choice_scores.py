@@ -8,6 +8,7 @@ pictures are computed once however many there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from srpo_jax.console import compiling
 from srpo_jax.models.inputs import EncodedPrompt, Inputs, causal_row, check_length, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 
@@ -42,6 +44,7 @@ class ChoiceScorer:
         if mesh is not None:
             self._sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         self._run = jax.jit(self._score)
+        self._shapes: set[Any] = set()  # those that were compiled
 
     def __call__(self, questions: Sequence[Choices]) -> list[np.ndarray]:
         """For each question float32 [number of texts]: the sum of the log-probabilities of a text's
@@ -73,7 +76,11 @@ class ChoiceScorer:
         arguments = inputs, where, used
         if self._sharding is not None:
             arguments = jax.device_put(arguments, self._sharding)
-        scores = jax.device_get(self._run(self._params, *arguments))
+        shapes = tuple(x.shape for x in jax.tree.leaves(arguments))
+        with nullcontext() if shapes in self._shapes else compiling("reading choices"):
+            scores = self._run(self._params, *arguments)
+        self._shapes.add(shapes)
+        scores = jax.device_get(scores)
         return [scores[b, : len(q.texts)] for b, q in enumerate(questions)]
 
     def _row(self, question: Choices) -> tuple[Inputs, list[np.ndarray]]:

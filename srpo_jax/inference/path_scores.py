@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.console import compiling
 from srpo_jax.inference.policy import Policy
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, pad_rows
 from srpo_jax.models.policy_model import head_matrix
@@ -26,7 +27,7 @@ class PathScorer:
     def __init__(self, policy: Policy, *, tokens: int, patches: int, steps: int):
         self._policy = policy
         self._tokens, self._patches, self._steps = tokens, patches, steps
-        self._run = jax.jit(self._score)
+        self._run: Any = None  # compiled with the first path: all have its shape
 
     def __call__(self, prompt: EncodedPrompt, pieces: Sequence[np.ndarray]) -> np.ndarray:
         """float32 [n]: for each of the n steps the mean log-probability of its first tokens (at
@@ -44,6 +45,10 @@ class PathScorer:
             where[i, :count] = start + np.arange(count)
             used[i, :count] = True
             start += len(step)
+        if self._run is None:
+            with compiling("scoring paths"):
+                lowered = jax.jit(self._score).lower(self._policy.params, row, where, used)
+                self._run = lowered.compile()
         found = jax.device_get(self._run(self._policy.params, row, where, used))
         return found[: len(steps)]
 

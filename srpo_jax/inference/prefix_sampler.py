@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from srpo_jax.console import compiling
 from srpo_jax.errors import UserError
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, check_length, pad_rows
 from srpo_jax.models.policy_model import head_matrix
@@ -114,7 +115,7 @@ class Sampler:
             spread = mesh.shape["data"] * mesh.shape["fsdp"]
             if batch % spread:
                 raise ValueError(f"batch {batch} does not divide over {spread} devices")
-        self._run = jax.jit(self._sample)
+        self._run: Any = None  # compiled with the first batch: all have its shape
 
     def __call__(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """The branches of every request, in order.
@@ -135,6 +136,10 @@ class Sampler:
             inputs, rows = self._pack(chunk)
             if self._sharding is not None:
                 inputs, rows = jax.device_put((inputs, rows), self._sharding)
+            if self._run is None:
+                with compiling("sampling"):
+                    lowered = jax.jit(self._sample).lower(self.params, inputs, rows)
+                    self._run = lowered.compile()
             tokens, length, logp, done = jax.device_get(self._run(self.params, inputs, rows))
             for b, (i, request) in enumerate(zip(owners, chunk)):
                 results[i] += [

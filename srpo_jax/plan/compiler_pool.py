@@ -23,9 +23,9 @@ from typing import Any
 
 from srpo_jax.config.fields import FIELDS
 from srpo_jax.config.registered import import_outside
+from srpo_jax.console import duration
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_text
-from srpo_jax.runs.metrics import duration
 
 WORKER = "srpo_jax.plan.compile_job"
 ROOT = pathlib.Path(__file__).resolve().parents[2]

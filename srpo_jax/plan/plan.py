@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.config.sections import MeshSettings
+from srpo_jax.console import duration
 from srpo_jax.distributed.accelerators import Slice, parse_slice
 from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
@@ -40,7 +41,6 @@ from srpo_jax.plan.compile_job import describe_state
 from srpo_jax.plan.compiler_pool import Compiler, Job, Result, cache_folder, check_libtpu
 from srpo_jax.plan.estimate import Model, estimate
 from srpo_jax.plan.table import summary
-from srpo_jax.runs.metrics import duration
 from srpo_jax.train.losses.objective import needs_reference_policy
 from srpo_jax.train.train_state import state_shardings
 

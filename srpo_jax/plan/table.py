@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from srpo_jax.console import duration
 from srpo_jax.distributed.accelerators import Slice
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.plan.candidates import Candidate
 from srpo_jax.plan.compiler_pool import Result
 from srpo_jax.plan.estimate import EFFICIENCY, Estimate, Model, estimate
-from srpo_jax.runs.metrics import duration
 
 GIB = 2**30
 HEADER = (

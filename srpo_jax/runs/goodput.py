@@ -14,8 +14,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from srpo_jax.console import duration
 from srpo_jax.runs.ledger import FILE, PHASES, read
-from srpo_jax.runs.metrics import duration
+from srpo_jax.runs.workdir import readable
 
 PARTS = (*PHASES, "lost", "down")
 MEANING = {
@@ -36,7 +37,9 @@ def goodput(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """{"wall", "goodput", "parts": {part: seconds}, "sessions", "crashes", "lost_steps", "steps"}
     from the ledger of the workdir; None without one. The parts add up to wall but for rounding.
     """
-    return summarise(read(os.path.join(workdir, FILE)))
+    path = pathlib.Path(workdir, FILE)
+    with readable(path):
+        return summarise(read(path))
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -14,12 +14,15 @@ clock that starts a session.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from srpo_jax.runs.appended import Appended
 
 FILE = "events.jsonl"
 PHASES = ("init", "restore", "compile", "data", "step", "save", "verify", "other")
@@ -49,7 +52,7 @@ class Ledger:
         self._spent: dict[str, float] = {}
         self._written = self._zero
         self._step = 0
-        self._file: Any = None
+        self._file: Appended | None = None
         self._torn = False
 
     def __enter__(self) -> Ledger:
@@ -62,7 +65,8 @@ class Ledger:
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             why = "stopped"
         self.write("end", why=why)
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._file = None
 
     def open(self, step: int) -> None:
@@ -76,7 +80,7 @@ class Ledger:
         before = read(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self._path)
-        self._file = open(self._path, "ab", buffering=0)
+        self._file = Appended(self._path, clock=self._clock)
         last = before[-1] if before else {}
         facts: dict[str, Any] = {"start": round(self._start, 3)}
         if last and last.get("why") not in ("done", "stopped"):

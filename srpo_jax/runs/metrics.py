@@ -8,15 +8,16 @@ docs/training.md says what each of them is.
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srpo_jax.console import WIDTH, Bar, duration
 from srpo_jax.errors import one_line
 from srpo_jax.files import naming, write_text
+from srpo_jax.runs.appended import Appended
 from srpo_jax.runs.trackers import make_trackers
 
 FILE = "metrics.jsonl"
@@ -36,48 +37,43 @@ def cut_after(path: pathlib.Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as 7s, 1m12s or 3h05m."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minute:02d}m"
-    return f"{minute}m{second:02d}s" if minute else f"{second}s"
+# Columns of a step's line: metric, how it is written, and in which order columns are left out when
+# a line is too long; 0: never.
+COLUMNS: tuple[tuple[str, str, int], ...] = (
+    ("loss", "loss {:7.4f}", 0),
+    ("srpo/loss_ref", "ref {:7.4f}", 5),
+    ("srpo/loss_exp", "exp {:6.4f}", 6),
+    ("rewards/margins", "margin {:5.2f}", 7),
+    ("rewards/accuracies", "acc {:4.2f}", 9),
+    ("grad_norm", "gnorm {:5.2f}", 8),
+    ("learning_rate", "lr {:.1e}", 4),
+    ("perf/questions_per_second", "{:5.1f} q/s", 3),
+    ("perf/pairs_per_second", "{:5.1f} pairs/s", 2),
+    ("perf/tokens_per_second", "{:>6} tok/s", 0),
+    ("perf/mfu", "MFU {:5.1%}", 0),
+    ("perf/data_share", "data {:3.0%}", 1),
+    ("perf/eta_seconds", "ETA {:>6}", 0),
+)
+WRITTEN: dict[str, Callable[[float], Any]] = {
+    "perf/tokens_per_second": lambda n: f"{n / 1000:.1f}k" if n >= 1000 else f"{n:.0f}",
+    "perf/eta_seconds": duration,
+}
 
 
-def line(step: int, steps: int, values: dict[str, float]) -> str:
-    """The readable line of a step. Leaves out what `values` does not have (no pairs, say)."""
-    shown = (
-        ("loss", "loss", ".4f"),
-        ("ref", "srpo/loss_ref", ".4f"),
-        ("exp", "srpo/loss_exp", ".4f"),
-        ("margin", "rewards/margins", ".2f"),
-        ("acc", "rewards/accuracies", ".2f"),
-        ("gnorm", "grad_norm", ".2f"),
-        ("lr", "learning_rate", ".1e"),
-    )
-    parts = [f"{name} {values[key]:{form}}" for name, key, form in shown if key in values]
-    rates = (
-        ("perf/questions_per_second", "{:.1f} q/s"),
-        ("perf/pairs_per_second", "{:.1f} pairs/s"),
-        ("perf/tokens_per_second", "{} tok/s"),
-        ("perf/model_tflops_per_second", "{:.3g} TFLOP/s/device"),
-        ("perf/mfu", "MFU {:.1%}"),
-        ("perf/data_share", "data {:.0%}"),
-    )
-    for key, form in rates:
-        if key in values:
-            tokens = key == "perf/tokens_per_second"
-            parts.append(form.format(_thousands(values[key]) if tokens else values[key]))
-    if "perf/eta_seconds" in values:
-        parts.append(f"ETA {duration(values['perf/eta_seconds'])}")
-    return f"step {step}/{steps} " + " ".join(parts)
-
-
-def _thousands(number: float) -> str:
-    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
+def line(step: int, steps: int, values: dict[str, float], width: int = WIDTH) -> str:
+    """The readable line of a step, at most `width` wide. Leaves out what `values` does not have (no
+    pairs, say), and what has no room: metrics.jsonl has it all.
+    """
+    shown = [
+        (form.format(WRITTEN.get(key, float)(values[key])), rank)
+        for key, form, rank in COLUMNS
+        if key in values
+    ]
+    begin = f"step {step:>{len(str(steps))}}/{steps}"
+    for rank in range(1, 1 + max(rank for *_, rank in COLUMNS)):
+        if len(begin) + sum(len(text) + 1 for text, _ in shown) > width:
+            shown = [each for each in shown if each[1] != rank]
+    return " ".join([begin, *(text for text, _ in shown)])
 
 
 class Metrics:
@@ -104,20 +100,22 @@ class Metrics:
             report_to, path.parent, name=name, config=config or {}, start=start
         )
         cut_after(path, start)
-        self._file = path.open("a", buffering=1)  # by the line: a killed run keeps what it said
+        self._file = Appended(path)
+        self._bar = Bar(every=True)
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._bar.__exit__()
         self._file.close()
         self._tell(lambda tracker: tracker.close(), "did not get the end of the run")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One JSON line, one printed line, one point per curve of a tracker."""
         with naming(self._path):
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-        print(line(step, self.steps, values), flush=True)
+            self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
+        self._bar.show(line(step, self.steps, values), step, self.steps)
         self._tell(lambda tracker: tracker.write(step, values), f"gets nothing from step {step} on")
 
     def _tell(self, call: Callable[[Any], None], lost: str) -> None:

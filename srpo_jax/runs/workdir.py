@@ -8,15 +8,33 @@ Readers take what is there: a missing file is empty, a damaged one a UserError t
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from srpo_jax.config.fields import Config
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
 BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
+
+
+@contextlib.contextmanager
+def readable(path: pathlib.Path) -> Iterator[None]:
+    """Around what is made of the file `path` (or of those that the pattern means).
+
+    Errors: UserError that names it, where it holds values that no run writes: text for a number,
+    a list for a name.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        said = one_line(f"{type(error).__name__}: {error}", 120)
+        raise UserError(
+            f"{path} holds something that no run writes ({said}); restore it, or move it away to "
+            "leave out what it says"
+        ) from error
 
 
 def method(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> str:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
+from srpo_jax.console import compiling
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
 from srpo_jax.distributed.sharding import put_batch
@@ -27,6 +28,7 @@ from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
 from srpo_jax.files import check_folder, check_writable
 from srpo_jax.models.hf.load import load_params
+from srpo_jax.owners import Owner
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
 from srpo_jax.runs.identity import check_end, check_same, policy_files, write_config
@@ -73,6 +75,7 @@ def train(
         report_failure(),
         Ledger(workdir / EVENTS if first else None, born=born) as ledger,
         watchdog,
+        ExitStack() as held,
     ):
         for name in ("checkpoints", *(("profile",) if profile else ())):
             check_folder(workdir / name)
@@ -81,6 +84,8 @@ def train(
         agree("run", setup.run)
         check_attention(setup)
         check_writable(workdir)
+        owner = held.enter_context(owner_of(workdir)) if first else None
+        agree("owner", {})  # the others wait, or are told, before they touch the workdir
         kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():
@@ -132,9 +137,10 @@ def train(
                         ledger.enter("compile" if k == start else "step")
                         with tracer.step(k - start, pending):
                             arrays = put_batch(batch, setup.mesh)
-                            if k == start:
-                                step = compile_together(step, state, arrays)
-                            state, metrics = step(state, arrays)
+                            with _first_one(k == start, first):
+                                if k == start:
+                                    step = compile_together(step, state, arrays)
+                                state, metrics = step(state, arrays)
                         ledger.enter("step")
                         tracer.after(k - start, metrics)
                         if pending:
@@ -146,6 +152,8 @@ def train(
                         if last or (k + 1) % cfg.train.save_every == 0:
                             step_metrics.report(*pending, saved, writer)  # no number: never saved
                             pending = None
+                            if owner:
+                                owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
                             saved = checkpoints.save(
@@ -169,6 +177,12 @@ def train(
         "seconds": round(step_metrics.seconds(), 1),
         "checkpoint": str(checkpoints.directory / str(saved)),
     }
+
+
+def owner_of(workdir: pathlib.Path) -> Owner:
+    """Of a workdir, while something is trained into it: the second one that tries is told."""
+    again = "wait for it or stop it, or give another --workdir"
+    return Owner(workdir / "train.owner", str(workdir), "trained into", again)
 
 
 def first_state(
@@ -204,6 +218,11 @@ def first_state(
         dtype=kept,
     )
     return state, notes
+
+
+def _first_one(is_first: bool, says_so: bool) -> AbstractContextManager:
+    """Around each step; of the first one it is said that it compiles."""
+    return compiling("train", quiet=not says_so) if is_first else nullcontext()
 
 
 def _timed(loader: Iterator, ledger: Ledger) -> Iterator[tuple[int, dict, float]]:

@@ -49,12 +49,13 @@ class Rates:
         self._ends.append((time.monotonic(), None))
 
     def add(self, done: Done, steps_left: int) -> dict[str, float]:
-        """The rates when a step that did this ends now."""
+        """The rates when a step that did this ends now; {} for the first one, which compiles."""
         self._ends.append((time.monotonic(), done))
         steps = [step for _, step in list(self._ends)[1:] if step is not None]
-        spent = max(self._ends[-1][0] - self._ends[0][0], 1e-9)
         if self._ends[0][1] is None:
             self._ends.popleft()  # the first step compiles: it says nothing of the next ones
+            return {}
+        spent = max(self._ends[-1][0] - self._ends[0][0], 1e-9)
         per_device = sum(step.flops for step in steps) / spent / self._devices
         rates = {
             "perf/step_seconds": spent / len(steps),

@@ -11,6 +11,7 @@ from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.owners import Owner
 from tests.support.small_world import RecitingSampler, write_world
 
 
@@ -36,6 +37,17 @@ def test_a_place_that_cannot_be_written_is_told_first(config, tmp_path, monkeypa
     (tmp_path / "eval").write_text("a file")
     with pytest.raises(UserError, match="eval is a file"):
         evaluate(config, tmp_path, "x")
+
+
+def test_a_name_is_answered_by_one(config, tmp_path, monkeypatch):
+    """A second `srpo eval` of the name is told before it loads the policy."""
+    monkeypatch.setattr(run, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    folder = tmp_path / "eval" / "x"
+    folder.mkdir(parents=True)
+    with Owner(folder / ".owner", "x", "answered", ""):
+        with pytest.raises(UserError, match="eval/x is being answered by process .*another --name"):
+            evaluate(config, tmp_path, "x")
+    assert list(folder.iterdir()) == []
 
 
 def test_every_question_is_answered_once(config, tmp_path, capsys):

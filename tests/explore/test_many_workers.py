@@ -12,8 +12,9 @@ import time
 import pytest
 
 from srpo_jax.explore import explore as run
-from srpo_jax.explore import explorer, shard_leases
+from srpo_jax.explore import explorer
 from srpo_jax.explore.shard_leases import ShardLeases
+from srpo_jax.owners import read_holder
 from tests.support import ROOT
 from tests.support.explore_worker import config_of
 from tests.support.small_world import RecitingSampler
@@ -77,7 +78,7 @@ def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     path = tmp_path / "c" / "x.claim"
-    owner = shard_leases._read(path)
+    owner = read_holder(path)
     path.write_text(json.dumps({**owner, "pid": dead.pid, "token": "t"}))
     assert b.take(["x"]) == "x", "its process is gone"
     b.release()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 import types
 
 import pytest
 
+from srpo_jax.console import duration
 from srpo_jax.errors import UserError
-from srpo_jax.runs.metrics import FILE, Metrics, duration, line
+from srpo_jax.runs.metrics import FILE, Metrics, line
 
 VALUES = {
     "loss": 0.41234,
@@ -31,12 +33,24 @@ VALUES = {
 
 
 def test_line_is_readable():
-    """The line people watch: fixed order, fixed digits, and no field that a run does not have."""
-    assert line(120, 2000, VALUES) == (
-        "step 120/2000 loss 0.4123 ref 0.3000 exp 0.1100 margin 0.83 acc 0.91 gnorm 1.20 "
-        "lr 5.0e-06 3.1 q/s 75.4 pairs/s 12.3k tok/s 413 TFLOP/s/device MFU 41.7% data 3% ETA 1m12s"
+    """The line people watch: fixed order, fixed digits and columns, no field that a run does not
+    have, and never wider than 120 columns; what can be spared goes first.
+    """
+    full = line(120, 2000, VALUES)
+    assert full == (
+        "step  120/2000 loss  0.4123 ref  0.3000 exp 0.1100 margin  0.83 acc 0.91 gnorm  1.20 "
+        " 12.3k tok/s MFU 41.7% ETA  1m12s"
     )
-    assert line(1, 2, {"loss": 1.0}) == "step 1/2 loss 1.0000"
+    assert line(1, 2, {"loss": 1.0}) == "step 1/2 loss  1.0000"
+    unlike = {**VALUES, "loss": 17.25, "perf/tokens_per_second": 7.0, "perf/eta_seconds": 11100.0}
+    other = line(7, 2000, unlike)
+    assert [m.start() for m in re.finditer("loss|acc|tok/s|MFU|ETA", other)] == [
+        m.start() for m in re.finditer("loss|acc|tok/s|MFU|ETA", full)
+    ]
+    assert "lr" in line(1, 9, {k: v for k, v in VALUES.items() if k != "perf/mfu"})
+    wild = {key: -1e30 for key in VALUES}
+    assert len(line(10**9, 10**9, {**VALUES, "grad_norm": 1e30})) <= 120
+    assert line(1, 9, wild).startswith("step 1/9 loss -1000")
     assert [duration(s) for s in (7, 72, 11100)] == ["7s", "1m12s", "3h05m"]
 
 

@@ -20,7 +20,7 @@ from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
 from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
 from srpo_jax.runs.report.twigs import make_twigs
-from tests.support import judged
+from tests.support import ROOT, judged
 from tests.support.report_sample import make_workdir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -451,3 +451,63 @@ def test_the_page_says_what_judging_cost(workdir, tmp_path):
     assert "What judging cost" in text
     assert "trees big judge eeeeeeeeeeee 1,201 30 4 500,000 0 1.50" in text
     assert "answers after big judge eeeeeeeeeeee 1 0 0 0 0 -" in text
+
+
+HELD = {
+    "config.json": [("config", "data"), ("config", "objective"), ("data", "verdicts")],
+    "eval/after/scores.json": [
+        *(("safety_rate",), ("confusion",), ("questions",)),
+        *(("by_category",), ("judge", "arbiter")),
+    ],
+    "eval/after/generations.jsonl": [("id",), ("steps",), ("path_verdict",)],
+    "metrics.jsonl": [("loss",), ("step",)],
+    "verdicts/rules/summary.json": [("branches",), ("safe",), ("references",), ("points",)],
+    "verdicts/rules/judge.json": [("spec",), ("arbiter",)],
+    "events.jsonl": [("t",), ("spent",), ("start",)],
+}
+
+
+def test_numbers_that_are_none_are_text_or_one_line(tmp_path):
+    """Files of a workdir that somebody else wrote: whatever stands where a number, a name or a
+    table should, nothing of it becomes markup, and what cannot be shown is one line with the file.
+    """
+    make_workdir(tmp_path, trees=1, steps=2, branches=1)
+    line = {"event": "start", "t": 1.0, "start": 0.0, "step": 0, "spent": {"step": 1.0}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line) + "\n")
+    shown = refused = 0
+    for number, (name, keys) in enumerate((n, k) for n, found in HELD.items() for k in found):
+        path = tmp_path / name
+        before = path.read_text()
+        first, *rest = before.splitlines() if name.endswith("l") else [before]
+        value = json.loads(first)
+        place = value
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = (EVIL, [EVIL], {EVIL: EVIL}, float("nan"))[number % 3]
+        path.write_text("\n".join([json.dumps(value), *rest]) + "\n")
+        try:
+            text = render(tmp_path)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(tmp_path) in str(error), (name, keys)
+        else:
+            shown += 1
+            found = Page(text)
+            assert "script" not in found.tags and "\u202e" not in text, (name, keys)
+            assert not any(name.startswith("on") for _, name, _ in found.attributes)
+        path.write_text(before)
+    assert shown >= 3 and refused >= 8
+
+
+def test_there_is_one_door():
+    """What calls text markup is seen in a review: in the report's code only `element` does, and no
+    template switches escaping off.
+    """
+    folder = ROOT / "srpo_jax" / "runs"
+    sources = {path: path.read_text() for path in folder.rglob("*.py")}
+    made = [path.name for path, text in sources.items() if re.search(r"\bMarkup\(", text)]
+    assert made == ["markup.py"]
+    pages = [path.read_text() for path in folder.rglob("*.html")]
+    assert len(pages) > 8
+    assert not [p for p in pages if re.search(r"\|\s*safe\b|autoescape|<script|Markup", p)]
+    assert not [p.name for p, text in sources.items() if re.search(r"<html|<svg|<table", text)]

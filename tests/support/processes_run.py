@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -18,6 +19,7 @@ from srpo_jax.errors import UserError
 def main(what: str) -> int:
     config = common.get_config()
     second = os.environ["SRPO_PROCESS_ID"] == "1"
+    config.processes.heartbeat_seconds = 6 if what in ("kill", "stop", "stop first") else 0
     if what == "config" and second:
         config.train.steps = 7
     try:
@@ -32,6 +34,12 @@ def main(what: str) -> int:
             if what == "bug" and not second:
                 raise RuntimeError("a bug")
             if what == "bug":
+                time.sleep(60)
+            if what in ("kill", "stop") and second:
+                os.kill(os.getpid(), signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+            if what == "stop first" and not second:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if what in ("kill", "stop", "stop first"):
                 time.sleep(60)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from srpo_jax import owners
 from srpo_jax.configs import common
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import replicated
@@ -25,6 +26,7 @@ from srpo_jax.models.registry import load_model_config
 from srpo_jax.train import loop as module
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.loop import train
+from srpo_jax.train.step_metrics import StepMetrics
 from tests.support import ROOT, judged
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 
@@ -132,7 +134,8 @@ def test_metrics_have_trls_names(straight, capfd):
     """One JSON line per step under the names that dashboards know, and a config beside it."""
     found = rows(straight)
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-    assert set(found[0]) == {
+    assert not [name for name in found[0] if name.startswith("perf/")], "the first step compiles"
+    assert set(found[1]) == {
         "step",
         "loss",
         "srpo/loss_ref",
@@ -274,6 +277,31 @@ def test_a_workdir_of_another_run_is_refused(world, straight):
         assert name in message
     for name in ("log_every", "save_every", "remat", "trees was", "\n"):
         assert name not in message
+
+
+def test_a_workdir_is_trained_into_by_one(world, straight, tmp_path, monkeypatch):
+    """A second `srpo train` on it is told in one line and changes nothing; one that was taken for
+    dead, and whose workdir another one took, saves nothing more.
+    """
+    config, before = make_config(world), {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
+    with module.owner_of(straight):
+        with pytest.raises(UserError, match="trained into by process .* of this machine; wait"):
+            train(config, straight)
+    # straight itself changes, as files of owners come and go in it
+    now = {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
+    assert now == before and not (straight / "train.owner").exists()
+
+    real = StepMetrics.report
+
+    def report(self, step, *args):
+        other = {**owners.identity(), "host": "pod-7"}
+        (tmp_path / "train.owner").write_text(json.dumps(other))
+        return real(self, step, *args)
+
+    monkeypatch.setattr(StepMetrics, "report", report)
+    with pytest.raises(RunFailure, match="machine pod-7, which took over"):
+        train(config, tmp_path)
+    assert not any(p.name.isdigit() for p in (tmp_path / "checkpoints").iterdir())
 
 
 def test_settings_that_do_not_fit_are_one_line(world, tmp_path):

@@ -61,9 +61,9 @@ def word(verdict: str | None) -> str:
     return WORDS.get(verdict or "", "not judged")
 
 
-def number(value: float | None) -> str:
+def number(value: Any) -> str:
     """A rate with one decimal, a dash where there is none."""
-    return "–" if value is None else f"{value:.1f}"
+    return f"{value:.1f}" if isinstance(value, (int, float)) else "–"
 
 
 @functools.cache

@@ -33,6 +33,7 @@ from srpo_jax.runs.workdir import (
     read_evaluations,
     read_facts,
     read_runs,
+    readable,
     record_folders,
     run_name,
     shown_run,
@@ -62,7 +63,13 @@ def render(workdir: pathlib.Path) -> str:
     if not workdir.is_dir():
         raise UserError(f"workdir {workdir} does not exist")
     home = shown_run(workdir)
-    config, facts = read_config(home), read_facts(home)
+    with readable(workdir):
+        return _render(workdir, home, read_config(home), read_facts(home))
+
+
+def _render(
+    workdir: pathlib.Path, home: pathlib.Path, config: Mapping[str, Any], facts: Mapping[str, Any]
+) -> str:
     evaluations = {**read_evaluations(workdir), **read_evaluations(home)}
     runs = read_runs(workdir)
     metrics = read_lines(home / "metrics.jsonl")
@@ -75,7 +82,17 @@ def render(workdir: pathlib.Path) -> str:
     before, after = _pair(list(evaluations))
     folders = (home, workdir)
     roots = [root for folder in folders for root in record_folders(folder, config)]
-    results = _results(evaluations, before, after, runs, home.name, facts.get("verdicts"))
+    with readable(workdir / "eval" / "*" / "scores.json"):
+        results = _results(evaluations, before, after, runs, home.name, facts.get("verdicts"))
+    with readable(home / "metrics.jsonl"):
+        curves = charts(metrics)
+    with readable(workdir / "verdicts" / "*" / "{judge,summary}.json"):
+        explored = exploration(trees, config, facts)
+    with readable(workdir / "usage.jsonl"):
+        places = [*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]
+        cost = cost_table(places)
+    with readable(workdir / "eval" / "*" / "generations.jsonl"):
+        answers = _answers(folders, roots, before, after)
     return fill(
         "page.html",
         name=(run_name(config) if home == workdir else "") or workdir.resolve().name,
@@ -84,11 +101,11 @@ def render(workdir: pathlib.Path) -> str:
         tiles=results and results["tiles"],
         results=results,
         answered=answered,
-        charts=charts(metrics),
+        charts=curves,
         goodput=goodput_table(home),
-        exploration=exploration(trees, config, facts),
-        cost=cost_table([*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]),
-        answers=_answers(folders, roots, before, after),
+        exploration=explored,
+        cost=cost,
+        answers=answers,
         settings=_settings(config, facts),
     )
 

@@ -2,7 +2,7 @@
 set -euo pipefail
 
 state() {
-  gcloud compute tpus queued-resources describe mine --project=my-project --zone=us-east5-b --format='value(state.state)' 2> /dev/null || true
+  gcloud compute tpus queued-resources describe mine --project=my-project --zone=us-east5-b '--format=value(state.state)' 2> /dev/null || true
 }
 
 # A preempted or failed request has to go before its name can be used again.
@@ -38,7 +38,7 @@ if ! command -v gcsfuse > /dev/null; then
   sudo apt-get update -q && sudo apt-get install -qy gcsfuse
 fi
 sudo mkdir -p /bucket
-mountpoint -q /bucket || sudo gcsfuse --implicit-dirs -o allow_other my-bucket /bucket
+mountpoint -q /bucket || sudo gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 -o allow_other my-bucket /bucket
 sudo gcloud auth configure-docker us-docker.pkg.dev --quiet
 WANDB_API_KEY="$(gcloud secrets versions access latest --secret=wandb-key --project=my-project)"; export WANDB_API_KEY
 sudo docker rm --force srpo > /dev/null 2>&1 || true
