@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from srpo_jax import owners
 from srpo_jax.config.convert import as_config
 from srpo_jax.evaluate import evaluate as evaluating
 from srpo_jax.evaluate.evaluate import evaluate
@@ -28,7 +29,7 @@ from tests.support.small_world import ArithmeticArbiter, RecitingSampler, write_
 
 # A killed process lets go of no shard's claim.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-TOLD = ("ledger", "trees.claims")  # times, and which process it was
+TOLD = ("ledger", "trees.claims", ".owner")  # times, and which process it was
 Files = dict[str, bytes]
 Stage = tuple[pathlib.Path | None, Callable[[pathlib.Path], Any]]  # starts from, does
 run = exported_run  # a fixture of another module
@@ -90,8 +91,9 @@ def attempt(stage: Stage, folder: pathlib.Path, disk: FailingDisk) -> bool:
     """Whether the stage ends on that disk. One that is killed is another process than the next."""
     with pytest.MonkeyPatch.context() as patch:
         if disk.kill:
-            dead = {**shard_leases._identity(), "pid": 2**22 + 1}  # more than Linux gives
-            patch.setattr(shard_leases, "_identity", lambda: dead)
+            dead = {**owners.identity(), "pid": 2**22 + 1}  # more than Linux gives
+            for module in (owners, shard_leases):
+                patch.setattr(module, "identity", lambda: dead)
         try:
             with disk():
                 stage[1](folder)
