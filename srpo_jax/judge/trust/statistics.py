@@ -83,7 +83,7 @@ def corrected_rate(observed: float, sensitivity: float, specificity: float) -> f
     and Gladen 1978). None where sens + spec <= 1: such a judge tells nothing.
     """
     power = sensitivity + specificity - 1
-    if power <= 0:
+    if power < 1e-9:  # of a judge that tells nothing, rounding leaves a little
         return None
     return min(1.0, max(0.0, (observed + specificity - 1) / power))
 
