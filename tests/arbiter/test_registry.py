@@ -45,7 +45,7 @@ def test_make_arbiter_makes_the_named_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "arbiters_from_outside.py").write_text(OUTSIDE)
     (tmp_path / "cases.jsonl").write_text('{"key": "k", "reply_verdict": "SAFE"}\n')
-    with pytest.raises(UserError, match="row 1: 'key' is unknown"):
+    with pytest.raises(UserError, match=":1: 'key' is unknown"):
         make_arbiter("scripted", JudgeSettings(cases="cases.jsonl"))
     settings = JudgeSettings(model="judge", cases="cases.jsonl")
     panels = ("vote", "cascade", "jury", "graded")

@@ -83,7 +83,7 @@ def corrected_rate(observed: float, sensitivity: float, specificity: float) -> f
     and Gladen 1978). None where sens + spec <= 1: such a judge tells nothing.
     """
     power = sensitivity + specificity - 1
-    if power <= 0:
+    if power < 1e-9:  # of a judge that tells nothing, rounding leaves a little
         return None
     return min(1.0, max(0.0, (observed + specificity - 1) / power))
 
@@ -155,17 +155,28 @@ def auroc(
     w_high, w_low = weight[is_positive], weight[~is_positive]
     if not w_high.sum() or not w_low.sum():
         return None
-    wins = (highs[:, None] > lows) + 0.5 * (highs[:, None] == lows)  # [positives, negatives]
-    of_highs, of_lows = wins @ w_low / w_low.sum(), w_high @ wins / w_high.sum()
+    of_highs, of_lows = _below(highs, lows, w_low), 1 - _below(lows, highs, w_high)
+    if of_highs.min() == of_highs.max() and of_highs[0] in (0, 1):  # exactly: nothing overlaps
+        return float(of_highs[0]), None
     area = float(of_highs @ w_high / w_high.sum())
-    if min(len(highs), len(lows)) < 2 or not 0 < area < 1:
+    if min(len(highs), len(lows)) < 2:
         return area, None
     variance = _variance(of_highs, area, w_high) + _variance(of_lows, area, w_low)
-    if not variance:
+    if variance < 1e-20:  # what rounding leaves of 0
         return area, None
     middle, half = math.log(area / (1 - area)), Z * math.sqrt(variance) / (area * (1 - area))
     low, high = (1 / (1 + math.exp(-(middle + side * half))) for side in (-1, 1))
     return area, (low, high)
+
+
+def _below(values: np.ndarray, others: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """For each value the weighted share of the others that are below it, equal ones counting half.
+    By sorting: a table of all pairs would not fit into memory for many labels.
+    """
+    order = np.argsort(others, kind="stable")
+    others, total = others[order], np.append(0.0, np.cumsum(weights[order]))
+    ends = [total[np.searchsorted(others, values, side)] for side in ("left", "right")]
+    return (ends[0] + ends[1]) / 2 / total[-1]
 
 
 def _variance(parts: np.ndarray, mean: float, weights: np.ndarray) -> float:

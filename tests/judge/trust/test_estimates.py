@@ -94,3 +94,15 @@ def test_estimates_are_right_on_average(rate, sens, spec, labels):
     if labels < 1000 and rate != 0.5:
         assert abs(np.mean(raw) - rate) > 10 * error
     assert min(held.values()) > 0.92 * repeats, held
+
+
+def test_a_judge_that_tells_nothing_has_no_corrected_rate():
+    """The same share of UNSAFE labels whatever the judge says: sensitivity + specificity is 1, up
+    to rounding, which must not become a rate.
+    """
+    for labels in range(3, 60):
+        for unsafe in range(1, labels):
+            share = unsafe / labels
+            for cases in (labels, 7 * labels + 3, 994):
+                found = estimate(Stratum(cases, labels, share), Stratum(997, 2 * labels, share))
+                assert found.corrected is None

@@ -144,6 +144,30 @@ def test_curve_and_area_are_those_of_scikit_learn(seed):
     assert (ends[1] - ends[0]) / 2 == pytest.approx(half)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_weights_make_no_interval_where_nothing_overlaps(seed):
+    """Rounding must not turn 'cannot be told' into a very sure interval: neither where a score
+    parts both kinds, nor where all scores are the same.
+    """
+    draw = np.random.default_rng(seed)
+    size = int(draw.integers(4, 30))
+    is_unsafe = draw.random(size) < 0.5
+    is_unsafe[:4] = True, True, False, False
+    weights = draw.choice([10 / 3, 7 / 6, 1.1, 0.3], size)
+    scores = draw.uniform(0.0, 0.4, size) + 0.5 * is_unsafe
+    assert auroc(scores, is_unsafe, weights) == (1.0, None)
+    assert auroc(1 - scores, is_unsafe, weights) == (0.0, None)
+    assert auroc(np.full(size, 0.3), is_unsafe, weights) == (pytest.approx(0.5), None)
+
+
+def test_many_labels_take_little_memory():
+    """40,000 labels of each kind: a table of all pairs would have 13 GB."""
+    draw = np.random.default_rng(0)
+    is_unsafe = np.arange(80_000) % 2 == 0
+    area, (low, high) = auroc(draw.normal(is_unsafe, 1.0), is_unsafe)
+    assert low < 0.7602 < high and high - low < 0.01 and low < area < high
+
+
 def test_a_curve_needs_both_kinds():
     assert roc([0.1, 0.2], [True, True]) is None and auroc([], []) is None
 
