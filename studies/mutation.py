@@ -55,7 +55,10 @@ MODULES = {
         "srpo_jax/data_pipelines/verdict_store.py",
         "tests/data_pipelines/test_verdict_store.py tests/judge/test_judge.py",
     ),
-    "seal": ("srpo_jax/train/checkpoint/seal.py", "tests/train/checkpoint/test_manager.py"),
+    "seal": (
+        "srpo_jax/train/checkpoint/seal.py",
+        "tests/train/checkpoint/test_seal.py tests/train/checkpoint/test_manager.py",
+    ),
 }
 # Of the two that share a file: the functions that one of them is about.
 PAIRS = ("choose_pairs", "common_prefix", "_pairs_at", "has_two_sides")

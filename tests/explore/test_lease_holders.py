@@ -57,7 +57,7 @@ def test_a_worker_that_died_holds_nothing(tmp_path):
     holder.wait()
 
 
-@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[]"])
+@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[1]"])
 def test_a_lease_lasts_five_minutes(tmp_path, text):
     """Of a worker of which nothing else is known, or that is about to write who it is: after 4
     minutes without a word it has the shard, after 6 nobody has.
