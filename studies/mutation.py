@@ -188,8 +188,9 @@ def tell(table: dict[str, list[Any]]) -> int:
     for name, found in table.items():
         for mutation, killed, diff in found:
             if not killed:
-                lines = [line for line in (diff or "").splitlines() if line[:1] in "+-"]
-                shown = " => ".join(line[1:].strip() for line in lines[2:])
+                lines = [line for line in (diff or "").splitlines() if line[:1] in ("+", "-")]
+                lines = [line for line in lines if line[:3] not in ("+++", "---")]
+                shown = " => ".join(line[1:].strip() for line in lines)
                 print(f"survivor: {name}:{mutation.start_pos[0]}: {shown}")
     total = killed_in_all = 0
     print(f"{'module':<12}{'tried':>8}{'killed':>8}{'share':>8}")
