@@ -55,7 +55,10 @@ MODULES = {
         "srpo_jax/data_pipelines/verdict_store.py",
         "tests/data_pipelines/test_verdict_store.py tests/judge/test_judge.py",
     ),
-    "seal": ("srpo_jax/train/checkpoint/seal.py", "tests/train/checkpoint/test_manager.py"),
+    "seal": (
+        "srpo_jax/train/checkpoint/seal.py",
+        "tests/train/checkpoint/test_seal.py tests/train/checkpoint/test_manager.py",
+    ),
 }
 # Of the two that share a file: the functions that one of them is about.
 PAIRS = ("choose_pairs", "common_prefix", "_pairs_at", "has_two_sides")
@@ -185,8 +188,9 @@ def tell(table: dict[str, list[Any]]) -> int:
     for name, found in table.items():
         for mutation, killed, diff in found:
             if not killed:
-                lines = [line for line in (diff or "").splitlines() if line[:1] in "+-"]
-                shown = " => ".join(line[1:].strip() for line in lines[2:])
+                lines = [line for line in (diff or "").splitlines() if line[:1] in ("+", "-")]
+                lines = [line for line in lines if line[:3] not in ("+++", "---")]
+                shown = " => ".join(line[1:].strip() for line in lines)
                 print(f"survivor: {name}:{mutation.start_pos[0]}: {shown}")
     total = killed_in_all = 0
     print(f"{'module':<12}{'tried':>8}{'killed':>8}{'share':>8}")

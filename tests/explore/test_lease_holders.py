@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ def test_a_worker_that_died_holds_nothing(tmp_path):
     holder.wait()
 
 
-@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[]"])
+@pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[1]"])
 def test_a_lease_lasts_five_minutes(tmp_path, text):
     """Of a worker of which nothing else is known, or that is about to write who it is: after 4
     minutes without a word it has the shard, after 6 nobody has.
@@ -93,3 +94,38 @@ def test_what_another_one_took_over_is_left_to_it(tmp_path):
         mine.release()
         assert json.loads(path.read_text()) == ELSEWHERE
         path.unlink()
+
+
+@pytest.mark.parametrize("call", ["stat", "rename"])
+def test_another_one_clears_a_void_lease_first(tmp_path, monkeypatch, call):
+    """It is gone when this worker looks at it, or wants to move it away: no error."""
+    path = tmp_path / "c" / "x.claim"
+    real = getattr(pathlib.Path, call)
+
+    def second(self, *args, **switches):
+        if self == path:
+            path.unlink(missing_ok=True)
+        return real(self, *args, **switches)
+
+    with ShardLeases(tmp_path / "c") as mine:
+        assert mine.take(["y"]) == "y"
+        path.write_text(json.dumps(ELSEWHERE))
+        os.utime(path, (1, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(pathlib.Path, call, second)
+            assert mine.take(["x"]) in ("x", None)
+        assert mine.take(["x", "z"]) in ("x", "z")
+
+
+def test_a_system_that_tells_nothing_of_processes(tmp_path, monkeypatch):
+    """Without boot id and namespaces shards are shared out all the same."""
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "read_text", missing)
+        patched.setattr(os, "readlink", missing)
+        one, two = ShardLeases(tmp_path / "c"), ShardLeases(tmp_path / "c")
+    with one, two:
+        assert (one.take(["x"]), two.take(["x"])) == ("x", None)

@@ -276,8 +276,9 @@ def test_another_run_and_other_shapes_are_refused(folder):
 
 def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
     """OSError ENOSPC (one line and exit code 1 on the command line); the older steps stay good."""
+    need = checkpoint_files.space_needed(sum(x.nbytes for x in jax.tree.leaves(make_state(4))))
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=need - 1))
         with Checkpoints(folder, keep=3) as checkpoints, pytest.raises(OSError) as caught:
             checkpoints.save(make_state(4), RUN)
     assert caught.value.errno == errno.ENOSPC
