@@ -40,6 +40,10 @@ def world(tmp_path_factory):
     """The config of a tiny world, whose samples are recited."""
     config = as_config(write_world(tmp_path_factory.mktemp("world")))
     with pytest.MonkeyPatch.context() as patch:
+        # A claim or an owner of which half is written says of nobody that he is dead: it is waited
+        # for, here not for minutes.
+        patch.setitem(shard_leases.ShardLeases.__init__.__kwdefaults__, "lease_seconds", 0.2)
+        patch.setitem(owners.Owner.__init__.__kwdefaults__, "still", 0.2)
         patch.setattr(explorer, "Sampler", RecitingSampler)
         patch.setattr(evaluating, "Sampler", RecitingSampler)
         # The tiny policy is the same every time; loading it is most of the time.
