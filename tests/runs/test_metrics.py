@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -51,6 +52,24 @@ def test_line_is_readable():
     assert len(line(10**9, 10**9, {**VALUES, "grad_norm": 1e30})) <= 120
     assert line(1, 9, wild).startswith("step 1/9 loss -1000")
     assert [duration(s) for s in (7, 72, 11100)] == ["7s", "1m12s", "3h05m"]
+
+
+def test_a_terminal_shows_the_end_of_the_line_too(tmp_path, monkeypatch):
+    """Beside the bar there is less room, so columns are left out and none is cut."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    for columns in (100, 120, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with Metrics(tmp_path, steps=2000, start=0, report_to="none") as metrics:
+            metrics.write(120, VALUES)
+        seen = terminal.getvalue().rpartition("\r")[2].replace("\x1b[K", "").rstrip("\n")
+        assert seen.startswith("[#-------------------] step  120/2000 loss  0.4123 ")
+        assert seen.endswith("ETA  1m12s") and len(seen) < columns
 
 
 def test_resume_drops_the_lines_of_steps_run_again(tmp_path, capsys):
