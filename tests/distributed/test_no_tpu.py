@@ -38,12 +38,12 @@ def test_where_there_may_be_a_tpu_nothing_is_changed(tmp_path, monkeypatch):
     factories = dict(real)
     monkeypatch.setattr(xla_bridge, "_backend_factories", factories)
     monkeypatch.setattr(no_tpu.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
-    for has in (True, False):
+    for has, found in ((True, True), (False, True), (True, False)):
         monkeypatch.setattr(no_tpu, "may_have_tpu", lambda _, has=has: has)
+        monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", found)
         no_tpu.leave_libtpu_alone()
         assert factories == real
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False)
+    monkeypatch.setattr(no_tpu, "may_have_tpu", lambda _: False)
     no_tpu.leave_libtpu_alone()
     assert list(factories) == list(real) and factories["tpu"].factory() is None
     assert {name: factories[name] for name in real if name != "tpu"} == {

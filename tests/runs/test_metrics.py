@@ -70,6 +70,7 @@ def test_a_terminal_shows_the_end_of_the_line_too(tmp_path, monkeypatch):
         seen = terminal.getvalue().rpartition("\r")[2].replace("\x1b[K", "").rstrip("\n")
         assert seen.startswith("[#-------------------] step  120/2000 loss  0.4123 ")
         assert seen.endswith("ETA  1m12s") and len(seen) < columns
+        assert "acc" in seen and ("lr" in seen) == (columns == 200)
 
 
 def test_resume_drops_the_lines_of_steps_run_again(tmp_path, capsys):
