@@ -57,8 +57,12 @@ class Bar:
                 print(file=self._stream, flush=True)
                 _drawn = None
 
+    def room(self) -> int:
+        """Columns that a text may have: a terminal's beside the bar, WIDTH in a log."""
+        return _columns() - BAR - len("[] ") if self._terminal else WIDTH
+
     def show(self, text: str, done: float, total: float) -> None:
-        """text: without the bar, at most WIDTH wide in a log."""
+        """text: without the bar; what has no room is cut."""
         global _drawn
         now = self._clock()
         pause = 0.1 if self._terminal else min(30.0, max(1.0, (now - self._begin) / 20))
@@ -69,8 +73,7 @@ class Bar:
             print(text, file=sys.stdout, flush=True)
             return
         with _lock:
-            columns = shutil.get_terminal_size((WIDTH, 24)).columns
-            line = f"{bar(done, total)} {text}"[: columns - 1]
+            line = f"{bar(done, total)} {text}"[: _columns()]
             print(f"\r{line}\x1b[K", end="", file=self._stream, flush=True)
             _drawn = self._stream
 
@@ -143,6 +146,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minute:02d}m"
     return f"{minute}m{second:02d}s" if minute else f"{second}s"
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((WIDTH, 24)).columns - 1  # a full line would begin another
 
 
 def _since(begin: float) -> float:

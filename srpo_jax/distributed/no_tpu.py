@@ -6,6 +6,7 @@ there may be a TPU, nothing is changed, and all that libtpu says of it is seen.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import importlib.util
 import os
@@ -23,12 +24,14 @@ def may_have_tpu(env: Mapping[str, str], devices: tuple[str, ...] = DEVICES) -> 
 
 
 def leave_libtpu_alone() -> None:
-    """Takes the TPU from the backends that jax tries, when there is none. To be called before jax
-    is asked for devices.
+    """Makes jax find no TPU without asking libtpu, when there is none. To be called before jax is
+    asked for devices. The platform stays known: what is lowered for a TPU still can be.
     """
     if importlib.util.find_spec("libtpu") is None or may_have_tpu(os.environ):
         return
     from jax._src import cloud_tpu_init, xla_bridge  # no public way
 
     if not cloud_tpu_init.running_in_cloud_tpu_vm:  # jax's own look at the PCI bus
-        getattr(xla_bridge, "_backend_factories", {}).pop("tpu", None)
+        known = getattr(xla_bridge, "_backend_factories", {})
+        if "tpu" in known:
+            known["tpu"] = dataclasses.replace(known["tpu"], factory=lambda: None)

@@ -115,7 +115,7 @@ class Metrics:
         """One JSON line, one printed line, one point per curve of a tracker."""
         with naming(self._path):
             self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
-        self._bar.show(line(step, self.steps, values), step, self.steps)
+        self._bar.show(line(step, self.steps, values, self._bar.room()), step, self.steps)
         self._tell(lambda tracker: tracker.write(step, values), f"gets nothing from step {step} on")
 
     def _tell(self, call: Callable[[Any], None], lost: str) -> None:

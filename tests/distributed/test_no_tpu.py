@@ -16,7 +16,7 @@ FIND = """
 import sys
 from srpo_jax.distributed import no_tpu
 no_tpu.leave_libtpu_alone() if sys.argv[1] == "quiet" else None
-import jax
+import flax.linen, jax
 print(jax.devices()[0].platform)
 from jax.experimental import topologies
 print(len(topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices))
@@ -34,17 +34,21 @@ def test_where_there_may_be_a_tpu_nothing_is_changed(tmp_path, monkeypatch):
 
     from jax._src import cloud_tpu_init, xla_bridge
 
-    factories = {"tpu": object(), "cpu": object()}
+    real = xla_bridge._backend_factories
+    factories = dict(real)
     monkeypatch.setattr(xla_bridge, "_backend_factories", factories)
     monkeypatch.setattr(no_tpu.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
-    for has in (True, False):
+    for has, found in ((True, True), (False, True), (True, False)):
         monkeypatch.setattr(no_tpu, "may_have_tpu", lambda _, has=has: has)
+        monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", found)
         no_tpu.leave_libtpu_alone()
-        assert "tpu" in factories
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False)
+        assert factories == real
+    monkeypatch.setattr(no_tpu, "may_have_tpu", lambda _: False)
     no_tpu.leave_libtpu_alone()
-    assert list(factories) == ["cpu"]
+    assert list(factories) == list(real) and factories["tpu"].factory() is None
+    assert {name: factories[name] for name in real if name != "tpu"} == {
+        name: real[name] for name in real if name != "tpu"
+    }
 
 
 @pytest.mark.tpu_aot

@@ -126,7 +126,12 @@ while True:
 """
     # The test lasts as long as the grace; in less a busy machine may not let it say "told".
     assert local.run(python(code, processes=2, grace=5)) == 7
-    assert "[0] told" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "[0] told" in said.out
+    assert "launch: process 1 ended with 7; ending the others\n" in said.err
+    assert local._who_failed([None, -9, 0, 1]) == (
+        "process 1 was ended by SIGKILL, process 3 ended with 1; ending the others"
+    )
     assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 

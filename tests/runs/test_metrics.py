@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import sys
@@ -57,11 +58,30 @@ def test_line_is_readable():
 def test_a_full_disk_is_told_by_the_files_name(tmp_path, monkeypatch):
     """The file is written to for hours: the system's error of a write alone names none."""
     metrics = Metrics(tmp_path, steps=9, start=0, report_to="none")
-    monkeypatch.setattr(metrics, "_file", open("/dev/full", "a", buffering=1))
+    monkeypatch.setattr(metrics, "_file", open("/dev/full", "ab", buffering=0))
     with pytest.raises(OSError) as caught:
         metrics.write(1, {"loss": 1.0})
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / FILE)
+
+
+def test_a_terminal_shows_the_end_of_the_line_too(tmp_path, monkeypatch):
+    """Beside the bar there is less room, so columns are left out and none is cut."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    for columns in (100, 120, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with Metrics(tmp_path, steps=2000, start=0, report_to="none") as metrics:
+            metrics.write(120, VALUES)
+        seen = terminal.getvalue().rpartition("\r")[2].replace("\x1b[K", "").rstrip("\n")
+        assert seen.startswith("[#-------------------] step  120/2000 loss  0.4123 ")
+        assert seen.endswith("ETA  1m12s") and len(seen) < columns
+        assert "acc" in seen and ("lr" in seen) == (columns == 200)
 
 
 def test_resume_drops_the_lines_of_steps_run_again(tmp_path, capsys):

@@ -16,7 +16,7 @@ from srpo_jax.judge.usage import UsageLog
 from srpo_jax.runs.report import page as page_module
 from srpo_jax.runs.report.charts import label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
-from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, plain
+from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, number, plain
 from srpo_jax.runs.report.page import render, write_report
 from srpo_jax.runs.report.trees import choose_trees
 from srpo_jax.runs.report.twigs import make_twigs
@@ -475,7 +475,7 @@ def test_numbers_that_are_none_are_text_or_one_line(tmp_path):
     line = {"event": "start", "t": 1.0, "start": 0.0, "step": 0, "spent": {"step": 1.0}}
     (tmp_path / "events.jsonl").write_text(json.dumps(line) + "\n")
     shown = refused = 0
-    for number, (name, keys) in enumerate((n, k) for n, found in HELD.items() for k in found):
+    for turn, (name, keys) in enumerate((n, k) for n, found in HELD.items() for k in found):
         path = tmp_path / name
         before = path.read_text()
         first, *rest = before.splitlines() if name.endswith("l") else [before]
@@ -483,7 +483,7 @@ def test_numbers_that_are_none_are_text_or_one_line(tmp_path):
         place = value
         for key in keys[:-1]:
             place = place[key]
-        place[keys[-1]] = (EVIL, [EVIL], {EVIL: EVIL}, float("nan"))[number % 3]
+        place[keys[-1]] = (EVIL, [EVIL], {EVIL: EVIL}, float("nan"))[turn % 4]
         path.write_text("\n".join([json.dumps(value), *rest]) + "\n")
         try:
             text = render(tmp_path)
@@ -497,6 +497,7 @@ def test_numbers_that_are_none_are_text_or_one_line(tmp_path):
             assert not any(name.startswith("on") for _, name, _ in found.attributes)
         path.write_text(before)
     assert shown >= 3 and refused >= 8
+    assert [number(value) for value in (EVIL, [1.0], None, 2)] == ["–", "–", "–", "2.0"]
 
 
 def test_there_is_one_door():

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -279,9 +280,10 @@ def test_a_workdir_of_another_run_is_refused(world, straight):
         assert name not in message
 
 
-def test_a_workdir_is_trained_into_by_one(world, straight, tmp_path, monkeypatch):
+def test_a_workdir_is_trained_into_by_one(world, straight, tmp_path, monkeypatch, capsys):
     """A second `srpo train` on it is told in one line and changes nothing; one that was taken for
-    dead, and whose workdir another one took, saves nothing more.
+    dead, and whose workdir another one took, saves nothing more. The first sign of life is that it
+    compiles, which no rate and no ETA counts.
     """
     config, before = make_config(world), {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
     with module.owner_of(straight):
@@ -301,6 +303,10 @@ def test_a_workdir_is_trained_into_by_one(world, straight, tmp_path, monkeypatch
     monkeypatch.setattr(StepMetrics, "report", report)
     with pytest.raises(RunFailure, match="machine pod-7, which took over"):
         train(config, tmp_path)
+    said = capsys.readouterr()
+    assert re.match(r"train: compiling, which .*\ntrain: compiled in \d+ s\n", said.err)
+    first, second = [text for text in said.out.splitlines() if text.startswith("step ")][:2]
+    assert "ETA" not in first and "tok/s" not in first and "ETA" in second
     assert not any(p.name.isdigit() for p in (tmp_path / "checkpoints").iterdir())
 
 
