@@ -154,9 +154,9 @@ def _alone(tokens):
 
 def test_a_tree_goes_into_the_fullest_row_that_has_room():
     """Largest first: 41 fits beside 55 only and leaves room for 4 there, of which the row of 60
-    has more.
+    has more, but less for targets.
     """
-    sizes = [_alone(tokens) for tokens in (4, 41, 55, 60)]
+    sizes = [_alone(tokens) for tokens in (4, 41, 55)] + [_alone(60)._replace(targets=4)]
     plan = plan_rows(sizes, Budgets(100, 8, 8, 8, 8, 0), seed=0, epoch=0)
     rows = {frozenset(sizes[i].tokens for i in row) for row in plan}
     assert rows == {frozenset([60]), frozenset([55, 41, 4])}
