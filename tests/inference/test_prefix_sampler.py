@@ -213,3 +213,20 @@ def test_what_does_not_fit_is_refused_by_name(policy, prompts):
         make_sampler(policy, prompt_tokens=16)([request])
     with pytest.raises(UserError, match="record 'r7'.*patches"):
         make_sampler(policy, patches=8)([request])
+
+
+def test_wrong_arguments_are_refused(policy, prompts):
+    """Sizes below 1, a temperature below 0, questions that do not divide over the mesh, and
+    branches without a seed or outside their path.
+    """
+    for wrong in ({"batch": 0}, {"branches": 0}, {"max_new_tokens": 0}, {"temperature": -0.1}):
+        with pytest.raises(ValueError, match="start at"):
+            make_sampler(policy, **wrong)
+    mesh = jax.sharding.AbstractMesh((2, 2), ("data", "fsdp"))
+    assert make_sampler(policy, batch=8, mesh=mesh).batch == 8
+    with pytest.raises(ValueError, match="batch 6 does not divide over 4 devices"):
+        make_sampler(policy, batch=6, mesh=mesh)
+    path = np.asarray([5, 6], np.int32)
+    for starts, seeds, said in (((0, 1), (0,), "one seed"), ((3,), (0,), "outside its path")):
+        with pytest.raises(ValueError, match=said):
+            make_sampler(policy)([SampleRequest(prompts[2], path, starts, seeds)])
