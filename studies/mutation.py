@@ -50,6 +50,10 @@ MODULES = {
         "srpo_jax/explore/shard_leases.py",
         "tests/explore/test_shard_leases.py tests/explore/test_lease_holders.py",
     ),
+    "owners": (
+        "srpo_jax/owners.py",
+        "tests/test_owners.py tests/explore/test_lease_holders.py",
+    ),
     "rules": ("srpo_jax/arbiter/ssui_mini_rules.py", "tests/arbiter/test_ssui_mini_rules.py"),
     "verdicts": (
         "srpo_jax/data_pipelines/verdict_store.py",
