@@ -170,7 +170,9 @@ def test_a_request_that_cannot_be_put_is_an_error_of_its_own(tmp_path):
     """
     folder = CASES["llava"].make(tmp_path / "judge")
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    (folder / "chat_template.jinja").write_text(refuses + chat_template(folder))
+    template = refuses + chat_template(folder)
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(template)
     chat = PolicyChat(str(folder), Config(), labels=True, batch=2)
     good = request_of(0)
     system, user = good.messages
