@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -22,7 +23,7 @@ from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.models.hf.load import policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import BAKED, processor_digest
-from srpo_jax.models.inputs import EncodedPrompt, encode_prompt
+from srpo_jax.models.inputs import EncodedPrompt, check_length, encode_prompt
 
 THINKING = ("<think>", "</think>")
 
@@ -198,7 +199,12 @@ class PolicyChat:
         pictures = [self.processor.image(_opened(picture)) for picture in request.pictures()]
         messages = self._messages(request.messages)
         tokens = self.processor.chat_tokens(messages, [grid for _, grid in pictures])
-        return encode_prompt(tokens, pictures, self.processor.config)
+        encoded = encode_prompt(tokens, pictures, self.processor.config)
+        # An answer of labels is shorter than its schema, in characters even.
+        chosen = self._chooses(request)
+        answer = len(json.dumps(request.schema)) if chosen else request.max_tokens
+        check_length(encoded.next_position + answer, self.processor.config)
+        return encoded
 
     def _messages(self, messages: Sequence[Message]) -> list[prompt.Message]:
         """In the processor's form; what a template without system messages is told first stands in

@@ -165,7 +165,8 @@ def test_an_answer_is_written_as_the_policy_samples_it(tmp_path):
 
 
 def test_a_request_that_cannot_be_put_is_an_error_of_its_own(tmp_path):
-    """A broken picture ends neither the batch nor the process; a template without system messages
+    """A broken picture, or a prompt longer than the model's positions, ends neither the batch nor
+    the process; a template without system messages
     is told the rubric in the user's message; a folder that is none is one line.
     """
     folder = CASES["llava"].make(tmp_path / "judge")
@@ -182,6 +183,12 @@ def test_a_request_that_cannot_be_put_is_an_error_of_its_own(tmp_path):
     replies = chat.complete([bad, good], lambda i, reply: told.update({i: reply.error}))
     assert (replies[0].error or "").startswith("cannot be asked: ")
     assert replies[1].error is None and set(told) == {0, 1}
+    limit = dataclasses.replace(chat.processor.config.text, max_positions=1500)
+    chat.processor.config = dataclasses.replace(chat.processor.config, text=limit)
+    record = Record("long", (), "Why? " * 500, (), "")
+    long = make_messages(Case(record, ("Look.",), "It is.", True), RUBRIC, [])
+    replies = chat.complete([dataclasses.replace(good, messages=long), good])
+    assert "positions" in (replies[0].error or "") and replies[1].error is None
     (told_first, *_) = chat._messages(good.messages)
     assert told_first.role == "user" and RUBRIC.role in "".join(map(str, told_first.parts))
     with pytest.raises(UserError, match="is no folder"):
