@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,7 @@ def judge_answers(
         found = verdicts.judge
         print(side_by_side(training, str(training.get("set", "-")), found, verdicts.name))
         if said := warning(training, found):
-            print(in_red(said), flush=True)
+            print(in_red(textwrap.fill(said, 100)), flush=True)
     return result
 
 

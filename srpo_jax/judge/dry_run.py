@@ -50,9 +50,10 @@ def dry_run(
     ]
     if total is not None:
         seconds = total.requests * SECONDS_A_REQUEST / cfg.judge.concurrency
-        lines += [
-            f"requests: {total}",
-            f"time: about {seconds:.0f} s at {SECONDS_A_REQUEST:g} s a request, "
-            f"{cfg.judge.concurrency} at once (judge.concurrency)",
-        ]
+        lines.append(f"requests: {total}")
+        if not getattr(getattr(arbiter, "backend", None), "in_process", False):
+            lines.append(
+                f"time: about {seconds:.0f} s at {SECONDS_A_REQUEST:g} s a request, "
+                f"{cfg.judge.concurrency} at once (judge.concurrency)"
+            )
     return "\n".join([*lines, "dry run: nothing was asked, nothing was written"])

@@ -45,6 +45,7 @@ class PolicyChat:
     """
 
     host = "localhost"
+    in_process = True  # how fast it is, nobody can tell beforehand
 
     def __init__(self, folder: str, cfg: Config, *, labels: bool, batch: int):
         path = pathlib.Path(folder)

@@ -229,6 +229,9 @@ def test_a_workdir_is_judged_without_a_server(tmp_path, capsys):
         "--config.judge.concurrency=2",
         "--config.arbiter.max_error_fraction=1",
     ]
+    assert main([*typed, "--dry_run"]) == 0
+    told = capsys.readouterr().out
+    assert "requests to localhost" in told and "s a request" not in told
     assert main(typed) == 0, capsys.readouterr().err
     (name,) = set_names(tmp_path / "run" / "trees")
     rows = VerdictSet(tmp_path / "run" / "verdicts" / name).rows()
