@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import UserError, one_line
 from srpo_jax.launch import jobset, local, slurm, tpu_vm, xpk
 from srpo_jax.launch.spec import TARGETS, Spec, options
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         spec, submitted = parse(argv)
         return submit(spec) if submitted else _print(spec)
     except UserError as error:
-        print(f"srpo launch: error: {error}", file=sys.stderr)
+        print(one_line(f"srpo launch: error: {error}"), file=sys.stderr)
         return 2
 
 

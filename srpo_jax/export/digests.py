@@ -44,6 +44,9 @@ def check_digests(folder: pathlib.Path) -> tuple[int, list[str]]:
     faults += [f"{one_line(name, 200)}: was not exported" for name in sorted(found.keys() - listed)]
     good = 0
     for name in sorted(listed.keys() & found):
+        if not found[name].is_file():
+            faults.append(f"{one_line(name, 200)}: is no file")
+            continue
         size = found[name].stat().st_size
         wanted = listed[name] if isinstance(listed[name], dict) else {}
         if wanted.get("bytes") != size:
@@ -58,10 +61,16 @@ def check_digests(folder: pathlib.Path) -> tuple[int, list[str]]:
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Path in the folder, with slashes -> file, sorted, of all that an export consists of."""
+    """Path in the folder, with slashes -> file, sorted, of all that an export consists of.
+
+    Links that lead nowhere or to a folder, and pipes, are among them: no export has one.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and inside.parts[0] not in (*NOT_LISTED, DIGESTS):
+        if (path.is_symlink() or not path.is_dir()) and inside.parts[0] not in (
+            *NOT_LISTED,
+            DIGESTS,
+        ):
             found[inside.as_posix()] = path
     return found

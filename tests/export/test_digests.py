@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -85,6 +86,22 @@ def test_files_that_are_lost_added_or_cut_are_named(copy, capsys):
     assert "generation_config.json: is not there" in err
     assert "chat_template.jinja: was not exported" in err
     assert f"{weights.name}: has {weights.stat().st_size} bytes" in err
+
+
+def test_links_and_pipes_are_no_part_of_an_export(copy):
+    """One that leads nowhere, one to a folder, a pipe beside the files or in the place of one: each
+    is named, and nothing waits for a pipe."""
+    (copy / "more").symlink_to(copy.parent, target_is_directory=True)
+    (copy / "lost").symlink_to("nowhere")
+    (copy / "config.json").unlink()
+    for name in ("pipe", "config.json"):
+        os.mkfifo(copy / name)
+    assert check_digests(copy)[1] == [
+        "lost: was not exported",
+        "more: was not exported",
+        "pipe: was not exported",
+        "config.json: is no file",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from srpo_jax.errors import UserError
-from srpo_jax.launch.__main__ import parse, render
+from srpo_jax.launch.__main__ import main, parse, render
 from srpo_jax.launch.spec import Spec
 
 HOSTILE = (
@@ -198,3 +198,11 @@ def test_what_is_typed_is_what_is_checked(tmp_path):
     argv = [word for word in argv if not word.startswith("--zone")]
     with pytest.raises(UserError, match="--zone="):
         parse([*argv, "--zone=$(touch PWNED)", "--program=prog", "--", "x"])
+
+
+def test_a_refusal_is_one_line_whatever_is_refused(capsys):
+    """A line's end or a terminal's command in a value forges no second line."""
+    name = "a\nsrpo launch: all is well\x1b[2K"
+    assert main(["--target=slurm", f"--name={name}", "--nodes=1", "--", "env"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and err[:-1].isprintable()

@@ -25,6 +25,12 @@ TEMPLATE_FILES = (*PROCESSOR_FILES, "tokenizer_config.json")
 LARGEST_TEMPLATE = 1 << 20  # characters
 # What every template must be able to write.
 PROBE = Message("user", (Picture(), "What does this picture show?"))
+# What it must write in bounds: every role, with and without pictures, one turn and several.
+PROBES = (
+    (PROBE,),
+    (Message("user", ("Why?",)), Message("assistant", ("So.",))),
+    (Message("system", ("Be safe.",)), PROBE, Message("assistant", ("A dog.",)), PROBE),
+)
 # What a printed list of parts has in it: {'type': or {"type":
 PRINTED = re.compile(r"\{\s*[\"']type[\"']\s*:")
 
@@ -73,9 +79,10 @@ class Chat:
         return plain, mark
 
     def check_bounded(self) -> None:
-        """UserError if PROBE takes a time or a memory that no template needs."""
+        """UserError if PROBE or a longer conversation takes a time or a memory that no template
+        needs."""
         tokens = json.dumps(self._tokenizer.special_tokens_map, default=str)
-        contents = _contents([PROBE], [list(PROBE.texts)])
+        contents = [_contents(messages, [list(m.texts) for m in messages]) for messages in PROBES]
         check_bounded(self.source, tokens, json.dumps(contents))
 
     def turn(self) -> tuple[str, str]:
@@ -208,7 +215,8 @@ def chat_template(folder: str | pathlib.Path) -> str:
             f"{TEMPLATE_FILES[-1]}); is this an instruction-tuned model?"
         )
     several = [name for name in PROCESSOR_FILES if name in found]
-    if len({found[name] for name in several}) > 1:
+    # A line's end behind the last word is none of a template's, and files of editors have one.
+    if len({found[name].removesuffix("\n") for name in several}) > 1:
         raise UserError(
             f"{folder}: {' and '.join(several)} have different chat templates, and not all tools "
             "read the same one; remove those that are wrong"

@@ -17,15 +17,18 @@ from typing import Any
 
 from srpo_jax.errors import UserError
 
-SECONDS = 5.0  # of a CPU for one prompt; a sound template takes a thousandth
+SECONDS = 5.0  # of a CPU for all conversations; a sound template takes a thousandth
 PATIENCE = 12  # times as long by the clock, on a machine that is busy
 START = 300.0  # for the child to import transformers, on a machine that is busy
 MEMORY = 512 << 20  # bytes that the child may have more when it renders than before
 LARGEST_TEXT = 4 << 20  # characters of one rendered prompt
 
 # It writes a line when it is ready, so that importing transformers does not count as rendering.
+# What lies in the folder that the command was started in is never imported (json.py of a stranger).
 _CHILD = """
-import json, sys
+import sys
+sys.path = [place for place in sys.path if place]
+import json
 job = json.load(sys.stdin)
 from transformers.utils.chat_template_utils import render_jinja_template
 try:
@@ -39,25 +42,30 @@ try:
 except (ImportError, OSError, ValueError):
     pass  # no such limits on this system; the parent's clock remains
 print("ready", flush=True)
-try:
-    render_jinja_template([job["messages"]], chat_template=job["source"],
-                          add_generation_prompt=True, **job["tokens"])
-except MemoryError:
-    print("memory", flush=True)
-except Exception:
-    pass  # told in the parent, where it fails in the same way
+for messages in job["conversations"]:
+    for prompt in (True, False):
+        try:
+            render_jinja_template([messages], chat_template=job["source"],
+                                  add_generation_prompt=prompt, **job["tokens"])
+        except MemoryError:
+            print("memory", flush=True)
+        except Exception:
+            pass  # told in the parent, where it fails in the same way
 print("done", flush=True)
 """
 
 
 @functools.cache
-def check_bounded(source: str, tokens: str, messages: str) -> None:
-    """UserError if the template takes more than SECONDS or MEMORY for one conversation.
+def check_bounded(source: str, tokens: str, conversations: str) -> None:
+    """UserError if the template takes more than SECONDS or MEMORY for the conversations, each with
+    and without the beginning of an answer.
 
-    source: the template's text. tokens: the tokenizer's special tokens by name, and messages: the
-    conversation in transformers' form, both as JSON. A template that fails in another way passes.
+    source: the template's text. tokens: the tokenizer's special tokens by name, and conversations:
+    lists of messages in transformers' form, both as JSON. A template that fails in another way
+    passes.
     """
-    job = {"source": source, "tokens": json.loads(tokens), "messages": json.loads(messages)}
+    job = {"source": source, "tokens": json.loads(tokens)}
+    job |= {"conversations": json.loads(conversations)}
     job |= {"memory": MEMORY, "seconds": SECONDS}
     child = subprocess.Popen(
         [sys.executable, "-c", _CHILD],

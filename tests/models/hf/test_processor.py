@@ -208,6 +208,8 @@ def test_precedence_of_chat_templates(tmp_path):
     ):
         (tmp_path / file).write_text(content)
         assert chat_template(tmp_path) == expected
+    (tmp_path / "chat_template.jinja").write_text("B\n")  # as an editor leaves it: no difference
+    assert chat_template(tmp_path) == "B"
     (tmp_path / "chat_template.jinja").write_text("A")
     with pytest.raises(UserError, match="chat_template.json and chat_template.jinja have differ"):
         chat_template(tmp_path)
@@ -244,6 +246,8 @@ DOUBLED = (
     [
         (LOOPS, "more than 0.5 s or 512 MiB"),
         (DOUBLED, "more than 0.5 s or 512 MiB"),
+        ("{% if messages | length == 2 %}" + LOOPS + "{% endif %}", "more than 0.5 s or 512 MiB"),
+        ("{% if not add_generation_prompt %}" + LOOPS + "{% endif %}", "more than 0.5 s or 512"),
         ("{{ 'x' * 9999999999 }}", "more than 0.5 s or 512 MiB"),
         ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "prints the list"),
     ],
@@ -264,6 +268,18 @@ def test_a_template_that_no_prompt_can_be_made_with_is_refused_at_once(
     assert len(str(error.value)) < 500
     after, theirs = (resource.getrusage(who).ru_maxrss for who in whose)
     assert after - before < 200_000 and theirs <= max(children, 1_500_000)
+
+
+def test_nothing_of_the_folder_one_stands_in_is_imported(tmp_path, monkeypatch):
+    """A json.py beside a stranger's checkpoint is not run when the template is tried."""
+    folder = tiny_qwen2_5_vl(tmp_path)
+    (folder / "chat_template.json").unlink()
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# tried for the first time #}")
+    (folder / "json.py").write_text("open('was run', 'w')")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # "." there is somebody's will
+    Processor.from_dir(folder)
+    assert not (folder / "was run").exists()
 
 
 @pytest.mark.parametrize(
