@@ -61,8 +61,7 @@ def by_transformers(case, folder: pathlib.Path, chat: PolicyChat, request: ChatR
     """(text, {label: log-probability} of its last place): each label by a plain forward pass of
     transformers over prompt and answer, the likeliest one taken at every place.
     """
-    import torch
-
+    torch = pytest.importorskip("torch")
     form, chosen, scores = form_of(request.schema or {}), [], {}
     prompt = chat._encode(request).tokens.tolist()
     pictures = [load_image(p.data, what="a picture") for p in request.pictures()]
@@ -136,8 +135,7 @@ def test_an_answer_is_written_as_the_policy_samples_it(tmp_path):
     """Greedy writing is transformers' greedy answer; with a temperature a vote on a case is its own
     draw, and the same one again; what did not end is cut.
     """
-    import torch
-
+    torch = pytest.importorskip("torch")
     folder = CASES["qwen2_5_vl"].make(tmp_path / "judge")
     chat = PolicyChat(str(folder), Config(), labels=False, batch=2)
     request = request_of(0)
