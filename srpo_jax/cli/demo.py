@@ -137,7 +137,7 @@ def _figure(scores: Sequence[Scores], name: str) -> dict[str, float] | None:
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), 2), "std": round(std, 2)}
+    return {"mean": round(statistics.mean(values), 4), "std": round(std, 4)}
 
 
 def table(results: Mapping[str, Sequence[Scores]]) -> str:
