@@ -6,7 +6,7 @@ from srpo_jax.cli.demo import COLUMNS, table
 
 
 def test_a_share_is_rounded_once():
-    """53 of 54 are 98.1 percent, also over seeds; rounded to two digits first they would be 98.2."""
+    """53 of 54 are 98.1 percent, also over seeds; rounded to two digits first, 98.2."""
     row = {name: None for name, _ in COLUMNS} | {"path_safety_rate": 100 * 53 / 54}
     one = table({"srpo": [row]})
     several = table({"srpo": [row, row]})
