@@ -24,7 +24,7 @@ MEMORY = 512 << 20  # bytes that the child may have more when it renders than be
 LARGEST_TEXT = 4 << 20  # characters of one rendered prompt
 
 # It writes a line when it is ready, so that importing transformers does not count as rendering.
-# What lies in the folder that the command was started in is never imported (module json of a stranger).
+# What lies in the folder where the command was started is never imported: a json module, say.
 _CHILD = """
 import sys
 sys.path = [place for place in sys.path if place]
