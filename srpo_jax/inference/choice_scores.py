@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srpo_jax.console import compiling
+from srpo_jax.inference.token_logps import token_logps
 from srpo_jax.models.inputs import EncodedPrompt, Inputs, causal_row, check_length, pad_rows
-from srpo_jax.models.policy_model import PolicyModel, head_matrix
+from srpo_jax.models.policy_model import PolicyModel
 
 
 class Choices(NamedTuple):
@@ -105,13 +106,8 @@ class ChoiceScorer:
         hidden: Any = self._model.apply({"params": params}, inputs)  # [B, T, D]
         rows = jnp.arange(where.shape[0])[:, None, None]
         before = hidden[rows, where[..., 1]]  # [B, C, M, D]: what predicts each token
-        head = head_matrix(params, self._model.config).astype(hidden.dtype)
-        logits = jnp.einsum("bcmd,dv->bcmv", before, head, preferred_element_type=jnp.float32)
-        ids = jnp.arange(logits.shape[-1])
-        logits = jnp.where(ids < self._model.config.text.vocab_size, logits, -jnp.inf)
         tokens = inputs["tokens"][rows, where[..., 0]]
-        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-        return jnp.where(used, chosen - jax.nn.logsumexp(logits, axis=-1), 0.0).sum(-1)
+        return jnp.where(used, token_logps(params, self._model, before, tokens), 0.0).sum(-1)
 
 
 def room(size: int, unit: int) -> int:

@@ -11,8 +11,8 @@ import numpy as np
 
 from srpo_jax.console import compiling
 from srpo_jax.inference.policy import Policy
+from srpo_jax.inference.token_logps import token_logps
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, pad_rows
-from srpo_jax.models.policy_model import head_matrix
 
 FIRST_TOKENS = 8  # of a step: where it is decided what the step will say
 
@@ -56,13 +56,8 @@ class PathScorer:
         model = self._policy.model
         hidden = model.apply({"params": params}, inputs)[0]  # [T, D]
         before = hidden[jnp.maximum(where - 1, 0)]  # what predicts each of these tokens
-        head = head_matrix(params, model.config).astype(hidden.dtype)
-        logits = jnp.einsum("smd,dv->smv", before, head, preferred_element_type=jnp.float32)
-        ids = jnp.arange(logits.shape[-1])
-        logits = jnp.where(ids < model.config.text.vocab_size, logits, -jnp.inf)
-        tokens = inputs["tokens"][0][where]
-        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-        logps = jnp.where(used, chosen - jax.nn.logsumexp(logits, axis=-1), 0.0)
+        found = token_logps(params, model, before, inputs["tokens"][0][where])
+        logps = jnp.where(used, found, 0.0)
         return logps.sum(-1) / jnp.maximum(used.sum(-1), 1)
 
 

@@ -121,7 +121,7 @@ class Policy:
 
     def rows(self, wanted: int) -> int:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
-        return Network(self.model, self.params, self.mesh).rows(wanted)
+        return rows_over(self.mesh, wanted)
 
     def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
         """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
@@ -159,9 +159,8 @@ def load_policy(
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
-    network = load_network(cfg, folder, params=params)
     digest = policy_digest(folder) if params is None else params_digest(params, folder)
-    model, params, mesh = network
+    model, params, mesh = load_network(cfg, folder, params=params)
     return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
 
 
@@ -174,8 +173,13 @@ class Network(NamedTuple):
 
     def rows(self, wanted: int) -> int:
         """How many questions to compute at once: `wanted`, rounded up to what the mesh divides."""
-        shards = 1 if self.mesh is None else row_shards(self.mesh)
-        return -(-wanted // shards) * shards
+        return rows_over(self.mesh, wanted)
+
+
+def rows_over(mesh: jax.sharding.Mesh | None, wanted: int) -> int:
+    """`wanted`, rounded up to what the axes of the mesh that rows are spread over divide."""
+    shards = 1 if mesh is None else row_shards(mesh)
+    return -(-wanted // shards) * shards
 
 
 def load_network(cfg: Config, folder: str | pathlib.Path, *, params: Any = None) -> Network:
