@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,19 +43,17 @@ class GuardArbiter(Prompted):
             **(about or {}),
             "arbiter": "guard",
             "layout": LAYOUT,
-            "max_tokens": max(settings.max_tokens, guard.max_tokens),
             "system": hashlib.sha256(self.system.encode()).hexdigest() if self.system else "",
             "unknown": list(guard.unknown),
         }
         super().__init__(
-            settings,
+            dataclasses.replace(settings, max_tokens=max(settings.max_tokens, guard.max_tokens)),
             cache=cache,
             allow_upload=allow_upload,
             backend=backend,
             rubrics=[guard],
             about=about,
         )
-        self.max_tokens = max(settings.max_tokens, guard.max_tokens)
 
     def messages(
         self, case: Case, rubric: Rubric, pictures: Sequence[Picture]

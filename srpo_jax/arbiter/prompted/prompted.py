@@ -85,7 +85,6 @@ class Prompted:
         )
         self.host = self.backend.host
         self.usage = cost.Usage()
-        self.max_tokens = settings.max_tokens
         self._sent = 0  # requests, for settings.max_requests
         self.name = _slug(settings.model, *(rubric.name for rubric in self.rubrics))
         self.reads = tuple(dict.fromkeys(name for r in self.rubrics for name in r.reads))
@@ -205,7 +204,7 @@ class Prompted:
                 model=settings.model,
                 messages=self.messages(case, rubric, shown),
                 temperature=settings.temperature,
-                max_tokens=self.max_tokens,
+                max_tokens=settings.max_tokens,
                 seed=vote,
                 schema=schema,
                 labels=labels,
