@@ -9,6 +9,7 @@ import json
 import pathlib
 import textwrap
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from srpo_jax.config.fields import Config
@@ -20,8 +21,7 @@ from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.results.scores import format_scores, scores
 from srpo_jax.judge.roles import in_red, side_by_side, training_judge, warning
-from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts, tell_counts, tell_usage
-from srpo_jax.judge.usage import UsageLog
+from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts
 
 
 def judge_answers(
@@ -52,14 +52,11 @@ def judge_answers(
         print(dry_run(cfg, verdicts, arbiter, judge, shards), flush=True)
         return {}
     assert verdicts is not None  # as this is no dry run
-    counting = None if used else getattr(arbiter, "usage", None)
-    log = UsageLog(workdir, stage, judge, verdicts.name, counting)
     # What the judge holds for ERROR is part of the scores; only what failed says nothing.
-    total = judge_shards(
-        cfg, verdicts, arbiter, shards, log, counted=lambda n: n.failed, patient=bool(used)
+    counted = attrgetter("failed")
+    judge_shards(
+        cfg, verdicts, arbiter, shards, place=workdir, stage=stage, counted=counted, used=used
     )
-    tell_counts(verdicts, total)
-    tell_usage(used or counting)
     keep = cfg.explore.keep_irregular
     rows = [
         _row(join(tree, verdicts, keep_irregular=keep))

@@ -14,6 +14,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -37,10 +38,8 @@ from srpo_jax.judge.stage import (
     Batch,
     judge_shards,
     open_verdicts,
-    tell_counts,
-    tell_usage,
 )
-from srpo_jax.judge.usage import TREES, UsageLog
+from srpo_jax.judge.usage import TREES
 
 SUMMARY = "summary.json"  # in the folder of a verdict set
 WAIT_SECONDS = 5.0  # between two looks at an exploration that is still running
@@ -105,13 +104,10 @@ def judge(
         print(dry(cfg, verdicts, arbiter, about, _shards(roots, trees, False)))
         return {}
     assert verdicts is not None  # as this is no dry run
-    counting = None if used else getattr(arbiter, "usage", None)
-    log = UsageLog(place, TREES, about, verdicts.name, counting)
-    total = judge_shards(
-        cfg, verdicts, arbiter, shards, log, counted=lambda n: n.errors, patient=bool(used)
+    counted = attrgetter("errors")
+    usage = judge_shards(
+        cfg, verdicts, arbiter, shards, place=place, stage=TREES, counted=counted, used=used
     )
-    tell_counts(verdicts, total)
-    usage = tell_usage(used or counting)
     summary = write_verdict_summary(cfg, trees, verdicts) if shards_of(trees) else {}
     return {**summary, **usage}
 

@@ -160,17 +160,22 @@ def judge_shards(
     verdicts: VerdictSet,
     arbiter: Arbiter,
     shards: Iterable[pathlib.Path],
-    log: UsageLog,
     *,
+    place: pathlib.Path,
+    stage: str,
     counted: Callable[[Counts], int],
-    patient: bool = False,
-) -> Counts:
-    """Judges shard after shard, and keeps in `log` what it cost.
+    used: Usage | None = None,
+) -> dict[str, Any]:
+    """Judges shard after shard, keeps what it cost, and says both; returns what tell_usage does.
 
-    counted: of which cases more than arbiter.max_error_fraction is too much. patient: that is
-    looked at when all are judged, as nothing is asked in vain.
-    Errors: RunFailure when it is too much; what the arbiter said is written.
+    place, stage: of the rows of usage.jsonl. counted: of which cases more than
+    arbiter.max_error_fraction is too much. used: of a batch whose answers are read, which has its
+    row already; the error fraction is then looked at when all are judged, as nothing is asked in
+    vain. Errors: RunFailure when it is too much; what the arbiter said is written.
     """
+    patient = used is not None
+    counting = None if patient else getattr(arbiter, "usage", None)
+    log = UsageLog(place, stage, verdicts.judge, verdicts.name, counting)
     total = Counts()
     for shard in shards:
         try:
@@ -180,7 +185,8 @@ def judge_shards(
         if not patient:
             check_errors(cfg, verdicts, total.cases, counted(total))
     check_errors(cfg, verdicts, total.cases, counted(total))
-    return total
+    tell_counts(verdicts, total)
+    return tell_usage(used or counting)
 
 
 def judge_shard(
