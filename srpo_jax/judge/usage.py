@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from srpo_jax.arbiter.chat.cost import Usage
+from srpo_jax.files import parse_json
 
 FILE = "usage.jsonl"
 TREES = "trees"  # the stage that judges them; that of answers is "answers NAME"
@@ -78,8 +79,8 @@ def read_usage(folder: pathlib.Path) -> list[dict[str, Any]]:
     with open(path, "rb") as file:
         for line in file:
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):  # torn by a kill
+                row = parse_json(line)
+            except ValueError:  # torn by a kill
                 continue
             if isinstance(row, dict) and _is_row(row):
                 found.append(row)

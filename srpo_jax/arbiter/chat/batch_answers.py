@@ -20,6 +20,7 @@ from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest
 from srpo_jax.arbiter.chat.wire import OPTIONAL, reply_of
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import parse_json
 
 LONGEST_LINE = 64 * 2**20  # bytes; an answer is a few thousand
 SUFFIX = ".jsonl"
@@ -202,8 +203,8 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, int, Any]]:
                 )
             if line.strip():
                 try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError):
+                    value = parse_json(line)
+                except ValueError:
                     raise UserError(
                         f"{path}:{number} is not JSON: the file is damaged, or not all of it"
                     ) from None

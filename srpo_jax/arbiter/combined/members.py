@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,7 @@ def make_members(names: str, make: MakeMember) -> list[Arbiter]:
     return [make(name.strip()) for name in names.split(",")]
 
 
-class Combined:
+class Combined(abc.ABC):
     """What every combined arbiter has: the attributes of Arbiter, from its members and `also`,
     another one that is asked in another role. rules: what decides besides, for the spec.
 
@@ -85,9 +86,9 @@ class Combined:
             if self._counted:  # in place: others hold on to it
                 vars(self.usage).update(vars(total_usage(self._counted)))
 
+    @abc.abstractmethod
     def decide(self, cases: Sequence[Case]) -> list[Judgement]:
         """What the members say together, for each case."""
-        raise NotImplementedError
 
     @property
     def spec(self) -> dict[str, Any]:

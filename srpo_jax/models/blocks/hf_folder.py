@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import parse_json
 
 # Without it transformers prints "PyTorch was not found" on import.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -48,8 +48,8 @@ def parsed_object(file: pathlib.Path, largest: int = LARGEST_JSON) -> dict[str, 
         size = file.stat().st_size
         if size > largest:
             raise UserError(f"{file}: {size} bytes are too many; at most {largest} are read")
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists in lists
+        raw = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON: {one_line(error, 200)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{file}: must hold a JSON object, not {type(raw).__name__}")
