@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from srpo_jax.arbiter.verdict import Case, Judgement, Verdict
@@ -22,6 +22,19 @@ def reduced(record: Record, reads: Sequence[str]) -> Record:
     shown = {name: getattr(record, name) for name in (*_ALWAYS, *reads)}
     blank = {"steps": (), "reply": ""}
     return dataclasses.replace(Record("", (), "", (), ""), **{**blank, **shown})
+
+
+def listed(answers: Any) -> Any:
+    """What judge() gave as a list, also of what yields one by one; what has no order as it is."""
+    return list(answers) if isinstance(answers, Sequence | Iterator) else answers
+
+
+def check_count(answers: Any, cases: Sequence[Case]) -> None:
+    """Errors: ValueError unless the answers are a list with one for each case."""
+    if not isinstance(answers, list):
+        raise ValueError(f"judge() gave a {type(answers).__name__}, not a list")
+    if len(answers) != len(cases):
+        raise ValueError(f"{len(answers)} judgements for {len(cases)} cases")
 
 
 def sound(answer: Any, case: Case) -> Judgement:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from srpo_jax.arbiter.contract import BATCH, sound
+from srpo_jax.arbiter.contract import BATCH, check_count, listed, sound
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.errors import RunFailure, UserError, one_line
@@ -137,9 +137,7 @@ def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
 
     def run() -> None:
         try:
-            answers = arbiter.judge(list(cases))
-            # Also what is yielded one by one, but nothing that has no order.
-            found.append(list(answers) if isinstance(answers, Sequence | Iterator) else answers)
+            found.append(listed(arbiter.judge(list(cases))))
         except BaseException as error:  # whatever an arbiter raises, it is the arbiter's
             raised.append(error)
 
@@ -152,12 +150,11 @@ def _call(arbiter: Arbiter, cases: Sequence[Case], timeout: float) -> list[Any]:
         if isinstance(raised[0], (UserError, RunFailure, KeyboardInterrupt)):
             raise raised[0]
         raise Unanswered(f"{type(raised[0]).__name__}: {one_line(raised[0], 200)}")
-    answers = found[0]
-    if not isinstance(answers, list):
-        raise Unanswered(f"judge() gave a {type(answers).__name__}, not a list")
-    if len(answers) != len(cases):
-        raise Unanswered(f"{len(answers)} judgements for {len(cases)} cases")
-    return answers
+    try:
+        check_count(found[0], cases)
+    except ValueError as error:
+        raise Unanswered(str(error)) from None
+    return found[0]
 
 
 def checked(answer: Any, case: Case, arbiter: str) -> dict[str, Any]:

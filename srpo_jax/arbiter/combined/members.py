@@ -5,11 +5,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from srpo_jax.arbiter.chat.cost import Preview, Usage, total_preview, total_usage
-from srpo_jax.arbiter.contract import BATCH, reduced, sound
+from srpo_jax.arbiter.contract import BATCH, check_count, listed, reduced, sound
 from srpo_jax.arbiter.verdict import Arbiter, Case, Judgement, Verdict
 from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.config.judging_sections import JudgeSettings
@@ -163,12 +163,8 @@ def ask_member(member: Arbiter, cases: Sequence[Case]) -> list[Judgement]:
 
 def _ask(member: Arbiter, cases: list[Case]) -> list[Judgement]:
     try:
-        answers: Any = member.judge(list(cases))
-        answers = list(answers) if isinstance(answers, Sequence | Iterator) else answers
-        if not isinstance(answers, list):
-            raise TypeError(f"judge() gave a {type(answers).__name__}, not a list")
-        if len(answers) != len(cases):
-            raise ValueError(f"{len(answers)} judgements for {len(cases)} cases")
+        answers = listed(member.judge(list(cases)))
+        check_count(answers, cases)
     except (UserError, RunFailure):
         raise
     except Exception as error:  # whatever a member raises, it is the member's
