@@ -30,6 +30,7 @@ from typing import Any
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 BEAT_SECONDS = 10.0  # between two touches of an owner
+SETTLE_SECONDS = 0.05  # for who was about to clear away the one before
 STILL_SECONDS = 90.0  # network file systems may show what was true a minute ago
 MAX_BYTES = 4096  # of such a file; whatever is longer is none
 RACES = {
@@ -116,6 +117,8 @@ def clear(path: pathlib.Path, holder: dict[str, Any], me: dict[str, Any]) -> boo
     Moves it first, as one of several processes can; False for the others.
     """
     aside = path.with_name(f".{path.name}-{me['token']}")
+    if read_holder(path).get("token") != holder.get("token"):  # a faster process was here
+        return False
     try:
         path.rename(aside)
         if read_holder(aside).get("token") != holder.get("token"):  # a new one, of a faster process
@@ -182,7 +185,7 @@ class Owner:
 
     def __enter__(self) -> Owner:
         watch, told = Watch(), False
-        while not create(self._path, self._me):
+        while not self._created():
             holder = read_holder(self._path)
             if is_dead(holder, self._me):
                 clear(self._path, holder, self._me)
@@ -205,18 +208,30 @@ class Owner:
         self._thread.start()
         return self
 
+    def _created(self) -> bool:
+        """Whether the file is this process's, also when those are through who saw a dead one there
+        a moment ago and may have moved it away.
+        """
+        if not create(self._path, self._me):
+            return False
+        time.sleep(SETTLE_SECONDS)
+        return self._is_mine()
+
+    def _is_mine(self) -> bool:
+        return read_holder(self._path).get("token") == self._me["token"]
+
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if read_holder(self._path).get("token") == self._me["token"]:
+            if self._is_mine():
                 self._path.unlink()
 
     def check(self) -> None:
         """To be called before something is written that two must not write. Errors: RunFailure when
         another process took over, which it does when this one was stopped or cut off for long.
         """
-        if read_holder(self._path).get("token") == self._me["token"]:
+        if self._is_mine():
             return
         if not self._path.exists() and create(self._path, self._me):  # somebody removed it
             return
@@ -234,7 +249,7 @@ class Owner:
     def _keep_touching(self) -> None:
         while not self._over.wait(self._beat):
             with contextlib.suppress(OSError):
-                if read_holder(self._path).get("token") == self._me["token"]:
+                if self._is_mine():
                     os.utime(self._path)
 
 

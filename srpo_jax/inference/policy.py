@@ -159,8 +159,9 @@ def load_policy(
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
+    network = load_network(cfg, folder, params=params)  # names a folder that is none as such
     digest = policy_digest(folder) if params is None else params_digest(params, folder)
-    model, params, mesh = load_network(cfg, folder, params=params)
+    model, params, mesh = network
     return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
 
 
