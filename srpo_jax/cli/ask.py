@@ -17,8 +17,10 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.errors import UserError
 from srpo_jax.export.export import newest_params
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, load_policy
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.runs.workdir import read_config
 
 GAP = 3  # columns between two answers side by side
@@ -62,22 +64,22 @@ def ask(config: Config, model: str, record: Record, max_new_tokens: int) -> list
 
 def _answer(title: str, policy: Policy, record: Record, max_new_tokens: int) -> Answer:
     tokens, patches = policy.budgets([record], [0])
-    sampler = Sampler(
+    engine = Engine(
         policy.model,
         policy.params,
         policy.processor,
-        batch=policy.rows(1),
+        rows=policy.rows(1),
         branches=1,
         prompt_tokens=tokens,
         patches=patches,
         max_new_tokens=max_new_tokens,
-        temperature=0.0,
+        sampling=Sampling(temperature=0.0),
         mesh=policy.mesh,
     )
     request = SampleRequest(
         policy.encode(record), np.zeros(0, np.int32), (0,), (0,), "the question"
     )
-    sample = sampler([request])[0][0]
+    sample = engine([request])[0][0]
     text = policy.processor.decode(sample.tokens.tolist())
     return Answer(title, *policy.read_turn((), text, finished=sample.finished), text)
 

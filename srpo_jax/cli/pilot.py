@@ -4,7 +4,7 @@
 
 Every stage is the one that its own verb runs, in WORKDIR/pilot: trees, verdicts, and beside them
 
-    times.json      seconds of each batch and of judging, over all starts of the pilot
+    times.json      seconds of each shard and of judging, over all starts of the pilot
     to_label.jsonl  branches for a person to judge, for --labels
     pilot.json      all that was measured, and the report's rows
 
@@ -86,7 +86,7 @@ def pilot(
     times = Times(folder / "times.json")
     ask = functools.partial(_judge, small, folder, times, allow_upload)
     explore(
-        small, folder, params=params, judge_roots=ask, on_batch=times.batch, refuse_unreadable=False
+        small, folder, params=params, judge_roots=ask, on_shard=times.shard, refuse_unreadable=False
     )
     ask()
     verdicts = newest_set(folder / "trees")
@@ -122,10 +122,9 @@ def pilot(
 def pilot_config(cfg: Config, source: str, folder: pathlib.Path, questions: int) -> Config:
     """The settings of the full run for so many questions of the records in the file `source`.
 
-    Shards hold whole batches, so that a batch takes the time that it takes in the full run; a pilot
-    that has begun keeps its number of shards.
+    A pilot that has begun keeps its number of shards.
     """
-    shards = max(1, min(cfg.explore.shards, questions // cfg.explore.batch))
+    shards = max(1, min(cfg.explore.shards, questions))
     try:
         shards = int(read_json(folder / "trees" / "run.json")["shards"])
     except (OSError, UserError, KeyError, TypeError, ValueError):
@@ -142,25 +141,19 @@ def pilot_config(cfg: Config, source: str, folder: pathlib.Path, questions: int)
 class Times:
     """What took how long, kept in a file over all starts of the pilot.
 
-    batches: {"stage", "questions", "seconds", "compiles"}: the first batch of a stage in a start
-    of the program is the one that compiles. judged: {"set", "cases", "seconds",
-    "usage"}.
+    shards: {"stage", "questions", "seconds"}: seconds since the shard before, without compiling.
+    judged: {"set", "cases", "seconds", "usage"}.
     """
 
     def __init__(self, path: pathlib.Path):
         self._path = path
         stored = read_json(path) if path.is_file() else {}
-        self.batches: list[dict[str, Any]] = stored.get("batches", [])
+        self.shards: list[dict[str, Any]] = stored.get("shards", [])
         self.judged: list[dict[str, Any]] = stored.get("judged", [])
-        self._begun: set[str] = set()
 
-    def batch(self, stage: str, questions: int, seconds: float) -> None:
-        """Notes a batch of an exploration; see explore's on_batch."""
-        compiles = stage not in self._begun
-        self._begun.add(stage)
-        self.batches.append(
-            {"stage": stage, "questions": questions, "seconds": seconds, "compiles": compiles}
-        )
+    def shard(self, stage: str, questions: int, seconds: float) -> None:
+        """Notes a shard of an exploration; see explore's on_shard."""
+        self.shards.append({"stage": stage, "questions": questions, "seconds": seconds})
         self._write()
 
     def judging(self, name: str, cases: int, seconds: float, usage: Any) -> None:
@@ -169,7 +162,7 @@ class Times:
         self._write()
 
     def _write(self) -> None:
-        write_json(self._path, {"batches": self.batches, "judged": self.judged})
+        write_json(self._path, {"shards": self.shards, "judged": self.judged})
 
 
 def _judge(cfg: Config, folder: pathlib.Path, times: Times, allow_upload: bool) -> None:
@@ -229,19 +222,15 @@ def full_run(
 ) -> dict[str, Any]:
     """What exploring and judging so many questions would take, by what `explored` ones took.
 
-    {"questions", "explore_seconds", "with_compilation", "judge_cases", "judge_seconds",
-    "tokens_in", "tokens_out", "dollars"}; None for what is not known. A batch takes the mean time
-    of those that did not compile, or with_compilation that of all where there is no other.
-    Usage is what the judge's summary says under "usage", if anything.
+    {"questions", "explore_seconds", "judge_cases", "judge_seconds", "tokens_in", "tokens_out",
+    "dollars"}; None for what is not known. Compiling is not counted. Usage is what the judge's
+    summary says under "usage", if anything.
     """
-    seconds, with_compilation = 0.0, False
-    for stage in sorted({batch["stage"] for batch in times.batches}):
-        own = [batch for batch in times.batches if batch["stage"] == stage]
-        warm = [batch["seconds"] for batch in own if not batch["compiles"]]
-        with_compilation |= not warm
-        taken = warm or [batch["seconds"] for batch in own]
-        rows = max(batch["questions"] for batch in own)
-        seconds += sum(taken) / len(taken) * _batches(questions, cfg.explore.shards, rows)
+    seconds = 0.0
+    for stage in {shard["stage"] for shard in times.shards}:
+        own = [shard for shard in times.shards if shard["stage"] == stage]
+        taken = sum(shard["seconds"] for shard in own)
+        seconds += taken / sum(shard["questions"] for shard in own) * questions
     cases = len(verdicts.rows()) / explored * questions
     asked = [each for each in times.judged if each["set"] == verdicts.name]
     judged = sum(each["cases"] for each in asked)
@@ -261,17 +250,9 @@ def full_run(
     spent = sum(each["seconds"] for each in asked)
     return {
         "questions": questions,
-        "explore_seconds": seconds if times.batches else None,
-        "with_compilation": with_compilation,
+        "explore_seconds": seconds if times.shards else None,
         "judge_cases": round(cases),
         "judge_seconds": spent / judged * cases if judged else None,
         **tokens,
         "dollars": dollars,
     }
-
-
-def _batches(questions: int, shards: int, rows: int) -> int:
-    """How many batches an exploration has: no batch spans two shards."""
-    count = max(1, min(shards, questions))
-    edges = [i * questions // count for i in range(count + 1)]
-    return sum(math.ceil((end - start) / rows) for start, end in zip(edges, edges[1:]))

@@ -271,7 +271,6 @@ def _cost(found: Mapping[str, Any]) -> list[Row]:
     of = f"all {cost['questions']} questions"
     seconds, judging = cost["explore_seconds"], cost["judge_seconds"]
     shown = "-" if seconds is None else _duration(seconds)
-    shown += " (compilation included)" if cost["with_compilation"] else ""
     cases = f"{cost['judge_cases']} cases" + ("" if judging is None else f", {_duration(judging)}")
     rows = [
         Row(f"exploring {of}", seconds, shown),

@@ -88,7 +88,49 @@ class ExploreSettings:
     max_new_tokens: int = setting(
         256, "a branch that has not ended by then is unfinished", low=1, decides=False, samples=True
     )
-    batch: int = setting(4, "questions that are sampled together", low=1, decides=False)
+    top_p: float = setting(
+        1.0,
+        "the fewest ids whose probabilities sum to it are drawn from",
+        low=0,
+        low_open=True,
+        high=1,
+        decides=False,
+        samples=True,
+    )
+    top_k: int = setting(
+        0, "so many of the likeliest ids are drawn from; 0: all", low=0, decides=False, samples=True
+    )
+    min_p: float = setting(
+        0.0,
+        "ids less likely than this part of the likeliest one are not drawn",
+        low=0,
+        high=1,
+        decides=False,
+        samples=True,
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "divides positive logits of ids in prompt and branch, multiplies negative ones",
+        low=0,
+        low_open=True,
+        decides=False,
+        samples=True,
+    )
+    presence_penalty: float = setting(
+        0.0, "subtracted from the logits of ids of the branch", decides=False, samples=True
+    )
+    stop: tuple[str, ...] = setting(
+        (), "texts that end a branch", texts=True, decides=False, samples=True
+    )
+    batch: int = setting(
+        16, "questions that are sampled together; changes no branch", low=1, decides=False
+    )
+    slots: int = setting(
+        0,
+        "branches of a question that are sampled together; 0: a sixth of them, at most 16",
+        low=0,
+        decides=False,
+    )
     num_questions: int = setting(
         0, "explore so many of the records, half of them risky; 0: all", low=0, decides=False
     )
@@ -391,7 +433,7 @@ class ProcessesSettings:
 class EvalSettings:
     """How the test questions are answered."""
 
-    batch: int = setting(8, "questions that are answered together", low=1, decides=False)
+    batch: int = setting(64, "questions that are answered together", low=1, decides=False)
     max_new_tokens: int = setting(
         256, "a reply that has not ended by then is unfinished", low=1, decides=False
     )

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
 from srpo_jax.files import check_writable
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.owners import Owner
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
@@ -87,8 +89,7 @@ def evaluate(
         if todo:
             answer = Answerer(cfg, policy, records, name, about)
             answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
-            for i in todo:
-                trees = answer(_part(records, i))
+            for i, trees in answer.shards({i: _part(records, i) for i in todo}):
                 owner.check()
                 write_shard(paths[i], trees)
         finish_answers(folder, about)
@@ -103,7 +104,7 @@ def _part(records: Sequence[Record], index: int) -> Sequence[Record]:
 class Answerer:
     """Makes tree records of one greedy answer to each question; prints how far it is.
 
-    records: all that may come; the sampler is shaped for them.
+    records: all that may come; the engine is shaped for them.
     """
 
     def __init__(
@@ -122,16 +123,16 @@ class Answerer:
             "created_by": f"srpo_jax {__version__}",
         }
         tokens, patches = policy.budgets(records, [0] * len(records))
-        self._sampler = Sampler(
+        self._engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
-            batch=policy.rows(min(cfg.eval.batch, len(records))),
+            rows=policy.rows(min(cfg.eval.batch, len(records))),
             branches=1,
             prompt_tokens=tokens,
             patches=patches,
             max_new_tokens=cfg.eval.max_new_tokens,
-            temperature=0.0,
+            sampling=Sampling(temperature=0.0),
             mesh=policy.mesh,
         )
         self._done = self._before = 0
@@ -141,22 +142,30 @@ class Answerer:
         """So many of the questions were answered before."""
         self._done = self._before = questions
 
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """The tree records of any number of questions, in order."""
-        trees = []
-        for first in range(0, len(records), self._sampler.batch):
-            batch = records[first : first + self._sampler.batch]
-            requests = [
-                SampleRequest(
-                    self._policy.encode(r), np.zeros(0, np.int32), (0,), (0,), f"record {r.id!r}"
+    def shards(
+        self, parts: Mapping[int, Sequence[Record]]
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(number of the part, the tree records of its questions in order) of every part, as it is
+        done; the next one is begun before that, so that no row stands idle."""
+        found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in parts}
+        asked = [(i, j) for i, part in parts.items() for j in range(len(part))]
+
+        def requests() -> Iterator[SampleRequest]:
+            for i, j in asked:
+                record = parts[i][j]
+                prompt = self._policy.encode(record)
+                yield SampleRequest(
+                    prompt, np.zeros(0, np.int32), (0,), (0,), f"record {record.id!r}"
                 )
-                for r in batch
-            ]
-            for record, (sample,) in zip(batch, self._sampler(requests), strict=True):
-                trees.append(self._tree(record, sample))
-            self._done += len(batch)
+
+        for number, (sample,) in self._engine.stream(requests()):
+            i, j = asked[number]
+            found[i][j] = self._tree(parts[i][j], sample)
+            self._done += 1
             self._tell()
-        return trees
+            if len(found[i]) == len(parts[i]):
+                trees = found.pop(i)
+                yield i, [trees[j] for j in range(len(trees))]
 
     def _tree(self, record: Record, sample: Any) -> dict[str, Any]:
         branch = self._policy.branch((), 0, 0, sample.tokens.tolist(), sample)

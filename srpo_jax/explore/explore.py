@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from srpo_jax.data_pipelines.tree_store import (
     read_shards,
     shard_done,
     shard_path,
-    write_shard,
 )
 from srpo_jax.data_pipelines.verdict_store import VerdictSet, branch_label, find_set, set_names
 from srpo_jax.distributed.process_info import detect_process
@@ -40,12 +38,10 @@ from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
-from srpo_jax.explore.shard_leases import ShardLeases, pause
+from srpo_jax.explore.shard_maker import ShardMaker, ShardTold
 from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
-
-BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 
 
 def explore(
@@ -56,7 +52,7 @@ def explore(
     params: Any = None,
     judge_roots: Callable[[], object] | None = None,
     references_only: bool = False,
-    on_batch: BatchTold | None = None,
+    on_shard: ShardTold | None = None,
     refuse_unreadable: bool = True,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
@@ -65,10 +61,10 @@ def explore(
     judge has to find safe ones before branches can leave them. judge_roots: has that done at once;
     without it the folder of the roots is returned, and when they are judged (srpo_jax.judge) a
     second call makes the trees. model_dir: the policy, instead of cfg.model.path. params: use these
-    instead of that folder's weights (export.sampling_params reads those of a run). on_batch: is
-    told of every batch of questions how many they were and how many seconds they took; the first
-    one of a call compiles. refuse_unreadable: UserError when most branches do not follow the path
-    format.
+    instead of that folder's weights (export.sampling_params reads those of a run). on_shard: is
+    told of every shard that was written "roots" or "trees", how many questions it has, and the
+    seconds since the one before, without those of compiling. refuse_unreadable: UserError when most
+    branches do not follow the path format.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -96,7 +92,7 @@ def explore(
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
         _make(
-            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch, refuse_unreadable
+            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_shard, refuse_unreadable
         )
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
         verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
@@ -115,7 +111,7 @@ def explore(
         references = {record.id: policy.reference(record) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
+    _make(cfg, policy, shards, provenance, references, on_shard, refuse_unreadable)
     process = detect_process(cfg.processes, os.environ)
     if not (process.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
@@ -180,7 +176,7 @@ def _make(
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
-    on_batch: BatchTold | None,
+    on_shard: ShardTold | None,
     refuse_unreadable: bool,
 ) -> None:
     """Makes the shards of a folder that are not there yet. references: see Explorer."""
@@ -192,7 +188,7 @@ def _make(
         return
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
-    rows = min(cfg.explore.batch, max(map(len, shards.records)))
+    rows = min(cfg.explore.batch, len(records))
     explorer: Explorer | ReferencesOnly
     if provenance.get("stage") == "references":
         explorer = ReferencesOnly(policy, provenance, references or {})
@@ -207,7 +203,7 @@ def _make(
             refuse_unreadable=refuse_unreadable,
         )
     write_json(shards.folder / RUN, run)
-    progress = Progress(sum(len(shards.records[i]) for i in todo))
+    progress = Progress(sum(len(shards.records[i]) for i in todo), explorer.engine)
     each = f"{TRIES} whole paths each"
     if provenance.get("stage") == "references":
         each = "reference paths alone"
@@ -219,61 +215,6 @@ def _make(
         flush=True,
     )
     first = process.index * len(todo) // process.count  # workers begin apart from each other
-    todo = todo[first:] + todo[:first]
     with progress:
-        for i in _to_make(
-            paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))
-        ):
-            _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
-
-
-def _make_shard(
-    path: pathlib.Path,
-    records: Sequence[Record],
-    explorer: Explorer | ReferencesOnly,
-    progress: Progress,
-    on_batch: BatchTold | None,
-) -> None:
-    """Explores the records of one shard, and writes it unless another worker has meanwhile."""
-    trees = []
-    for start in range(0, len(records), explorer.batch):
-        batch = records[start : start + explorer.batch]
-        begin = time.monotonic()
-        made = explorer(batch)
-        if on_batch is not None:
-            on_batch(path.parent.name, len(batch), time.monotonic() - begin)
-        progress(len(batch), sum(len(tree["branches"]) for tree in made))
-        trees += made
-    if not shard_done(path):  # by a worker that took this one for dead
-        write_shard(path, trees)
-
-
-def _to_make(
-    paths: Sequence[pathlib.Path],
-    todo: Sequence[int],
-    folder: pathlib.Path,
-    made_elsewhere: Callable[[int], None],
-) -> Iterator[int]:
-    """Yields the shards that this process is to make, one after the other, each while it holds the
-    lease on it. Ends when all shards of `todo` are there, whoever made them: those of a worker that
-    died are made here, and `made_elsewhere` is told those that another worker made.
-    """
-    names = {paths[i].name: i for i in todo}  # keeps the order
-    waiting = False
-    with ShardLeases(folder.with_name(folder.name + ".claims")) as leases:
-        while names:
-            name = leases.take(names)
-            if name is None and not waiting:
-                print(f"explore: {len(names)} shards are being made by others", flush=True)
-                waiting = True
-            if name is not None:
-                i = names.pop(name)
-                if shard_done(paths[i]):  # since the first look: another worker was faster
-                    made_elsewhere(i)
-                else:
-                    yield i
-                leases.release()
-                continue
-            pause()
-            for name in [n for n, i in names.items() if shard_done(paths[i])]:
-                made_elsewhere(names.pop(name))
+        maker = ShardMaker(paths, shards.records, explorer, progress, on_shard)
+        maker.make(todo[first:] + todo[:first])

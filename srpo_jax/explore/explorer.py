@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from srpo_jax.config.fields import Config
+from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, count_statuses
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.errors import UserError
 from srpo_jax.explore.self_reference import TRIES
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import Sample, SampleRequest
 from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
-from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
 from srpo_jax.models.inputs import EncodedPrompt
+
+Key = TypeVar("Key")
+
+
+@dataclasses.dataclass
+class _Asked:
+    """A question of which some branches are still to come. samples: of its requests, in order;
+    missing: requests that are not done."""
+
+    key: Any
+    record: Record
+    pieces: Sequence[np.ndarray]
+    plan: list[tuple[int, int]]
+    samples: list[list[Sample]]
+    missing: int
 
 
 class Explorer:
-    """Samples the branches of some questions at a time, and makes tree records of them.
+    """Samples the branches of questions, and makes tree records of them.
 
-    rows: questions at a time; `batch` is what the mesh makes of it, a few more perhaps. references:
+    rows: questions at a time, on a mesh rounded up to what it divides. references:
     the record and the token pieces of the reference path of every question that may come, by id;
     None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
     (self_reference.py). The sampler is shaped for all of records, so that it compiles once, and so
@@ -47,7 +65,6 @@ class Explorer:
     ):
         self.cfg, self.policy, self.provenance = cfg, policy, provenance
         self._refuse_unreadable = refuse_unreadable
-        self.batch = policy.rows(rows)
         self._references = references
         first_only = references is None or cfg.explore.branch_points == "first"
         known: list[tuple[Record, Sequence[np.ndarray]]] = []
@@ -74,43 +91,85 @@ class Explorer:
         if cfg.explore.max_points and points < steps:
             last = max(len(pieces[-2]) for _, pieces in known)  # the sampler needs no room for it
             self._scorer = PathScorer(policy, tokens=tokens + last, patches=patches, steps=steps)
-        self.sampler = Sampler(
+        self.engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
-            batch=self.batch,
+            rows=policy.rows(rows),
+            slots=cfg.explore.slots,
             branches=self._branches * points,
             prompt_tokens=tokens,
             patches=patches,
             max_new_tokens=cfg.explore.max_new_tokens,
-            temperature=cfg.explore.temperature,
+            sampling=Sampling(**arguments(Sampling, cfg.explore)),
+            stop=cfg.explore.stop,
             mesh=policy.mesh,
         )
 
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """The tree records of at most `batch` records, in their order; a question that has no
-        reference path is left out. UserError when most answers cannot be read.
+    def stream(
+        self, keyed: Iterable[tuple[Key, Record]]
+    ) -> Iterator[tuple[Key, dict[str, Any] | None]]:
+        """(key, tree record) of every question, as each is done; None for one that has no reference
+        path. keyed is read ahead, in a thread of its own. UserError when most answers cannot be
+        read.
         """
-        if self._references is None:
-            known = [(record, ()) for record in records]
-        else:
-            known = [self._references[r.id] for r in records if r.id in self._references]
-        prompts = [self.policy.encode(record) for record, _ in known]
-        plans = [self._plan(*each) for each in zip(prompts, (pieces for _, pieces in known))]
-        samples = self._sample(known, prompts, plans)
-        trees = []
-        for (record, pieces), plan, own in zip(known, plans, samples, strict=True):
-            steps = record.steps if pieces else ()
-            branches = [
-                self._branch(steps[:at], at, k, sample)
-                for (at, k), sample in zip(plan, own, strict=True)
-            ]
-            if not pieces:  # whatever the record says: the paths are to come from the policy
-                record = dataclasses.replace(record, steps=(), reply="")
-            form = self.policy.path_format
-            trees.append(make_tree_record(record, pieces, branches, self.provenance, form))
-            self._note(branches)
-        return trees
+        asked: dict[int, tuple[_Asked, int]] = {}  # by the number of a request
+        left_out: collections.deque[Key] = collections.deque()
+
+        def requests() -> Iterator[SampleRequest]:
+            number = 0
+            for key, record in keyed:
+                if self._references is not None and record.id not in self._references:
+                    left_out.append(key)
+                    continue
+                question, wanted = self._ask(key, record)
+                for part, request in enumerate(wanted):
+                    asked[number] = question, part
+                    number += 1
+                    yield request
+
+        for number, samples in self.engine.stream(requests()):
+            while left_out:
+                yield left_out.popleft(), None
+            question, part = asked.pop(number)
+            question.samples[part] = samples
+            question.missing -= 1
+            if not question.missing:
+                yield question.key, self._tree(question)
+        while left_out:
+            yield left_out.popleft(), None
+
+    def _ask(self, key: Any, record: Record) -> tuple[_Asked, list[SampleRequest]]:
+        """A question and what the engine is to do for it, in the order of its plan. A forced start
+        stands before the branches that leave at the question: those are a request of their own.
+        """
+        pieces: Sequence[np.ndarray] = ()
+        if self._references is not None:
+            record, pieces = self._references[record.id]
+        prompt = self.policy.encode(record)
+        plan = self._plan(prompt, pieces)
+        early = [item for item in plan if item[0] == 0 and len(self._forced)]
+        late = plan[len(early) :]
+        requests = [
+            self._request(record, prompt, path, part)
+            for part, path in ((early, [self._forced]), (late, pieces[: plan[-1][0]]))
+            if part
+        ]
+        return _Asked(key, record, pieces, plan, [[]] * len(requests), len(requests)), requests
+
+    def _tree(self, question: _Asked) -> dict[str, Any]:
+        record, pieces = question.record, question.pieces
+        steps = record.steps if pieces else ()
+        samples = [sample for own in question.samples for sample in own]
+        branches = [
+            self._branch(steps[:at], at, k, sample)
+            for (at, k), sample in zip(question.plan, samples, strict=True)
+        ]
+        if not pieces:  # whatever the record says: the paths are to come from the policy
+            record = dataclasses.replace(record, steps=(), reply="")
+        self._note(branches)
+        form = self.policy.path_format
+        return make_tree_record(record, pieces, branches, self.provenance, form)
 
     def _note(self, branches: Sequence[Mapping[str, Any]]) -> None:
         """Raises UserError when most of the branches so far do not follow the path format."""
@@ -123,30 +182,6 @@ class Explorer:
         counts = count_statuses(self._statuses)
         total = self._statuses.total()
         check_readable(counts, total, self._unreadable, self.policy.format.name)
-
-    def _sample(
-        self,
-        known: Sequence[tuple[Record, Sequence[np.ndarray]]],
-        prompts: Sequence[EncodedPrompt],
-        plans: Sequence[Sequence[tuple[int, int]]],
-    ) -> list[list[Sample]]:
-        """The samples of every question, in the order of its plan. A forced start stands before
-        the branches that leave at the question: those are a request of their own then.
-        """
-        requests, owners = [], []
-        for i, ((record, pieces), prompt, plan) in enumerate(
-            zip(known, prompts, plans, strict=True)
-        ):
-            early = [item for item in plan if item[0] == 0 and len(self._forced)]
-            late = plan[len(early) :]
-            for part, path in ((early, [self._forced]), (late, pieces[: plan[-1][0]])):
-                if part:
-                    requests.append(self._request(record, prompt, path, part))
-                    owners.append(i)
-        found: list[list[Sample]] = [[] for _ in known]
-        for i, samples in zip(owners, self.sampler(requests), strict=True):
-            found[i] += samples
-        return found
 
     def _request(
         self,
@@ -184,12 +219,12 @@ class Explorer:
 
 
 class ReferencesOnly:
-    """Makes tree records of reference paths without a branch, `batch` questions at a time.
+    """Makes tree records of reference paths without a branch.
 
     references: as in Explorer, of every question that may come.
     """
 
-    batch = 64
+    engine = None
 
     def __init__(
         self,
@@ -200,13 +235,13 @@ class ReferencesOnly:
         self._provenance, self._form = provenance, policy.path_format
         self._references = references
 
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """The tree records, in the order of the records."""
-        known = [self._references[record.id] for record in records]
-        return [
-            make_tree_record(record, pieces, [], self._provenance, self._form)
-            for record, pieces in known
-        ]
+    def stream(
+        self, keyed: Iterable[tuple[Key, Record]]
+    ) -> Iterator[tuple[Key, dict[str, Any] | None]]:
+        """(key, tree record) of every question, in their order."""
+        for key, record in keyed:
+            known, pieces = self._references[record.id]
+            yield key, make_tree_record(known, pieces, [], self._provenance, self._form)
 
 
 def with_steps(records: Sequence[Record], source: os.PathLike) -> list[Record]:

@@ -12,8 +12,8 @@ from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.data_pipelines.records import Record, records_digest
 from srpo_jax.data_pipelines.tree_store import SUFFIX
 from srpo_jax.errors import UserError
+from srpo_jax.inference.engine.engine import SAMPLER_VERSION
 from srpo_jax.inference.policy import Policy
-from srpo_jax.inference.prefix_sampler import SAMPLER_VERSION
 
 RUN = "run.json"  # beside the shards: what made them
 

@@ -25,8 +25,8 @@ SUFFIX = ".claim"  # of a lease's file
 
 
 class ShardLeases:
-    """The leases of one worker, which holds one at a time. It is used in a `with`, whose end gives
-    back what the worker holds.
+    """The leases of one worker, which may hold several. It is used in a `with`, whose end gives
+    back what the worker holds. Leases may be taken in one thread and given back in another.
 
     folder: made when the first lease is taken; removed by whoever leaves it empty.
     lease_seconds: after this time without a renewal a lease is void.
@@ -36,7 +36,7 @@ class ShardLeases:
         self._folder, self._lease_seconds = pathlib.Path(folder), lease_seconds
         self._me = identity()
         self._watch = Watch()
-        self._held: pathlib.Path | None = None
+        self._held: dict[str, pathlib.Path] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="leases", daemon=True)
 
@@ -47,7 +47,8 @@ class ShardLeases:
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self._thread.join()
-        self.release()
+        for name in list(self._held):
+            self.release(name)
         with contextlib.suppress(OSError):  # not empty: others are at work
             self._folder.rmdir()
 
@@ -62,13 +63,13 @@ class ShardLeases:
         for name in names:
             path = self._folder / f"{name}{SUFFIX}"
             if self._create(path) or (self._clear_void(path) and self._create(path)):
-                self._held = path
+                self._held[name] = path
                 return name
         return None
 
-    def release(self) -> None:
-        """Gives back the lease that is held, if one is."""
-        held, self._held = self._held, None
+    def release(self, name: str) -> None:
+        """Gives back the lease on `name`, if it is held."""
+        held = self._held.pop(name, None)
         if held is not None and read_holder(held).get("token") == self._me["token"]:
             with contextlib.suppress(OSError):  # then it becomes void
                 held.unlink()
@@ -103,8 +104,7 @@ class ShardLeases:
 
     def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_seconds / 10):
-            held = self._held
-            if held is not None:
+            for held in list(self._held.values()):
                 with contextlib.suppress(OSError):  # taken over: then two make the same shard
                     os.utime(held)
 

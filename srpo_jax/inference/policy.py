@@ -23,7 +23,7 @@ from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
 from srpo_jax.errors import UserError
-from srpo_jax.inference.prefix_sampler import Sample
+from srpo_jax.inference.engine.requests import Sample
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params, policy_digest

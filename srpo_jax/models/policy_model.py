@@ -125,13 +125,13 @@ class PolicyModel(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """One new token for each of R branches per row.
 
-        Branch r of row b sees `shared[:, b, :shared_len[b, r]]` and its own tokens 0..t. The
+        Branch r of row b sees `shared[:, b, :shared_len[b, r]]` and its own tokens 0..t[b, r]. The
         prefilled row must be causal up to shared_len (causal_row in models/inputs.py is).
 
         Args:
             tokens: int32 [B, R]; positions: int32 [B, 3, R].
             shared: (k, v) of `prefill`, each [L, B, T, K, d]; shared_len: int32 [B, R].
-            own: (k, v), each [L, B, R, M, K, d], filled up to t - 1; t: int32 scalar, 0 <= t < M.
+            own: (k, v), each [L, B, R, M, K, d], filled up to t - 1; t: int32 [B, R], 0 <= t < M.
 
         Returns: (hidden [B, R, D] after the final norm, own with the new token written at t).
         """

@@ -18,13 +18,16 @@ from srpo_jax.data_pipelines import prompt
 from srpo_jax.data_pipelines.images import load_image
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.inference.choice_scores import Choices, ChoiceScorer, room
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Network, load_network
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.models.hf.load import policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import BAKED, processor_digest
 from srpo_jax.models.inputs import EncodedPrompt, check_length, encode_prompt
 
+AHEAD = 4
 THINKING = ("<think>", "</think>")
 
 
@@ -61,7 +64,7 @@ class PolicyChat:
         opening = f"{THINKING[0]}\n"
         self.processor = Processor.from_dir(path, cfg.model.family, THINKING, opening)
         self._has_system = self._takes_system()
-        self._samplers: dict[tuple, Sampler] = {}
+        self._engines: dict[tuple, Engine] = {}
 
     @cached_property
     def digest(self) -> str:
@@ -108,14 +111,17 @@ class PolicyChat:
                 told(number, ChatReply(error=one_line(f"cannot be asked: {error}", 200)))
                 return None
 
-        # Long ones together: a batch is as long as its longest.
+        # Long ones together: a batch of choices is as long as its longest. What is written comes
+        # AHEAD batches at a time, as rows that are done take the next one.
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].text()))
-        for start in range(0, len(order), self._batch):
-            batch = [a for i in order[start : start + self._batch] if (a := encoded(i))]
-            for chosen in (True, False):
-                some = [asked for asked in batch if self._chooses(asked.request) == chosen]
-                answer = self._choose if chosen else self._write
-                for index, reply in answer(some) if some else ():
+        for answer, chosen, size in (
+            (self._choose, True, self._batch),
+            (self._write, False, AHEAD * self._batch),
+        ):
+            own = [i for i in order if self._chooses(requests[i]) == chosen]
+            for start in range(0, len(own), size):
+                batch = [a for i in own[start : start + size] if (a := encoded(i))]
+                for index, reply in answer(batch) if batch else ():
                     told(index, reply)
         return replies
 
@@ -160,7 +166,7 @@ class PolicyChat:
                 SampleRequest(a.prompt, np.zeros(0, np.int32), (0,), (_seed(a.request),), "a case")
                 for a in some
             ]
-            samples = self._sampler(some, temperature, most)(asked)
+            samples = self._engine(some, temperature, most)(asked)
             for a, (sample,) in zip(some, samples, strict=True):
                 text = self.processor.decode(sample.tokens.tolist())
                 yield (
@@ -174,27 +180,27 @@ class PolicyChat:
                     ),
                 )
 
-    def _sampler(self, batch: Sequence[_Asked], temperature: float, most: int) -> Sampler:
+    def _engine(self, batch: Sequence[_Asked], temperature: float, most: int) -> Engine:
         """One that has room for the batch; there are few of them, each compiled once."""
         model, params, mesh = self._network
         unit = model.config.vision.patch_unit
         tokens = room(max(len(a.prompt.tokens) for a in batch), 64)
         patches = room(max(len(a.prompt.patches) for a in batch), unit)
         key = (temperature, most, tokens, patches)
-        if key not in self._samplers:
-            self._samplers[key] = Sampler(
+        if key not in self._engines:
+            self._engines[key] = Engine(
                 model,
                 params,
                 self.processor,
-                batch=self._batch,
+                rows=self._batch,
                 branches=1,
                 prompt_tokens=tokens,
                 patches=patches,
                 max_new_tokens=most,
-                temperature=temperature,
+                sampling=Sampling(temperature),
                 mesh=mesh,
             )
-        return self._samplers[key]
+        return self._engines[key]
 
     def _encode(self, request: ChatRequest) -> EncodedPrompt:
         pictures = [self.processor.image(_opened(picture)) for picture in request.pictures()]

@@ -9,12 +9,14 @@ the largest buffer is then [B, H, CHUNK, T] float32 instead of [B, H, T, T], in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 CHUNK = 512
+OWN_BLOCK = 128  # tokens of a branch that are read at a time while decoding
 DENSE_LIMIT = 1024
 # Finite, so that a row that sees nothing gives finite (meaningless) values and not NaN; far below
 # any score, so exp() of it is exactly 0 and so is its gradient.
@@ -70,35 +72,89 @@ def branch_attention(
     shared_len: jax.Array,
     own_k: jax.Array,
     own_v: jax.Array,
+    layer: jax.Array,
     t: jax.Array,
 ) -> jax.Array:
     """One decoding step of R branches per row over one shared cache and a cache of their own.
 
-    Branch r of row b sees `shared[b, :shared_len[b, r]]` and `own[b, r, :t + 1]`. The shared
-    keys and values are read once for all branches; the two parts meet in one softmax.
+    Branch r of row b sees `shared[b, :shared_len[b, r]]` and `own[layer, b, r, :t[b, r] + 1]`. The
+    shared keys and values are read once for all branches; of the own ones OWN_BLOCK tokens at a
+    time, up to the longest branch. A block that a branch does not see changes nothing, to the bit:
+    what it computes does not depend on how long the others are.
 
     Args:
         q: [B, R, H, d], the newest token of each branch.
         shared_k, shared_v: [B, T, K, d]; shared_len: int32 [B, R].
-        own_k, own_v: [B, R, M, K, d], already holding the newest token at t; t: int32 scalar.
+        own_k, own_v: [L, B, R, M, K, d] of all layers, already holding the newest token at t;
+        layer: int32 scalar; t: int32 [B, R].
 
     Returns: [B, R, H, d] in the dtype of own_v.
     """
-    length, steps = shared_k.shape[1], own_k.shape[2]
     groups = _group(q, shared_k.shape[2])
     scale = q.shape[-1] ** -0.5
+    steps = own_k.shape[3]
+    size = min(steps, OWN_BLOCK)
+
+    def with_own(first: jax.Array | int, state: Softmax) -> Softmax:
+        """first: of the block, moved so that it lies in the cache; what it has in common with the
+        block before is masked."""
+        begin = jnp.minimum(first, steps - size)
+        k, v = (
+            jax.lax.dynamic_slice(
+                cache,
+                (layer, 0, 0, begin, 0, 0),
+                (1, *cache.shape[1:3], size, *cache.shape[4:]),
+            )[0]
+            for cache in (own_k, own_v)
+        )
+        at = begin + jnp.arange(size)
+        seen = (at <= t[..., None]) & (at >= first)
+        scores = _scores("brkgd,brmkd->brkgm", groups, k) * scale
+        return _more(state, scores, seen[:, :, None, None], v, "brkgm,brmkd->brkgd")
+
     with jax.named_scope("branch_attention"):
-        shared = _scores("brkgd,btkd->bkgrt", groups, shared_k) * scale
-        own = _scores("brkgd,brmkd->bkgrm", groups, own_k) * scale
-        see_shared = jnp.arange(length) < shared_len[:, :, None]
-        see_own = jnp.arange(steps) <= t
-        shared = jnp.where(see_shared[:, None, None], shared, MASKED)
-        own = jnp.where(see_own, own, MASKED)
-        weights = jax.nn.softmax(jnp.concatenate([shared, own], axis=-1), axis=-1)
-        weights = weights.astype(own_v.dtype)
-        out = jnp.einsum("bkgrt,btkd->brkgd", weights[..., :length], shared_v)
-        out += jnp.einsum("bkgrm,brmkd->brkgd", weights[..., length:], own_v)
-    return out.reshape(q.shape)
+        scores = _scores("brkgd,btkd->brkgt", groups, shared_k) * scale
+        seen = jnp.arange(shared_k.shape[1]) < shared_len[:, :, None]
+        nothing = Softmax(
+            jnp.full(groups.shape[:-1], MASKED, jnp.float32),
+            jnp.zeros(groups.shape[:-1], jnp.float32),
+            jnp.zeros(groups.shape, jnp.float32),
+        )
+        state = _more(nothing, scores, seen[:, :, None, None], shared_v, "brkgt,btkd->brkgd")
+        if steps == size:
+            state = with_own(0, state)
+        else:
+            blocks = jnp.max(t) // size + 1
+            state = jax.lax.fori_loop(0, blocks, lambda i, x: with_own(i * size, x), state)
+        out = state.weighted / state.total[..., None]
+    return out.reshape(q.shape).astype(own_v.dtype)
+
+
+class Softmax(NamedTuple):
+    """A softmax over keys that come in parts, float32: the largest score [...], the sum of
+    exp(score - largest) [...], and of that times the values [..., d]."""
+
+    largest: jax.Array
+    total: jax.Array
+    weighted: jax.Array
+
+
+def _more(
+    state: Softmax, scores: jax.Array, seen: jax.Array, values: jax.Array, equation: str
+) -> Softmax:
+    """The state with further keys: scores [..., m] where `seen` (broadcast), and their values."""
+    scores = jnp.where(seen, scores, MASKED)
+    largest = jnp.maximum(state.largest, scores.max(-1))
+    weights = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0.0)
+    before = jnp.exp(state.largest - largest)
+    found = jnp.einsum(
+        equation, weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    )
+    return Softmax(
+        largest,
+        state.total * before + weights.sum(-1),
+        state.weighted * before[..., None] + found,
+    )
 
 
 def named(x: jax.Array) -> jax.Array:

@@ -270,25 +270,34 @@ class DecoderLayer(nn.Module):
     def decode(self, carry, layer, shared, rope: Rope, shared_len: jax.Array, t: jax.Array):
         """One token per branch. carry: (x [B, R, D], own k and v of ALL layers [L, B, R, M, K, d]).
 
-        The own caches are carried and written in place at (layer, t); as scanned inputs and
+        The own caches are carried and written in place at (layer, t[b, r]); as scanned inputs and
         outputs they would be copied whole at every step.
         """
-        x, own_k, own_v = carry
+        x, *own = carry
         q, k, v = self.attn.qkv(self.attn_norm(x), rope)
-        own_k, own_v = (
-            jax.lax.dynamic_update_slice(
-                cache, new.astype(cache.dtype)[None, :, :, None], (layer, 0, 0, t, 0, 0)
-            )
-            for cache, new in ((own_k, k), (own_v, v))
-        )
-        mine = [jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (own_k, own_v)]
-        heads = branch_attention(q, shared[0], shared[1], shared_len, mine[0], mine[1], t)
-        return (self._finish(x, heads), own_k, own_v), None
+        own = [_write_own(cache, new, layer, t) for cache, new in zip(own, (k, v), strict=True)]
+        heads = branch_attention(q, shared[0], shared[1], shared_len, own[0], own[1], layer, t)
+        return (self._finish(x, heads), *own), None
 
     def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:
         x = self.constrain(x + self.attn.out(heads), "activation")
         with jax.named_scope("ffn"):
             return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
+
+
+def _write_own(cache: jax.Array, new: jax.Array, layer: jax.Array, t: jax.Array) -> jax.Array:
+    """cache [L, B, R, M, K, d] with new [B, R, K, d] at (layer, b, r, t[b, r]).
+
+    Two vmaps of an update of one branch: a scatter whose batch axes the compiler knows as such, so
+    that rows that are split over a mesh stay where they are.
+    """
+
+    def branch(cache: jax.Array, new: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(cache, new[None, None], (layer, t, 0, 0))
+
+    over_branches = jax.vmap(branch, in_axes=(1, 0, 0), out_axes=1)
+    over_rows = jax.vmap(over_branches, in_axes=(1, 0, 0), out_axes=1)
+    return over_rows(cache, new.astype(cache.dtype), t)
 
 
 def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Array) -> jax.Array:
