@@ -45,7 +45,9 @@ MODULES = {
         "srpo_jax/pack/packing.py",
         "tests/pack/test_packing.py tests/pack/test_fill_row.py tests/pack/test_batches.py",
     ),
-    "sampler": ("srpo_jax/inference/prefix_sampler.py", "tests/inference/test_prefix_sampler.py"),
+    "drawing": ("srpo_jax/inference/engine/drawing.py", "tests/inference/engine"),
+    "slots": ("srpo_jax/inference/engine/slots.py", "tests/inference/engine"),
+    "engine": ("srpo_jax/inference/engine/engine.py", "tests/inference/engine"),
     "leases": (
         "srpo_jax/explore/shard_leases.py",
         "tests/explore/test_shard_leases.py tests/explore/test_lease_holders.py",

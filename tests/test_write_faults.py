@@ -26,7 +26,7 @@ from srpo_jax.judge.judge import judge
 from srpo_jax.runs.report.page import write_report
 from tests.export.test_export import run as exported_run
 from tests.support.failing_disk import FailingDisk, Killed
-from tests.support.small_world import ArithmeticArbiter, RecitingSampler, write_world
+from tests.support.small_world import ArithmeticArbiter, RecitingEngine, write_world
 
 # A killed process lets go of no shard's claim.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -45,8 +45,8 @@ def world(tmp_path_factory):
         # for, here not for minutes.
         patch.setitem(shard_leases.ShardLeases.__init__.__kwdefaults__, "lease_seconds", 0.2)
         patch.setitem(owners.Owner.__init__.__kwdefaults__, "still", 0.2)
-        patch.setattr(explorer, "Sampler", RecitingSampler)
-        patch.setattr(evaluating, "Sampler", RecitingSampler)
+        patch.setattr(explorer, "Engine", RecitingEngine)
+        patch.setattr(evaluating, "Engine", RecitingEngine)
         # The tiny policy is the same every time; loading it is most of the time.
         for module in (evaluating, explorer_module()):
             patch.setattr(module, "load_policy", functools.cache(module.load_policy))

@@ -11,7 +11,7 @@ from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
 from srpo_jax.judge.judge import judge
 from srpo_jax.train.loop import train
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 LOSS = """
 from srpo_jax.train.losses.pairwise import PairLoss
@@ -52,7 +52,7 @@ def get_config():
 """
 
 
-class TalkativeSampler(RecitingSampler):
+class TalkativeEngine(RecitingEngine):
     """Counts, in whole paths of which none is like another."""
 
     said = -1
@@ -73,7 +73,7 @@ def test_a_loss_and_an_arbiter_of_ones_own(tmp_path, monkeypatch):
         (tmp_path / f"{name}_from_outside.py").write_text(text)
     (tmp_path / "mine.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(explorer, "Sampler", TalkativeSampler)
+    monkeypatch.setattr(explorer, "Engine", TalkativeEngine)
     config = load_config("mine.py")
     folder = explore(config, tmp_path / "run")
     judge(config, tmp_path / "run")

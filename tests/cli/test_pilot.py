@@ -1,4 +1,4 @@
-"""`srpo pilot` on the small world: real stages, a reciting sampler, an arbiter of arithmetic."""
+"""`srpo pilot` on the small world: real stages, recited answers, an arbiter of arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srpo_jax.config.sections import ExploreSettings
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.explore import explorer
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 QUESTIONS = 4
 
@@ -39,7 +39,7 @@ def world(tmp_path_factory):
     workdir = folder / "run"
     argv = ["pilot", f"--config={file}", f"--workdir={workdir}", f"--questions={QUESTIONS}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explorer, "Sampler", RecitingSampler)
+        patch.setattr(explorer, "Engine", RecitingEngine)
         assert cli.main(argv) == 0
     return argv, workdir
 
@@ -54,8 +54,8 @@ def found_in(workdir):
 
 
 def test_it_measures_what_the_stages_left(world):
-    """Counts are those of the trees and verdicts in WORKDIR/pilot, whose shards hold whole batches;
-    a gradient of each term was taken; the full run's cost is of all records."""
+    """Counts are those of the trees and verdicts in WORKDIR/pilot; a
+    gradient of each term was taken; the full run's cost is of all records."""
     _, workdir = world
     trees, found = judged(workdir), found_in(workdir)
     branches = [branch for tree in trees for branch in tree["branches"]]
@@ -69,8 +69,8 @@ def test_it_measures_what_the_stages_left(world):
     assert gradient["ref"] > 0 and gradient["exp"] > 0
     assert gradient["exp_share"] == gradient["exp"] / (gradient["ref"] + gradient["exp"])
     assert found["full_run"]["questions"] == 5 and found["full_run"]["judge_cases"] > 0
-    assert not found["full_run"]["with_compilation"]
-    assert len(list((workdir / "pilot" / "trees").glob("*.array_record"))) == 2
+    assert found["full_run"]["explore_seconds"] > 0
+    assert len(list((workdir / "pilot" / "trees").glob("*.array_record"))) == QUESTIONS
     assert {row["name"] for row in found["report"] if row["ok"] is False}
 
 
@@ -83,7 +83,7 @@ def test_again_it_samples_and_asks_nothing_and_takes_labels(world, monkeypatch, 
     def never(*args, **kwargs):
         raise AssertionError("sampled again")
 
-    monkeypatch.setattr(explorer, "Sampler", never)
+    monkeypatch.setattr(explorer, "Engine", never)
     monkeypatch.setattr("tests.support.small_world.ArithmeticArbiter.judge", never)
     file = workdir / "pilot" / "to_label.jsonl"
     verdicts = {
@@ -119,13 +119,13 @@ def test_another_pilot_is_refused_and_a_mistake_is_one_line(world, capsys):
         assert said in err[-1]
 
 
-def test_the_full_run_is_scaled_from_batches_that_did_not_compile(tmp_path):
-    """10 questions in batches of 4, of which the first compiled: 3 s a batch. 100 questions in 3
-    shards are 9 + 9 + 9 batches; cases, seconds and tokens are a question's times 100; the price is
-    that of a million tokens."""
+def test_the_full_run_is_scaled_by_the_questions(tmp_path):
+    """10 questions in shards of 4, 4 and 2 took 8 s, and their roots 1 s: 90 s for 100 questions;
+    cases, seconds and tokens are a question's times 100; the price is that of a million tokens."""
     times = Times(tmp_path / "times.json")
-    for questions, seconds in ((4, 60.0), (4, 2.0), (2, 4.0)):
-        times.batch("trees", questions, seconds)
+    times.shard("roots", 10, 1.0)
+    for questions, seconds in ((4, 5.0), (4, 2.0), (2, 1.0)):
+        times.shard("trees", questions, seconds)
     times.judging("other", 5, 1000.0, None)
     times.judging("mine", 50, 25.0, {"tokens_in": 1000, "tokens_out": 100})
 
@@ -142,8 +142,7 @@ def test_the_full_run_is_scaled_from_batches_that_did_not_compile(tmp_path):
     found = full_run(config, 100, 10, Times(tmp_path / "times.json"), Verdicts())
     assert found == {
         "questions": 100,
-        "explore_seconds": 81.0,
-        "with_compilation": False,
+        "explore_seconds": 90.0,
         "judge_cases": 500,
         "judge_seconds": 250.0,
         "tokens_in": 10000,
@@ -151,7 +150,7 @@ def test_the_full_run_is_scaled_from_batches_that_did_not_compile(tmp_path):
         "dollars": 2.0,
     }
     again = Times(tmp_path / "times.json")
-    assert again.batches == times.batches and again.judged == times.judged
+    assert again.shards == times.shards and again.judged == times.judged
 
     panel = Times(tmp_path / "panel.json")  # whose members have prices, and the panel none
     panel.judging("mine", 50, 1.0, {"tokens_in": 1000, "tokens_out": 100, "dollars": 0.3})
@@ -160,7 +159,7 @@ def test_the_full_run_is_scaled_from_batches_that_did_not_compile(tmp_path):
 
 @pytest.mark.slow
 def test_a_pilot_of_the_embedded_world(tmp_path, capsys):
-    """With nothing in place of the sampler: the demo's own policy is read and judged, has pairs,
+    """With nothing in place of the engine: the demo's own policy is read and judged, has pairs,
     and is worth the full run by every measure but labels that nobody gave."""
     argv = ["pilot", "--config=configs/ssui_mini.py", f"--workdir={tmp_path}"]
     assert cli.main(argv) == 0

@@ -25,8 +25,10 @@ from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import load_policy
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.judge.judge import judge
 from srpo_jax.runs.report.page import write_report
 from srpo_jax.train.loop import train
@@ -41,21 +43,21 @@ def greedy(folder, records) -> list[list[int]]:
     policy = load_policy(Config(model=ModelSettings(path=str(folder)), prompt=bare))
     prompts = [policy.encode(record) for record in records]
     tokens, patches = policy.budgets(records, [0] * len(records))
-    sampler = Sampler(
+    engine = Engine(
         policy.model,
         policy.params,
         policy.processor,
-        batch=len(records),
+        rows=len(records),
         branches=1,
         prompt_tokens=tokens,
         patches=patches,
         max_new_tokens=NEW_TOKENS,
-        temperature=0.0,
+        sampling=Sampling(temperature=0.0),
     )
     empty = np.zeros(0, np.int32)
     return [
         own[0].tokens.tolist()
-        for own in sampler([SampleRequest(prompt, empty, (0,), (0,)) for prompt in prompts])
+        for own in engine([SampleRequest(prompt, empty, (0,), (0,)) for prompt in prompts])
     ]
 
 

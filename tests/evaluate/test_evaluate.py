@@ -12,7 +12,7 @@ from srpo_jax.models.hf.load import load_params, policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 
 @pytest.fixture
@@ -89,20 +89,20 @@ def test_an_interruption_costs_one_shard_at_most(config, tmp_path, monkeypatch):
     ones are complete, and the same command ends with the bytes of one that was not stopped.
     """
     monkeypatch.setattr(run, "SHARD_QUESTIONS", 2)
-    calls = []
+    asked = []
 
-    class Reciting(RecitingSampler):
+    class Reciting(RecitingEngine):
         stop_at = 0
 
-        def __call__(self, requests):
-            calls.append([request.name for request in requests])
-            if len(calls) == self.stop_at:
+        def _answer(self, request):
+            asked.append(request.name)
+            if len(asked) == self.stop_at:
                 raise KeyboardInterrupt
-            return super().__call__(requests)
+            return super()._answer(request)
 
-    monkeypatch.setattr(run, "Sampler", Reciting)
+    monkeypatch.setattr(run, "Engine", Reciting)
     evaluate(config, tmp_path / "whole", "x")
-    assert len(calls) == 3
+    assert len(asked) == 5
     folder = tmp_path / "part" / "eval" / "x"
     with config.unlocked():
         config.eval.num_questions = 1
@@ -110,21 +110,21 @@ def test_an_interruption_costs_one_shard_at_most(config, tmp_path, monkeypatch):
     earlier = answers(folder)
     with config.unlocked():
         config.eval.num_questions = 0
-    calls.clear()
-    Reciting.stop_at = 3
+    asked.clear()
+    Reciting.stop_at = 5
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, tmp_path / "part", "x")
     assert answers(folder) == earlier
-    calls.clear()
+    asked.clear()
     Reciting.stop_at = 0
     evaluate(config, tmp_path / "part", "x")
-    assert calls == [["record 'r4'"]]
+    assert asked == ["record 'r4'"]
     assert bytes_of(folder) == bytes_of(tmp_path / "whole" / "eval" / "x")
 
 
 def test_answers_are_of_these_records(config, tmp_path, monkeypatch):
     """Corrected records are answered again: no answer counts under what its label was before."""
-    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    monkeypatch.setattr(run, "Engine", RecitingEngine)
     folder = evaluate(config, tmp_path, "x")
     records = read_records(config.data.test_records)
     changed = [{**vars(record), "risky": not record.risky} for record in records]
@@ -135,7 +135,7 @@ def test_answers_are_of_these_records(config, tmp_path, monkeypatch):
 
 def test_answers_that_are_not_there_or_damaged_are_one_line(config, tmp_path, monkeypatch):
     """With the command that makes them."""
-    monkeypatch.setattr(run, "Sampler", RecitingSampler)
+    monkeypatch.setattr(run, "Engine", RecitingEngine)
     with pytest.raises(UserError, match="no answers; run `srpo eval --name=x`"):
         read_answers(tmp_path / "eval" / "x")
     folder = evaluate(config, tmp_path, "x")

@@ -11,13 +11,12 @@ from srpo_jax.data_pipelines.path_formats.tokens import tokenize_reference
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.tree_store import read_shards, shard_done, shard_path
 from srpo_jax.errors import UserError
-from srpo_jax.explore import explore as run
-from srpo_jax.explore import explorer
+from srpo_jax.explore import explorer, shard_maker
 from srpo_jax.explore.explore import explore
+from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.policy import choose_questions
-from srpo_jax.inference.prefix_sampler import Sampler
 from srpo_jax.models.hf.processor import Processor
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 from tests.support.tiny import picture
 
 
@@ -33,7 +32,7 @@ def processor(config):
 
 @pytest.fixture(scope="module")
 def full(config, tmp_path_factory):
-    """The workdir of an exploration that nothing stopped, with the real sampler."""
+    """The workdir of an exploration that nothing stopped, with the real engine."""
     workdir = tmp_path_factory.mktemp("full")
     assert explore(config, workdir) == workdir / "trees"
     return workdir
@@ -41,14 +40,14 @@ def full(config, tmp_path_factory):
 
 @pytest.fixture
 def reciting(monkeypatch):
-    """The samplers that a run makes, in order, all reciting."""
+    """The engines that a run makes, in order, all reciting."""
     made = []
 
     def make(*args, **kwargs):
-        made.append(RecitingSampler(*args, **kwargs))
+        made.append(RecitingEngine(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(explorer, "Sampler", make)
+    monkeypatch.setattr(explorer, "Engine", make)
     return made
 
 
@@ -108,22 +107,29 @@ def test_interrupted_and_run_again_gives_the_same_bytes(
 ):
     """Stopped inside the second shard: the first stays, the second is not half written, and the
     same command ends with exactly the bytes of a run that was never stopped."""
-    calls = []
+    asked, done = [], []
 
-    class StoppedSampler(Sampler):
-        def __call__(self, requests):
-            calls.append([request.name for request in requests])
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return super().__call__(requests)
+    class StoppedEngine(Engine):
+        def stream(self, requests):
+            def noted():
+                for request in requests:
+                    asked.append(request.name)
+                    yield request
 
-    monkeypatch.setattr(explorer, "Sampler", StoppedSampler)
+            for number, samples in super().stream(noted()):
+                done.append(number)
+                if len(done) == 4:
+                    raise KeyboardInterrupt
+                yield number, samples
+
+    monkeypatch.setattr(explorer, "Engine", StoppedEngine)
     with pytest.raises(KeyboardInterrupt):
         explore(config, tmp_path)
     assert shard_done(shard_path(tmp_path / "trees", 0, 2))
     assert not shard_path(tmp_path / "trees", 1, 2).exists()
+    asked.clear()
     explore(config, tmp_path)
-    assert calls[3:] == [["record 'r2'", "record 'r3'"], ["record 'r4'"]]
+    assert asked == ["record 'r2'", "record 'r3'", "record 'r4'"]
     assert shard_bytes(tmp_path) == shard_bytes(full)
     out = capsys.readouterr().out
     assert "3/3 questions" in out and "s left" in out and "24 branches of 5 questions" in out
@@ -134,17 +140,17 @@ def test_a_shard_that_another_worker_finished_meanwhile_is_left(
 ):
     """A worker that was taken for dead comes back with its shard: the files stay as they are."""
     written, found = [], []
-    monkeypatch.setattr(run, "write_shard", lambda path, trees: written.append(path))
+    monkeypatch.setattr(shard_maker, "write_shard", lambda path, trees: written.append(path))
 
-    class OvertakenSampler(RecitingSampler):
-        def __call__(self, requests):
+    class OvertakenEngine(RecitingEngine):
+        def _answer(self, request):
             for path in sorted((full / "trees").glob("trees-*")):  # the other worker's files
                 shutil.copy(path, tmp_path / "trees" / path.name)
                 found.append(path)
-            return super().__call__(requests)
+            return super()._answer(request)
 
     (tmp_path / "trees").mkdir()
-    monkeypatch.setattr(explorer, "Sampler", OvertakenSampler)
+    monkeypatch.setattr(explorer, "Engine", OvertakenEngine)
     explore(config, tmp_path)
     assert found and not written
     assert shard_bytes(tmp_path).keys() == shard_bytes(full).keys()

@@ -9,7 +9,7 @@ from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.errors import UserError
 from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def config(tmp_path_factory):
 @pytest.fixture
 def saying(monkeypatch):
     """Returns a function that makes every branch say one of some texts."""
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
-    return lambda *texts: monkeypatch.setattr(RecitingSampler, "LINES", texts)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
+    return lambda *texts: monkeypatch.setattr(RecitingEngine, "LINES", texts)
 
 
 def test_a_branch_is_read_with_its_prefix(config, saying, tmp_path):

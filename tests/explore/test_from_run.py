@@ -14,7 +14,7 @@ from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export, sampling_params
 from srpo_jax.train.loop import train
 from srpo_jax.train.setup import make_setup
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 RANKS = [pytest.param(0, marks=pytest.mark.slow), 4]
 
@@ -35,7 +35,7 @@ def run(request, config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config.lora.rank = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explorer, "Sampler", RecitingSampler)
+        patch.setattr(explorer, "Engine", RecitingEngine)
         explore(config, workdir)
     train(config, workdir)
     return workdir
@@ -80,7 +80,7 @@ def test_the_verb_has_the_option(config, run, tmp_path, monkeypatch, capsys):
         "    config.arbiter.kind = 'ssui_mini'\n    config.explore.branches = 1\n"
         "    config.explore.max_new_tokens = 2\n    return config.lock()\n"
     )
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     out = tmp_path / "out"
     argv = [f"--config={file}", f"--workdir={out}", f"--from={run}"]
     assert cli.main(["explore", *argv]) == 0
@@ -93,13 +93,13 @@ def test_the_verb_has_the_option(config, run, tmp_path, monkeypatch, capsys):
 def test_reference_paths_alone_train_as_trees_with_branches_do(config, tmp_path, monkeypatch):
     """`references_only` samples nothing; SFT has the same batches on these trees as on explored
     ones, and neither kind is mixed with the other."""
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     explore(config, tmp_path / "explored")
 
     def never(*args, **kwargs):
         raise AssertionError("sampled")
 
-    monkeypatch.setattr(explorer, "Sampler", never)
+    monkeypatch.setattr(explorer, "Engine", never)
     explore(config, tmp_path / "alone", references_only=True)
     assert {len(tree["branches"]) for tree in read_shards(tmp_path / "alone" / "trees")} == {0}
     both = [make_setup(config, tmp_path / name).batches[0] for name in ("explored", "alone")]

@@ -43,13 +43,13 @@ def test_a_worker_that_died_holds_nothing(tmp_path):
         holder.stdin.close()
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
         assert mine.take(["x"]) == "x"
-        mine.release()
+        mine.release("x")
         assert not lease.exists()
 
         dead = json.loads(text)
         lease.write_text(json.dumps({**dead, "pid": os.getpid()}))
         assert mine.take(["x"]) == "x"
-        mine.release()
+        mine.release("x")
         for other in ("host", "boot", "pids"):
             lease.write_text(json.dumps({**dead, other: dead[other] + "1"}))
             assert mine.take(["x"]) is None
@@ -91,7 +91,7 @@ def test_what_another_one_took_over_is_left_to_it(tmp_path):
         mine.take(["x"])
         path = tmp_path / "c" / "x.claim"
         path.write_text(json.dumps(ELSEWHERE))
-        mine.release()
+        mine.release("x")
         assert json.loads(path.read_text()) == ELSEWHERE
         path.unlink()
 

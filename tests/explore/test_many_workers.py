@@ -17,7 +17,7 @@ from srpo_jax.explore.shard_leases import ShardLeases
 from srpo_jax.owners import read_holder
 from tests.support import ROOT
 from tests.support.explore_worker import config_of
-from tests.support.small_world import RecitingSampler
+from tests.support.small_world import RecitingEngine
 
 
 def tree_bytes(workdir) -> dict[str, bytes]:
@@ -28,7 +28,7 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     """Two workers, one dies by SIGKILL within a shard: every file is, byte for byte, that of one
     worker alone, and no lease is left.
     """
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     config = config_of(tmp_path / "world")
     env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", SRPO_NUM_PROCESSES="2")
@@ -74,16 +74,16 @@ def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     """Nobody takes what a living worker holds; the dead one's, or a silent host's, is free."""
     a, b = two
     assert a.take(["x", "y"]) == "x" and b.take(["x", "y"]) == "y" and b.take(["x"]) is None
-    b.release()
+    b.release("y")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     path = tmp_path / "c" / "x.claim"
     owner = read_holder(path)
     path.write_text(json.dumps({**owner, "pid": dead.pid, "token": "t"}))
     assert b.take(["x"]) == "x", "its process is gone"
-    b.release()
+    b.release("x")
 
-    a.release()  # or it would go on touching the file, after os.utime too
+    a.release("x")  # or it would go on touching the file, after os.utime too
     path.write_text(json.dumps({**owner, "host": "elsewhere", "token": "t"}))
     assert a.take(["x"]) is None, "another host's, touched just now"
     old = time.time() - 60

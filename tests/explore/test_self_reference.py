@@ -22,7 +22,7 @@ from srpo_jax.explore.explorer import branch_seed
 from srpo_jax.explore.self_reference import with_reference
 from srpo_jax.judge.judge import judge
 from srpo_jax.models.hf.processor import Processor
-from tests.support.small_world import ArithmeticArbiter, RecitingSampler, world_config, write_world
+from tests.support.small_world import ArithmeticArbiter, RecitingEngine, world_config, write_world
 
 OUTSIDE = """
 from tests.support.small_world import ArithmeticArbiter
@@ -64,7 +64,7 @@ def processor(world):
 @pytest.fixture
 def config(world, monkeypatch):
     """Of the world, with a sampler that recites."""
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     made = world_config(world)
     made.explore.reference = "self"
     return made
@@ -76,13 +76,13 @@ def test_branches_leave_the_first_path_that_is_judged_safe(
     """It becomes the reference with its own tokens; a question without one is left out, counted and
     named. Until the whole paths are judged there are only these, and the user is told.
     """
-    original = RecitingSampler._say
+    original = RecitingEngine._say
     hopeless = {branch_seed(0, "r1", "reference", k) for k in range(10)}
 
     def say(self, seed):
         return original(self, 2 if seed in hopeless else seed)  # "Reply: no steps."
 
-    monkeypatch.setattr(RecitingSampler, "_say", say)
+    monkeypatch.setattr(RecitingEngine, "_say", say)
     arbiter = ArithmeticArbiter()
     assert explore(config, tmp_path) == tmp_path / "roots"
     said = capsys.readouterr().out

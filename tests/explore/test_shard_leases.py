@@ -28,7 +28,7 @@ def test_a_pid_means_nothing_in_another_container(tmp_path):
     owner = {**me, "pid": dead.pid, "token": "t"}
     with ShardLeases(tmp_path / "c", lease_seconds=60) as mine:
         assert mine.take(["x"]) == "x"
-        mine.release()
+        mine.release("x")
         path = tmp_path / "c" / "x.claim"
         path.write_text(json.dumps({**owner, "pids": me["pids"] + "1"}))
         assert mine.take(["x"]) is None
@@ -84,4 +84,4 @@ def test_a_server_that_forgets_ends_no_worker(tmp_path, monkeypatch):
             patched.setattr(b, "_now", fail)
             assert b.take(["x"]) is None
             patched.setattr(pathlib.Path, "unlink", fail)
-            a.release()
+            a.release("x")

@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from srpo_jax.export.hf_checkpoint import export_checkpoint
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.policy_model import PolicyModel
@@ -86,20 +88,20 @@ def greedy(params, processor, picture, never) -> list[int]:
     prompt = processor.encode_question(QUESTION, [picture])
 
     class Ids:
-        eos_ids, suppress_ids = processor.eos_ids, never
+        eos_ids, suppress_ids, decode = processor.eos_ids, never, processor.decode
 
-    sampler = Sampler(
+    engine = Engine(
         PolicyModel(processor.config),
         params,
         Ids,
-        batch=1,
+        rows=1,
         branches=1,
         prompt_tokens=len(prompt.tokens),
         patches=len(prompt.patches),
         max_new_tokens=NEW_TOKENS,
-        temperature=0.0,
+        sampling=Sampling(temperature=0.0),
     )
-    ((sample,),) = sampler([SampleRequest(prompt, np.zeros(0, np.int32), (0,), (0,))])
+    ((sample,),) = engine([SampleRequest(prompt, np.zeros(0, np.int32), (0,), (0,))])
     return sample.tokens.tolist()
 
 

@@ -17,17 +17,17 @@ from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.judge.judge import judge
 from srpo_jax.judge.results.scores import scores
 from tests.support.full_disk import full_disk
-from tests.support.small_world import ArithmeticArbiter, RecitingSampler, world_config, write_world
+from tests.support.small_world import ArithmeticArbiter, RecitingEngine, world_config, write_world
 
 
-class CountingSampler(RecitingSampler):
+class CountingEngine(RecitingEngine):
     """Says the lines in turn."""
 
     said = 0
 
     def _say(self, seed):
-        CountingSampler.said += 1
-        return super()._say(CountingSampler.said)
+        CountingEngine.said += 1
+        return super()._say(CountingEngine.said)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def config(world, monkeypatch):
-    monkeypatch.setattr(CountingSampler, "said", 0)
-    monkeypatch.setattr(evaluation, "Sampler", CountingSampler)
+    monkeypatch.setattr(CountingEngine, "said", 0)
+    monkeypatch.setattr(evaluation, "Engine", CountingEngine)
     monkeypatch.setattr(evaluation, "SHARD_QUESTIONS", 2)
     return world_config(world)
 

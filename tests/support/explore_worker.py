@@ -15,18 +15,18 @@ import time
 
 from srpo_jax.explore import explore as run
 from srpo_jax.explore import explorer
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 DYING = "dying"  # a file: the doomed worker is about to end
 PATIENCE_SECONDS = 240.0
 
 
-class Doomed(RecitingSampler):
+class Doomed(RecitingEngine):
     """SIGKILL at the first question. Nothing is compiled."""
 
     mark: pathlib.Path
 
-    def __call__(self, requests):
+    def _answer(self, request):
         self.mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -34,13 +34,13 @@ class Doomed(RecitingSampler):
 class Survivor(Doomed):
     """Recites when the doomed one is about to end."""
 
-    def __call__(self, requests):
+    def _answer(self, request):
         end = time.monotonic() + PATIENCE_SECONDS
         while not self.mark.exists():
             if time.monotonic() > end:
                 raise TimeoutError("the other worker never began")
             time.sleep(0.02)
-        return RecitingSampler.__call__(self, requests)
+        return RecitingEngine._answer(self, request)
 
 
 def config_of(world: pathlib.Path):
@@ -54,7 +54,7 @@ def main(world: str, workdir: str, role: str) -> None:
     place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
     Doomed.mark = pathlib.Path(world).parent / DYING
-    explorer.Sampler = {"doomed": Doomed, "survivor": Survivor}[role]
+    explorer.Engine = {"doomed": Doomed, "survivor": Survivor}[role]
     run.explore(config, place)
 
 

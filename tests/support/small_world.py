@@ -1,19 +1,21 @@
-"""Five records with pictures, an arbiter that judges by arithmetic, and a sampler that recites.
+"""Five records with pictures, an arbiter that judges by arithmetic, and an engine that recites.
 
 A tiny random policy never writes "Reply:", so what needs well-formed paths gets them from the
-reciting sampler, which stands in for srpo_jax.inference.prefix_sampler.Sampler.
+reciting engine, which stands in for srpo_jax.inference.engine.engine.Engine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 
 from srpo_jax.arbiter.verdict import Judgement, Verdict
 from srpo_jax.configs import common
 from srpo_jax.data_pipelines.records import Record, write_records
-from srpo_jax.inference.prefix_sampler import Sample
+from srpo_jax.inference.engine.counts import Counts
+from srpo_jax.inference.engine.requests import Sample
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 
 
@@ -71,8 +73,9 @@ class ArithmeticArbiter:
         return Judgement(verdict, Verdict.SAFE, steps, None, "by arithmetic")
 
 
-class RecitingSampler:
-    """Says one of LINES, chosen by the seed, after any prompt; keeps its requests."""
+class RecitingEngine:
+    """Says one of LINES, chosen by the seed, after any prompt; keeps its requests. Of so many as it
+    has rows the last is done first."""
 
     LINES = (
         "Look here.\nReply: Yes.",
@@ -82,13 +85,28 @@ class RecitingSampler:
         "Unfinished",
     )
 
-    def __init__(self, model, params, processor, *, batch, branches, **budgets):
-        self.processor, self.batch, self.branches = processor, batch, branches
-        self.requests = []
+    def __init__(self, model, params, processor, *, rows, **_):
+        self.params, self.processor, self.rows = params, processor, rows
+        self.counts, self.requests = Counts(), []
 
     def __call__(self, requests):
-        self.requests += requests
-        return [[self._say(seed) for seed in request.seeds] for request in requests]
+        found = dict(self.stream(requests))
+        return [found[i] for i in range(len(requests))]
+
+    def stream(self, requests):
+        source = enumerate(requests)
+        while some := list(itertools.islice(source, self.rows)):
+            for number, request in reversed(some):
+                yield number, self._answer(request)
+
+    def _answer(self, request):
+        self.requests.append(request)
+        samples = [self._say(seed) for seed in request.seeds]
+        self.counts.questions += 1
+        self.counts.branches += len(samples)
+        self.counts.tokens += sum(len(sample.tokens) for sample in samples)
+        self.counts.finished += sum(sample.finished for sample in samples)
+        return samples
 
     def _say(self, seed):
         text = self.LINES[seed % len(self.LINES)]

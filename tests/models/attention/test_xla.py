@@ -106,19 +106,20 @@ def test_long_rows_never_hold_a_square():
     assert "2048,2048]" not in str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k, ends))
 
 
-@pytest.mark.parametrize("t", [0, 2])
-def test_branch_attention_is_attention_over_prefix_and_own_tokens(t):
-    """A branch sees shared[:shared_len] and own[:t + 1]; what lies behind them has no effect."""
+def test_branch_attention_is_attention_over_prefix_and_own_tokens():
+    """A branch sees shared[:shared_len] and own[:t + 1], of one layer; what lies
+    behind them has no effect."""
     rows, branches, length, steps = 2, 3, 7, 4
     q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
     q = q[:, :branches]
     rng = np.random.default_rng(3)
-    own = rng.standard_normal((2, rows, branches, steps, 2, 8)).astype(np.float32)
+    own = rng.standard_normal((2, 3, rows, branches, steps, 2, 8)).astype(np.float32)  # 3 layers
     lengths = np.array([[7, 3, 0], [1, 5, 7]], np.int32)
-    got = branch_attention(q, shared_k, shared_v, jnp.asarray(lengths), *own, t)
+    t = np.array([[0, 2, 3], [1, 0, 2]], np.int32)
+    got = branch_attention(q, shared_k, shared_v, lengths, *own, jnp.int32(1), jnp.asarray(t))
     for b, r in np.ndindex(rows, branches):
         keys, values = (
-            np.concatenate([np.asarray(s)[b, : lengths[b, r]], o[b, r, : t + 1]])[None]
+            np.concatenate([np.asarray(s)[b, : lengths[b, r]], o[1, b, r, : t[b, r] + 1]])[None]
             for s, o in zip((shared_k, shared_v), own)
         )
         mask = np.ones((1, 1, keys.shape[1]), bool)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from srpo_jax.data_pipelines.prompt import Demonstration, Prompt
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.models.hf.prompt_encoder import PromptEncoder
 from tests.support.families import CASES, Loaded
 
@@ -50,13 +52,13 @@ def test_greedy_answers_equal_transformers(loaded):
     """Token for token, from one prefill per question and cached branches."""
     new = 12
     room = loaded.room(0)
-    sampler = Sampler(
+    engine = Engine(
         loaded.model,
         loaded.params,
         loaded.processor,
-        batch=3,
+        rows=3,
         branches=1,
-        temperature=0.0,
+        sampling=Sampling(temperature=0.0),
         prompt_tokens=room["tokens"],
         patches=room["patches"],
         max_new_tokens=new,
@@ -64,7 +66,7 @@ def test_greedy_answers_equal_transformers(loaded):
     requests = [
         SampleRequest(prompt, np.zeros(0, np.int32), (0,), (0,)) for prompt in loaded.prompts
     ]
-    ours = [samples[0].tokens.tolist() for samples in sampler(requests)]
+    ours = [samples[0].tokens.tolist() for samples in engine(requests)]
     assert ours == loaded.oracle_greedy(new)
 
 

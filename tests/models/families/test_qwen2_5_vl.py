@@ -142,7 +142,7 @@ def test_cached_decoding_equals_recomputation(tiny):
     for t in range(steps):
         positions = np.repeat((first + t)[:, None, :], 3, axis=1).astype(np.int32)
         tokens = own_tokens[:, :, t].astype(np.int32)
-        args = (tokens, positions, shared, shared_len, own, jnp.int32(t))
+        args = (tokens, positions, shared, shared_len, own, np.full_like(tokens, t))
         out, own = tiny.apply(*args, method="decode")
         got.append(out)
     got = np.stack(got, axis=2)  # [B, R, steps, D]
@@ -240,7 +240,7 @@ def test_cache_is_in_the_compute_dtype(tiny):
     hidden, (k, v) = shapes(tiny.rows(*ANSWERS), method="prefill")
     own = (jax.ShapeDtypeStruct((LAYERS, 3, 2, 4, *k.shape[3:]), k.dtype),) * 2
     ints = np.ones((3, 2), np.int32), np.ones((3, 3, 2), np.int32)
-    step, own = shapes(*ints, (k, v), ints[0], own, np.int32(0), method="decode")
+    step, own = shapes(*ints, (k, v), ints[0], own, ints[0], method="decode")
     assert {x.dtype for x in (hidden, k, v, step, *own)} == {jnp.dtype(jnp.bfloat16)}
 
 

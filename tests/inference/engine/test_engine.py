@@ -1,4 +1,4 @@
-"""The sampler against transformers' generate, against a full forward pass, and against chance."""
+"""The engine against transformers' generate, against a full forward pass, and against chance."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.inputs import causal_row, pad_rows
@@ -44,8 +46,8 @@ def prompts(policy, pictures):
 
 @pytest.fixture(scope="module")
 def warm(policy):
-    """One sampler for several tests: compiling costs more than sampling."""
-    return make_sampler(policy, max_new_tokens=12, temperature=3.0)
+    """One engine for several tests: compiling costs more than sampling."""
+    return make_engine(policy, max_new_tokens=12, temperature=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +66,10 @@ def full_logits(policy):
     return run
 
 
-def make_sampler(policy, **options):
-    sizes = dict(batch=2, branches=4, prompt_tokens=TOKENS, patches=PATCHES, max_new_tokens=8)
-    return Sampler(*policy, **{**sizes, "temperature": 1.0, **options})
+def make_engine(policy, temperature=1.0, sampling=None, **options):
+    sizes = dict(rows=2, branches=4, prompt_tokens=TOKENS, patches=PATCHES, max_new_tokens=8)
+    sampling = sampling or Sampling(temperature)
+    return Engine(*policy, **{**sizes, "sampling": sampling, **options})
 
 
 def reference_path(processor):
@@ -82,7 +85,7 @@ def allowed_log_softmax(processor, logits):
 
 def test_greedy_equals_transformers_generate(folder, policy, pictures, prompts):
     """Token for token, with no, one and two ragged pictures, from the prompt alone and after each
-    prefix of a reference path that is prefilled only once; three questions in batches of two."""
+    prefix of a reference path that is prefilled only once; three questions in two rows."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     processor = policy[2]
@@ -90,7 +93,7 @@ def test_greedy_equals_transformers_generate(folder, policy, pictures, prompts):
     path, starts = reference_path(processor)
     seeds = (0,) * len(starts)
     requests = [SampleRequest(prompt, path, tuple(starts), seeds) for prompt in prompts]
-    ours = make_sampler(policy, temperature=0.0, max_new_tokens=16)(requests)
+    ours = make_engine(policy, temperature=0.0, max_new_tokens=16)(requests)
 
     for i, images in enumerate([pictures[:1], pictures, []]):
         encoded = [processor.image(image) for image in images]
@@ -119,12 +122,12 @@ def test_first_token_is_a_draw_from_the_softmax(policy, prompts, full_logits):
     """4000 branches at temperature 2: the counts fit softmax(logits / 2) (chi-square below its
     99.9 % point), and no suppressed or padded id is ever drawn."""
     processor, count = policy[2], 1000
-    sampler = make_sampler(policy, branches=count, max_new_tokens=1, temperature=2.0, batch=1)
+    engine = make_engine(policy, branches=count, max_new_tokens=1, temperature=2.0, rows=1)
     requests = [
         SampleRequest(prompts[2], np.zeros(0, np.int32), (0,) * count, tuple(range(i, i + count)))
         for i in range(0, 4 * count, count)
     ]
-    drawn = np.array([s.tokens[0] for own in sampler(requests) for s in own])
+    drawn = np.array([s.tokens[0] for own in engine(requests) for s in own])
     assert not np.isin(drawn, processor.suppress_ids).any()
     assert drawn.max() < 386  # the tokenizer ends there, the embedding has 400 rows
 
@@ -178,7 +181,8 @@ def test_logp_equals_a_full_forward_pass(policy, prompts, warm, full_logits):
 
 def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm, full_logits):
     """A branch keeps its end token and nothing after it, only then is it finished, and branches
-    that ended do not change, nor do their log-probs; one compilation serves every batch."""
+    that ended do not change, nor do their log-probs; one compilation serves every
+    call."""
     model, params, processor = policy
     request = SampleRequest(prompts[2], np.zeros(0, np.int32), (0,) * 4, (1, 2, 3, 4))
     before = warm([request])[0]
@@ -188,12 +192,13 @@ def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm, full_logi
     class Ids:
         eos_ids = (end,)
         suppress_ids = (*processor.suppress_ids, end)  # an end token is never suppressed
+        decode = processor.decode
 
-    sampler = make_sampler((model, params, Ids), max_new_tokens=12, temperature=3.0)
+    engine = make_engine((model, params, Ids), max_new_tokens=12, temperature=3.0)
     programs = set()
     for number in (1, 2, 3):
-        after = sampler([request] * number)[-1]
-        programs.add(id(sampler._run))
+        after = engine([request] * number)[-1]
+        programs.add(tuple(map(id, engine._compiled.values())))
     for old, new in zip(before, after):
         tokens = old.tokens.tolist()
         expected = tokens[: tokens.index(end) + 1] if end in tokens else tokens
@@ -210,23 +215,26 @@ def test_what_does_not_fit_is_refused_by_name(policy, prompts):
     """Nothing is cut: too long a prompt or too many patches is an error naming the question."""
     request = SampleRequest(prompts[1], np.zeros(0, np.int32), (0,), (0,), name="record 'r7'")
     with pytest.raises(UserError, match="record 'r7'.*tokens"):
-        make_sampler(policy, prompt_tokens=16)([request])
+        make_engine(policy, prompt_tokens=16)([request])
     with pytest.raises(UserError, match="record 'r7'.*patches"):
-        make_sampler(policy, patches=8)([request])
+        make_engine(policy, patches=8)([request])
 
 
 def test_wrong_arguments_are_refused(policy, prompts):
-    """Sizes below 1, a temperature below 0, questions that do not divide over the mesh, and
+    """Sizes below 1, no way to draw, rows that do not divide over the mesh, and
     branches without a seed or outside their path.
     """
-    for wrong in ({"batch": 0}, {"branches": 0}, {"max_new_tokens": 0}, {"temperature": -0.1}):
+    for wrong in ({"rows": 0}, {"branches": 0}, {"max_new_tokens": 0}, {"slots": -1}):
         with pytest.raises(ValueError, match="start at"):
-            make_sampler(policy, **wrong)
+            make_engine(policy, **wrong)
+    for wrong in ({"temperature": -0.1}, {"top_p": 0}, {"top_k": -1}, {"min_p": 1.5}):
+        with pytest.raises(ValueError, match="no way to sample"):
+            Sampling(**wrong)
     mesh = jax.sharding.AbstractMesh((2, 2), ("data", "fsdp"))
-    assert make_sampler(policy, batch=8, mesh=mesh).batch == 8
-    with pytest.raises(ValueError, match="batch 6 does not divide over 4 devices"):
-        make_sampler(policy, batch=6, mesh=mesh)
+    assert make_engine(policy, rows=8, mesh=mesh).shape.rows == 8
+    with pytest.raises(ValueError, match="6 rows do not divide over 4 devices"):
+        make_engine(policy, rows=6, mesh=mesh)
     path = np.asarray([5, 6], np.int32)
     for starts, seeds, said in (((0, 1), (0,), "one seed"), ((3,), (0,), "outside its path")):
         with pytest.raises(ValueError, match=said):
-            make_sampler(policy)([SampleRequest(prompts[2], path, starts, seeds)])
+            make_engine(policy)([SampleRequest(prompts[2], path, starts, seeds)])

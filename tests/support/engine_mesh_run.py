@@ -1,6 +1,6 @@
 """Samples on one device and on a 2x2 mesh of virtual CPU devices, and prints both as JSON.
 
-A script for test_sampler_mesh.py, which starts it with four devices; argument: an empty folder.
+A script for test_engine_mesh.py, which starts it with four devices; argument: an empty folder.
 """
 
 import json
@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from srpo_jax.config.convert import as_config
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import load_policy
-from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from tests.support.small_world import write_world
 from tests.support.tiny import picture
 
@@ -26,20 +28,20 @@ for i in range(5):
     requests.append(SampleRequest(prompt, path, (0, 2, len(path)), (i, i + 10, i + 20)))
 
 
-def sample(model, params, batch, mesh):
-    sampler = Sampler(
+def sample(model, params, rows, mesh):
+    engine = Engine(
         model,
         params,
         policy.processor,
-        batch=batch,
+        rows=rows,
         branches=3,
         prompt_tokens=112,
         patches=32,
         max_new_tokens=10,
-        temperature=3.0,
+        sampling=Sampling(temperature=3.0),
         mesh=mesh,
     )
-    return [[s.tokens.tolist() for s in own] for own in sampler(requests)]
+    return [[s.tokens.tolist() for s in own] for own in engine(requests)]
 
 
 alone = jax.device_put(jax.device_get(policy.params), jax.devices()[0])

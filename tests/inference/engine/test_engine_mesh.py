@@ -14,7 +14,7 @@ def test_a_mesh_samples_the_same_branches(tmp_path):
     with another batch size too."""
     flags = "--xla_force_host_platform_device_count=4"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PJRT_NPROC": "32"}
-    command = [sys.executable, "-m", "tests.support.sampler_mesh_run", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.support.engine_mesh_run", str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rematerialization" not in done.stderr
