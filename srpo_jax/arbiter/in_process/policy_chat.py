@@ -20,9 +20,9 @@ from srpo_jax.errors import UserError, one_line
 from srpo_jax.inference.choice_scores import Choices, ChoiceScorer, room
 from srpo_jax.inference.policy import Network, load_network
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
-from srpo_jax.models.hf.load import policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import BAKED, processor_digest
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.inputs import EncodedPrompt, check_length, encode_prompt
 
 THINKING = ("<think>", "</think>")
