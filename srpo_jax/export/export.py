@@ -31,6 +31,7 @@ from srpo_jax.files import check_folder, read_json
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.identity import PROMPT, check_policy_files
@@ -126,7 +127,7 @@ def check_base(workdir: pathlib.Path, base: str) -> None:
     """UserError if config.json or the weights in the folder `base` are not those that the run of
     the workdir began with: they are what the export is cut after."""
     was = (read_json(workdir / "config.json").get("run") or {}).get("model weights")
-    now = load.policy_digest(base)
+    now = policy_digest(base)
     if was != now:
         raise UserError(
             f"{base} holds other weights ({now}) than those that {workdir} was trained from "

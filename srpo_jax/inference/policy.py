@@ -26,8 +26,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.requests import Sample
 from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.inputs import EncodedPrompt
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config

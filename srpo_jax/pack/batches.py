@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 import threading
@@ -43,6 +45,7 @@ from srpo_jax.pack.tree_layout import (
     visible_pairs,
 )
 
+PLAN = 1  # counts up when the same sizes, seed and epoch get other pairs or rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
 
 
@@ -159,7 +162,8 @@ class Batches:
         self._cache = ByteCache(cache_bytes)
         self._lock = threading.RLock()
         self._plans: dict[int, EpochPlan] = {}
-        self._first_row = [0]  # of epochs 0, 1, ...: known for every epoch planned so far
+        self._first_row = [0]  # of the epochs from _first_epoch on, as far as they were planned
+        self._first_epoch = 0
         self._items: tuple[Item, ...] | None = None  # when the pairs never change
 
         whole = self._whole_trees()
@@ -176,6 +180,7 @@ class Batches:
                 patch_multiple=examples.processor.config.vision.patch_unit,
             )
         self.budgets = budgets
+        self._plan_digest = self._digest_of_plan(whole)
         if not self._redraws:
             self._items = tuple(item for i in self.used for item in self._parts(whole[i]))
 
@@ -207,14 +212,14 @@ class Batches:
         """The rows of the whole batch `step`: (the plan of its epoch, indices of its items)."""
         found = []
         for row in range(step * self.rows_per_batch, (step + 1) * self.rows_per_batch):
-            epoch = self._epoch_of_row(row)
+            epoch, index = self._locate(row)
             plan = self.plan(epoch)
-            found.append((plan, plan.rows[row - self._first_row[epoch]]))
+            found.append((plan, plan.rows[index]))
         return found
 
     def epoch(self, step: int) -> int:
         """The epoch that the first row of batch `step` belongs to."""
-        return self._epoch_of_row(step * self.rows_per_batch)
+        return self._locate(step * self.rows_per_batch)[0]
 
     def question_ids(self, step: int) -> list[list[str]]:
         """The tree ids of every row of the whole batch `step`, for messages and reports."""
@@ -236,12 +241,40 @@ class Batches:
                     del self._plans[next(iter(self._plans))]
             return self._plans[epoch]
 
-    def _epoch_of_row(self, row: int) -> int:
+    def place(self, step: int) -> dict[str, Any]:
+        """Where the first `step` batches end, as JSON for start_from: how many rows the epochs
+        before that took. The epoch that a row belongs to depends on it, and to plan all of them
+        again takes the longer the later a run goes on.
+        """
+        row = max(0, step * self.rows_per_batch - 1)
+        epoch, index = self._locate(row)
+        return {"plan": self._plan_digest, "epoch": epoch, "first_row": row - index}
+
+    def start_from(self, place: Any) -> None:
+        """Takes over what place() gave for the same data and settings; anything else is left alone,
+        and the epochs are planned from the first one on.
+        """
+        if isinstance(place, dict) and place.get("plan") == self._plan_digest:
+            with self._lock:
+                self._first_epoch, self._first_row = place["epoch"], [place["first_row"]]
+
+    def _digest_of_plan(self, whole: Sequence[Item]) -> str:
+        """16 hex digits over all that decides how many rows an epoch takes."""
+        decides = [PLAN, self._pairs, self._layout, self._compare, self.budgets.as_sizes()]
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
+        digest.update(np.asarray([item.sizes for item in whole], np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """(epoch, row of its plan) of a row of the endless stream."""
         with self._lock:
+            if row < self._first_row[0]:  # before the place that this run went on from
+                self._first_epoch, self._first_row = 0, [0]
             while row >= self._first_row[-1]:  # its last entry is where the next epoch begins
-                rows = len(self.plan(len(self._first_row) - 1).rows)
+                rows = len(self.plan(self._first_epoch + len(self._first_row) - 1).rows)
                 self._first_row.append(self._first_row[-1] + rows)
-            return bisect.bisect_right(self._first_row, row) - 1
+            known = bisect.bisect_right(self._first_row, row) - 1
+            return self._first_epoch + known, row - self._first_row[known]
 
     def _items_of(self, epoch: int) -> tuple[Item, ...]:
         if self._items is not None:

@@ -42,6 +42,8 @@ from srpo_jax.train.step_metrics import StepMetrics
 from srpo_jax.train.train_state import TrainState, init_state
 from srpo_jax.train.train_step import make_train_step
 
+PLACE = "place"  # in the notes of a checkpoint: where its data ends, see Batches.place
+
 
 def train(
     cfg: Config | ConfigDict,
@@ -92,6 +94,7 @@ def train(
             ledger.enter("restore")
             state, notes = first_state(cfg, setup, checkpoints)
             start = saved = int(state.step)
+            setup.batches.start_from(notes.get(PLACE))
             ledger.enter("init")
             ledger.open(start)
             if first:
@@ -156,9 +159,8 @@ def train(
                                 owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
-                            saved = checkpoints.save(
-                                state, setup.run, step_metrics.notes, step_metrics.means()
-                            )
+                            notes = {**step_metrics.notes, PLACE: setup.batches.place(k + 1)}
+                            saved = checkpoints.save(state, setup.run, notes, step_metrics.means())
                         watchdog.beat(f"step {k + 1}", patient=last)
                         if leaving:
                             break

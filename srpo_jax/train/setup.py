@@ -25,6 +25,7 @@ from srpo_jax.data_pipelines.tree_store import (
 )
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label, find_set
 from srpo_jax.distributed import sharding
+from srpo_jax.distributed.agreement import computed_once
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
@@ -35,7 +36,7 @@ from srpo_jax.models.attention.self_check import self_check
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
-from srpo_jax.models.hf.load import policy_digest
+from srpo_jax.models.hf.weights_digest import policy_digest, spot_digest
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.pack.batches import Batches
@@ -129,7 +130,10 @@ def make_setup(
         shardings,
     )
     # The data: batch k of this process, for every k.
-    digest = policy_digest(cfg.model.path)
+    weights = cfg.model.path
+    digest = computed_once(
+        lambda: policy_digest(weights), lambda: spot_digest(weights), f"the policy in {weights}"
+    )
     if examples is None:
         trees = find_examples(cfg, workdir, digest, config.family)
     else:

@@ -8,8 +8,9 @@ from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
 from tests.support.small_world import RecitingEngine, write_world
