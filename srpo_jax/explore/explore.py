@@ -39,6 +39,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
+from srpo_jax.explore.room import Reference, References, keep_room, kept_room, room_for
 from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import read_summary, write_summary
@@ -92,7 +93,7 @@ def explore(
     if references_only:
         records = with_steps(records, source)
         provenance["stage"] = "references"
-        references = {record.id: policy.reference(record) for record in records}
+        references = References(policy, records)
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
         _make(
@@ -112,7 +113,7 @@ def explore(
             return roots.folder
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
-        references = {record.id: policy.reference(record) for record in records}
+        references = References(policy, records)
 
     shards = Shards(workdir / "trees", "trees", count, records)
     _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
@@ -179,7 +180,7 @@ def _make(
     policy: Policy,
     shards: Shards,
     provenance: dict[str, Any],
-    references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+    references: Mapping[str, Reference] | None,
     on_batch: BatchTold | None,
     refuse_unreadable: bool,
 ) -> None:
@@ -197,12 +198,17 @@ def _make(
     if provenance.get("stage") == "references":
         explorer = ReferencesOnly(policy, provenance, references or {})
     else:
+        room = kept_room(shards.folder, run)
+        if room is None:
+            forced = len(policy.forced_start(cfg.explore.prefix))
+            room = room_for(policy, records, references, forced)
+            keep_room(shards.folder, run, room)
         explorer = Explorer(
             cfg,
             policy,
-            records,
             provenance,
             rows=rows,
+            room=room,
             references=references,
             refuse_unreadable=refuse_unreadable,
         )

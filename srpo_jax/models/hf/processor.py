@@ -193,9 +193,30 @@ class Processor:
         if len(others) != len(grids):
             raise UserError(f"the messages show {len(others)} pictures, but {len(grids)} are given")
         expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
-        ids = self._encode_pieces("".join([first, *expanded]).split(mark)) + self.opening
+        ids = self._encode_shown("".join([first, *expanded]), mark) + self.opening
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
+
+    def _encode_shown(self, text: str, mark: str) -> list[int]:
+        """Ids of a whole prompt. A picture's placeholders, often a thousand, take a tokenizer ten
+        times as long as the question does. Each is a token of its own, whatever stands beside it:
+        of a run two are tokenised, and their id then stands as often as the run is long.
+        """
+        placeholder, image = self.images.placeholder, self.config.image_token_id
+        lengths: list[int] = []
+
+        def two(run: re.Match) -> str:
+            lengths.append(len(run.group()) // len(placeholder))
+            return placeholder * 2
+
+        short = re.sub(f"(?:{re.escape(placeholder)}){{2,}}", two, text)
+        ids = self._encode_pieces(short.split(mark))
+        second = [i for i in range(1, len(ids)) if ids[i] == ids[i - 1] == image]
+        if len(second) != len(lengths):  # not by this tokenizer
+            return self._encode_pieces(text.split(mark))
+        for i, length in zip(reversed(second), reversed(lengths)):
+            ids[i:i] = [image] * (length - 2)
+        return ids
 
     def encode(self, text: str, after_text: bool = False) -> list[int]:
         """Ids of the policy's own text: markers are tokens, other control tokens spelled out in it
