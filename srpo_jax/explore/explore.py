@@ -16,7 +16,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,6 +28,7 @@ from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import (
     SUFFIX,
+    read_shard,
     read_shards,
     shard_done,
     shard_path,
@@ -45,6 +46,9 @@ from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
+from srpo_jax.inference.prompting import load_asking
+from srpo_jax.pack.outlines import keep_outlines, outlines_file
+from srpo_jax.pack.prompts import Prompts
 
 BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 
@@ -59,6 +63,7 @@ def explore(
     references_only: bool = False,
     on_batch: BatchTold | None = None,
     refuse_unreadable: bool = True,
+    verify: bool = False,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
@@ -69,7 +74,8 @@ def explore(
     instead of that folder's weights (export.sampling_params reads those of a run). on_batch: is
     told of every batch of questions how many they were and how many seconds they took; the first
     one of a call compiles. refuse_unreadable: UserError when most branches do not follow the path
-    format.
+    format. verify: shards that are there are read in full, and made again where they are damaged;
+    else they are known by size and time.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -89,6 +95,7 @@ def explore(
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
+    call = Call(on_batch, refuse_unreadable, verify)
 
     if references_only:
         records = with_steps(records, source)
@@ -96,9 +103,7 @@ def explore(
         references = References(policy, records)
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(
-            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch, refuse_unreadable
-        )
+        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None, call)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
         verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
         if verdicts is None and judge_roots:
@@ -116,7 +121,7 @@ def explore(
         references = References(policy, records)
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
+    _make(cfg, policy, shards, provenance, references, call, Outliner(cfg, policy))
     process = detect_process(cfg.processes, os.environ)
     if not (process.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
@@ -157,6 +162,14 @@ def _chosen(
     return references
 
 
+class Call(NamedTuple):
+    """What a caller of `explore` asks for; see there."""
+
+    on_batch: BatchTold | None
+    refuse_unreadable: bool
+    verify: bool
+
+
 class Shards:
     """The records of an exploration, parted into the shards of one folder."""
 
@@ -181,15 +194,19 @@ def _make(
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, Reference] | None,
-    on_batch: BatchTold | None,
-    refuse_unreadable: bool,
+    call: Call,
+    outliner: Outliner | None = None,
 ) -> None:
-    """Makes the shards of a folder that are not there yet. references: see Explorer."""
+    """Makes the shards of a folder that are not there yet, with their outlines if there is an
+    outliner. references: see Explorer.
+    """
     paths, count = shards.paths, len(shards.paths)
     run = {**provenance, "shards": count}
     refuse_strangers(shards.folder, run)
-    todo = [i for i in range(count) if not shard_done(paths[i])]
+    todo = [i for i in range(count) if not shard_done(paths[i], verify=call.verify)]
     if not todo:
+        if outliner:
+            outliner.complete(paths)
         return
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
@@ -210,7 +227,7 @@ def _make(
             rows=rows,
             room=room,
             references=references,
-            refuse_unreadable=refuse_unreadable,
+            refuse_unreadable=call.refuse_unreadable,
         )
     write_json(shards.folder / RUN, run)
     progress = Progress(sum(len(shards.records[i]) for i in todo))
@@ -230,7 +247,11 @@ def _make(
         for i in _to_make(
             paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))
         ):
-            _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
+            trees = _make_shard(paths[i], shards.records[i], explorer, progress, call.on_batch)
+            if outliner:
+                outliner(paths[i], trees)
+    if outliner:
+        outliner.complete(paths)
 
 
 def _make_shard(
@@ -239,8 +260,9 @@ def _make_shard(
     explorer: Explorer | ReferencesOnly,
     progress: Progress,
     on_batch: BatchTold | None,
-) -> None:
-    """Explores the records of one shard, and writes it unless another worker has meanwhile."""
+) -> list[dict[str, Any]]:
+    """Explores the records of one shard, and writes it unless another worker has meanwhile. Returns
+    the trees."""
     trees = []
     for start in range(0, len(records), explorer.batch):
         batch = records[start : start + explorer.batch]
@@ -252,6 +274,30 @@ def _make_shard(
         trees += made
     if not shard_done(path):  # by a worker that took this one for dead
         write_shard(path, trees)
+    return trees
+
+
+class Outliner:
+    """Writes beside a shard of trees what training needs to begin (pack/outlines.py), as it will
+    ask the questions. A shard's file is there with it, or made when all shards are.
+    """
+
+    def __init__(self, cfg: Config, policy: Policy):
+        asking = policy.asking
+        if cfg.prompt.train == "bare":
+            family = policy.processor.config.family
+            asking = load_asking(cfg, asking.folder, family, bare=True)
+        self._prompts, self._digest = Prompts(asking.encoder), asking.outlines
+
+    def __call__(self, path: pathlib.Path, trees: Sequence[Mapping[str, Any]]) -> None:
+        """trees: those of the shard."""
+        keep_outlines(path, trees, self._prompts, self._digest)
+
+    def complete(self, paths: Sequence[pathlib.Path]) -> None:
+        """For all shards that have none, as of workers that were stopped."""
+        for path in paths:
+            if not outlines_file(path, self._digest).is_file():
+                self(path, list(read_shard(path)))
 
 
 def _to_make(
