@@ -81,7 +81,9 @@ class Items(Sequence[Item]):
     def __getitem__(self, index: int) -> Item:  # pyright: ignore[reportIncompatibleMethodOverride]
         tree, part, sizes, share, ref_tokens, visible, patch_pairs = self.table[index].tolist()
         paired = share if self._paired[tree] else 0.0
-        return Item(tree, part, TreeSizes(*sizes), share, paired, ref_tokens, visible, patch_pairs)
+        return Item(
+            tree, part, TreeSizes(*sizes.tolist()), share, paired, ref_tokens, visible, patch_pairs
+        )
 
 
 def line(skeleton: Skeleton, found: Measure, part: int = 0, parts: int = 1) -> tuple:

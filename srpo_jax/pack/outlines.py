@@ -78,8 +78,10 @@ class ShardOutlines(NamedTuple):
 def shard_outlines(
     shard: pathlib.Path, prompts: Prompts, digest: str, *, keep: bool = True
 ) -> ShardOutlines:
-    """Of a shard that is done: those beside it, else made from it, and kept if wished. digest: of all that decides how
-    questions are asked and pictures shown (Asking.outlines). Raises RecordError as Prompts.outline.
+    """Of a shard that is done: those beside it, else made from it, and kept if that is wished.
+
+    digest: of all that decides how questions are asked and pictures shown (Asking.outlines). Raises
+    RecordError as Prompts.outline.
     """
     found = read_columns(outlines_file(shard, digest), _checker(read_manifest(shard)["count"]))
     if found is not None:
