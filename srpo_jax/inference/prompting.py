@@ -43,12 +43,20 @@ def load_asking(
     form = configured_format(cfg.format)
     told = cfg.prompt.system or cfg.prompt.demos or cfg.prompt.instruction not in ("auto", "none")
     baked = check_not_baked(folder, bool(told) and not bare)
-    processor = Processor.from_dir(folder, family, form.markers, form.opening, cfg.format.open)
+    pixels = cfg.data.max_pixels
+    processor = Processor.from_dir(
+        folder, family, form.markers, form.opening, cfg.format.open, pixels
+    )
     prompt = BARE if bare or baked else make_prompt(form, **arguments(make_prompt, cfg.prompt))
     encoder = PromptEncoder(processor, prompt)
-    about = {**encoder.prompt.describe(), "processor": processor_digest(folder)}
-    digest = encoder.digest(folder, cfg.format)
+    digest, files = encoder.digest(folder, cfg.format), processor_digest(folder)
+    if pixels:
+        digest, files = (_short(f"{name} max_pixels {pixels}") for name in (digest, files))
+    about = {**encoder.prompt.describe(), "processor": files}
     network = file_sha256(pathlib.Path(folder) / "config.json")  # its patches and positions
     named = f"{digest} {network} {cfg.model.family}"
-    outlines = hashlib.sha256(named.encode()).hexdigest()[:16]
-    return Asking(encoder, form, digest, about, outlines, pathlib.Path(folder))
+    return Asking(encoder, form, digest, about, _short(named), pathlib.Path(folder))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

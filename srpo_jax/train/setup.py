@@ -330,6 +330,7 @@ def make_batches(cfg: Config, examples: Examples, mesh: Mesh) -> Batches:
         seed=cfg.seed,
         rows_here=rows_here(mesh, cfg.pack.rows),
         compare=objective.lambda_exp != 0,
+        drop_long=cfg.pack.too_long == "drop",
         **switches,
     )
 
