@@ -8,6 +8,7 @@ the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError
@@ -83,7 +84,7 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     """
     if "\x00" in name or "://" in name or os.path.isabs(name):
         raise ValueError(f"image {name!r} must be a relative file name, not a URL or absolute path")
-    top = pathlib.Path(root).resolve()
+    top = _resolved(str(root)) if os.path.isabs(root) else pathlib.Path(root).resolve()
     try:
         path = (top / name).resolve()
         found = path.is_file()
@@ -94,6 +95,11 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     if not found:
         raise ValueError(f"image {name!r} does not exist under {top}")
     return path
+
+
+@functools.lru_cache(maxsize=8)
+def _resolved(root: str) -> pathlib.Path:
+    return pathlib.Path(root).resolve()
 
 
 def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
@@ -355,8 +361,7 @@ def records_digest(records: Iterable[Record]) -> str:
     """
     digest = hashlib.sha256()
     for record in records:
-        fields = asdict(record)
-        del fields["root"]
+        fields = {name: value for name, value in vars(record).items() if name != "root"}
         digest.update(json.dumps(fields, sort_keys=True).encode())
         for path in record.image_paths():
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -57,7 +57,14 @@ def explore(command: Command) -> None:
         if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
             judge_roots = functools.partial(ask, config, workdir)
     only = command.options["references"]
-    run(config, workdir, params=params, judge_roots=judge_roots, references_only=only)
+    run(
+        config,
+        workdir,
+        params=params,
+        judge_roots=judge_roots,
+        references_only=only,
+        verify=command.options["verify"],
+    )
 
 
 def pilot(command: Command) -> None:
@@ -143,13 +150,14 @@ def train(command: Command) -> None:
 
     text = command.options["profile"]
     profile = parse_window(text) if text else None
+    verify = command.options["verify"]
     with distributed_session(config.processes, config) as process:
         if command.options["dry_run"]:
-            report = dry_run(config, workdir)
+            report = dry_run(config, workdir, verify=verify)
             if process.index == 0:
                 print(report)
             return
-        summary = run(config, workdir, profile=profile, born=process_start())
+        summary = run(config, workdir, profile=profile, born=process_start(), verify=verify)
         if process.index == 0:
             print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
         options={
             "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
             "references": (False, "the reference paths alone, without a branch, for a warm-up"),
+            "verify": (False, "read finished shards in full, and make damaged ones again"),
         },
         resumes=True,
     ),
@@ -118,6 +119,10 @@ VERBS: dict[str, Verb] = {
         options={
             "dry_run": (False, "check settings, data, mesh and disk, print what it takes; no more"),
             "profile": ("", "trace these steps of this command into WORKDIR/profile"),
+            "verify": (
+                False,
+                "read trees and verdicts in full first, and name what is damaged",
+            ),
         },
         bare={"profile": "10:13"},
         resumes=True,

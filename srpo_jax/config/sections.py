@@ -69,6 +69,12 @@ class DataSettings:
     )
     test_records: str = setting("", "JSONL of the held-out questions", required=True, decides=False)
     trees: str = setting("", "folder of the trees to train on; empty: WORKDIR/trees", decides=False)
+    max_pixels: int = setting(
+        0,
+        "of a picture, to which larger ones are shrunk; 0: the model's own",
+        low=0,
+        decides=False,  # the digest of the prompt does
+    )
 
     def records(self, split: str) -> str:
         """The records of a split, "train" or "test"."""
@@ -248,6 +254,13 @@ class PackSettings:
         host_only=True,
     )
     rows: int = setting(8, "rows of the global batch, whatever the mesh is", low=1, decides=True)
+    too_long: str = setting(
+        "refuse",
+        "trees of which one branch point is longer than a row",
+        words=("refuse", "drop"),
+        decides=True,
+        host_only=True,
+    )
 
 
 @dataclass(frozen=True)

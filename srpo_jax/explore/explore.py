@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,6 +27,7 @@ from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import (
     SUFFIX,
+    read_shard,
     read_shards,
     shard_done,
     shard_path,
@@ -37,11 +38,15 @@ from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
+from srpo_jax.explore.room import Reference, References, keep_room, kept_room, room_for
 from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.shard_maker import ShardMaker, ShardTold
 from srpo_jax.explore.summary import read_summary, write_summary
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
+from srpo_jax.inference.prompting import load_asking
+from srpo_jax.pack.outlines import keep_outlines, outlines_file
+from srpo_jax.pack.prompts import Prompts
 
 
 def explore(
@@ -54,6 +59,7 @@ def explore(
     references_only: bool = False,
     on_shard: ShardTold | None = None,
     refuse_unreadable: bool = True,
+    verify: bool = False,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
@@ -64,7 +70,8 @@ def explore(
     instead of that folder's weights (export.sampling_params reads those of a run). on_shard: is
     told of every shard that was written "roots" or "trees", how many questions it has, and the
     seconds since the one before, without those of compiling. refuse_unreadable: UserError when most
-    branches do not follow the path format.
+    branches do not follow the path format. verify: shards that are there are read in full, and made
+    again where they are damaged; else they are known by size and time.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -84,16 +91,15 @@ def explore(
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
+    call = Call(on_shard, refuse_unreadable, verify)
 
     if references_only:
         records = with_steps(records, source)
         provenance["stage"] = "references"
-        references = {record.id: policy.reference(record) for record in records}
+        references = References(policy, records)
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(
-            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_shard, refuse_unreadable
-        )
+        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None, call)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
         verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
         if verdicts is None and judge_roots:
@@ -108,10 +114,10 @@ def explore(
             return roots.folder
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
-        references = {record.id: policy.reference(record) for record in records}
+        references = References(policy, records)
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references, on_shard, refuse_unreadable)
+    _make(cfg, policy, shards, provenance, references, call, Outliner(cfg, policy))
     process = detect_process(cfg.processes, os.environ)
     if not (process.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
@@ -152,6 +158,14 @@ def _chosen(
     return references
 
 
+class Call(NamedTuple):
+    """What a caller of `explore` asks for; see there."""
+
+    on_shard: ShardTold | None
+    refuse_unreadable: bool
+    verify: bool
+
+
 class Shards:
     """The records of an exploration, parted into the shards of one folder."""
 
@@ -175,16 +189,20 @@ def _make(
     policy: Policy,
     shards: Shards,
     provenance: dict[str, Any],
-    references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
-    on_shard: ShardTold | None,
-    refuse_unreadable: bool,
+    references: Mapping[str, Reference] | None,
+    call: Call,
+    outliner: Outliner | None = None,
 ) -> None:
-    """Makes the shards of a folder that are not there yet. references: see Explorer."""
+    """Makes the shards of a folder that are not there yet, with their outlines if there is an
+    outliner. references: see Explorer.
+    """
     paths, count = shards.paths, len(shards.paths)
     run = {**provenance, "shards": count}
     refuse_strangers(shards.folder, run)
-    todo = [i for i in range(count) if not shard_done(paths[i])]
+    todo = [i for i in range(count) if not shard_done(paths[i], verify=call.verify)]
     if not todo:
+        if outliner:
+            outliner.complete(paths)
         return
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
@@ -193,14 +211,19 @@ def _make(
     if provenance.get("stage") == "references":
         explorer = ReferencesOnly(policy, provenance, references or {})
     else:
+        room = kept_room(shards.folder, run)
+        if room is None:
+            forced = len(policy.forced_start(cfg.explore.prefix))
+            room = room_for(policy, records, references, forced)
+            keep_room(shards.folder, run, room)
         explorer = Explorer(
             cfg,
             policy,
-            records,
             provenance,
             rows=rows,
+            room=room,
             references=references,
-            refuse_unreadable=refuse_unreadable,
+            refuse_unreadable=call.refuse_unreadable,
         )
     write_json(shards.folder / RUN, run)
     progress = Progress(sum(len(shards.records[i]) for i in todo), explorer.engine)
@@ -216,5 +239,30 @@ def _make(
     )
     first = process.index * len(todo) // process.count  # workers begin apart from each other
     with progress:
-        maker = ShardMaker(paths, shards.records, explorer, progress, on_shard)
+        maker = ShardMaker(paths, shards.records, explorer, progress, call.on_shard, outliner)
         maker.make(todo[first:] + todo[:first])
+    if outliner:
+        outliner.complete(paths)
+
+
+class Outliner:
+    """Writes beside a shard of trees what training needs to begin (pack/outlines.py), as it will
+    ask the questions. A shard's file is there with it, or made when all shards are.
+    """
+
+    def __init__(self, cfg: Config, policy: Policy):
+        asking = policy.asking
+        if cfg.prompt.train == "bare":
+            family = policy.processor.config.family
+            asking = load_asking(cfg, asking.folder, family, bare=True)
+        self._prompts, self._digest = Prompts(asking.encoder), asking.outlines
+
+    def __call__(self, path: pathlib.Path, trees: Sequence[Mapping[str, Any]]) -> None:
+        """trees: those of the shard."""
+        keep_outlines(path, trees, self._prompts, self._digest)
+
+    def complete(self, paths: Sequence[pathlib.Path]) -> None:
+        """For all shards that have none, as of workers that were stopped."""
+        for path in paths:
+            if not outlines_file(path, self._digest).is_file():
+                self(path, list(read_shard(path)))

@@ -22,7 +22,9 @@ Trees = list[dict[str, Any] | None]
 
 
 class ShardMaker:
-    """Makes shards of one folder. paths, records: of all its shards."""
+    """Makes shards of one folder. paths, records: of all its shards. outliner: is given every shard
+    that was made here, with its trees, if there is one.
+    """
 
     def __init__(
         self,
@@ -31,9 +33,10 @@ class ShardMaker:
         explorer: Explorer | ReferencesOnly,
         progress: Progress,
         on_shard: ShardTold | None,
+        outliner: Callable[[pathlib.Path, Sequence[dict[str, Any]]], None] | None = None,
     ):
         self._paths, self._records, self._explorer = paths, records, explorer
-        self._progress, self._on_shard = progress, on_shard
+        self._progress, self._on_shard, self._outliner = progress, on_shard, outliner
 
     def make(self, todo: Sequence[int]) -> None:
         """Returns when all shards of `todo` are there, whoever made them: those of a worker that
@@ -86,5 +89,8 @@ class ShardMaker:
 
     def _write(self, i: int, trees: Trees) -> None:
         """Writes a shard, unless a worker has that took this one for dead."""
+        found = [tree for tree in trees if tree is not None]
         if not shard_done(self._paths[i]):
-            write_shard(self._paths[i], [tree for tree in trees if tree is not None])
+            write_shard(self._paths[i], found)
+        if self._outliner:
+            self._outliner(self._paths[i], found)

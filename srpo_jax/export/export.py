@@ -25,6 +25,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.export.baked_prompt import baking, check_bakeable
 from srpo_jax.export.digests import write_digests
 from srpo_jax.export.hf_checkpoint import export_checkpoint
+from srpo_jax.export.limited_pixels import limiting
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
 from srpo_jax.files import check_folder, read_json
@@ -181,6 +182,8 @@ def export(
         check = verifying(params, source, model_config) if verify else None
         if asking is not None:
             check = baking(asking.encoder, asking.form, bake_prompt, check)
+        if config.data.max_pixels:
+            check = limiting(source, model_config, config.data.max_pixels, check)
         return {"check": _listing(check), "allow_nonfinite": allow_nonfinite}
 
     if lora is None:

@@ -161,6 +161,8 @@ def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt:
         kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
         where = ", ".join(map(code, lora["targets"]))
         lines += [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
+    if pixels := config.get("data", {}).get("max_pixels"):
+        lines.append(f"* pictures are shown with at most {pixels} pixels")
     if form == "peft":
         return [*lines, f"* adapters only: `peft` adds them to {code(base)} in transformers 5"]
     if not bake_prompt:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.config.fields import Config, arguments
-from srpo_jax.data_pipelines.images import load_record_images
+from srpo_jax.data_pipelines.images import image_size, load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
@@ -29,7 +29,7 @@ from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.weights_digest import policy_digest
-from srpo_jax.models.inputs import EncodedPrompt
+from srpo_jax.models.inputs import EncodedPrompt, PromptOutline
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 
@@ -71,6 +71,15 @@ class Policy:
         around them. UserError names the record."""
         with _naming(record):
             return self.asking.encoder.encode(record.question, load_record_images(record))
+
+    def outline(self, record: Record) -> PromptOutline:
+        """`encode` without pixels: of the record's pictures only the headers are looked at. Errors
+        as there, but for damaged pixels."""
+        with _naming(record):
+            what = f"record {record.id!r}"
+            sizes = [image_size(path, what=what) for path in record.image_paths()]
+            grids = [self.processor.images.grid(*size) for size in sizes]
+            return self.asking.encoder.outline(record.question, grids)
 
     def reference(self, record: Record) -> tuple[Record, list[np.ndarray]]:
         """(the record with the texts of its reference path as the tokens read, the path as int32
@@ -124,17 +133,18 @@ class Policy:
         """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
         return rows_over(self.mesh, wanted)
 
-    def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
+    def budgets(self, records: Iterable[Record], paths: Iterable[int]) -> tuple[int, int]:
         """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
 
-        This opens every picture for the first time, so a broken one is named before hours of work.
+        This looks at the header of every picture, so one that is missing or no picture is named
+        before hours of work.
         """
         unit = self.processor.config.vision.patch_unit
         tokens, patches = 1, unit
         for record, path in zip(records, paths, strict=True):
-            prompt = self.encode(record)
+            prompt = self.outline(record)
             tokens = max(tokens, len(prompt.tokens) + path)
-            patches = max(patches, len(prompt.patches))
+            patches = max(patches, prompt.num_patches)
         return -(-tokens // 16) * 16, patches
 
 

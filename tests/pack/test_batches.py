@@ -23,7 +23,8 @@ from srpo_jax.models.hf.prompt_encoder import PromptEncoder
 from srpo_jax.pack import batches as batches_module
 from srpo_jax.pack import packing
 from srpo_jax.pack.batches import Batches, make_loader
-from srpo_jax.pack.examples import ByteCache, Examples
+from srpo_jax.pack.byte_cache import ByteCache
+from srpo_jax.pack.examples import Examples
 from tests.support import judged
 from tests.support.batch_work import batch_work
 from tests.support.families import CASES

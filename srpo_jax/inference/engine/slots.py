@@ -174,7 +174,7 @@ class Programs:
         logps = jnp.zeros((*zero.shape, s.new_tokens), jnp.float32).at[..., 0].set(logp)
         new = State(
             own=None,
-            shared=tuple(part.swapaxes(2, 3) for part in shared),
+            shared=tuple(jnp.swapaxes(part, 2, 3) for part in shared),
             queue=queue,
             order=order,
             count=count,
