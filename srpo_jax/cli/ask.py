@@ -16,8 +16,8 @@ from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.errors import UserError
-from srpo_jax.export.export import newest_params
-from srpo_jax.inference.policy import Policy, load_policy
+from srpo_jax.export.export import sampling_params
+from srpo_jax.inference.policy import Policy, load_policy, rows_over
 from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
 from srpo_jax.runs.workdir import read_config
 
@@ -45,7 +45,7 @@ def ask(config: Config, model: str, record: Record, max_new_tokens: int) -> list
     folder = pathlib.Path(model)
     if (folder / "checkpoints").is_dir():
         config = stored_config(read_config(folder))
-        step, params = newest_params(config, folder)
+        step, params = sampling_params(config, folder)
         policies = [
             ("before", load_policy(config)),
             (f"after, step {step}", load_policy(config, params=params)),
@@ -66,7 +66,7 @@ def _answer(title: str, policy: Policy, record: Record, max_new_tokens: int) -> 
         policy.model,
         policy.params,
         policy.processor,
-        batch=policy.rows(1),
+        batch=rows_over(policy.mesh, 1),
         branches=1,
         prompt_tokens=tokens,
         patches=patches,

@@ -88,7 +88,21 @@ class ExploreSettings:
     max_new_tokens: int = setting(
         256, "a branch that has not ended by then is unfinished", low=1, decides=False, samples=True
     )
-    batch: int = setting(4, "questions that are sampled together", low=1, decides=False)
+    batch: int = setting(
+        0, "questions that are sampled at once; 0: as many as pay and fit", low=0, decides=False
+    )
+    mesh: str = setting(
+        "auto",
+        "of all that samples: explore, eval, judging policies",
+        shape="mesh",
+        decides=False,
+    )
+    together: str = setting(
+        "auto",
+        "all processes on one mesh; auto: if the policy is too large for one",
+        words=("auto", "yes", "no"),
+        decides=False,
+    )
     num_questions: int = setting(
         0, "explore so many of the records, half of them risky; 0: all", low=0, decides=False
     )
@@ -391,7 +405,9 @@ class ProcessesSettings:
 class EvalSettings:
     """How the test questions are answered."""
 
-    batch: int = setting(8, "questions that are answered together", low=1, decides=False)
+    batch: int = setting(
+        0, "questions that are answered at once; 0: as many as pay and fit", low=0, decides=False
+    )
     max_new_tokens: int = setting(
         256, "a reply that has not ended by then is unfinished", low=1, decides=False
     )

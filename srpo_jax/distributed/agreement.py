@@ -11,18 +11,22 @@ With one process they cost nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # no public way to the store
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError, one_line
 
 T = TypeVar("T")
 _TEXT = 400  # bytes of a failure's text that the others see
+_ASK_SECONDS = 60  # between two questions to the store
+_said = itertools.count()  # the same number on all processes: they say and ask in one order
 
 
 def broadcast_json(value: Any) -> Any:
@@ -34,6 +38,28 @@ def broadcast_json(value: Any) -> Any:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     padded = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+
+
+def as_first_says(find: Callable[[], T]) -> T:
+    """Returns on every process what process 0 finds, which must be JSON; the others do not look.
+
+    It goes through the coordinator's store and not through devices, so that process 0 may take any
+    time to find it: a collective of CPUs gives it 30 s. Whoever waits ends with a run that fails.
+    """
+    if jax.process_count() == 1:
+        return find()
+    client: Any = distributed.global_state.client
+    key = f"srpo/said/{next(_said)}"
+    if jax.process_index() == 0:
+        found = find()
+        client.key_value_set(key, json.dumps(found))
+        return found
+    while True:
+        try:
+            return json.loads(client.blocking_key_value_get(key, _ASK_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:

@@ -7,15 +7,17 @@ Verdicts on the branches come later, from `srpo judge`: nothing here knows an ar
 A shard is written when all its questions are done, atomically; a run that is started again skips
 the shards that are there. All randomness is f(seed, record id, branch point, k), so an interrupted
 run ends with the same trees, and so do any number of processes and hosts that run the same command
-on the same folder at the same time: each takes the next shard that nobody has (shard_leases.py).
+on the same folder at the same time: each takes the next shard that nobody has. A policy that is
+too large for the devices of one process is sampled by all of them on one mesh (workers.py).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,16 +36,17 @@ from srpo_jax.data_pipelines.tree_store import (
     write_shard,
 )
 from srpo_jax.data_pipelines.verdict_store import VerdictSet, branch_label, find_set, set_names
-from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
-from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.summary import read_summary, write_summary
+from srpo_jax.explore.workers import Worker, find_worker
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
+from srpo_jax.inference.sampling_mesh import works_alone
+from srpo_jax.models.registry import load_model_config
 
 BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 
@@ -84,7 +87,9 @@ def explore(
     for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
-    policy = load_policy(cfg, model_dir=model_dir, params=params)
+    config = load_model_config(model_dir or cfg.model.path, cfg.model.family)
+    policy = load_policy(cfg, model_dir=model_dir, params=params, alone=works_alone(cfg, config))
+    worker = find_worker(cfg.processes, together=policy.together)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
@@ -95,29 +100,26 @@ def explore(
         references = {record.id: policy.reference(record) for record in records}
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(
-            cfg, policy, roots, {**provenance, "stage": "roots"}, None, on_batch, refuse_unreadable
-        )
+        stage = {**provenance, "stage": "roots"}
+        _make(cfg, policy, worker, roots, stage, None, on_batch, refuse_unreadable)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
-        verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
-        if verdicts is None and judge_roots:
+        judged = functools.partial(_judged, roots.folder, cfg.arbiter.verdicts, stems)
+        if judge_roots and not worker.together and judged() is None:
             judge_roots()
-            verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
-        if verdicts is None:
-            print(
+        if not worker.says(lambda: judged() is not None):
+            worker.tell(
                 f"explore: {TRIES} whole paths for each of {len(records)} questions are in "
-                f"{roots.folder}; run `srpo judge` and then this command again",
-                flush=True,
+                f"{roots.folder}; run `srpo judge` and then this command again"
             )
             return roots.folder
+        verdicts = find_set(roots.folder, cfg.arbiter.verdicts)
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
         references = {record.id: policy.reference(record) for record in records}
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references, on_batch, refuse_unreadable)
-    process = detect_process(cfg.processes, os.environ)
-    if not (process.index and read_summary(shards.folder)):
+    _make(cfg, policy, worker, shards, provenance, references, on_batch, refuse_unreadable)
+    if worker.writes and not (worker.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
     return shards.folder
 
@@ -177,6 +179,7 @@ def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> VerdictSet
 def _make(
     cfg: Config,
     policy: Policy,
+    worker: Worker,
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
@@ -186,13 +189,12 @@ def _make(
     """Makes the shards of a folder that are not there yet. references: see Explorer."""
     paths, count = shards.paths, len(shards.paths)
     run = {**provenance, "shards": count}
-    refuse_strangers(shards.folder, run)
-    todo = [i for i in range(count) if not shard_done(paths[i])]
+    if worker.writes:
+        refuse_strangers(shards.folder, run)
+    todo = worker.says(lambda: [i for i in range(count) if not shard_done(paths[i])])
     if not todo:
         return
-    process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
-    rows = min(cfg.explore.batch, max(map(len, shards.records)))
     explorer: Explorer | ReferencesOnly
     if provenance.get("stage") == "references":
         explorer = ReferencesOnly(policy, provenance, references or {})
@@ -202,39 +204,38 @@ def _make(
             policy,
             records,
             provenance,
-            rows=rows,
+            most=max(map(len, shards.records)),
             references=references,
             refuse_unreadable=refuse_unreadable,
         )
-    write_json(shards.folder / RUN, run)
-    progress = Progress(sum(len(shards.records[i]) for i in todo))
+    if worker.writes:
+        write_json(shards.folder / RUN, run)
+    progress = Progress(sum(len(shards.records[i]) for i in todo), quiet=not worker.writes)
     each = f"{TRIES} whole paths each"
     if provenance.get("stage") == "references":
         each = "reference paths alone"
     elif references is not None:
         each = f"{cfg.explore.branches} branches at each branch point"
-    print(
+    worker.tell(
         f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
-        f"before; {each}",
-        flush=True,
+        f"before; {each}"
     )
-    first = process.index * len(todo) // process.count  # workers begin apart from each other
-    todo = todo[first:] + todo[:first]
     with progress:
-        for i in _to_make(
-            paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))
-        ):
-            _make_shard(paths[i], shards.records[i], explorer, progress, on_batch)
+        made_elsewhere: Callable[[int], None] = lambda i: progress.skip(len(shards.records[i]))  # noqa: E731
+        for i in worker.shards(paths, todo, made_elsewhere):
+            trees = _trees(paths[i], shards.records[i], explorer, progress, on_batch)
+            if worker.writes and not shard_done(paths[i]):  # by one that took this for dead
+                write_shard(paths[i], trees)
 
 
-def _make_shard(
+def _trees(
     path: pathlib.Path,
     records: Sequence[Record],
     explorer: Explorer | ReferencesOnly,
     progress: Progress,
     on_batch: BatchTold | None,
-) -> None:
-    """Explores the records of one shard, and writes it unless another worker has meanwhile."""
+) -> list[dict[str, Any]]:
+    """Explores the records of the shard `path`."""
     trees = []
     for start in range(0, len(records), explorer.batch):
         batch = records[start : start + explorer.batch]
@@ -244,36 +245,4 @@ def _make_shard(
             on_batch(path.parent.name, len(batch), time.monotonic() - begin)
         progress(len(batch), sum(len(tree["branches"]) for tree in made))
         trees += made
-    if not shard_done(path):  # by a worker that took this one for dead
-        write_shard(path, trees)
-
-
-def _to_make(
-    paths: Sequence[pathlib.Path],
-    todo: Sequence[int],
-    folder: pathlib.Path,
-    made_elsewhere: Callable[[int], None],
-) -> Iterator[int]:
-    """Yields the shards that this process is to make, one after the other, each while it holds the
-    lease on it. Ends when all shards of `todo` are there, whoever made them: those of a worker that
-    died are made here, and `made_elsewhere` is told those that another worker made.
-    """
-    names = {paths[i].name: i for i in todo}  # keeps the order
-    waiting = False
-    with ShardLeases(folder.with_name(folder.name + ".claims")) as leases:
-        while names:
-            name = leases.take(names)
-            if name is None and not waiting:
-                print(f"explore: {len(names)} shards are being made by others", flush=True)
-                waiting = True
-            if name is not None:
-                i = names.pop(name)
-                if shard_done(paths[i]):  # since the first look: another worker was faster
-                    made_elsewhere(i)
-                else:
-                    yield i
-                leases.release()
-                continue
-            pause()
-            for name in [n for n, i in names.items() if shard_done(paths[i])]:
-                made_elsewhere(names.pop(name))
+    return trees

@@ -21,13 +21,15 @@ from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.prefix_sampler import Sample, Sampler, SampleRequest
+from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.models.inputs import EncodedPrompt
 
 
 class Explorer:
     """Samples the branches of some questions at a time, and makes tree records of them.
 
-    rows: questions at a time; `batch` is what the mesh makes of it, a few more perhaps. references:
+    most: questions that there ever are at a time; `batch` is how many of them are sampled at once,
+    as explore.batch and the mesh have it, a few more perhaps. references:
     the record and the token pieces of the reference path of every question that may come, by id;
     None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
     (self_reference.py). The sampler is shaped for all of records, so that it compiles once, and so
@@ -41,13 +43,12 @@ class Explorer:
         records: Sequence[Record],
         provenance: Mapping[str, Any],
         *,
-        rows: int,
+        most: int,
         references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
         refuse_unreadable: bool = True,
     ):
         self.cfg, self.policy, self.provenance = cfg, policy, provenance
         self._refuse_unreadable = refuse_unreadable
-        self.batch = policy.rows(rows)
         self._references = references
         first_only = references is None or cfg.explore.branch_points == "first"
         known: list[tuple[Record, Sequence[np.ndarray]]] = []
@@ -74,12 +75,14 @@ class Explorer:
         if cfg.explore.max_points and points < steps:
             last = max(len(pieces[-2]) for _, pieces in known)  # the sampler needs no room for it
             self._scorer = PathScorer(policy, tokens=tokens + last, patches=patches, steps=steps)
+        shape = Shape(tokens, self._branches * points, cfg.explore.max_new_tokens)
+        self.batch = policy.rows(cfg.explore.batch, most, shape)
         self.sampler = Sampler(
             policy.model,
             policy.params,
             policy.processor,
             batch=self.batch,
-            branches=self._branches * points,
+            branches=shape.slots,
             prompt_tokens=tokens,
             patches=patches,
             max_new_tokens=cfg.explore.max_new_tokens,

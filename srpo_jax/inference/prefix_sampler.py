@@ -23,6 +23,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.console import compiling
+from srpo_jax.distributed.lifecycle import wait_for_compilers
+from srpo_jax.distributed.mesh import over_processes
+from srpo_jax.distributed.sharding import fetch, put_same
 from srpo_jax.errors import UserError
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, check_length, pad_rows
 from srpo_jax.models.policy_model import head_matrix
@@ -83,8 +86,9 @@ class Sampler:
       prompt_tokens: room for prompt and path together; patches: room for a question's patches, a
         positive multiple of the vision tower's patch_unit. max_new_tokens: of a branch.
       temperature: of the softmax; 0 takes the likeliest token.
-      mesh: with axes "data" and "fsdp": questions are spread over both (their product must divide
-        `batch`). None: wherever the parameters are.
+      mesh: questions are spread over its axes "data" and "fsdp" (their product must divide
+        `batch`), key/value heads over "tensor". Of several processes all make the same calls, and
+        all get the results. None: wherever the parameters are.
     """
 
     def __init__(
@@ -135,18 +139,24 @@ class Sampler:
             owners, chunk = zip(*parts[start : start + self.batch])
             inputs, rows = self._pack(chunk)
             if self._sharding is not None:
-                inputs, rows = jax.device_put((inputs, rows), self._sharding)
+                inputs, rows = put_same((inputs, rows), self._sharding)
             if self._run is None:
-                with compiling("sampling"):
-                    lowered = jax.jit(self._sample).lower(self.params, inputs, rows)
-                    self._run = lowered.compile()
-            tokens, length, logp, done = jax.device_get(self._run(self.params, inputs, rows))
+                self._run = self._compiled(inputs, rows)
+            tokens, length, logp, done = fetch(self._run(self.params, inputs, rows))
             for b, (i, request) in enumerate(zip(owners, chunk)):
                 results[i] += [
                     Sample(tokens[b, r, : length[b, r]], float(logp[b, r]), bool(done[b, r]))
                     for r in range(len(request.starts))
                 ]
         return results
+
+    def _compiled(self, inputs: dict, rows: _Rows) -> Any:
+        shared = self._sharding is not None and over_processes(self._sharding.mesh)
+        with compiling("sampling", quiet=shared and jax.process_index() > 0):
+            compiled = jax.jit(self._sample).lower(self.params, inputs, rows).compile()
+        if shared:
+            wait_for_compilers()
+        return compiled
 
     def _pack(self, requests: Sequence[SampleRequest]) -> tuple[dict, _Rows]:
         """Model inputs and branch arrays; missing questions repeat the first one, inactive."""
@@ -204,8 +214,10 @@ class Sampler:
         own_shape = (layers, batch, self.branches, max(room - 1, 1), kv_heads, head_dim)
         own = tuple(jnp.zeros(own_shape, part.dtype) for part in shared)
         if self._sharding is not None:
-            spec = PartitionSpec(None, *self._sharding.spec)
-            split = NamedSharding(self._sharding.mesh, spec)
+            mesh = self._sharding.mesh
+            heads = None if kv_heads % mesh.shape["tensor"] else "tensor"
+            spec = PartitionSpec(None, *self._sharding.spec, None, None, heads)
+            split = NamedSharding(mesh, spec)
             own = jax.lax.with_sharding_constraint(own, (split, split))
         keys = jax.random.wrap_key_data(jnp.asarray(rows.seeds), impl="threefry2x32")
         zeros = jnp.zeros(rows.active.shape, jnp.int32)
