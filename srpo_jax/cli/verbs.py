@@ -198,7 +198,7 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     if model and not pathlib.Path(model).is_dir():
         raise UserError(f"--model={model}: no such directory")
     _settle()
-    from srpo_jax.distributed.lifecycle import distributed_session
+    from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
     from srpo_jax.evaluate.evaluate import evaluate
 
     with distributed_session(config.processes, config):
@@ -216,6 +216,7 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
         folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
         if first:
             print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+        wait_for_all()  # process 0 reads what it wrote
 
 
 def ask(command: Command) -> None:
@@ -319,12 +320,10 @@ def _params_of(config: Config, run: str) -> Any:
     """The newest parameters of the run in the folder `run`, None for "": those of model.path."""
     if not run:
         return None
+    from srpo_jax.explore.workers import is_alone
     from srpo_jax.export.export import sampling_params
-    from srpo_jax.inference.sampling_mesh import works_alone
-    from srpo_jax.models.registry import load_model_config
 
-    alone = works_alone(config, load_model_config(config.model.path, config.model.family))
-    step, params = sampling_params(config, run, alone=alone)
+    step, params = sampling_params(config, run, alone=is_alone(config))
     print(f"policy: checkpoint {step} of {run}", flush=True)
     return params
 

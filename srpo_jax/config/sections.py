@@ -366,7 +366,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """How many devices each axis of the mesh takes."""
+    """How many devices each axis of the mesh takes, in training; see explore.mesh for sampling."""
 
     data: int = setting(1, "replicas", low=1, decides=False)
     fsdp: int = setting(

@@ -55,7 +55,7 @@ POLL_SECONDS = 1.0
 ENDING_SECONDS = 8  # for all to hear of a failure; over at once when all have
 UNWIND_SECONDS = 20 + ENDING_SECONDS  # for a failed process to end by itself, before it is ended
 FAILED = "srpo/failed/"
-_compiled = itertools.count()  # the same number on all processes: one barrier after the other
+_waits = itertools.count()  # the same number on all processes: one barrier after the other
 _failing = threading.Event()  # this process has a failure of its own
 
 
@@ -143,7 +143,7 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
         # All raise it. So none tells the others, who would then end on that instead of their own
         # line, before each has said that it fails by itself.
         _failing.set()
-        _wait_for_all(client, f"{key}verdict")
+        _wait_a_little(client, f"{key}verdict")
         raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
 
 
@@ -156,16 +156,16 @@ def compile_together(step: Any, *args: Any) -> Any:
     if distributed.global_state.client is None:
         return step
     compiled = step.lower(*args).compile()
-    wait_for_compilers()
+    wait_for_all()
     return compiled
 
 
-def wait_for_compilers() -> None:
-    """Returns when all processes are here, each with its program compiled."""
+def wait_for_all(seconds: int = COMPILE_SECONDS) -> None:
+    """Returns when all processes are here, each with its program compiled, say. With one process
+    it does nothing."""
     client = distributed.global_state.client
     if client is not None:
-        name = f"srpo/compiled/{next(_compiled)}"
-        client.wait_at_barrier(name, COMPILE_SECONDS * 1000)
+        client.wait_at_barrier(f"srpo/all/{next(_waits)}", seconds * 1000)
 
 
 def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> list[str]:
@@ -354,7 +354,7 @@ class _Lifeline:
         """Waits for the others, so that process 0, where the store lives, does not go before all
         have read it.
         """
-        _wait_for_all(self._client, "srpo/ending")
+        _wait_a_little(self._client, "srpo/ending")
         if self._index == 0:  # all are on their way out, and jax aborts who finds the store gone
             time.sleep(0.5)
 
@@ -379,7 +379,7 @@ class _Lifeline:
         atexit.register(_exit, code)  # runs before jax's own clean-up, which waits for all
 
 
-def _wait_for_all(client: Any, name: str) -> None:
+def _wait_a_little(client: Any, name: str) -> None:
     """Waits until all processes are here, but at most ENDING_SECONDS: some may be dead."""
     with contextlib.suppress(Exception):
         client.wait_at_barrier(name, 1000 * ENDING_SECONDS)

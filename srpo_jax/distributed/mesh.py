@@ -68,9 +68,11 @@ def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
     return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def over_processes(mesh: Mesh | None) -> bool:
+def over_processes(mesh: Mesh | AbstractMesh | None) -> bool:
     """Whether the mesh has devices of several processes, which then must all compute together."""
-    return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
+    if not isinstance(mesh, Mesh):
+        return False
+    return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def number_of_slices(devices: Sequence[jax.Device]) -> int:

@@ -42,11 +42,9 @@ from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.summary import read_summary, write_summary
-from srpo_jax.explore.workers import Worker, find_worker
+from srpo_jax.explore.workers import Worker, find_worker, is_alone
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
-from srpo_jax.inference.sampling_mesh import works_alone
-from srpo_jax.models.registry import load_model_config
 
 BatchTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 
@@ -87,8 +85,7 @@ def explore(
     for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
-    config = load_model_config(model_dir or cfg.model.path, cfg.model.family)
-    policy = load_policy(cfg, model_dir=model_dir, params=params, alone=works_alone(cfg, config))
+    policy = load_policy(cfg, model_dir=model_dir, params=params, alone=is_alone(cfg, model_dir))
     worker = find_worker(cfg.processes, together=policy.together)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)

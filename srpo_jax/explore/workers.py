@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,13 +22,14 @@ from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ProcessesSettings
 from srpo_jax.data_pipelines.tree_store import shard_done
 from srpo_jax.distributed.agreement import as_first_says
-from srpo_jax.distributed.lifecycle import distributed_session, this_process
+from srpo_jax.distributed.lifecycle import distributed_session, this_process, wait_for_all
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.inference.sampling_mesh import works_alone
 from srpo_jax.models.registry import load_model_config
 
 T = TypeVar("T")
+LAST_SECONDS = 24 * 3600  # process 0 reads all trees for the summary; who dies is missed before
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ def find_worker(section: ProcessesSettings, *, together: bool) -> Worker:
     return Worker(process.index, process.count)
 
 
+def is_alone(cfg: Config, model_dir: str | os.PathLike | None = None) -> bool:
+    """Whether this process, of several that have met, samples on its own devices; see works_alone.
+    model_dir: the policy, instead of cfg.model.path.
+    """
+    folder = os.fspath(model_dir or cfg.model.path)
+    return jax.process_count() > 1 and works_alone(cfg, load_model_config(folder, cfg.model.family))
+
+
 @contextlib.contextmanager
 def exploring_session(cfg: Config) -> Iterator[None]:
     """A context in which the processes of a job have met, if they sample together; entered once,
@@ -100,6 +109,7 @@ def exploring_session(cfg: Config) -> Iterator[None]:
         backend.clear_backends()
     with distributed_session(cfg.processes, cfg):
         yield
+        wait_for_all(LAST_SECONDS)
 
 
 def _see_own_gpus(process: ProcessInfo) -> None:
@@ -111,7 +121,7 @@ def _see_own_gpus(process: ProcessInfo) -> None:
 
 def _leased(
     paths: Sequence[pathlib.Path], todo: Sequence[int], made_elsewhere: Callable[[int], None]
-) -> Iterator[int]:
+) -> Generator[int]:
     """See Worker.shards; the shards that a worker that died had are made here."""
     names = {paths[i].name: i for i in todo}  # keeps the order
     folder = paths[0].parent

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.console import compiling
-from srpo_jax.distributed.lifecycle import wait_for_compilers
+from srpo_jax.distributed.lifecycle import wait_for_all
 from srpo_jax.distributed.sharding import fetch
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.token_logps import token_logps
@@ -53,7 +53,7 @@ class PathScorer:
                 lowered = jax.jit(self._score).lower(self._policy.params, row, where, used)
                 self._run = lowered.compile()
             if shared:
-                wait_for_compilers()
+                wait_for_all()
         found = fetch(self._run(self._policy.params, row, where, used))
         return found[: len(steps)]
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.console import compiling
-from srpo_jax.distributed.lifecycle import wait_for_compilers
+from srpo_jax.distributed.lifecycle import wait_for_all
 from srpo_jax.distributed.mesh import over_processes
 from srpo_jax.distributed.sharding import fetch, put_same
 from srpo_jax.errors import UserError
@@ -113,7 +113,7 @@ class Sampler:
         self.max_new_tokens, self.temperature = max_new_tokens, float(temperature)
         self._eos = np.asarray(sorted(ids.eos_ids), np.int32)
         self._blocked = np.asarray(sorted(set(ids.suppress_ids) - set(ids.eos_ids)), np.int32)
-        self._sharding = None
+        self._sharding, self._together = None, over_processes(mesh)
         if mesh is not None:
             self._sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
             spread = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -151,11 +151,10 @@ class Sampler:
         return results
 
     def _compiled(self, inputs: dict, rows: _Rows) -> Any:
-        shared = self._sharding is not None and over_processes(self._sharding.mesh)
-        with compiling("sampling", quiet=shared and jax.process_index() > 0):
+        with compiling("sampling", quiet=self._together and jax.process_index() > 0):
             compiled = jax.jit(self._sample).lower(self.params, inputs, rows).compile()
-        if shared:
-            wait_for_compilers()
+        if self._together:
+            wait_for_all()
         return compiled
 
     def _pack(self, requests: Sequence[SampleRequest]) -> tuple[dict, _Rows]:

@@ -22,7 +22,7 @@ def test_a_mesh_samples_the_same_branches(tmp_path):
     sizes = {"fsdp": "data=2,fsdp=2", "tensor": "data=2,tensor=2", "auto": "data=4"}
     assert result["sizes"] == sizes
     assert result["rows"] == {"fsdp": 4, "tensor": 4, "auto": 4}
-    assert result["split"] == {"fsdp": ["fsdp", "tensor"], "tensor": ["fsdp", "tensor"], "auto": ["fsdp", "tensor"]}
+    assert result["parts"] == {"fsdp": 2, "tensor": 2, "auto": 1}
     for name in sizes:
         assert result[name] == result["one"], name
     assert len({tuple(tokens) for own in result["one"] for tokens in own}) > 5

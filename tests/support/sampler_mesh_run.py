@@ -4,6 +4,7 @@ A script for test_sampler_mesh.py, which starts it with four devices; argument: 
 """
 
 import json
+import math
 import pathlib
 import sys
 
@@ -49,15 +50,18 @@ def sample(model, params, batch, mesh):
 
 
 alone = jax.device_put(jax.device_get(policy.params), jax.devices()[0])
-def up(policy):
-    return policy.params["layers"]["mlp"]["up"]["kernel"].sharding.spec
+
+
+def parts(policy):
+    up = policy.params["layers"]["mlp"]["up"]["kernel"]
+    return up.size // math.prod(up.sharding.shard_shape(up.shape))
 
 
 result = {
     "one": sample(policy.model.clone(constrain=lambda x, kind: x), alone, 2, None),
     "sizes": {name: describe(each.mesh) for name, each in policies.items()},
     "rows": {name: rows_over(each.mesh, 3) for name, each in policies.items()},
-    "split": {name: [axis for axis in up(each) if axis] for name, each in policies.items()},
+    "parts": {name: parts(each) for name, each in policies.items()},
 }
 for name, each in policies.items():
     result[name] = sample(each.model, each.params, result["rows"][name], each.mesh)
