@@ -128,13 +128,25 @@ class ExploreSettings:
     stop: tuple[str, ...] = setting(
         (), "texts that end a branch", texts=True, decides=False, samples=True
     )
-    batch: int = setting(
-        16, "questions that are sampled together; changes no branch", low=1, decides=False
-    )
     slots: int = setting(
         0,
         "branches of a question that are sampled together; 0: a sixth of them, at most 16",
         low=0,
+        decides=False,
+    )
+    batch: int = setting(
+        0, "questions that are sampled at once; 0: as many as pay and fit", low=0, decides=False
+    )
+    mesh: str = setting(
+        "auto",
+        "of all that samples: explore, eval, judging policies",
+        shape="mesh",
+        decides=False,
+    )
+    together: str = setting(
+        "auto",
+        "all processes on one mesh; auto: if the policy is too large for one",
+        words=("auto", "yes", "no"),
         decides=False,
     )
     num_questions: int = setting(
@@ -407,7 +419,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """How many devices each axis of the mesh takes."""
+    """How many devices each axis of the mesh takes, in training; see explore.mesh for sampling."""
 
     data: int = setting(1, "replicas", low=1, decides=False)
     fsdp: int = setting(
@@ -446,7 +458,9 @@ class ProcessesSettings:
 class EvalSettings:
     """How the test questions are answered."""
 
-    batch: int = setting(64, "questions that are answered together", low=1, decides=False)
+    batch: int = setting(
+        0, "questions that are answered at once; 0: as many as pay and fit", low=0, decides=False
+    )
     max_new_tokens: int = setting(
         256, "a reply that has not ended by then is unfinished", low=1, decides=False
     )

@@ -27,6 +27,8 @@ T = TypeVar("T")
 _ONCE_SECONDS = 3600  # for process 0 to compute what the others wait for
 _calls = itertools.count()  # of computed_once, which are the same on all processes
 _TEXT = 400  # bytes of a failure's text that the others see
+_ASK_SECONDS = 60  # between two questions to the store
+_said = itertools.count()  # the same number on all processes: they say and ask in one order
 
 
 def broadcast_json(value: Any) -> Any:
@@ -59,6 +61,28 @@ def computed_once(compute: Callable[[], T], glance: Callable[[], str], what: str
     if mine != theirs:
         raise UserError(f"{what} is not the same here and on process 0; give all the same files")
     return value
+
+
+def as_first_says(find: Callable[[], T]) -> T:
+    """Returns on every process what process 0 finds, which must be JSON; the others do not look.
+
+    It goes through the coordinator's store and not through devices, so that process 0 may take any
+    time to find it: a collective of CPUs gives it 30 s. Whoever waits ends with a run that fails.
+    """
+    if jax.process_count() == 1:
+        return find()
+    client: Any = distributed.global_state.client
+    key = f"srpo/said/{next(_said)}"
+    if jax.process_index() == 0:
+        found = find()
+        client.key_value_set(key, json.dumps(found))
+        return found
+    while True:
+        try:
+            return json.loads(client.blocking_key_value_get(key, _ASK_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:

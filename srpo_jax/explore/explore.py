@@ -7,11 +7,13 @@ Verdicts on the branches come later, from `srpo judge`: nothing here knows an ar
 A shard is written when all its questions are done, atomically; a run that is started again skips
 the shards that are there. All randomness is f(seed, record id, branch point, k), so an interrupted
 run ends with the same trees, and so do any number of processes and hosts that run the same command
-on the same folder at the same time: each takes the next shard that nobody has (shard_leases.py).
+on the same folder at the same time: each takes the next shard that nobody has. A policy that is
+too large for the devices of one process is sampled by all of them on one mesh (workers.py).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +35,6 @@ from srpo_jax.data_pipelines.tree_store import (
     shard_path,
 )
 from srpo_jax.data_pipelines.verdict_store import VerdictSet, branch_label, find_set, set_names
-from srpo_jax.distributed.process_info import detect_process
 from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
 from srpo_jax.explore.progress import Progress
@@ -42,6 +43,7 @@ from srpo_jax.explore.room import Reference, References, keep_room, kept_room, r
 from srpo_jax.explore.self_reference import TRIES, own_references
 from srpo_jax.explore.shard_maker import ShardMaker, ShardTold
 from srpo_jax.explore.summary import read_summary, write_summary
+from srpo_jax.explore.workers import Worker, find_worker, is_alone
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prompting import load_asking
@@ -87,7 +89,8 @@ def explore(
     for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
-    policy = load_policy(cfg, model_dir=model_dir, params=params)
+    policy = load_policy(cfg, model_dir=model_dir, params=params, alone=is_alone(cfg, model_dir))
+    worker = find_worker(cfg.processes, together=policy.together)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
     count = min(cfg.explore.shards, len(records))
@@ -99,27 +102,27 @@ def explore(
         references = References(policy, records)
     elif cfg.explore.reference == "self":
         roots = Shards(workdir / "roots", "roots", count, records)
-        _make(cfg, policy, roots, {**provenance, "stage": "roots"}, None, call)
+        stage = {**provenance, "stage": "roots"}
+        _make(cfg, policy, worker, roots, stage, None, call)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
-        verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
-        if verdicts is None and judge_roots:
+        judged = functools.partial(_judged, roots.folder, cfg.arbiter.verdicts, stems)
+        if judge_roots and not worker.together and judged() is None:
             judge_roots()
-            verdicts = _judged(roots.folder, cfg.arbiter.verdicts, stems)
-        if verdicts is None:
-            print(
+        if not worker.says(lambda: judged() is not None):
+            worker.tell(
                 f"explore: {TRIES} whole paths for each of {len(records)} questions are in "
-                f"{roots.folder}; run `srpo judge` and then this command again",
-                flush=True,
+                f"{roots.folder}; run `srpo judge` and then this command again"
             )
             return roots.folder
+        verdicts = find_set(roots.folder, cfg.arbiter.verdicts)
         references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
     else:
         references = References(policy, records)
 
     shards = Shards(workdir / "trees", "trees", count, records)
-    _make(cfg, policy, shards, provenance, references, call, Outliner(cfg, policy))
-    process = detect_process(cfg.processes, os.environ)
-    if not (process.index and read_summary(shards.folder)):
+    outliner = Outliner(cfg, policy) if worker.writes else None
+    _make(cfg, policy, worker, shards, provenance, references, call, outliner)
+    if worker.writes and not (worker.index and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
     return shards.folder
 
@@ -187,6 +190,7 @@ def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> VerdictSet
 def _make(
     cfg: Config,
     policy: Policy,
+    worker: Worker,
     shards: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, Reference] | None,
@@ -198,15 +202,16 @@ def _make(
     """
     paths, count = shards.paths, len(shards.paths)
     run = {**provenance, "shards": count}
-    refuse_strangers(shards.folder, run)
-    todo = [i for i in range(count) if not shard_done(paths[i], verify=call.verify)]
+    if worker.writes:
+        refuse_strangers(shards.folder, run)
+    todo = worker.says(
+        lambda: [i for i in range(count) if not shard_done(paths[i], verify=call.verify)]
+    )
     if not todo:
         if outliner:
             outliner.complete(paths)
         return
-    process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
-    rows = min(cfg.explore.batch, len(records))
     explorer: Explorer | ReferencesOnly
     if provenance.get("stage") == "references":
         explorer = ReferencesOnly(policy, provenance, references or {})
@@ -220,27 +225,28 @@ def _make(
             cfg,
             policy,
             provenance,
-            rows=rows,
             room=room,
+            most=len(records),
             references=references,
             refuse_unreadable=call.refuse_unreadable,
         )
-    write_json(shards.folder / RUN, run)
-    progress = Progress(sum(len(shards.records[i]) for i in todo), explorer.engine)
+    if worker.writes:
+        write_json(shards.folder / RUN, run)
+    total = sum(len(shards.records[i]) for i in todo)
+    progress = Progress(total, explorer.engine, quiet=not worker.writes)
     each = f"{TRIES} whole paths each"
     if provenance.get("stage") == "references":
         each = "reference paths alone"
     elif references is not None:
         each = f"{cfg.explore.branches} branches at each branch point"
-    print(
+    worker.tell(
         f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
-        f"before; {each}",
-        flush=True,
+        f"before; {each}"
     )
-    first = process.index * len(todo) // process.count  # workers begin apart from each other
     with progress:
-        maker = ShardMaker(paths, shards.records, explorer, progress, call.on_shard, outliner)
-        maker.make(todo[first:] + todo[:first])
+        ShardMaker(worker, paths, shards.records, explorer, progress, call.on_shard, outliner).make(
+            todo
+        )
     if outliner:
         outliner.complete(paths)
 

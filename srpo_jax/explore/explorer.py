@@ -21,10 +21,11 @@ from srpo_jax.errors import UserError
 from srpo_jax.explore.room import Reference, Room
 from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.engine.drawing import Sampling
-from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.engine import Engine, slots_for
 from srpo_jax.inference.engine.requests import Sample, SampleRequest
 from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
+from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.models.inputs import EncodedPrompt
 
 Key = TypeVar("Key")
@@ -46,7 +47,8 @@ class _Asked:
 class Explorer:
     """Samples the branches of questions, and makes tree records of them.
 
-    rows: questions at a time, on a mesh rounded up to what it divides. references:
+    most: questions that there ever are; as many are sampled at once as explore.batch and the mesh
+    have it. references:
     the record and the token pieces of the reference path of every question that may come, by id;
     None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
     (self_reference.py). room: of all records that are explored, so that the sampler compiles once,
@@ -59,7 +61,7 @@ class Explorer:
         policy: Policy,
         provenance: Mapping[str, Any],
         *,
-        rows: int,
+        most: int,
         room: Room,
         references: Mapping[str, Reference] | None,
         refuse_unreadable: bool = True,
@@ -82,12 +84,14 @@ class Explorer:
             self._scorer = PathScorer(
                 policy, tokens=room.tokens + room.last, patches=room.patches, steps=room.steps
             )
+        slots = cfg.explore.slots or slots_for(self._branches * points)
+        shape = Shape(room.tokens, slots, cfg.explore.max_new_tokens)
         self.engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
-            rows=policy.rows(rows),
-            slots=cfg.explore.slots,
+            rows=policy.rows(cfg.explore.batch, most, shape),
+            slots=slots,
             branches=self._branches * points,
             prompt_tokens=room.tokens,
             patches=room.patches,
