@@ -122,6 +122,7 @@ class Batches:
         self._per_token = ref_reduction == "token"
         self._of_all = exp_denominator == "all"
         self._compare = compare
+        self._drops = drop_long
         self._redraws = compare and pairing != "all"  # the pairs differ between epochs
         self._cache = ByteCache(cache_bytes)
         self._lock = threading.RLock()
@@ -152,7 +153,7 @@ class Batches:
                 self._report_long(sizes[:, 0] * used)
         self.budgets = budgets
         if (sizes[used] > budgets.as_sizes()).any() and (drop_long or not self._redraws):
-            table = self._parts(table, used, drop_long)
+            table = self._parts(table, used)
         # In ascending order, as the table is.
         self.used = np.unique(table["tree"][used[table["tree"]]]).tolist()
         self._plan_digest = self._digest_of_plan(sizes)
@@ -268,7 +269,8 @@ class Batches:
         return [sorted(self._layout.items()), points, self._compare]
 
     def _lines(self, budgets: Budgets | None, pairing: str = "", epoch: int = 0) -> Lines:
-        """See items.table_of: a line for the whole tree, where there are budgets for each part."""
+        """See items.table_of: a line for the whole tree, where there are budgets for each part, and
+        none of what is left out."""
         options = {**self._pairs, **({"pairing": pairing} if pairing else {}), "epoch": epoch}
 
         def lines(tree: Skeleton) -> list[tuple]:
@@ -285,27 +287,23 @@ class Batches:
             if budgets is None or budgets.holds(whole.sizes):
                 return [line(tree, whole)]
             reference = self._layout["reference"]
-            groups = part_groups(tree, pairs, budgets, sizes, reference=reference) or []
+            try:
+                groups = part_groups(tree, pairs, budgets, sizes, reference=reference) or []
+            except TooLong:
+                if not self._drops:
+                    raise
+                return []
             found = enumerate(part(*group) for group in groups)
             return [line(tree, each, number, len(groups)) for number, each in found]
 
         return lines
 
-    def _parts(self, table: np.ndarray, used: np.ndarray, drop: bool) -> np.ndarray:
-        """The table with parts in place of the trees that are larger than a row; with `drop`
-        without those that cannot be cut, which are named.
+    def _parts(self, table: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """The table with parts in place of the trees that are larger than a row, without those that
+        cannot be cut, which are named.
         """
-        inner = self._lines(self.budgets, "all")
-
-        def lines(tree: Skeleton) -> Sequence[tuple]:
-            try:
-                return inner(tree)
-            except TooLong:
-                if not drop:
-                    raise
-                return []
-
-        about = ["parts", self._about(), dataclasses.astuple(self.budgets), drop]
+        lines = self._lines(self.budgets, "all")
+        about = ["parts", self._about(), dataclasses.astuple(self.budgets), self._drops]
         found = self.examples.table(about, lines)
         dropped = np.setdiff1d(np.flatnonzero(used), found["tree"])
         if len(dropped) == used.sum():
