@@ -25,7 +25,7 @@ def tree_bytes(workdir) -> dict[str, bytes]:
 
 
 def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
-    """Two workers, one dies by SIGKILL within a shard: every file is, byte for byte, that of one
+    """Two workers, one dies by SIGKILL with shards begun: every file is, byte for byte, that of one
     worker alone, and no lease is left.
     """
     monkeypatch.setattr(explorer, "Engine", RecitingEngine)

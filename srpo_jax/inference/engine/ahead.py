@@ -14,8 +14,9 @@ _WAIT = 0.1  # seconds between two looks at whether the consumer has gone
 
 class Ahead(Generic[T]):
     """Iterates over `source`, of which a thread makes up to `depth` items beforehand; 0: there is
-    no thread. In a `with`, whose end stops the thread at its next item. What the source raises is
-    kept as `error` and ends the iteration, so that what was begun before it can be finished.
+    no thread. In a `with`, whose end waits until the thread has stopped at its next item: afterwards
+    `source` is asked for nothing. What the source raises is kept as `error` and ends the iteration,
+    so that what was begun before it can be finished.
     """
 
     def __init__(self, source: Iterable[T], depth: int):
@@ -32,6 +33,8 @@ class Ahead(Generic[T]):
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
+        if self._depth:
+            self._thread.join()
 
     def __iter__(self) -> Iterator[T]:
         if not self._depth:

@@ -133,7 +133,8 @@ def _from_threshold(logits: jax.Array, weights: jax.Array, target: jax.Array) ->
 
 def _ordered(values: jax.Array) -> jax.Array:
     """uint32 in the order of these float32 values."""
-    bits = jax.lax.bitcast_convert_type(values + 0.0, jnp.uint32)  # -0.0 becomes 0.0
+    values = jnp.where(values == 0, 0.0, values)  # no -0.0
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     return jnp.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 

@@ -1,0 +1,58 @@
+"""A tiny policy, prompts with no, one and two ragged pictures, and its plain logits."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from srpo_jax.models.hf.load import load_params
+from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.inputs import causal_row, pad_rows
+from srpo_jax.models.policy_model import PolicyModel, head_matrix
+from tests.support.engines import PATCHES, TOKENS
+from tests.support.tiny import picture, tiny_qwen2_5_vl
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tiny_qwen2_5_vl(tmp_path_factory.mktemp("model"), seed=3)
+
+
+@pytest.fixture(scope="session")
+def policy(folder):
+    """(model, params, processor)."""
+    processor = Processor.from_dir(folder)
+    return PolicyModel(processor.config), load_params(folder, processor.config), processor
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    return [picture(84, 112, seed=1), picture(140, 56, seed=2)]
+
+
+@pytest.fixture(scope="session")
+def prompts(policy, pictures):
+    processor = policy[2]
+    return [
+        processor.encode_question("What is in this image?", pictures[:1]),
+        processor.encode_question("Compare <image> with <image>, please.", pictures),
+        processor.encode_question("No picture here.", []),
+    ]
+
+
+@pytest.fixture(scope="session")
+def full_logits(policy):
+    """(prompt, continuation of m tokens) -> float32 [m + 1, V]: what predicts each token of the
+    continuation, and the one after it. Never cached, never batched."""
+    model, params, _ = policy
+    head = head_matrix(params, model.config)
+    forward = jax.jit(lambda inputs: model.apply({"params": params}, inputs)[0] @ head)
+
+    def run(prompt, continuation):
+        row = causal_row(prompt, continuation)
+        room = -(-len(row["tokens"]) // TOKENS) * TOKENS
+        logits = forward(pad_rows([row], tokens=room, patches=PATCHES))
+        return np.array(logits[len(prompt.tokens) - 1 : len(row["tokens"])], np.float32)
+
+    return run

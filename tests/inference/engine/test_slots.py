@@ -1,0 +1,200 @@
+"""Slots that refill: a branch is the same in every engine, and few slots stand idle."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from srpo_jax.inference.engine import slots
+from srpo_jax.inference.engine.counts import Counts
+from srpo_jax.inference.engine.engine import slots_for
+from srpo_jax.inference.engine.requests import SampleRequest
+from srpo_jax.models.attention import xla
+from tests.support.engines import make_engine, mixed_requests, often_ending, told
+
+NEW = 24
+COUNTS = (16, 7, 40, 0, 16, 1, 16, 12, 16, 16, 3, 16)
+
+
+@pytest.fixture(scope="module")
+def short_blocks():
+    """A branch's own keys are read five tokens at a time, so that few tokens are several blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "OWN_BLOCK", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ending(policy):
+    return often_ending(policy, 9)
+
+
+@pytest.fixture(scope="module")
+def requests(policy, prompts):
+    return mixed_requests(prompts, policy[2], COUNTS)
+
+
+def engine_of(ending, **options):
+    sizes = {"rows": 2, "branches": 16, "slots": 2, "max_new_tokens": NEW}
+    return make_engine(ending, temperature=3.0, **{**sizes, **options})
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """The seconds of every program that XLA compiled since, whoever asked for it."""
+    found: list[float] = []
+
+    def note(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(scope="module")
+def refilled(ending, requests, short_blocks, compilations):
+    """(an engine of two slots a row, what it said to all requests, the programs that took)."""
+    engine = engine_of(ending)
+    before = len(compilations)
+    return engine, engine(requests), len(compilations) - before
+
+
+def test_slots_are_in_use(refilled, policy, prompts):
+    """Branches whose mean length is a third of the longest: at least 90 % of the slots have one at
+    every step, where without refilling more than half stand idle (the next test). By counts, not by
+    time."""
+    engine = refilled[0]
+    engine.counts = counts = Counts()
+    samples = engine(mixed_requests(prompts, policy[2], [16] * 24))
+    lengths = [len(sample.tokens) for own in samples for sample in own]
+    assert 0.25 * NEW < np.mean(lengths) < 0.4 * NEW and max(lengths) == NEW and min(lengths) == 1
+    assert counts.slots_in_use >= 0.9
+    assert counts.branches == len(lengths) == 16 * 24
+    assert counts.tokens == sum(lengths)
+    assert counts.finished == sum(sample.finished for own in samples for sample in own)
+    assert counts.used == counts.tokens - counts.branches  # the first token is the prefill's
+    assert counts.slot_steps == counts.steps * 2 * 2
+    assert counts.questions == 24
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slots": 16},  # none is taken again
+        {"rows": 1, "branches": 5, "slots": 3},  # more branches than a row has
+    ],
+    ids=["no refill", "small rows"],
+)
+def test_a_branch_is_the_same_in_every_engine(refilled, ending, requests, short_blocks, options):
+    """Tokens and end, whatever the numbers of rows, slots and branches of a row are and whoever
+    else is asked for; log-probabilities to 1e-5 a token."""
+    engine = engine_of(ending, **options)
+    samples = engine(requests)
+    assert told(samples) == told(refilled[1])
+    for ours, theirs in zip(sum(samples, []), sum(refilled[1], []), strict=True):
+        assert ours.logp == pytest.approx(theirs.logp, abs=1e-5 * len(ours.tokens))
+    if engine.shape.slots == engine.shape.branches:
+        assert engine.counts.slots_in_use < 0.5
+
+
+def test_logp_is_that_of_teacher_forcing(refilled, policy, requests, full_logits):
+    """1e-5 a token: what a branch was drawn from are the logits of its own path, computed whole and
+    without a cache, over several blocks of its own keys and beside branches of other lengths."""
+    processor = policy[2]
+    longest = 0
+    for request, samples in list(zip(requests, refilled[1], strict=True))[:3]:
+        for start, sample in list(zip(request.starts, samples, strict=True))[:8]:
+            tokens = [*request.path[:start].tolist(), *sample.tokens.tolist()]
+            logits = full_logits(request.prompt, tokens)
+            logits[:, list(processor.suppress_ids)] = -np.inf
+            logp = np.asarray(jax.nn.log_softmax(logits))[
+                np.arange(start, len(tokens)), sample.tokens
+            ]
+            assert sample.logp == pytest.approx(logp.sum(), abs=1e-5 * len(sample.tokens))
+            longest = max(longest, len(sample.tokens))
+    assert longest > 15
+
+
+def test_it_compiles_once(refilled, requests, compilations):
+    """One program for prefilling and one for decoding, of a run with questions of every size; a
+    second run compiles nothing at all."""
+    engine, samples, programs = refilled
+    assert programs == 4 and sorted(engine._compiled) == ["decode", "empty", "prefill", "read"]
+    programs, before = dict(engine._compiled), len(compilations)
+    again = engine(requests[::-1])
+    assert told(again[::-1]) == told(samples)
+    assert len(compilations) == before
+    assert engine._compiled == programs
+
+
+def test_ends_of_all_kinds(refilled, ending, requests):
+    """A branch has its end token and nothing after it, as its first token too, and is finished by
+    that alone; a question without branches has none."""
+    _, samples, _ = refilled
+    ends = set(ending[2].eos_ids)
+    for request, own in zip(requests, samples, strict=True):
+        assert len(own) == len(request.starts)
+        for sample in own:
+            ended = [token in ends for token in sample.tokens.tolist()]
+            assert not any(ended[:-1]) and ended[-1] == sample.finished
+            assert sample.finished or len(sample.tokens) == NEW
+    assert any(len(s.tokens) == 1 and s.finished for own in samples for s in own)
+    assert any(not s.finished for own in samples for s in own)
+
+
+def test_early_branches_are_taken_first(policy, prompts, refilled):
+    """Those with the most to say begin, so that a row's last ones are short; of equal ones the one
+    that was asked for first."""
+    engine, _, _ = refilled
+    path = np.asarray(policy[2].encode("Look at it.\n"), np.int32)
+    starts = (3, 0, 5, 0, 3)
+    request = SampleRequest(prompts[2], path, starts, tuple(range(5)))
+    queue = engine._queue(request, slice(0, 5))
+    order = np.argsort(-np.where(queue.wanted, queue.priority, -1)[0], kind="stable")[:5]
+    assert [starts[i] for i in order] == [0, 0, 3, 3, 5]
+    assert [slots_for(n) for n in (1, 6, 7, 24, 96, 1000)] == [1, 1, 2, 4, 16, 16]
+
+
+@pytest.mark.parametrize("chunk", [3, pytest.param(64, marks=pytest.mark.slow)])
+def test_a_stop_string_ends_a_branch_at_its_token(
+    refilled, ending, requests, short_blocks, monkeypatch, chunk
+):
+    """Cut at the token that completes the first stop string, however many steps lie between two
+    looks; what says none is as it was without."""
+    monkeypatch.setattr(slots, "STEPS", chunk)
+    stops = stops_of(refilled[1], ending[2])
+    engine = engine_of(ending, stop=stops)
+    cut = 0
+    for ours, plain in zip(engine(requests), refilled[1], strict=True):
+        for sample, whole in zip(ours, plain, strict=True):
+            tokens = whole.tokens.tolist()
+            said = [
+                any(stop in ending[2].decode(tokens[:n]) for stop in stops)
+                for n in range(1, len(tokens) + 1)
+            ]
+            size = said.index(True) + 1 if any(said) else len(tokens)
+            assert sample.tokens.tolist() == tokens[:size]
+            assert sample.finished == (any(said) or whole.finished)
+            assert (size == len(tokens)) == (abs(sample.logp - whole.logp) < 1e-4)
+            cut += size < len(tokens)
+    assert cut > 10
+    # What was halted is not decoded on: with short chunks far fewer steps than without.
+    if chunk == 3:
+        lengths = [len(sample.tokens) for own in refilled[1] for sample in own]
+        assert engine.counts.used < 0.8 * sum(lengths)
+
+
+def stops_of(samples, ids) -> tuple[str, ...]:
+    """Two texts that branches say: the commonest pair of letters, and a pair of which one token
+    has the first and the next token the second."""
+    long = [s.tokens.tolist() for own in samples for s in own if len(s.tokens) > 8]
+    texts = [ids.decode(tokens) for tokens in long]
+    pairs = [text[i : i + 2] for text in texts for i in range(len(text) - 1)]
+    pairs = sorted(pair for pair in pairs if pair.isascii() and pair.isprintable())
+    parts = [[ids.decode([token]) for token in tokens] for tokens in long]
+    borders = [a[-1:] + b[:1] for own in parts for a, b in zip(own, own[1:])]
+    borders = sorted(pair for pair in borders if pair in pairs)
+    return max(pairs, key=pairs.count), borders[len(borders) // 2]
