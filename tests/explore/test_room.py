@@ -10,12 +10,12 @@ from srpo_jax.data_pipelines.records import RecordError, read_records
 from srpo_jax.explore import explore as run
 from srpo_jax.explore import explorer, room
 from srpo_jax.inference.policy import Policy, load_policy
-from tests.support.small_world import RecitingSampler, write_world
+from tests.support.small_world import RecitingEngine, write_world
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    monkeypatch.setattr(explorer, "Sampler", RecitingSampler)
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     (tmp_path / "world").mkdir()
     return write_world(tmp_path / "world")
 

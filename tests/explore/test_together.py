@@ -71,7 +71,7 @@ def test_two_processes_sample_on_one_mesh(tmp_path, trained):
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
-    for line in ("explore: 5/5 questions", "eval x: 5/5 questions", "sampling: compiling"):
+    for line in ("explore: 5/5 questions", "eval x: 5/5 questions", "sampling (decode): compiling"):
         assert said.count(line) == (2 if "compiling" in line else 1), (line, said)
     found = [tokens(read_shards(tmp_path / name / "trees")) for name in ("two", "alone")]
     assert found[0] == found[1] and len({str(own) for _, own in found[0]}) == 5

@@ -14,9 +14,9 @@ _WAIT = 0.1  # seconds between two looks at whether the consumer has gone
 
 class Ahead(Generic[T]):
     """Iterates over `source`, of which a thread makes up to `depth` items beforehand; 0: there is
-    no thread. In a `with`, whose end waits until the thread has stopped at its next item: afterwards
-    `source` is asked for nothing. What the source raises is kept as `error` and ends the iteration,
-    so that what was begun before it can be finished.
+    no thread. In a `with`, whose end waits until the thread has stopped at its next item: then
+    `source` is asked for nothing more. What the source raises is kept as `error` and ends the
+    iteration, so that what was begun before it can be finished.
     """
 
     def __init__(self, source: Iterable[T], depth: int):

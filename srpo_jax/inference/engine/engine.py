@@ -318,7 +318,7 @@ class Engine:
                 )
             lowered = jax.jit(function, **options).lower(*args)
             quiet = name not in ("prefill", "decode") or jax.process_index() > 0
-            with compiling("sampling", quiet=quiet):
+            with compiling(f"sampling ({name})", quiet=quiet):
                 self._compiled[name] = lowered.compile()
             if self._together:
                 wait_for_all()
