@@ -206,9 +206,7 @@ def _check_branch(branch: Any, name: str, num_steps: int) -> None:
     _is(branch["text"], str, f"{name}.text")
     _is(branch["status"], str, f"{name}.status")
     _is(branch["finished"], bool, f"{name}.finished")
-    if branch["logp"] is not None and not math.isfinite(
-        _is(branch["logp"], float, f"{name}.logp")
-    ):
+    if branch["logp"] is not None and not math.isfinite(_is(branch["logp"], float, f"{name}.logp")):
         raise ValueError(f"{name}.logp is not finite")
     _texts(branch["step_texts"], f"{name}.step_texts")
     if branch["reply_text"] is not None:
