@@ -279,6 +279,15 @@ def checkpoints_check(command: Command) -> int:
     return tell_states(pathlib.Path(command.workdir, "checkpoints"))
 
 
+def data_import(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.importing import data_import as run
+
+    run(config, command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

@@ -199,6 +199,35 @@ VERBS: dict[str, Verb] = {
         workdir=None,
         passed_on=True,
     ),
+    "data": Verb(
+        "data of other tools in and out, and one page on a data set",
+        "srpo data import pairs.jsonl runs/mine",
+        config=None,
+        workdir=None,
+        verbs={
+            "import": Verb(
+                "make records, and trees with labels, of a file of another tool",
+                "srpo data import pairs.parquet runs/mine --config=configs/photos.py",
+                "Writes OUT/records.jsonl to explore with, OUT/trees.jsonl and OUT/images. With a\n"
+                "policy (model.path) also OUT/trees and OUT/verdicts, to train on.",
+                config="configs/common.py",
+                workdir=None,
+                options={
+                    "in": ("", "JSON lines, JSON, Parquet or Arrow: a file, or a folder of one kind"),
+                    "out": ("", "folder to write; a workdir for srpo train"),
+                    "from": ("", "the format; default: what the file shows"),
+                    "part": ("", "which data set of a file that names several"),
+                    "images": ("", "folder that names of pictures begin in; default: that of IN"),
+                    "license": ("", "licence of rows that do not say theirs"),
+                    "source": ("", "name of where it comes from; default: the format's"),
+                    "limit": (0, "read so many rows; 0: all"),
+                    "allow_bad": (0, "leave out so many rows that cannot be used, by name"),
+                    "dry_run": (False, "say what would be read and what not; write nothing"),
+                },
+                positional=("in", "out"),
+            ),
+        },
+    ),
     "checkpoints": Verb(
         "look after the checkpoints of a run",
         "srpo checkpoints check runs/mini",
@@ -222,10 +251,13 @@ JUDGING = ("judge", "judge check")
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "pilot", "train", "eval"),
-    "model": (*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+    "model": (
+        *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+        "data import",
+    ),
     "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
-    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask"),
-    "format": ("demo", "explore", "pilot", "train", "eval", "ask"),
+    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", "data import"),
+    "format": ("demo", "explore", "pilot", "train", "eval", "ask", "data import"),
     "explore": ("demo", "explore", "pilot", "judge", "plan"),
     "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
     "judge": (*JUDGING, "pilot"),
