@@ -100,7 +100,8 @@ def import_file(
             lines = [lambda _: None] * 2
         else:
             lines = [stack.enter_context(_lines(out / name)) for name in (FILE, RECORDS)]
-        for item in _items(form, _limited(opened.rows, settings.limit), store, settings, found):
+        rows = _limited(opened.rows, settings.limit)
+        for item in items_of(form, rows, settings, found, store):
             record = as_record(item, path_format)
             _count(item, record, found)
             lines[0](item_to_dict(item))
@@ -113,14 +114,16 @@ def import_file(
     return found, about
 
 
-def _items(
+def items_of(
     form: Format,
     rows: Iterable[Row],
-    store: PictureStore,
     settings: Settings,
     found: Found,
+    store: PictureStore | None = None,
 ) -> Iterator[Item]:
-    """The items of all rows that can be used, checked, with kept pictures and ids of their own."""
+    """The items of all rows that can be used, checked, with ids of their own; the others are
+    counted in `found`. store: keeps the pictures; without one they stay as the file has them.
+    """
     ids: set[str] = set()
     waiting: list[Item] = []
     group = None
@@ -163,14 +166,16 @@ def _placed(
     form: Format,
     row: Row,
     part: int,
-    store: PictureStore,
+    store: PictureStore | None,
     settings: Settings,
     ids: set[str],
 ) -> Item:
     """The item with an id that no other has, kept pictures, its source and its licence."""
     check_item(item)
     source = item.source or settings.source or form.source or form.name
-    name = item.id or row.where.replace(": row group ", ":").replace(": row ", ":").rpartition("/")[2]
+    name = (
+        item.id or row.where.replace(": row group ", ":").replace(": row ", ":").rpartition("/")[2]
+    )
     if not item.id and part:
         name += f".{part}"
     if form.name != "srpo":
@@ -182,12 +187,16 @@ def _placed(
         name = f"{given}~{number}"
     ids.add(name)
     where = row.where.rpartition("/")[2]
-    meta = item.meta if form.name == "srpo" else {"format": form.name, "row": where, **fields.plain(item.meta)}
+    meta = (
+        item.meta
+        if form.name == "srpo"
+        else {"format": form.name, "row": where, **fields.plain(item.meta)}
+    )
     check_meta(meta)
     return dataclasses.replace(
         item,
         id=name,
-        images=tuple(store.keep(cell) for cell in item.images),
+        images=tuple(store.keep(cell) for cell in item.images) if store else item.images,
         source=source,
         license=item.license or settings.license or form.license,
         meta=meta,

@@ -21,6 +21,8 @@ from srpo_jax.files import open_file
 JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 ARROW_ENDINGS = (".parquet", ".arrow", ".feather")
 ENDINGS = (*JSON_ENDINGS, *ARROW_ENDINGS)
+# What lies beside data and is none: written by us, by LLaMA-Factory, by Hugging Face's datasets.
+BESIDE = ("import.json", "dataset_info.json", "dataset_infos.json", "state.json", "meta.json")
 MAX_ROW = 64 * 2**20  # bytes of a row as JSON, pictures in base64 included
 CHUNK = 1 << 20
 BATCH = 64  # rows of a Parquet file in memory at once
@@ -47,7 +49,11 @@ def files_of(path: str | os.PathLike) -> list[pathlib.Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    found = sorted(
+        p
+        for p in path.iterdir()
+        if p.suffix.lower() in ENDINGS and p.is_file() and p.name not in BESIDE
+    )
     if not found and (path / "data").is_dir():  # as on the Hugging Face Hub
         return files_of(path / "data")
     if not found:
@@ -217,7 +223,7 @@ def _batches(path: pathlib.Path) -> Iterator[tuple[tuple[int, int], Any]]:
 
 
 def import_pyarrow(why: str) -> Any:
-    """The module pyarrow. Errors: UserError, which says how to get it, where it is not installed."""
+    """The module pyarrow. Errors: UserError, which says how to get it, where it is missing."""
     try:
         import pyarrow
     except ImportError:

@@ -6,7 +6,12 @@ import itertools
 import pathlib
 
 from srpo_jax.data_pipelines.exchange.base import Format, Opened
+from srpo_jax.data_pipelines.formats.llama_factory import LlamaFactory, LlamaFactoryAlpaca
+from srpo_jax.data_pipelines.formats.mmpr import Mmpr
+from srpo_jax.data_pipelines.formats.rpo import Rpo
+from srpo_jax.data_pipelines.formats.spa_vl import SpaVl
 from srpo_jax.data_pipelines.formats.srpo import Srpo
+from srpo_jax.data_pipelines.formats.step_dpo import StepDpo
 from srpo_jax.data_pipelines.formats.trl import Trl
 from srpo_jax.data_pipelines.formats.trl_stepwise import TrlStepwise
 from srpo_jax.errors import UserError, one_line
@@ -15,7 +20,13 @@ from srpo_jax.errors import UserError, one_line
 FORMATS: dict[str, type[Format]] = {
     "srpo": Srpo,
     "trl_stepwise": TrlStepwise,
+    "step_dpo": StepDpo,
     "trl": Trl,
+    "llama_factory": LlamaFactory,
+    "llama_factory_alpaca": LlamaFactoryAlpaca,
+    "rpo": Rpo,
+    "spa_vl": SpaVl,
+    "mmpr": Mmpr,
 }
 
 

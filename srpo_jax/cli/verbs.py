@@ -288,6 +288,13 @@ def data_import(command: Command) -> None:
     run(config, command.options)
 
 
+def data_export(command: Command) -> None:
+    _settle()
+    from srpo_jax.cli.data.exporting import data_export as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

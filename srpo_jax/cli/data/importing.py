@@ -37,7 +37,10 @@ def data_import(cfg: Config, options: Mapping[str, Any]) -> None:
     if settings.dry_run:
         say("dry run: nothing was written")
         return
-    say(f"wrote {out}: trees.jsonl, records.jsonl, import.json" + " and images/" * bool(found.pictures))
+    say(
+        f"wrote {out}: trees.jsonl, records.jsonl, import.json"
+        + " and images/" * bool(found.pictures)
+    )
     if cfg.model.path:
         make_trees(cfg, out, about)
     say(what_next(found, cfg, out))
