@@ -103,7 +103,7 @@ class Format(abc.ABC):
         """The row of a pair."""
         raise NotImplementedError
 
-    def finish(self, folder: pathlib.Path, file: str, count: int) -> None:
+    def finish(self, folder: pathlib.Path, file: str, count: int) -> None:  # noqa: B027
         """Writes what belongs beside the rows. file: their file's name. count: of rows."""
 
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.exchange import fields
@@ -28,7 +28,7 @@ from srpo_jax.data_pipelines.exchange.rows import Row, read_rows
 from srpo_jax.data_pipelines.exchange.texts import FILE, item_from_dict, item_to_dict
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.statuses import OK
-from srpo_jax.data_pipelines.records import Record, check_meta, record_to_dict
+from srpo_jax.data_pipelines.records import CATEGORIES, Record, check_meta, record_to_dict
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import file_sha256, read_json, write_json, written_whole
 
@@ -92,7 +92,8 @@ def import_file(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of pictures")
     about = _about(form, opened, settings)
-    _refuse_another(out, about)
+    if not settings.dry_run:
+        _refuse_another(out, about)
     store = PictureStore(out, root, dry_run=settings.dry_run)
     found = Found()
     with contextlib.ExitStack() as stack:
@@ -171,6 +172,8 @@ def _placed(
     ids: set[str],
 ) -> Item:
     """The item with an id that no other has, kept pictures, its source and its licence."""
+    if form.name != "srpo":
+        item = with_facts(item, row.data)
     check_item(item)
     source = item.source or settings.source or form.source or form.name
     name = (
@@ -201,6 +204,23 @@ def _placed(
         license=item.license or settings.license or form.license,
         meta=meta,
     )
+
+
+def with_facts(item: Item, row: Mapping[str, Any]) -> Item:
+    """The item with the source and the licence that its row names, and its category if that is one
+    of ours. These are no fields then that nothing reads.
+    """
+    told = {name: row.get(name) for name in ("source", "license", "category")}
+    known = {k: v for k, v in told.items() if isinstance(v, str) and not getattr(item, k)}
+    if known.get("category") not in CATEGORIES:
+        if known.pop("category", None) == "":
+            known["category"] = ""
+    meta = dict(item.meta)
+    rest = {k: v for k, v in meta.pop("source_fields", {}).items() if k not in known}
+    if rest:
+        meta["source_fields"] = rest
+    known = {name: value for name, value in known.items() if value}
+    return dataclasses.replace(item, meta=meta, **known)
 
 
 def as_record(item: Item, path_format: PathFormat) -> Record:

@@ -37,7 +37,11 @@ def table(folder: pathlib.Path, name: str, container: str) -> Iterator[tuple[str
 @contextlib.contextmanager
 def _lines(path: pathlib.Path, folder: pathlib.Path) -> Iterator[WriteRow]:
     with open(path, "w", encoding="utf-8", newline="\n") as out:
-        yield lambda row: out.write(_json(row) + "\n") and None
+
+        def write(row: dict[str, Any]) -> None:
+            out.write(_json(row) + "\n")
+
+        yield write
 
 
 @contextlib.contextmanager

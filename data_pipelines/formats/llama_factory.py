@@ -107,21 +107,17 @@ class LlamaFactory(Format):
         talk = _sharegpt if layout.formatting in ("sharegpt", "openai") else _alpaca
         question, system, answers = talk(row, layout)
         cells = fields.pictures(row, layout.images or "")
-        read = {getattr(layout, name) for name in COLUMNS} | {"id", "category", "license", "source"}
+        read = {getattr(layout, name) for name in COLUMNS} | {"id"}
         if self._layout is None:
             read |= {"image", "images"}
         extra = fields.rest_of(row, read)
         for name, value in (("system", system), ("tools", row.get(layout.tools or ""))):
             if value:
                 extra[name] = value
-        category, license_ = fields.optional(row, "category"), fields.optional(row, "license")
         return Item(
             id=str(row.get("id") or ""),
             question=question_text(question, len(cells)),
             images=cells,
-            category=category or None,
-            source=fields.optional(row, "source"),
-            license=license_,
             meta={"source_fields": extra} if extra else {},
             **answers,
         )

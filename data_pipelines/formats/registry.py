@@ -6,14 +6,22 @@ import itertools
 import pathlib
 
 from srpo_jax.data_pipelines.exchange.base import Format, Opened
+from srpo_jax.data_pipelines.formats.beavertails_v import BeaverTailsV
 from srpo_jax.data_pipelines.formats.llama_factory import LlamaFactory, LlamaFactoryAlpaca
+from srpo_jax.data_pipelines.formats.llava import Llava
+from srpo_jax.data_pipelines.formats.mis import Mis
 from srpo_jax.data_pipelines.formats.mmpr import Mmpr
+from srpo_jax.data_pipelines.formats.ms_swift import MsSwift
+from srpo_jax.data_pipelines.formats.mssbench import MssBench
+from srpo_jax.data_pipelines.formats.rlhf_v import RlhfV
 from srpo_jax.data_pipelines.formats.rpo import Rpo
+from srpo_jax.data_pipelines.formats.siuo import Siuo
 from srpo_jax.data_pipelines.formats.spa_vl import SpaVl
 from srpo_jax.data_pipelines.formats.srpo import Srpo
 from srpo_jax.data_pipelines.formats.step_dpo import StepDpo
 from srpo_jax.data_pipelines.formats.trl import Trl
 from srpo_jax.data_pipelines.formats.trl_stepwise import TrlStepwise
+from srpo_jax.data_pipelines.formats.vlguard import VlGuard
 from srpo_jax.errors import UserError, one_line
 
 # In the order in which they are asked whether a file is theirs: the first that says so has it.
@@ -21,12 +29,20 @@ FORMATS: dict[str, type[Format]] = {
     "srpo": Srpo,
     "trl_stepwise": TrlStepwise,
     "step_dpo": StepDpo,
+    "ms_swift": MsSwift,
     "trl": Trl,
     "llama_factory": LlamaFactory,
     "llama_factory_alpaca": LlamaFactoryAlpaca,
     "rpo": Rpo,
+    "beavertails_v": BeaverTailsV,
+    "rlhf_v": RlhfV,
+    "vlguard": VlGuard,
+    "mis": Mis,
+    "siuo": Siuo,
+    "mssbench": MssBench,
     "spa_vl": SpaVl,
     "mmpr": Mmpr,
+    "llava": Llava,
 }
 
 

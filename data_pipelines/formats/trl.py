@@ -49,10 +49,7 @@ class Trl(Format):
 
     name = "trl"
     title = "TRL preference pairs, with images or text alone (DPOTrainer)"
-    reads = frozenset(
-        ("id", "prompt", "chosen", "rejected", "images", "image", "prefix_pieces", "category")
-        + ("license", "source")
-    )
+    reads = frozenset(("id", "prompt", "chosen", "rejected", "images", "image", "prefix_pieces"))
     container = "parquet"
 
     def matches(self, row: Mapping[str, Any]) -> bool:
@@ -81,9 +78,6 @@ class Trl(Format):
             id=str(row.get("id") or ""),
             question=question_text(question, len(cells)),
             images=cells,
-            category=row.get("category") or None,
-            source=fields.optional(row, "source"),
-            license=fields.optional(row, "license"),
             meta={"source_fields": extra} if extra else {},
             **pair(behind[0], behind[1], prefix),
         )
@@ -95,7 +89,8 @@ class Trl(Format):
             "prompt": [{"role": "user", "content": parts(pair.item)}],
             "chosen": [{"role": "assistant", "content": pair.chosen_text}],
             "rejected": [{"role": "assistant", "content": pair.rejected_text}],
-            "prefix_pieces": [len(piece) for piece in pair.prefix],
+            # A text, as an empty list has no type in a table.
+            "prefix_pieces": " ".join(str(len(piece)) for piece in pair.prefix),
             **{"category": "", "source": "", "license": ""},
             **facts(pair.item),
             **own_fields(pair.item, self.name),
@@ -157,7 +152,10 @@ def _prefix(lengths: Any, texts: list[str]) -> tuple[str, ...]:
     """The pieces with which both texts begin, by their lengths in characters."""
     if not lengths:
         return ()
-    counts = [fields.one_of(n, "prefix_pieces", range(1, 1 << 24)) for n in lengths]
+    words = fields.as_text(lengths, "prefix_pieces").split()
+    if not all(word.isdecimal() and len(word) < 8 and int(word) for word in words):
+        raise ValueError(f"prefix_pieces is {lengths[:40]!r}, not numbers of characters")
+    counts = [int(word) for word in words]
     ends = list(accumulate(counts))
     if len(texts[0]) <= ends[-1] or texts[0][: ends[-1]] != texts[1][: ends[-1]]:
         raise ValueError("chosen and rejected do not begin alike, as prefix_pieces says")

@@ -1,4 +1,4 @@
-"""`srpo data export`: trees with verdicts, an import, or any file that can be read, for other tools."""
+"""`srpo data export`: trees with verdicts, an import, or a file that we read, for other tools."""
 
 from __future__ import annotations
 

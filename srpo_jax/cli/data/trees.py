@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from srpo_jax import __version__
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
@@ -139,7 +141,8 @@ class TreeMaker:
         if len(item.reference) > 1:
             steps = {"steps": list(item.reference[:-1])}
             provenance["imported"] = {**provenance["imported"], **steps}
-        return make_tree_record(record, path.pieces, branches, provenance, {"kind": GIVEN})
+        pieces = [np.asarray(piece, np.int32) for piece in path.pieces]
+        return make_tree_record(record, pieces, branches, provenance, {"kind": GIVEN})
 
     def _read(self, texts: Sequence[str], at: int, ended: bool, what: str) -> Read:
         """The pieces of a path as tokens, and as these read. at: steps that stand before it."""
