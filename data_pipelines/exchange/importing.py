@@ -34,6 +34,7 @@ from srpo_jax.files import file_sha256, read_json, write_json, written_whole
 
 RECORDS = "records.jsonl"
 ABOUT = "import.json"
+OURS = ("srpo", "records")  # formats whose ids and meta stay as they are
 NAMED = 20  # bad rows that are named in full
 
 
@@ -172,7 +173,7 @@ def _placed(
     ids: set[str],
 ) -> Item:
     """The item with an id that no other has, kept pictures, its source and its licence."""
-    if form.name != "srpo":
+    if form.name not in OURS:
         item = with_facts(item, row.data)
     check_item(item)
     source = item.source or settings.source or form.source or form.name
@@ -181,7 +182,7 @@ def _placed(
     )
     if not item.id and part:
         name += f".{part}"
-    if form.name != "srpo":
+    if form.name not in OURS:
         name = name if name.startswith(f"{source}-") else f"{source}-{name}"
     name = given = one_line(name, 200)
     number = 1
@@ -192,7 +193,7 @@ def _placed(
     where = row.where.rpartition("/")[2]
     meta = (
         item.meta
-        if form.name == "srpo"
+        if form.name in OURS
         else {"format": form.name, "row": where, **fields.plain(item.meta)}
     )
     check_meta(meta)

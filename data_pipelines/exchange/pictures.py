@@ -24,6 +24,7 @@ from srpo_jax.files import written_whole
 FOLDER = "images"
 ENDINGS = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
 REMEMBERED = 1 << 20  # file names whose contents are known
+MAX_NAME = 1000  # characters of them
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
@@ -31,7 +32,7 @@ class PictureStore:
     """Keeps pictures below `folder`; of a dry run nothing is written.
 
     root: where the names of picture files begin. new, known: how many were kept, and how many were
-    there already. sizes: (width, height) counted nowhere twice, by name.
+    there already.
     """
 
     def __init__(self, folder: pathlib.Path, root: pathlib.Path, *, dry_run: bool = False):
@@ -44,17 +45,21 @@ class PictureStore:
         """The name, relative to the folder, of the picture in a cell: a file name, bytes, a data
         URI, or Hugging Face's {"bytes", "path"}. ValueError for what is no picture that we keep.
         """
+        if isinstance(cell, str) and cell in self._names:
+            self.known += 1
+            return self._names[cell]
+        name = self._keep_bytes(self.bytes_of(cell))
+        if isinstance(cell, str) and len(cell) < MAX_NAME and len(self._names) < REMEMBERED:
+            self._names[cell] = name
+        return name
+
+    def bytes_of(self, cell: Cell) -> bytes:
+        """The bytes of the picture in a cell, whatever they are. ValueError as `keep`."""
         if isinstance(cell, Mapping):
             cell = _of_mapping(cell)
-        if isinstance(cell, str) and not cell.startswith("data:"):
-            if cell in self._names:
-                self.known += 1
-                return self._names[cell]
-            name = self._keep_bytes(self._read(cell))
-            if len(self._names) < REMEMBERED:
-                self._names[cell] = name
-            return name
-        return self._keep_bytes(_of_uri(cell) if isinstance(cell, str) else bytes(cell))
+        if isinstance(cell, str):
+            return _of_uri(cell) if cell.startswith("data:") else self._read(cell)
+        return bytes(cell)
 
     def _read(self, name: str) -> bytes:
         if not name.strip():

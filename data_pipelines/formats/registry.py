@@ -13,6 +13,7 @@ from srpo_jax.data_pipelines.formats.mis import Mis
 from srpo_jax.data_pipelines.formats.mmpr import Mmpr
 from srpo_jax.data_pipelines.formats.ms_swift import MsSwift
 from srpo_jax.data_pipelines.formats.mssbench import MssBench
+from srpo_jax.data_pipelines.formats.records import Records
 from srpo_jax.data_pipelines.formats.rlhf_v import RlhfV
 from srpo_jax.data_pipelines.formats.rpo import Rpo
 from srpo_jax.data_pipelines.formats.siuo import Siuo
@@ -27,6 +28,7 @@ from srpo_jax.errors import UserError, one_line
 # In the order in which they are asked whether a file is theirs: the first that says so has it.
 FORMATS: dict[str, type[Format]] = {
     "srpo": Srpo,
+    "records": Records,
     "trl_stepwise": TrlStepwise,
     "step_dpo": StepDpo,
     "ms_swift": MsSwift,

@@ -288,6 +288,15 @@ def data_import(command: Command) -> None:
     run(config, command.options)
 
 
+def data_check(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.checking import data_check as run
+
+    run(config, command.options)
+
+
 def data_export(command: Command) -> None:
     _settle()
     from srpo_jax.cli.data.exporting import data_export as run

@@ -248,6 +248,24 @@ VERBS: dict[str, Verb] = {
                 },
                 positional=("in", "out"),
             ),
+            "check": Verb(
+                "one page on a data set: counts, lengths, pictures, duplicates, leaks",
+                "srpo data check runs/mine --against=data/test.jsonl",
+                "Writes IN/check.html. With a policy (model.path) lengths are in tokens.",
+                config="configs/common.py",
+                workdir=None,
+                options={
+                    "in": ("", "records, a folder of an import, a workdir, or a file of others"),
+                    "against": (
+                        "",
+                        "sets that it must have nothing in common with; commas between",
+                    ),
+                    "from": ("", "the format of a file; default: what it shows"),
+                    "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "out": ("", "where to; default check.html in IN, or beside it"),
+                },
+                positional=("in",),
+            ),
         },
     ),
     "checkpoints": Verb(
@@ -270,16 +288,17 @@ VERBS: dict[str, Verb] = {
 }
 
 JUDGING = ("judge", "judge check")
+DATA = ("data import", "data check")
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "pilot", "train", "eval"),
     "model": (
         *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
-        "data import",
+        *DATA,
     ),
     "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
-    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", "data import"),
-    "format": ("demo", "explore", "pilot", "train", "eval", "ask", "data import"),
+    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
+    "format": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
     "explore": ("demo", "explore", "pilot", "judge", "plan"),
     "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
     "judge": (*JUDGING, "pilot"),
