@@ -85,7 +85,7 @@ class Format(abc.ABC):
         """
 
     def group(self, row: Mapping[str, Any]) -> Hashable:
-        """What rows that follow each other have in common if they belong together; None: nothing."""
+        """What rows that follow each other share if they belong together; None: nothing."""
         return None
 
     def merge(self, items: Sequence[Item]) -> list[Item]:

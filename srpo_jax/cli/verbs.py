@@ -288,6 +288,16 @@ def data_import(command: Command) -> None:
     run(config, command.options)
 
 
+def data_card(command: Command) -> None:
+    from srpo_jax.data_pipelines.exchange.card import write_card
+
+    place, out = command.options["in"], command.options["out"]
+    if not pathlib.Path(place).is_dir() or not place:
+        raise UserError(f"IN={place}: name a folder, as in: srpo data card runs/mine")
+    written = write_card(pathlib.Path(place), pathlib.Path(out) if out else None)
+    print(f"wrote {written}")
+
+
 def data_check(command: Command) -> None:
     unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
     config = command.config(unused=unused)

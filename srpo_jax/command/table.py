@@ -266,6 +266,18 @@ VERBS: dict[str, Verb] = {
                 },
                 positional=("in",),
             ),
+            "card": Verb(
+                "a data card: origin, filters, licences, models, prompts, judges",
+                "srpo data card runs/mine",
+                "Of a folder of an import, or a workdir. An import writes one itself.",
+                config=None,
+                workdir=None,
+                options={
+                    "in": ("", "the folder"),
+                    "out": ("", "where to; default README.md in it"),
+                },
+                positional=("in",),
+            ),
         },
     ),
     "checkpoints": Verb(

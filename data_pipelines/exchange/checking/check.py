@@ -35,7 +35,7 @@ class Table:
     title: str
     lead: str
     head: Sequence[str]
-    rows: list[Sequence[Any]] = field(default_factory=list)
+    rows: Sequence[Sequence[Any]] = ()
 
 
 @dataclass

@@ -11,7 +11,9 @@ from srpo_jax.config.fields import Config
 from srpo_jax.config.registered import call_factory, find_registered
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.exchange.base import Format, Opened
+from srpo_jax.data_pipelines.exchange.card import write_card
 from srpo_jax.data_pipelines.exchange.importing import Found, Settings, import_file
+from srpo_jax.data_pipelines.exchange.licenses import told as license_told
 from srpo_jax.data_pipelines.formats.registry import FORMATS, detect, make
 from srpo_jax.errors import UserError
 from srpo_jax.inference.configured_format import configured_format
@@ -38,11 +40,12 @@ def data_import(cfg: Config, options: Mapping[str, Any]) -> None:
         say("dry run: nothing was written")
         return
     say(
-        f"wrote {out}: trees.jsonl, records.jsonl, import.json"
-        + " and images/" * bool(found.pictures)
+        f"wrote {out}: trees.jsonl, records.jsonl, import.json, README.md (a data card)"
+        + ", images/" * bool(found.pictures)
     )
     if cfg.model.path:
         make_trees(cfg, out, about)
+    write_card(out)
     say(what_next(found, cfg, out))
 
 
@@ -71,9 +74,10 @@ def told(found: Found, form: Format, settings: Settings) -> str:
     if found.unread:
         named = ", ".join(f"{name} ({count})" for name, count in found.unread.most_common(12))
         lines.append(f"kept in meta.source_fields, and not used: {named}")
-    licenses = ", ".join(f"{name or 'unknown'} ({n})" for name, n in found.licenses.most_common(5))
+    licenses = [f"{license_told(name)}: {n}" for name, n in found.licenses.most_common(5)]
     if licenses:
-        lines.append(f"licence: {licenses}" + "; say it with --license" * ("" in found.licenses))
+        hint = " (say it with --license)" if "" in found.licenses else ""
+        lines.append(f"licence: {', '.join(licenses)}{hint}")
     if found.bad_rows:
         lines += [f"left out: {each}" for each in found.bad]
         lines.append(f"{found.bad_rows} of {found.rows} rows cannot be used")

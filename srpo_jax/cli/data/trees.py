@@ -20,6 +20,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.exchange.importing import read_items
 from srpo_jax.data_pipelines.exchange.item import Answer, Item
+from srpo_jax.data_pipelines.exchange.licenses import forbids
 from srpo_jax.data_pipelines.exchange.texts import FILE
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.data_pipelines.tree_schema import make_tree_record, path_steps
@@ -87,6 +88,7 @@ class TreeMaker:
         self._folder, self._provenance = folder, provenance
         self._form = asking.form
         self._processor = asking.encoder.processor
+        self._known: dict[tuple[str, bool], tuple[list[int], str]] = {}
 
     def __call__(
         self, items: Iterable[Item], rows: dict[str, dict[str, Any]]
@@ -102,6 +104,7 @@ class TreeMaker:
             yield tree
 
     def _tree(self, item: Item) -> dict[str, Any]:
+        self._known.clear()  # the chosen answer is often the reference path
         named = f"record {item.id!r}"
         path = self._read(item.reference, 0, item.ended, f"{named}: the reference path")
         branches, counts = [], Counter[int]()
@@ -151,21 +154,32 @@ class TreeMaker:
             begins = not at and not number
             if begins and self._processor.opened:
                 text = text.removeprefix(self._form.opening)
-            try:
-                tokens = list(self._processor.encode(text, after_text=not begins))
-            except UserError as error:
-                raise RecordError(f"{what}: {error}") from None
-            found = self._processor.decode(tokens, after_text=not begins)
-            if unicodedata.normalize("NFKC", found) != unicodedata.normalize("NFKC", text):
-                raise RecordError(
-                    f"{what} cannot be written by this policy's tokenizer: {text[:60]!r} reads "
-                    f"back as {found[:60]!r}"
-                )
-            pieces.append(tokens)
+            tokens, found = self._encoded(text, begins, what)
+            pieces.append(list(tokens))
             read.append(found.strip())
         if ended:
             pieces[-1].append(self._processor.eos_ids[0])
         return Read(pieces, read)
+
+
+    def _encoded(self, text: str, begins: bool, what: str) -> tuple[list[int], str]:
+        """(ids, the text that they read as) of a piece. begins: whether the answer begins with it.
+        RecordError, which begins with `what`, for a text that comes back as another one.
+        """
+        if (text, begins) in self._known:
+            return self._known[text, begins]
+        try:
+            tokens = list(self._processor.encode(text, after_text=not begins))
+        except UserError as error:
+            raise RecordError(f"{what}: {error}") from None
+        found = self._processor.decode(tokens, after_text=not begins)
+        if unicodedata.normalize("NFKC", found) != unicodedata.normalize("NFKC", text):
+            raise RecordError(
+                f"{what} cannot be written by this policy's tokenizer: {text[:60]!r} reads "
+                f"back as {found[:60]!r}"
+            )
+        self._known[text, begins] = tokens, found
+        return tokens, found
 
 
 class Read(NamedTuple):
@@ -220,5 +234,8 @@ def _provenance(asking: Asking, about: Mapping[str, Any]) -> dict[str, Any]:
         "sampler": {},
         "seed": 0,
         "created_by": f"srpo_jax {__version__}",
-        "imported": {name: about[name] for name in told},
+        "imported": {
+            **{name: about[name] for name in told},
+            "forbids": {name: forbids(name) for name in about["counts"]["licenses"]},
+        },
     }
