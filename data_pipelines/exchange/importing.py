@@ -110,7 +110,9 @@ def import_file(
             lines[1](record_to_dict(record))
         found.pictures, found.pictures_again = store.new, store.known
         _check(found, settings, opened)
-    about = {**about, "counts": found.as_dict()}
+    places = {root, *(path.parent for path in opened.files)}
+    bad = [_without_places(each, places) for each in found.bad]
+    about = {**about, "counts": {**found.as_dict(), "bad": bad}}
     if not settings.dry_run:
         write_json(out / ABOUT, about)
     return found, about
@@ -297,6 +299,14 @@ def _about(form: Format, opened: Opened, settings: Settings) -> dict[str, Any]:
         "source": settings.source or form.source or form.name,
         "license": settings.license or form.license,
     }
+
+
+def _without_places(text: str, places: set[pathlib.Path]) -> str:
+    """The text without names of folders of this machine."""
+    names = {str(each) for place in places for each in (place, place.resolve())}
+    for name in sorted(names - {"."}, key=len, reverse=True):
+        text = text.replace(f"{name}/", "").replace(name, "its folder")
+    return text
 
 
 def _refuse_another(out: pathlib.Path, about: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """LLaMA-Factory's data sets: sharegpt and alpaca, as pairs or as single replies.
 
-Read from LLaMA-Factory 0.9.5 (src/llamafactory/data/parser.py, converter.py). `dataset_info.json`
+Read from LLaMA-Factory 0.9.5 (parser and converter of its package `data`). `dataset_info.json`
 names files and columns: give that file, or its folder, and with --part which of its sets. A data
 file alone is read by the default columns. Where it names columns, all others count as not there.
 

@@ -1,6 +1,6 @@
 """Step-DPO: pairs of a right and a wrong next step behind the same steps (arXiv 2406.18629).
 
-Read from Step-DPO c4902fd (train.py): `prompt`, `initial_reason_steps`, `chosen`, `rejected`. The
+Read from Step-DPO c4902fd: `prompt`, `initial_reason_steps`, `chosen`, `rejected`. The
 initial steps are cut in front of every "Step 3:", letter by letter, so that joined they are what
 the file says; a last heading without a text belongs to the answers. No end of turn stands behind a
 step, there or here.

@@ -161,7 +161,6 @@ class TreeMaker:
             pieces[-1].append(self._processor.eos_ids[0])
         return Read(pieces, read)
 
-
     def _encoded(self, text: str, begins: bool, what: str) -> tuple[list[int], str]:
         """(ids, the text that they read as) of a piece. begins: whether the answer begins with it.
         RecordError, which begins with `what`, for a text that comes back as another one.
