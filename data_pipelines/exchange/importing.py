@@ -95,6 +95,44 @@ def import_file(
     about = _about(form, opened, settings)
     if not settings.dry_run:
         _refuse_another(out, about)
+    with _begun(out, about) if not settings.dry_run else contextlib.nullcontext():
+        found = _written(form, opened, out, settings, path_format, root)
+    places = {root, *(path.parent for path in opened.files)}
+    bad = [_without_places(each, places) for each in found.bad]
+    about = {**about, "counts": {**found.as_dict(), "bad": bad}}
+    if not settings.dry_run:
+        write_json(out / ABOUT, about)
+    return found, about
+
+
+@contextlib.contextmanager
+def _begun(out: pathlib.Path, about: dict[str, Any]) -> Iterator[None]:
+    """Says in import.json whose folder this is, before anything else is there, so that an import
+    that was killed can be started again; after an error that file is what it was.
+    """
+    path = out / ABOUT
+    there = path.is_file()
+    if not there:
+        write_json(path, {**about, "counts": {}})
+    try:
+        yield
+    except Exception:
+        if not there:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds pictures
+                out.rmdir()
+        raise
+
+
+def _written(
+    form: Format,
+    opened: Opened,
+    out: pathlib.Path,
+    settings: Settings,
+    path_format: PathFormat,
+    root: pathlib.Path,
+) -> Found:
+    """Reads all rows and writes them; the counts."""
     store = PictureStore(out, root, dry_run=settings.dry_run)
     found = Found()
     with contextlib.ExitStack() as stack:
@@ -110,12 +148,7 @@ def import_file(
             lines[1](record_to_dict(record))
         found.pictures, found.pictures_again = store.new, store.known
         _check(found, settings, opened)
-    places = {root, *(path.parent for path in opened.files)}
-    bad = [_without_places(each, places) for each in found.bad]
-    about = {**about, "counts": {**found.as_dict(), "bad": bad}}
-    if not settings.dry_run:
-        write_json(out / ABOUT, about)
-    return found, about
+    return found
 
 
 def items_of(

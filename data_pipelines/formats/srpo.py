@@ -18,7 +18,8 @@ class Srpo(Format):
     file = FILE.removesuffix(".jsonl")
 
     def matches(self, row: Mapping[str, Any]) -> bool:
-        return {"id", "question"} <= set(row) and bool({"answers", "ended"} & set(row))
+        ours = bool({"answers", "ended"} & set(row)) or isinstance(row.get("reference"), list)
+        return {"id", "question"} <= set(row) and ours
 
     def item(self, row: Mapping[str, Any]) -> Item:
         return item_from_dict(row)

@@ -45,6 +45,12 @@ def data_import(cfg: Config, options: Mapping[str, Any]) -> None:
     )
     if cfg.model.path:
         make_trees(cfg, out, about)
+        if not found.with_steps and cfg.prompt.instruction not in ("none", "{question}"):
+            say(
+                "note: the policy is told how to write a path (prompt.instruction), and these "
+                "answers have none: --config.prompt.instruction=none, here and in training, asks "
+                "the bare question"
+            )
     write_card(out)
     say(what_next(found, cfg, out))
 

@@ -73,7 +73,10 @@ def test_one_command_leads_to_a_training(capsys, world, tmp_path):
     out = tmp_path / "run"
     said = srpo(capsys, "data", "import", world / "pairs.jsonl", out, *flags(world))
     assert "4 pairs of a safe and an unsafe answer, 4 reference paths with steps" in said
-    assert "not used: score (4)" in said and "licence: unknown (4)" in said
+    assert (
+        "not used: score (4)" in said
+        and "licence: unknown: nobody has said whether it may be used: 4 (say it with" in said
+    )
     trees = JudgedTrees(read_shards(out / "trees"), find_set(out / "trees", "pairs"), complete=True)
     branches = [branch for tree in trees for branch in tree["branches"]]
     assert [b["reply_verdict"] for b in branches] == ["SAFE", "UNSAFE"] * 4

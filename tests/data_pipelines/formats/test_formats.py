@@ -13,7 +13,7 @@ from srpo_jax.data_pipelines.exchange.importing import Found, Settings, import_f
 from srpo_jax.data_pipelines.exchange.item import pairs_of
 from srpo_jax.data_pipelines.formats.registry import FORMATS, detect
 from srpo_jax.data_pipelines.path_formats.registry import make_format
-from srpo_jax.data_pipelines.records import read_records
+from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.errors import UserError
 from tests.support.foreign import BAD, CASES, GOOD, data_uri, draw, write_rows
 
@@ -35,7 +35,26 @@ def test_every_format_has_a_case():
     """A format without rows here would be under no test. Ours, and the second layout that is only
     written, are in tests of their own.
     """
-    assert set(CASES) == set(FORMATS) - {"srpo", "llama_factory_alpaca"}
+    assert set(CASES) == set(FORMATS) - {"srpo", "records", "llama_factory_alpaca"}
+
+
+def test_our_own_records_and_trees_stay_what_they_are(tmp_path):
+    """Records come back field by field, and the trees of an import are read into the same items
+    again, ids and meta included.
+    """
+    draw(tmp_path)
+    records = [
+        Record("r", ("pics/0.png",), "Q <image>?", ("Look.", "Think."), "No.", "violence", True),
+        Record("s", (), "R", (), "", unsafe_reply="Yes", license="MIT", meta={"a": [1]}),
+    ]
+    write_records(records, tmp_path / "mine.jsonl")
+    items, _ = read(tmp_path, tmp_path / "mine.jsonl", "records")
+    again = read_records(tmp_path / "out/records.jsonl")
+    for one, other in zip(records, again, strict=True):
+        same = {"images": one.images, "root": one.root, "source": one.source}
+        assert dataclasses.replace(other, **same) == one
+    (tmp_path / "second").mkdir()
+    assert read(tmp_path / "second", tmp_path / "out/trees.jsonl", "srpo")[0] == items
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -293,6 +312,22 @@ def test_meta_json_of_internvl(tmp_path):
     (tmp_path / "meta.json").write_text('{"one": {"root": "", "annotation": "a.jsonl",}}')
     with pytest.raises(UserError, match="is not JSON"):
         detect(tmp_path / "meta.json")
+
+
+def test_an_import_that_was_killed_is_started_again(tmp_path):
+    """Between any two files that it writes; and into the folder of another import it never goes."""
+    case = CASES["step_dpo"]()
+    path = write_rows(tmp_path / case.file, case.rows)
+    whole = [item for item in read(tmp_path, path)[0]]
+    (tmp_path / "out/import.json").write_text(
+        json.dumps({**json.loads((tmp_path / "out/import.json").read_text()), "counts": {}})
+    )
+    (tmp_path / "out/records.jsonl").unlink()
+    assert read(tmp_path, path)[0] == whole and (tmp_path / "out/records.jsonl").is_file()
+    other = write_rows(tmp_path / "b.jsonl", [{"prompt": "Q", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(UserError, match="holds another import"):
+        read(tmp_path, other)
+    assert list(read_items(tmp_path / "out/trees.jsonl")) == whole
 
 
 def test_a_format_of_ones_own(tmp_path):
