@@ -123,7 +123,7 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
             try:
                 if len(line) > MAX_LINE:
                     raise ValueError(f"the line is longer than {MAX_LINE} bytes")
-                data = _parse_json(line.strip())
+                data = parse_object(line.strip())
                 rid = data.get("id")
                 record = record_from_dict(data, root)
                 if record.id in first_line:
@@ -261,7 +261,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     meta = data.get("meta", {})
     if not isinstance(meta, dict):
         raise ValueError("meta must be an object")
-    _check_meta(meta)
+    check_meta(meta)
     return {
         "category": category,
         "risky": risky,
@@ -272,7 +272,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_meta(value: Any, depth: int = 0) -> None:
+def check_meta(value: Any, depth: int = 0) -> None:
     """ValueError for what no tree record can hold."""
     if depth > MAX_DEPTH:
         raise ValueError(f"meta is nested more than {MAX_DEPTH} deep")
@@ -281,13 +281,13 @@ def _check_meta(value: Any, depth: int = 0) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             _text(key, "meta", empty=True)
-            _check_meta(item, depth + 1)
+            check_meta(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_meta(item, depth + 1)
+            check_meta(item, depth + 1)
 
 
-def _parse_json(line: bytes) -> dict[str, Any]:
+def parse_object(line: bytes) -> dict[str, Any]:
     """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last), and
     numbers that a tree record can hold: of 64 bits, finite.
     """

@@ -348,7 +348,7 @@ def join(
         {**branch, **verdicts.branch_verdict(tree, branch, keep_irregular=keep_irregular)}
         for branch in tree["branches"]
     ]
-    reference = verdicts.reference_verdict(tree) if tree["steps"] else unjudged("none")
+    reference = verdicts.reference_verdict(tree) if len(tree["reply"]) else unjudged("none")
     return {**tree, "branches": branches, "reference_verdict": reference}
 
 

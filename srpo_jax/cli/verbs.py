@@ -291,6 +291,41 @@ def checkpoints_check(command: Command) -> int:
     return tell_states(pathlib.Path(command.workdir, "checkpoints"))
 
 
+def data_import(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.importing import data_import as run
+
+    run(config, command.options)
+
+
+def data_card(command: Command) -> None:
+    from srpo_jax.data_pipelines.exchange.card import write_card
+
+    place, out = command.options["in"], command.options["out"]
+    if not pathlib.Path(place).is_dir() or not place:
+        raise UserError(f"IN={place}: name a folder, as in: srpo data card runs/mine")
+    written = write_card(pathlib.Path(place), pathlib.Path(out) if out else None)
+    print(f"wrote {written}")
+
+
+def data_check(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.checking import data_check as run
+
+    run(config, command.options)
+
+
+def data_export(command: Command) -> None:
+    _settle()
+    from srpo_jax.cli.data.exporting import data_export as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

@@ -70,7 +70,9 @@ def test_every_question_is_answered_once(config, tmp_path, capsys):
     assert about["policy_digest"] == policy_digest(config.model.path)
     assert about["decoding"]["max_new_tokens"] == 6 and about["decoding"]["split"] == "test"
     said = capsys.readouterr()
-    assert "5/5 questions" in said.out and said.err.startswith("sampling: compiling, which may")
+    assert "5/5 questions" in said.out and said.err.startswith(
+        "sampling (prefill): compiling, which may"
+    )
     assert "warning: the scores say little: 5 of 5 answers cannot be read" in said.err
 
     (folder / "scores.json").write_text("{}")

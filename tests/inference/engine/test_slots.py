@@ -36,7 +36,7 @@ def requests(policy, prompts):
 
 
 def engine_of(ending, **options):
-    sizes = {"rows": 2, "branches": 16, "slots": 2, "max_new_tokens": NEW}
+    sizes = {"rows": 2, "branches": 24, "slots": 2, "max_new_tokens": NEW}
     return make_engine(ending, temperature=3.0, **{**sizes, **options})
 
 
@@ -77,13 +77,13 @@ def test_slots_are_in_use(refilled, policy, prompts):
     assert counts.finished == sum(sample.finished for own in samples for sample in own)
     assert counts.used == counts.tokens - counts.branches  # the first token is the prefill's
     assert counts.slot_steps == counts.steps * 2 * 2
-    assert counts.questions == 24
+    assert counts.questions == 16
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"slots": 16},  # none is taken again
+        {"slots": 24},  # none is taken again
         {"rows": 1, "branches": 5, "slots": 3},  # more branches than a row has
     ],
     ids=["no refill", "small rows"],
