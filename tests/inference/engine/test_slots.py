@@ -77,7 +77,7 @@ def test_slots_are_in_use(refilled, policy, prompts):
     assert counts.finished == sum(sample.finished for own in samples for sample in own)
     assert counts.used == counts.tokens - counts.branches  # the first token is the prefill's
     assert counts.slot_steps == counts.steps * 2 * 2
-    assert counts.questions == 16
+    assert counts.questions == 24
 
 
 @pytest.mark.parametrize(
