@@ -64,9 +64,9 @@ def test_a_later_start_looks_at_no_picture(config, tmp_path, monkeypatch):
     before = kept.read_bytes()
     shard = max((tmp_path / "run" / "trees").glob("*.array_record"))
     calls = []
-    outline = Policy.outline
+    sizes = Policy.sizes
     monkeypatch.setattr(
-        Policy, "outline", lambda self, record: calls.append(record.id) or outline(self, record)
+        Policy, "sizes", lambda self, record: calls.append(record.id) or sizes(self, record)
     )
     shard.unlink()
     shard.with_name(shard.name + ".manifest.json").unlink()

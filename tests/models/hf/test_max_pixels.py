@@ -31,8 +31,8 @@ def shown(processor, size) -> tuple[tuple[int, ...], int]:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in FIXED])
 def test_no_picture_is_shown_with_more_pixels(name, tmp_path):
-    """Large ones with fewer than before; what the grid says is what is made; an export says the same
-    to whoever loads it; too few are refused in one line."""
+    """Large ones with fewer than before; what the grid says is what is made; an export says so to
+    whoever loads it; too few are refused in one line."""
     folder = CASES[name].make(tmp_path / "model")
     own = {size: shown(Processor.from_dir(folder), size) for size in SIZES}
     most = max(pixels for _, pixels in own.values())
