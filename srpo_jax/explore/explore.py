@@ -12,6 +12,7 @@ on the same folder at the same time: each takes the next shard that nobody has (
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import time
@@ -208,6 +209,7 @@ def _make(
         if outliner:
             outliner.complete(paths)
         return
+    done = functools.partial(shard_done, verify=call.verify)
     process = detect_process(cfg.processes, os.environ)
     records = [record for part in shards.records for record in part]
     rows = min(cfg.explore.batch, max(map(len, shards.records)))
@@ -245,9 +247,11 @@ def _make(
     todo = todo[first:] + todo[:first]
     with progress:
         for i in _to_make(
-            paths, todo, shards.folder, lambda i: progress.skip(len(shards.records[i]))
+            paths, todo, shards.folder, done, lambda i: progress.skip(len(shards.records[i]))
         ):
             trees = _make_shard(paths[i], shards.records[i], explorer, progress, call.on_batch)
+            if not done(paths[i]):  # by a worker that took this one for dead
+                write_shard(paths[i], trees)
             if outliner:
                 outliner(paths[i], trees)
     if outliner:
@@ -261,8 +265,7 @@ def _make_shard(
     progress: Progress,
     on_batch: BatchTold | None,
 ) -> list[dict[str, Any]]:
-    """Explores the records of one shard, and writes it unless another worker has meanwhile. Returns
-    the trees."""
+    """The trees of one shard. path: where they will lie, whose folder is told to on_batch."""
     trees = []
     for start in range(0, len(records), explorer.batch):
         batch = records[start : start + explorer.batch]
@@ -272,8 +275,6 @@ def _make_shard(
             on_batch(path.parent.name, len(batch), time.monotonic() - begin)
         progress(len(batch), sum(len(tree["branches"]) for tree in made))
         trees += made
-    if not shard_done(path):  # by a worker that took this one for dead
-        write_shard(path, trees)
     return trees
 
 
@@ -304,6 +305,7 @@ def _to_make(
     paths: Sequence[pathlib.Path],
     todo: Sequence[int],
     folder: pathlib.Path,
+    done: Callable[[pathlib.Path], bool],
     made_elsewhere: Callable[[int], None],
 ) -> Iterator[int]:
     """Yields the shards that this process is to make, one after the other, each while it holds the
@@ -320,12 +322,12 @@ def _to_make(
                 waiting = True
             if name is not None:
                 i = names.pop(name)
-                if shard_done(paths[i]):  # since the first look: another worker was faster
+                if done(paths[i]):  # since the first look: another worker was faster
                     made_elsewhere(i)
                 else:
                     yield i
                 leases.release()
                 continue
             pause()
-            for name in [n for n, i in names.items() if shard_done(paths[i])]:
+            for name in [n for n, i in names.items() if done(paths[i])]:
                 made_elsewhere(names.pop(name))
