@@ -84,9 +84,12 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     """
     if "\x00" in name or "://" in name or os.path.isabs(name):
         raise ValueError(f"image {name!r} must be a relative file name, not a URL or absolute path")
-    top = _resolved(str(root)) if os.path.isabs(root) else pathlib.Path(root).resolve()
+    top = _resolved(root) if os.path.isabs(root) else pathlib.Path(root).resolve()
     try:
-        path = (top / name).resolve()
+        folder, last = os.path.split(os.path.join(top, name))
+        path = _resolved(folder) / last
+        if path.is_symlink():
+            path = path.resolve()
         found = path.is_file()
     except (OSError, RuntimeError):  # a loop of links, a name too long for the system
         path, found = top, False
@@ -97,9 +100,10 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     return path
 
 
-@functools.lru_cache(maxsize=8)
-def _resolved(root: str) -> pathlib.Path:
-    return pathlib.Path(root).resolve()
+@functools.lru_cache(maxsize=1024)
+def _resolved(folder: str | os.PathLike) -> pathlib.Path:
+    """Of an absolute path. Kept: every part of one is looked at, and records share few folders."""
+    return pathlib.Path(folder).resolve()
 
 
 def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:

@@ -82,7 +82,11 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
             "fingerprint": content.hexdigest(),
         }
         there = _manifest_there(path)
-        if there and there["fingerprint"] == manifest["fingerprint"] and shard_done(path):
+        if (
+            there
+            and there["fingerprint"] == manifest["fingerprint"]
+            and shard_done(path, verify=True)
+        ):
             return there
         if there and there["sha256"] != manifest["sha256"]:
             sealed_by.unlink(missing_ok=True)  # it would describe another file than there is

@@ -211,6 +211,7 @@ def _make(
         if outliner:
             outliner.complete(paths)
         return
+    done = functools.partial(shard_done, verify=call.verify)
     records = [record for part in shards.records for record in part]
     explorer: Explorer | ReferencesOnly
     if provenance.get("stage") == "references":
@@ -244,9 +245,10 @@ def _make(
         f"before; {each}"
     )
     with progress:
-        ShardMaker(worker, paths, shards.records, explorer, progress, call.on_shard, outliner).make(
-            todo
+        maker = ShardMaker(
+            worker, paths, shards.records, explorer, progress, call.on_shard, outliner, done=done
         )
+        maker.make(todo)
     if outliner:
         outliner.complete(paths)
 

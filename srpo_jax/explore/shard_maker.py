@@ -25,7 +25,8 @@ Trees = list[dict[str, Any] | None]
 
 class ShardMaker:
     """Makes shards of one folder, as one worker. paths, records: of all its shards. outliner: is
-    given every shard that was made here, with its trees, if there is one.
+    given every shard that was made here, with its trees, if there is one. done: whether a shard is
+    there.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class ShardMaker:
         progress: Progress,
         on_shard: ShardTold | None,
         outliner: Callable[[pathlib.Path, Sequence[dict[str, Any]]], None] | None = None,
+        *,
+        done: Callable[[pathlib.Path], bool] = shard_done,
     ):
         self._worker, self._paths, self._records = worker, paths, records
-        self._explorer, self._outliner = explorer, outliner
+        self._explorer, self._outliner, self._is_done = explorer, outliner, done
         self._progress, self._on_shard = progress, on_shard
 
     def make(self, todo: Sequence[int]) -> None:
@@ -62,7 +65,7 @@ class ShardMaker:
                         say(f"explore: {len(names)} shards are being made by others")
                         told = True
                     pause()
-                    for name in [n for n, i in names.items() if shard_done(self._paths[i])]:
+                    for name in [n for n, i in names.items() if self._is_done(self._paths[i])]:
                         self._progress.skip(len(self._records[names.pop(name)]))
                 self._make_free(names, leases)
 
@@ -99,7 +102,7 @@ class ShardMaker:
         """The next shard to make, its lease taken; None when others have all that are left."""
         while leases is not None and (name := leases.take(list(names))) is not None:
             i = names.pop(name)
-            if not shard_done(self._paths[i]):
+            if not self._is_done(self._paths[i]):
                 return i
             # Since the first look another worker was faster.
             self._progress.skip(len(self._records[i]))
@@ -108,7 +111,7 @@ class ShardMaker:
 
     def _write(self, i: int, trees: Sequence[dict[str, Any]]) -> None:
         """Writes a shard, unless a worker has that took this one for dead."""
-        if not shard_done(self._paths[i]):
+        if not self._is_done(self._paths[i]):
             write_shard(self._paths[i], trees)
         if self._outliner is not None:
             self._outliner(self._paths[i], trees)

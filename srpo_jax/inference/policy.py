@@ -43,7 +43,7 @@ from srpo_jax.models.attention.dispatch import Attend
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.weights_digest import policy_digest
-from srpo_jax.models.inputs import EncodedPrompt, PromptOutline
+from srpo_jax.models.inputs import EncodedPrompt
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 
@@ -86,14 +86,14 @@ class Policy:
         with _naming(record):
             return self.asking.encoder.encode(record.question, load_record_images(record))
 
-    def outline(self, record: Record) -> PromptOutline:
-        """`encode` without pixels: of the record's pictures only the headers are looked at. Errors
-        as there, but for damaged pixels."""
+    def sizes(self, record: Record) -> tuple[int, int]:
+        """(tokens, patches) of what `encode` gives; of the record's pictures only the headers are
+        looked at. Errors as there, but for damaged pixels."""
         with _naming(record):
             what = f"record {record.id!r}"
             sizes = [image_size(path, what=what) for path in record.image_paths()]
             grids = [self.processor.images.grid(*size) for size in sizes]
-            return self.asking.encoder.outline(record.question, grids)
+            return self.asking.encoder.sizes(record.question, grids)
 
     def reference(self, record: Record) -> tuple[Record, list[np.ndarray]]:
         """(the record with the texts of its reference path as the tokens read, the path as int32
@@ -164,9 +164,8 @@ class Policy:
         unit = self.processor.config.vision.patch_unit
         tokens, patches = 1, unit
         for record, path in zip(records, paths, strict=True):
-            prompt = self.outline(record)
-            tokens = max(tokens, len(prompt.tokens) + path)
-            patches = max(patches, prompt.num_patches)
+            own, shown = self.sizes(record)
+            tokens, patches = max(tokens, own + path), max(patches, shown)
         return -(-tokens // 16) * 16, patches
 
 

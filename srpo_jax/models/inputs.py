@@ -110,11 +110,7 @@ def outline_prompt(
     image_index = np.full(len(tokens), TEXT, np.int32)
     shown = np.concatenate(token_index)
     where = tokens == config.image_token_id
-    if np.count_nonzero(where) != len(shown):
-        raise UserError(
-            f"the prompt has {np.count_nonzero(where)} image placeholder tokens but its "
-            f"{len(grids)} images need {len(shown)}"
-        )
+    check_placeholders(int(np.count_nonzero(where)), len(grids), len(shown))
     image_index[where] = shown
     check_length(next_position, config)
     return PromptOutline(
@@ -127,6 +123,23 @@ def outline_prompt(
         num_patches=sum(len(layout.order) for layout in layouts),
         patch_pairs=sum(_patch_pairs(layout, config) for layout in layouts),
     )
+
+
+def prompt_patches(tokens: Sequence[int], grids: Sequence[Grid], config: ModelConfig) -> int:
+    """PromptOutline.num_patches alone; errors of placeholders and grids as there."""
+    layouts = [_image_layout(tuple(int(x) for x in grid), config) for grid in grids]
+    check_placeholders(
+        tokens.count(config.image_token_id), len(grids), sum(len(x.token_index) for x in layouts)
+    )
+    return sum(len(layout.order) for layout in layouts)
+
+
+def check_placeholders(found: int, images: int, needed: int) -> None:
+    """UserError unless a prompt has as many placeholder tokens as its images need."""
+    if found != needed:
+        raise UserError(
+            f"the prompt has {found} image placeholder tokens but its {images} images need {needed}"
+        )
 
 
 def add_pixels(

@@ -207,7 +207,8 @@ def find_examples(
     first = jax.process_index() == 0
     if verify:
         verify_shards(source, jax.process_index(), jax.process_count())
-    sampled_by = source[0]["provenance"]["policy_digest"]
+    made = source[0]["provenance"]
+    sampled_by = made["policy_digest"]
     if sampled_by != model_digest and first:
         print(
             f"note: the branches of {folder} were sampled by another policy ({sampled_by}) than "
@@ -215,7 +216,7 @@ def find_examples(
             flush=True,
         )
     asking = load_asking(cfg, cfg.model.path, family, bare=cfg.prompt.train == "bare")
-    check_asked_alike(asking, source[0]["provenance"], cfg.prompt.train, folder)
+    check_asked_alike(asking, made, cfg.prompt.train, folder)
     identity = {"trees": fingerprint(folder)}
     labels = None
     if needs_verdicts(cfg):

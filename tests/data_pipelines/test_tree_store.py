@@ -20,6 +20,7 @@ from srpo_jax.data_pipelines.tree_store import (
     shard_done,
     shard_path,
     shards_of,
+    verify_shards,
     write_shard,
 )
 from srpo_jax.errors import RunFailure
@@ -215,3 +216,40 @@ def test_what_is_done_can_be_read_while_the_rest_is_made(tmp_path):
     paths[0].with_name(paths[0].name + ".manifest.json").unlink()
     assert shards_of(tmp_path) == paths[1:]
     assert [found["id"] for found in read_shard(paths[1])] == ["b", "c"]
+
+
+def test_a_finished_shard_is_known_by_size_and_time(tmp_path, monkeypatch):
+    """One that nobody wrote to since its manifest is not read; one that was written to later, and
+    with verify every one, is read in full."""
+    shards(tmp_path, [tree("a")])
+    path = shard_path(tmp_path, 0, 1)
+    read, file_sha256 = [], tree_store.file_sha256
+    monkeypatch.setattr(tree_store, "file_sha256", lambda p: read.append(p) or file_sha256(p))
+    assert shard_done(path) and not read
+    assert shard_done(path, verify=True) and len(read) == 1
+    written = manifest_path(path).stat().st_mtime_ns
+    os.utime(path, ns=(written + 1, written + 1))
+    assert shard_done(path) and len(read) == 2  # a copy, say, whose times are in no order
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert not shard_done(path)
+    os.utime(path, ns=(written - 1, written - 1))  # what no clock shows
+    assert shard_done(path) and not shard_done(path, verify=True)
+    path.write_bytes(damaged[:-1])
+    os.utime(path, ns=(written - 1, written - 1))
+    assert not shard_done(path)
+
+
+def test_verifying_names_the_damaged_shard(tmp_path):
+    """Each process reads its part of the shards; together they read all."""
+    source = read_shards(shards(tmp_path, [tree("a")], [tree("b")], [tree("c")]))
+    verify_shards(source)
+    path, _ = source.shards[1]
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    verify_shards(source, 0, 2)
+    for process in ({}, {"index": 1, "count": 2}):
+        with pytest.raises(RecordError, match="00001-of-00003.*: damaged shard: .*--verify"):
+            verify_shards(source, **process)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from PIL import Image, ImageFile
 
@@ -58,20 +60,31 @@ def test_a_bad_header_is_named_at_the_start_and_bad_pixels_when_they_come(config
 
 
 def test_a_later_start_looks_at_no_picture(config, tmp_path, monkeypatch):
-    """The room is kept with the run; another run's, or a damaged one, is found anew."""
+    """The room is kept with the run; another run's, or a damaged one, is found anew. A shard is
+    read only with verify, and then made again if it is damaged."""
     run.explore(config, tmp_path / "run")
     kept = tmp_path / "run" / "trees" / room.FILE
     before = kept.read_bytes()
     shard = max((tmp_path / "run" / "trees").glob("*.array_record"))
     calls = []
-    outline = Policy.outline
+    sizes = Policy.sizes
     monkeypatch.setattr(
-        Policy, "outline", lambda self, record: calls.append(record.id) or outline(self, record)
+        Policy, "sizes", lambda self, record: calls.append(record.id) or sizes(self, record)
     )
     shard.unlink()
     shard.with_name(shard.name + ".manifest.json").unlink()
     run.explore(config, tmp_path / "run")
     assert calls == [] and kept.read_bytes() == before
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    times = shard.stat()
+    shard.write_bytes(data)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run.explore(config, tmp_path / "run")
+    assert shard.read_bytes() == data  # known by size and time
+    run.explore(config, tmp_path / "run", verify=True)
+    data[len(data) // 2] ^= 1
+    assert shard.read_bytes() == data and calls == []
     for damage in (before[:20], before.replace(b'"run": "', b'"run": "0')):
         kept.write_bytes(damage)
         shard.unlink()

@@ -60,6 +60,10 @@ def test_the_digest_changes_with_whatever_changes_prompts(folder):
     ):
         digests.add(load_asking(config(**changes), folder).digest)
     assert len(digests) == 5
+    shown = load_asking(config(data__max_pixels=9999), folder)
+    digests.add(shown.digest)
+    assert len(digests) == 6 and shown.outlines != first.outlines == again.outlines
+    assert shown.about["processor"] != first.about["processor"]
     same = dict(first.about)
     for name, change in (
         ("preprocessor_config.json", lambda c: c.update(max_pixels=c["min_pixels"] * 4)),

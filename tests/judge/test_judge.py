@@ -95,6 +95,9 @@ def test_every_path_is_asked_about_once(config, workdir, capsys):
     assert "asked about 15 cases, 0 of them ERROR; 0 were judged before" in said
     assert "3 of 3 questions have a pair" in said
 
+    # For training, which then reads no tree.
+    assert len(list((workdir / "verdicts" / name).glob("trees-*.keys-*.npz"))) == 2
+
     before = everything_in(workdir)
     again = Keeping()
     assert judge(config, workdir, arbiter=again) == summary

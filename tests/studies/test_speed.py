@@ -103,6 +103,16 @@ def test_figure_escapes_its_texts():
 
 
 @pytest.mark.slow
+def test_start():
+    """Both commands begin, and go on, on a few questions; every start tells what it took."""
+    printed, result = _run("studies.speed.start", "--questions=40", "--shards=2")
+    assert result["questions"] == 40 and "| resume" in printed
+    assert list(result["starts"]) == ["explore", "explore again", "train", "resume"]
+    for took in result["starts"].values():
+        assert 0 < took["cpu_seconds"] < 120 and 100 < took["peak_mib"] < 1024
+
+
+@pytest.mark.slow
 def test_judge_calls():
     """Judging takes at most 1.6 times calls x latency / concurrency, or the study itself fails."""
     printed, result = _run("studies.speed.judge_calls")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
 from srpo_jax.cli import main as cli
-from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
+from srpo_jax.data_pipelines.tree_store import TreeSource, shard_path, write_shard
 from srpo_jax.errors import UserError
 from srpo_jax.export.model_card import model_card
 from srpo_jax.runs.identity import write_config
@@ -217,6 +218,36 @@ def test_verdicts_must_be_whole(world):
     config.data.trees = str(world / "empty" / "trees")
     with pytest.raises(UserError, match="hold no tree; run `srpo explore`"):
         make_setup(config, world / "run")
+
+
+def test_a_later_start_reads_one_tree(world, monkeypatch):
+    """For what sampled it. All else, from token counts to labels, is beside the trees and verdicts;
+    a dry run reads as much and leaves nothing there; --verify reads all, and names what is damaged.
+    """
+    records = [tree_record(i) for i in range(6)]
+    judged.write_judged(world / "trees", records[:3], records[3:])
+    config = config_of(world)
+    before = {path for path in world.rglob("*.npz")}
+    dry_run(config, world / "run")
+    assert {path for path in world.rglob("*.npz")} == before == set()
+    first = make_setup(config, world / "run")
+    made = {path.name.split(".")[1].split("-")[0] for path in world.rglob("*.npz")}
+    assert made == {"outlines", "items", "keys", "labels"}
+    read, get = [], TreeSource.__getitem__
+    monkeypatch.setattr(TreeSource, "__getitem__", lambda self, i: read.append(i) or get(self, i))
+    again = make_setup(config, world / "run")
+    assert read == [0] and again.run == first.run and again.facts() == first.facts()
+    batch = again.batches[0]
+    assert len(read) > 1 and all(np.array_equal(batch[k], v) for k, v in first.batches[0].items())
+    make_setup(config, world / "run", verify=True)
+    path = shard_path(world / "trees", 1, 2)
+    data, times = bytearray(path.read_bytes()), path.stat()
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    make_setup(config, world / "run")
+    with pytest.raises(UserError, match="trees-00001-of-00002.*damaged shard"):
+        make_setup(config, world / "run", verify=True)
 
 
 def test_two_judges_make_two_trainings_of_one_exploration(world):

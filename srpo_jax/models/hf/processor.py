@@ -72,6 +72,9 @@ class Processor:
         self.chat = chat
         # What the tokenizer puts before every text (Llama's <s>), unless the template wrote it.
         self._prefix: list[int] = list(tokenizer("")["input_ids"])
+        self._fast = _fast_tokenizer(
+            tokenizer
+        )  # set up by the call above: nothing cut, nothing padded
         # Llama's also puts a space there, which a text cut into pieces must not get at every cut.
         self._adds_space = self._tokenizer.tokenize("a")[0].startswith("\u2581")
 
@@ -295,7 +298,24 @@ class Processor:
         return ids
 
     def _ids(self, text: str) -> list[int]:
+        if self._fast is not None:
+            return self._fast.encode(text, add_special_tokens=False).ids
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _fast_tokenizer(tokenizer) -> Any:
+    """What transformers calls for the ids of a text, if it does no more than that: what it does
+    around each call takes as long as the call. None for tokenizers of another kind."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    same = all(
+        getattr(kind, name) is getattr(PreTrainedTokenizerFast, name)
+        for name in ("__call__", "_encode_plus")
+    )
+    return tokenizer.backend_tokenizer if same else None
 
 
 def _lead(prompt: str, turn: str) -> str:

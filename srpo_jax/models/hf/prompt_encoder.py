@@ -22,7 +22,13 @@ from srpo_jax.files import read_json
 from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.hf.chat import chat_template
 from srpo_jax.models.hf.processor import Processor
-from srpo_jax.models.inputs import EncodedPrompt, PromptOutline, add_pixels, outline_prompt
+from srpo_jax.models.inputs import (
+    EncodedPrompt,
+    PromptOutline,
+    add_pixels,
+    outline_prompt,
+    prompt_patches,
+)
 
 BAKED = "srpo_prompt.json"  # beside a chat template that has the prompt in it, see export
 # What decides ids and pixels besides the chat template, as far as a folder has it.
@@ -54,6 +60,17 @@ class PromptEncoder:
         messages = self.prompt.messages(question, len(grids) - len(self._grids))
         tokens = self.processor.chat_tokens(messages, grids)
         return outline_prompt(tokens, grids, self.processor.config)
+
+    def sizes(self, question: str, grids: Sequence[Grid]) -> tuple[int, int]:
+        """(tokens, patches) of the whole prompt. UserError as `outline`."""
+        config = self.processor.config
+        if config.text.max_positions:  # a prompt may be too long for the model
+            found = self.outline(question, grids)
+            return len(found.tokens), found.num_patches
+        grids = [*self._grids, *grids]
+        messages = self.prompt.messages(question, len(grids) - len(self._grids))
+        tokens = self.processor.chat_tokens(messages, grids)
+        return len(tokens), prompt_patches(tokens, grids, config)
 
     def add_pixels(self, outline: PromptOutline, patches: Sequence[np.ndarray]) -> EncodedPrompt:
         """The prompt of an outline with the patches of the question's own pictures, float32
