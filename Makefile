@@ -10,11 +10,12 @@ PYTEST_ARGS ?=
 # Test processes. Two halve the time on two cores; each needs about 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-all lint docs install install-test cuda-compiler base-policy clean
+.PHONY: demo test test-all lint docs install install-test cuda-compiler oracles base-policy clean
 
 install: $(VENV)/.core
 install-test: $(VENV)/.test
 cuda-compiler: $(VENV)/cuda
+oracles: $(VENV)/oracles
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -29,7 +30,7 @@ $(VENV)/.test: setup.py | $(BIN)/python
 	touch $(VENV)/.core $@
 
 $(VENV)/.all: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve,trl]'
 	touch $(VENV)/.core $(VENV)/.test $@
 
 # The type checker looks into what is installed, so it gets what the tests get.
@@ -49,13 +50,20 @@ $(VENV)/cuda: $(VENV)/.test
 	  'nvidia-cuda-nvcc>=13,<14' 'nvidia-nvvm>=13,<14'
 	mv $@.part $@
 
+# LLaMA-Factory reads what is written for it: in an environment of its own, as it wants an older
+# transformers (several GB, since it brings a torch for GPUs).
+$(VENV)/oracles: | $(BIN)/python
+	$(PYTHON) -m venv $@.part
+	$@.part/bin/python -m pip install --quiet --disable-pip-version-check 'llamafactory>=0.9.5,<0.10'
+	mv $@.part $@
+
 demo: $(VENV)/.core
 	$(BIN)/srpo demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' tests $(PYTEST_ARGS)
 
-test-all: $(VENV)/.all $(if $(filter Linux,$(shell uname)),$(VENV)/cuda)
+test-all: $(VENV)/.all $(VENV)/oracles $(if $(filter Linux,$(shell uname)),$(VENV)/cuda)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not gpu' tests $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint

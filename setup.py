@@ -34,8 +34,10 @@ CORE = [
     "pyyaml>=6,<7",
 ]
 JUDGE = ["openai>=1.98,<4"]
+DATA = ["pyarrow>=17,<27"]  # Parquet and Arrow of other tools
 TEST = [
     *JUDGE,
+    *DATA,
     "pytest>=8,<10",
     "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
@@ -89,6 +91,9 @@ setup(
         "docs": DOCS,
         "dev": [*LINT, "pre-commit>=4,<5"],
         "judge": JUDGE,
+        "data": DATA,
+        # `make test-all` has TRL itself read what is written for it.
+        "trl": ["trl>=1.16,<2"],
         # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
         # SmolVLM num2words.
         "serve": [

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.pack.row_tokens = 8192  # longer rows are filled better; 16 GB chips have no room
     config.pack.rows = 64  # one per chip: about 64 questions and half a million tokens a step
 
-    config.mesh.data = 1
+    config.mesh.data = 1  # of training: explore and eval have their own, explore.mesh
     config.mesh.fsdp = 64  # parameters, gradients and moments: 16 bytes x 8.3e9 / 64 = 2 GB a chip
     config.mesh.tensor = 1
 

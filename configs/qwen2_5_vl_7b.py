@@ -59,11 +59,9 @@ def _exploration(config: ConfigDict) -> None:
     config.explore.branches = 8  # RPO: at most 10; 8 keep a question of docs/planning.md in a row
     config.explore.temperature = 0.5  # RPO; see "distinct branches" of srpo pilot
     config.explore.max_new_tokens = 512  # RPO's code
-    # A question has 6 x 8 branches: 48 x 512 tokens x 57 kB of keys and values = 1.4 GB. One a
-    # chip, on a host of 8 chips.
-    config.explore.batch = 8
+    # A question has 6 x 8 branches: 48 x 512 tokens x 57 kB of keys and values = 1.4 GB.
+    config.explore.batch = 0  # the default: as many questions as the chips have room for
     config.explore.shards = 256  # ours: an interrupted worker loses one part in 256
-    config.eval.batch = 64  # ours: one branch a question needs 1/48 of that memory
     config.eval.max_new_tokens = 512  # as explored; greedy, as RPO evaluates
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import parse_json, read_file, sync, write_text
+from srpo_jax.files import file_sha256, open_file, parse_json, read_file, sync, write_text
 
 SUFFIX = ".jsonl"
 MANIFEST_SUFFIX = ".manifest.json"
@@ -46,19 +46,28 @@ def parts_of(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
 
 def read_part(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a part. Errors: RecordError when it is not what its manifest says."""
+    return list(iter_part(path))
+
+
+def iter_part(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The rows of a part, of which one is in memory at a time; errors as read_part, at once."""
     try:
-        manifest = parse_json(read_file(manifest_path(path), MAX_MANIFEST))
-        data = read_file(path)
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        if file_sha256(path) != part_sha256(path):
             raise ValueError("its contents do not match the sum in its manifest")
-        # Not splitlines: a text may hold U+2028, which is a line end for that but not here.
-        rows = [parse_json(line) for line in data.decode().split("\n")[:-1]]
+        with open_file(path) as file:
+            # Bytes, not text: that may hold U+2028, which is a line end for it but not here.
+            for line in file:
+                yield parse_json(line)
     except (OSError, UserError, ValueError, KeyError, TypeError) as error:
         raise RecordError(
             f"{path}: damaged: {one_line(error, 160)}; remove it and its manifest, and run the "
             "command that wrote it again"
         ) from None
-    return rows
+
+
+def part_sha256(path: pathlib.Path) -> str:
+    """What the manifest of a part says. Errors: those of a file that is missing, or no manifest."""
+    return parse_json(read_file(manifest_path(path), MAX_MANIFEST))["sha256"]
 
 
 def next_number(numbers: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError
@@ -83,7 +84,7 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     """
     if "\x00" in name or "://" in name or os.path.isabs(name):
         raise ValueError(f"image {name!r} must be a relative file name, not a URL or absolute path")
-    top = pathlib.Path(root).resolve()
+    top = _resolved(str(root)) if os.path.isabs(root) else pathlib.Path(root).resolve()
     try:
         path = (top / name).resolve()
         found = path.is_file()
@@ -94,6 +95,11 @@ def resolve_inside(root: str | os.PathLike, name: str) -> pathlib.Path:
     if not found:
         raise ValueError(f"image {name!r} does not exist under {top}")
     return path
+
+
+@functools.lru_cache(maxsize=8)
+def _resolved(root: str) -> pathlib.Path:
+    return pathlib.Path(root).resolve()
 
 
 def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
@@ -117,7 +123,7 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
             try:
                 if len(line) > MAX_LINE:
                     raise ValueError(f"the line is longer than {MAX_LINE} bytes")
-                data = _parse_json(line.strip())
+                data = parse_object(line.strip())
                 rid = data.get("id")
                 record = record_from_dict(data, root)
                 if record.id in first_line:
@@ -255,7 +261,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     meta = data.get("meta", {})
     if not isinstance(meta, dict):
         raise ValueError("meta must be an object")
-    _check_meta(meta)
+    check_meta(meta)
     return {
         "category": category,
         "risky": risky,
@@ -266,7 +272,7 @@ def _labels(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_meta(value: Any, depth: int = 0) -> None:
+def check_meta(value: Any, depth: int = 0) -> None:
     """ValueError for what no tree record can hold."""
     if depth > MAX_DEPTH:
         raise ValueError(f"meta is nested more than {MAX_DEPTH} deep")
@@ -275,13 +281,13 @@ def _check_meta(value: Any, depth: int = 0) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             _text(key, "meta", empty=True)
-            _check_meta(item, depth + 1)
+            check_meta(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_meta(item, depth + 1)
+            check_meta(item, depth + 1)
 
 
-def _parse_json(line: bytes) -> dict[str, Any]:
+def parse_object(line: bytes) -> dict[str, Any]:
     """Strict JSON: UTF-8, one object, no NaN, no repeated key (json would keep the last), and
     numbers that a tree record can hold: of 64 bits, finite.
     """
@@ -355,8 +361,7 @@ def records_digest(records: Iterable[Record]) -> str:
     """
     digest = hashlib.sha256()
     for record in records:
-        fields = asdict(record)
-        del fields["root"]
+        fields = {name: value for name, value in vars(record).items() if name != "root"}
         digest.update(json.dumps(fields, sort_keys=True).encode())
         for path in record.image_paths():
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -169,13 +169,13 @@ def check_tree(tree: Any) -> None:
 
 
 def _check_reference(tree: dict[str, Any]) -> int:
-    """Checks the reference path, which may be missing as a whole. Returns its number of steps."""
+    """Checks the reference path, which may be missing as a whole, or be a reply without a step.
+    Returns its number of steps.
+    """
     steps = _is(tree["steps"], list, "steps")
     texts = _texts(tree["step_texts"], "step_texts")
     if not steps and tree["reply"] == []:  # an answer's record, or one without a reference path
         return 0
-    if not steps:
-        raise ValueError("steps is empty: a path needs at least one step")
     if not tree["reply_text"].strip():
         raise ValueError("reply_text is empty")
     for i, step in enumerate(steps):
@@ -196,8 +196,8 @@ def _check_image(image: Any, name: str) -> None:
 def _check_branch(branch: Any, name: str, num_steps: int) -> None:
     _keys(_is(branch, dict, name), _BRANCH, name)
     at, k = _is(branch["at"], int, f"{name}.at"), _is(branch["k"], int, f"{name}.k")
-    if not 0 <= at < max(num_steps, 1):
-        raise ValueError(f"{name}.at is {at}, a path of {num_steps} steps has 0..{num_steps - 1}")
+    if not 0 <= at <= num_steps:
+        raise ValueError(f"{name}.at is {at}, a path of {num_steps} steps has 0..{num_steps}")
     if k < 0:
         raise ValueError(f"{name}.k is negative")
     if branch["parent"] is not None:
@@ -206,7 +206,7 @@ def _check_branch(branch: Any, name: str, num_steps: int) -> None:
     _is(branch["text"], str, f"{name}.text")
     _is(branch["status"], str, f"{name}.status")
     _is(branch["finished"], bool, f"{name}.finished")
-    if not math.isfinite(_is(branch["logp"], float, f"{name}.logp")):
+    if branch["logp"] is not None and not math.isfinite(_is(branch["logp"], float, f"{name}.logp")):
         raise ValueError(f"{name}.logp is not finite")
     _texts(branch["step_texts"], f"{name}.step_texts")
     if branch["reply_text"] is not None:

@@ -115,13 +115,34 @@ def _writer(fresh: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[bytes
     checked(writer.close)
 
 
-def shard_done(path: str | os.PathLike) -> bool:
-    """True when the shard has a manifest and the file's contents match it (read in full)."""
+def shard_done(path: str | os.PathLike, *, verify: bool = False) -> bool:
+    """True when the shard has a manifest and is what it says.
+
+    A file that has the manifest's size, and that nobody wrote to since the manifest was written, is
+    taken for what it was then; any other one is read in full, with `verify` every one.
+    """
     path = pathlib.Path(path)
     try:
-        return _read_manifest(path)["sha256"] == file_sha256(path)
+        manifest, facts = read_manifest(path), path.stat()
+        if facts.st_size != manifest["bytes"]:
+            return False
+        if not verify and facts.st_mtime_ns <= manifest_path(path).stat().st_mtime_ns:
+            return True
+        return manifest["sha256"] == file_sha256(path)
     except (OSError, RecordError):
         return False
+
+
+def verify_shards(source: TreeSource, index: int = 0, count: int = 1) -> None:
+    """Reads the shards of `source` in full, of `count` processes each its own. Errors: RecordError
+    that names one which is not what its manifest says.
+    """
+    for path, _ in source.shards[index::count]:
+        if not shard_done(path, verify=True):
+            raise RecordError(
+                f"{path}: damaged shard: its contents do not match its manifest; run 'srpo "
+                "explore --verify' to make it again"
+            )
 
 
 def read_shards(folder: str | os.PathLike) -> TreeSource:
@@ -144,7 +165,7 @@ def fingerprint(folder: str | os.PathLike) -> str:
     """Hex sha256 over the manifests' content fingerprints, in name order."""
     total = hashlib.sha256()
     for path in _shards(folder):
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         total.update(f"{path.name} {manifest['count']} {manifest['fingerprint']}\n".encode())
     return total.hexdigest()
 
@@ -155,7 +176,7 @@ class TreeSource:
     def __init__(self, folder: str | os.PathLike, paths: Sequence[pathlib.Path] = ()):
         self.folder = pathlib.Path(folder)
         self._paths = list(paths) or _shards(folder)
-        self._manifests = [_read_manifest(p) for p in self._paths]
+        self._manifests = [read_manifest(p) for p in self._paths]
         self._ends = np.cumsum([m["count"] for m in self._manifests])
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -165,6 +186,11 @@ class TreeSource:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def shards(self) -> list[tuple[pathlib.Path, int]]:
+        """(path, number of trees) of each shard, in order."""
+        return [(path, m["count"]) for path, m in zip(self._paths, self._manifests)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Record `index`, checked. Raises RecordError naming file, index, id and reason."""
@@ -239,12 +265,13 @@ def _shards(folder: str | os.PathLike) -> list[pathlib.Path]:
 def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:
     """The shard's manifest, None when there is none that can be read."""
     try:
-        return _read_manifest(path)
+        return read_manifest(path)
     except RecordError:
         return None
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """What write_shard says of a shard. Errors: RecordError when it is not done, or no manifest."""
     where = manifest_path(path)
     try:
         manifest = parse_json(read_file(where, MAX_MANIFEST))

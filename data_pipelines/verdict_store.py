@@ -14,6 +14,7 @@ with the meaning of arbiter.verdict.Judgement. Trees are joined with their verdi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,8 +91,10 @@ def why_not_judged(branch: Mapping[str, Any], keep_irregular: bool) -> str:
     return ""
 
 
-class VerdictSet:
-    """The verdicts in one folder. `judge` is what judge.json says; parts are read at once."""
+class Verdicts:
+    """The verdicts in one folder, however they are held: a subclass says what `get` gives. `judge`
+    is what judge.json says.
+    """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
@@ -104,19 +107,49 @@ class VerdictSet:
                 f"{self.folder / JUDGE} is no judge.json: {missing or ['reads']} is wrong"
             )
         self.reads: tuple[str, ...] = tuple(self.judge["reads"])
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard
-        self._generations: dict[str, int] = {}  # the last one of each shard
-        for path in sorted(parts_of(self.folder), key=_part_order):
-            stem, generation, _ = _part_order(path)
-            try:
-                self._take(stem, generation, read_part(path))
-            except (KeyError, TypeError):
-                raise UserError(f"{path} holds no verdicts of this version: remove it") from None
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The verdict of this key; None when it was never asked for."""
+        raise NotImplementedError
+
+    def branch_verdict(
+        self, tree: Mapping[str, Any], branch: Mapping[str, Any], *, keep_irregular: bool = False
+    ) -> dict[str, Any]:
+        """The verdict on a branch of a tree, in the form of unjudged()."""
+        why = why_not_judged(branch, keep_irregular)
+        if why:
+            return unjudged(why)
+        return self._verdict(tree, path_steps(tree, branch), branch["reply_text"])
+
+    def reference_verdict(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """The verdict on a tree's reference path."""
+        return self._verdict(tree, tree["step_texts"], tree["reply_text"])
+
+    def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
+        """case_key of a path of this tree, by what this set's judge reads of a record."""
+        return tree_key(tree, steps, reply, self.reads)
+
+    def _verdict(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> dict[str, Any]:
+        row = self.get(self.key(tree, steps, reply))
+        return unjudged(NOT_YET) if row is None else dict(row)
+
+
+class VerdictSet(Verdicts):
+    """All that a set says, in memory; its parts are read at once."""
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__(folder)
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._stems: dict[str, dict[str, dict[str, Any]]] = {}  # rows by shard
+        self._generations: dict[str, int] = {}  # the last one of each shard
+        for path in parts_in_order(self.folder):
+            stem, generation, _ = part_order(path)
+            with naming_part(path):
+                self._take(stem, generation, read_part(path))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The verdict of this key; None when it was never asked for."""
@@ -146,27 +179,6 @@ class VerdictSet:
                 digest.update(json.dumps([key, row], sort_keys=True).encode())
         return digest.hexdigest()
 
-    def branch_verdict(
-        self, tree: Mapping[str, Any], branch: Mapping[str, Any], *, keep_irregular: bool = False
-    ) -> dict[str, Any]:
-        """The verdict on a branch of a tree, in the form of unjudged()."""
-        why = why_not_judged(branch, keep_irregular)
-        if why:
-            return unjudged(why)
-        return self._verdict(tree, path_steps(tree, branch), branch["reply_text"])
-
-    def reference_verdict(self, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """The verdict on a tree's reference path."""
-        return self._verdict(tree, tree["step_texts"], tree["reply_text"])
-
-    def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
-        """case_key of a path of this tree, by what this set's judge reads of a record."""
-        return tree_key(tree, steps, reply, self.reads)
-
-    def _verdict(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> dict[str, Any]:
-        row = self.get(self.key(tree, steps, reply))
-        return unjudged(NOT_YET) if row is None else dict(row)
-
     def _take(self, stem: str, generation: int, rows: Iterable[dict[str, Any]]) -> None:
         self._generations[stem] = generation
         of_shard = self._stems.setdefault(stem, {})
@@ -191,7 +203,23 @@ def tree_key(
     return case_key(sums, tree["question"], steps, reply, read)
 
 
-def _part_order(path: pathlib.Path) -> tuple[str, int, str]:
+def parts_in_order(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The parts of a set that are done, shard by shard, as they were written: of two verdicts on
+    one content the later one holds, but one that failed never replaces another.
+    """
+    return sorted(parts_of(folder), key=part_order)
+
+
+@contextlib.contextmanager
+def naming_part(path: pathlib.Path) -> Iterator[None]:
+    """In a `with`: rows that are no verdicts are an error that names the part."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} holds no verdicts of this version: remove it") from None
+
+
+def part_order(path: pathlib.Path) -> tuple[str, int, str]:
     """(shard, generation, digest) of a part. Errors: UserError for what is no part of a set."""
     stem, _, name = path.name.removesuffix(".jsonl").rpartition(".")
     generation, _, digest = name.partition("-")
@@ -236,7 +264,7 @@ def sets_about(place: str | os.PathLike, stems: Iterable[str]) -> list[str]:
     return [
         path.parent.name
         for path in found
-        if any(_part_order(part)[0] in wanted for part in parts_of(path.parent))
+        if any(part_order(part)[0] in wanted for part in parts_of(path.parent))
     ]
 
 
@@ -245,7 +273,13 @@ def _of_trees(part: pathlib.Path) -> bool:
 
 
 def find_set(trees: str | os.PathLike, name: str = "") -> VerdictSet:
-    """The verdict set of this name beside a folder of trees; without a name the only one there is.
+    """The verdict set of this name beside a folder of trees; errors as find_folder."""
+    return VerdictSet(find_folder(trees, name))
+
+
+def find_folder(trees: str | os.PathLike, name: str = "") -> pathlib.Path:
+    """The folder of the verdict set of this name beside a folder of trees; without a name of the
+    only one there is.
 
     Errors: UserError when there is none, or several and no name.
     """
@@ -263,7 +297,7 @@ def find_set(trees: str | os.PathLike, name: str = "") -> VerdictSet:
             f"there are no verdicts {name!r} beside {trees}, only {', '.join(names)}; run "
             "`srpo judge` for them, or choose with --config.arbiter.verdicts=NAME"
         )
-    return VerdictSet(trees.parent / FOLDER / (name or names[0]))
+    return trees.parent / FOLDER / (name or names[0])
 
 
 class JudgedTrees:
@@ -277,7 +311,7 @@ class JudgedTrees:
     def __init__(
         self,
         source: TreeSource | Sequence[Mapping[str, Any]],
-        verdicts: VerdictSet,
+        verdicts: Verdicts,
         *,
         keep_irregular: bool = False,
         keep: Sequence[int] | None = None,
@@ -307,14 +341,14 @@ class JudgedTrees:
 
 
 def join(
-    tree: Mapping[str, Any], verdicts: VerdictSet, *, keep_irregular: bool = False
+    tree: Mapping[str, Any], verdicts: Verdicts, *, keep_irregular: bool = False
 ) -> dict[str, Any]:
     """A tree record with its verdicts, see JudgedTrees."""
     branches = [
         {**branch, **verdicts.branch_verdict(tree, branch, keep_irregular=keep_irregular)}
         for branch in tree["branches"]
     ]
-    reference = verdicts.reference_verdict(tree) if tree["steps"] else unjudged("none")
+    reference = verdicts.reference_verdict(tree) if len(tree["reply"]) else unjudged("none")
     return {**tree, "branches": branches, "reference_verdict": reference}
 
 

@@ -140,6 +140,14 @@ def existing_parent(path: str | os.PathLike) -> pathlib.Path:
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
+def user_cache(name: str) -> pathlib.Path:
+    """This user's folder for what can be made again; nothing is made here. Errors: RuntimeError
+    for a user without a home.
+    """
+    above = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(above, "srpo_jax", name)
+
+
 def open_file(path: str | os.PathLike) -> BinaryIO:
     """A file opened for reading. Errors: OSError; UserError for what is no regular file: a pipe
     would be waited for without end, and a device read without end.

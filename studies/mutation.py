@@ -67,7 +67,7 @@ MODULES = {
     ),
 }
 # Of the two that share a file: the functions that one of them is about.
-PAIRS = ("choose_pairs", "common_prefix", "_pairs_at", "has_two_sides")
+PAIRS = ("choose_pairs", "_pairs_at")
 
 
 def main() -> int:

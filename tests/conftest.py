@@ -26,6 +26,7 @@ LONG = (
     "distributed/test_process_counts.py",
     "test_package.py",
     "train/test_families_train.py",
+    "explore/test_together.py",
     "train/test_lora.py",
     "train/test_loop.py",
     "train/test_tpu_aot.py",

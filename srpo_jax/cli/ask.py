@@ -16,11 +16,11 @@ from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.errors import UserError
-from srpo_jax.export.export import newest_params
+from srpo_jax.export.export import sampling_params
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import SampleRequest
-from srpo_jax.inference.policy import Policy, load_policy
+from srpo_jax.inference.policy import Policy, load_policy, rows_over
 from srpo_jax.runs.workdir import read_config
 
 GAP = 3  # columns between two answers side by side
@@ -47,7 +47,7 @@ def ask(config: Config, model: str, record: Record, max_new_tokens: int) -> list
     folder = pathlib.Path(model)
     if (folder / "checkpoints").is_dir():
         config = stored_config(read_config(folder))
-        step, params = newest_params(config, folder)
+        step, params = sampling_params(config, folder)
         policies = [
             ("before", load_policy(config)),
             (f"after, step {step}", load_policy(config, params=params)),
@@ -68,7 +68,7 @@ def _answer(title: str, policy: Policy, record: Record, max_new_tokens: int) -> 
         policy.model,
         policy.params,
         policy.processor,
-        rows=policy.rows(1),
+        rows=rows_over(policy.mesh, 1),
         branches=1,
         prompt_tokens=tokens,
         patches=patches,

@@ -47,8 +47,8 @@ def explore(command: Command) -> None:
     _settle()
     _check_arbiter(config)
     from srpo_jax.explore.explore import explore as run
+    from srpo_jax.explore.workers import exploring_session
 
-    params = _params_of(config, command.options["from"])
     judge_roots = None
     if config.explore.reference == "self":
         from srpo_jax.arbiter.registry import find_arbiter
@@ -57,7 +57,16 @@ def explore(command: Command) -> None:
         if getattr(find_arbiter(config.arbiter.kind), "in_process", False):
             judge_roots = functools.partial(ask, config, workdir)
     only = command.options["references"]
-    run(config, workdir, params=params, judge_roots=judge_roots, references_only=only)
+    with exploring_session(config):
+        params = _params_of(config, command.options["from"])
+        run(
+            config,
+            workdir,
+            params=params,
+            judge_roots=judge_roots,
+            references_only=only,
+            verify=command.options["verify"],
+        )
 
 
 def pilot(command: Command) -> None:
@@ -143,13 +152,14 @@ def train(command: Command) -> None:
 
     text = command.options["profile"]
     profile = parse_window(text) if text else None
+    verify = command.options["verify"]
     with distributed_session(config.processes, config) as process:
         if command.options["dry_run"]:
-            report = dry_run(config, workdir)
+            report = dry_run(config, workdir, verify=verify)
             if process.index == 0:
                 print(report)
             return
-        summary = run(config, workdir, profile=profile, born=process_start())
+        summary = run(config, workdir, profile=profile, born=process_start(), verify=verify)
         if process.index == 0:
             print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 
@@ -196,23 +206,25 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     if model and not pathlib.Path(model).is_dir():
         raise UserError(f"--model={model}: no such directory")
     _settle()
-    from srpo_jax.distributed.process_info import detect_process
+    from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
     from srpo_jax.evaluate.evaluate import evaluate
 
-    if detect_process(config.processes, os.environ).index:
-        print("eval runs on process 0, so this one has nothing to do", flush=True)
-        return
+    with distributed_session(config.processes, config):
+        import jax
 
-    params = None
-    if not model and pathlib.Path(workdir, "checkpoints").is_dir():
-        from srpo_jax.export.export import newest_params
+        params, whose = None, f"{model or config.model.path}"
+        if not model and pathlib.Path(workdir, "checkpoints").is_dir():
+            from srpo_jax.export.export import sampling_params
 
-        step, params = newest_params(config, workdir)
-        print(f"policy: checkpoint {step} of {workdir}", flush=True)
-    else:
-        print(f"policy: {model or config.model.path}", flush=True)
-    folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
-    print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+            step, params = sampling_params(config, workdir)
+            whose = f"checkpoint {step} of {workdir}"
+        first = jax.process_index() == 0
+        if first:
+            print(f"policy: {whose}", flush=True)
+        folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
+        if first:
+            print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+        wait_for_all()  # process 0 reads what it wrote
 
 
 def ask(command: Command) -> None:
@@ -279,6 +291,41 @@ def checkpoints_check(command: Command) -> int:
     return tell_states(pathlib.Path(command.workdir, "checkpoints"))
 
 
+def data_import(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.importing import data_import as run
+
+    run(config, command.options)
+
+
+def data_card(command: Command) -> None:
+    from srpo_jax.data_pipelines.exchange.card import write_card
+
+    place, out = command.options["in"], command.options["out"]
+    if not pathlib.Path(place).is_dir() or not place:
+        raise UserError(f"IN={place}: name a folder, as in: srpo data card runs/mine")
+    written = write_card(pathlib.Path(place), pathlib.Path(out) if out else None)
+    print(f"wrote {written}")
+
+
+def data_check(command: Command) -> None:
+    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
+    config = command.config(unused=unused)
+    _settle()
+    from srpo_jax.cli.data.checking import data_check as run
+
+    run(config, command.options)
+
+
+def data_export(command: Command) -> None:
+    _settle()
+    from srpo_jax.cli.data.exporting import data_export as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (
@@ -316,9 +363,10 @@ def _params_of(config: Config, run: str) -> Any:
     """The newest parameters of the run in the folder `run`, None for "": those of model.path."""
     if not run:
         return None
+    from srpo_jax.explore.workers import is_alone
     from srpo_jax.export.export import sampling_params
 
-    step, params = sampling_params(config, run)
+    step, params = sampling_params(config, run, alone=is_alone(config))
     print(f"policy: checkpoint {step} of {run}", flush=True)
     return params
 

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
         options={
             "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
             "references": (False, "the reference paths alone, without a branch, for a warm-up"),
+            "verify": (False, "read finished shards in full, and make damaged ones again"),
         },
         resumes=True,
     ),
@@ -118,6 +119,10 @@ VERBS: dict[str, Verb] = {
         options={
             "dry_run": (False, "check settings, data, mesh and disk, print what it takes; no more"),
             "profile": ("", "trace these steps of this command into WORKDIR/profile"),
+            "verify": (
+                False,
+                "read trees and verdicts in full first, and name what is damaged",
+            ),
         },
         bare={"profile": "10:13"},
         resumes=True,
@@ -199,6 +204,87 @@ VERBS: dict[str, Verb] = {
         workdir=None,
         passed_on=True,
     ),
+    "data": Verb(
+        "data of other tools in and out, and one page on a data set",
+        "srpo data import pairs.jsonl runs/mine",
+        config=None,
+        workdir=None,
+        verbs={
+            "import": Verb(
+                "make records, and trees with labels, of a file of another tool",
+                "srpo data import pairs.parquet runs/mine --config=configs/photos.py",
+                "Writes OUT/records.jsonl to explore with, OUT/trees.jsonl and OUT/images. With a\n"
+                "policy (model.path) also OUT/trees and OUT/verdicts, to train on.",
+                config="configs/common.py",
+                workdir=None,
+                options={
+                    "in": (
+                        "",
+                        "JSON lines, JSON, Parquet or Arrow: a file, or a folder of one kind",
+                    ),
+                    "out": ("", "folder to write; a workdir for srpo train"),
+                    "from": ("", "the format; default: what the file shows"),
+                    "part": ("", "which data set of a file that names several"),
+                    "images": ("", "folder that names of pictures begin in; default: that of IN"),
+                    "license": ("", "licence of rows that do not say theirs"),
+                    "source": ("", "name of where it comes from; default: the format's"),
+                    "limit": (0, "read so many rows; 0: all"),
+                    "allow_bad": (0, "leave out so many rows that cannot be used, by name"),
+                    "dry_run": (False, "say what would be read and what not; write nothing"),
+                },
+                positional=("in", "out"),
+            ),
+            "export": Verb(
+                "write pairs, or labelled steps, as another tool reads them",
+                "srpo data export runs/mine out --to=llama_factory",
+                "Whole replies: what stands before a branch point is written into both.",
+                config=None,
+                workdir=None,
+                options={
+                    "in": ("", "workdir with judged trees, folder of an import, or any such file"),
+                    "out": ("", "new folder to write"),
+                    "to": ("", "the format"),
+                    "from": ("", "the format of a file; default: what it shows"),
+                    "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "scope": ("reply", "what makes a branch safe: its reply, or also its path"),
+                    "container": ("", "jsonl, json or parquet; default: what the tool likes"),
+                    "limit": (0, "of so many questions; 0: all"),
+                    "allow_bad": (0, "leave out so many questions that it cannot hold, by name"),
+                },
+                positional=("in", "out"),
+            ),
+            "check": Verb(
+                "one page on a data set: counts, lengths, pictures, duplicates, leaks",
+                "srpo data check runs/mine --against=data/test.jsonl",
+                "Writes IN/check.html. With a policy (model.path) lengths are in tokens.",
+                config="configs/common.py",
+                workdir=None,
+                options={
+                    "in": ("", "records, a folder of an import, a workdir, or a file of others"),
+                    "against": (
+                        "",
+                        "sets that it must have nothing in common with; commas between",
+                    ),
+                    "from": ("", "the format of a file; default: what it shows"),
+                    "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "out": ("", "where to; default check.html in IN, or beside it"),
+                },
+                positional=("in",),
+            ),
+            "card": Verb(
+                "a data card: origin, filters, licences, models, prompts, judges",
+                "srpo data card runs/mine",
+                "Of a folder of an import, or a workdir. An import writes one itself.",
+                config=None,
+                workdir=None,
+                options={
+                    "in": ("", "the folder"),
+                    "out": ("", "where to; default README.md in it"),
+                },
+                positional=("in",),
+            ),
+        },
+    ),
     "checkpoints": Verb(
         "look after the checkpoints of a run",
         "srpo checkpoints check runs/mini",
@@ -219,21 +305,25 @@ VERBS: dict[str, Verb] = {
 }
 
 JUDGING = ("judge", "judge check")
+DATA = ("data import", "data check")
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "pilot", "train", "eval"),
-    "model": (*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+    "model": (
+        *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+        *DATA,
+    ),
     "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
-    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask"),
-    "format": ("demo", "explore", "pilot", "train", "eval", "ask"),
-    "explore": ("demo", "explore", "pilot", "judge", "plan"),
+    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
+    "format": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
+    "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "plan"),
     "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
     "judge": (*JUDGING, "pilot"),
     "objective": ("demo", "pilot", "train", "plan"),
     "pack": ("demo", "pilot", "train", "plan"),
     "train": ("demo", "pilot", "train", "plan"),
     "lora": ("demo", "pilot", "train"),
-    "mesh": (*JUDGING, "demo", "explore", "pilot", "train", "eval"),
+    "mesh": ("demo", "pilot", "train"),
     "processes": ("demo", "explore", "pilot", "train", "eval"),
     "eval": ("demo", "eval"),
 }

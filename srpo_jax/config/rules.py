@@ -12,7 +12,9 @@ from typing import Any
 # Of what others may add to: a word that a registry knows, or where a class is to be found. Whether
 # there is such a thing is not known here: names are looked up by those who use them.
 PLACE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+_AXIS = r"(data|fsdp|tensor)=[1-9]\d{0,5}"
 SHAPES = {
+    "mesh": (re.compile(rf"auto|{_AXIS}(,{_AXIS})*"), "auto, or axes as data=2,tensor=4"),
     "name": (re.compile(rf"[\w-]+|{PLACE}"), "a name, or module:Class"),
     "place": (re.compile(rf"({PLACE})?"), "module:Class, or empty"),
 }

@@ -69,6 +69,12 @@ class DataSettings:
     )
     test_records: str = setting("", "JSONL of the held-out questions", required=True, decides=False)
     trees: str = setting("", "folder of the trees to train on; empty: WORKDIR/trees", decides=False)
+    max_pixels: int = setting(
+        0,
+        "of a picture, to which larger ones are shrunk; 0: the model's own",
+        low=0,
+        decides=False,  # the digest of the prompt does
+    )
 
     def records(self, split: str) -> str:
         """The records of a split, "train" or "test"."""
@@ -122,13 +128,25 @@ class ExploreSettings:
     stop: tuple[str, ...] = setting(
         (), "texts that end a branch", texts=True, decides=False, samples=True
     )
-    batch: int = setting(
-        16, "questions that are sampled together; changes no branch", low=1, decides=False
-    )
     slots: int = setting(
         0,
         "branches of a question that are sampled together; 0: a sixth of them, at most 16",
         low=0,
+        decides=False,
+    )
+    batch: int = setting(
+        0, "questions that are sampled at once; 0: as many as pay and fit", low=0, decides=False
+    )
+    mesh: str = setting(
+        "auto",
+        "of all that samples: explore, eval, judging policies",
+        shape="mesh",
+        decides=False,
+    )
+    together: str = setting(
+        "auto",
+        "all processes on one mesh; auto: if the policy is too large for one",
+        words=("auto", "yes", "no"),
         decides=False,
     )
     num_questions: int = setting(
@@ -248,6 +266,13 @@ class PackSettings:
         host_only=True,
     )
     rows: int = setting(8, "rows of the global batch, whatever the mesh is", low=1, decides=True)
+    too_long: str = setting(
+        "refuse",
+        "trees of which one branch point is longer than a row",
+        words=("refuse", "drop"),
+        decides=True,
+        host_only=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -394,7 +419,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """How many devices each axis of the mesh takes."""
+    """How many devices each axis of the mesh takes, in training; see explore.mesh for sampling."""
 
     data: int = setting(1, "replicas", low=1, decides=False)
     fsdp: int = setting(
@@ -433,7 +458,9 @@ class ProcessesSettings:
 class EvalSettings:
     """How the test questions are answered."""
 
-    batch: int = setting(64, "questions that are answered together", low=1, decides=False)
+    batch: int = setting(
+        0, "questions that are answered at once; 0: as many as pay and fit", low=0, decides=False
+    )
     max_new_tokens: int = setting(
         256, "a reply that has not ended by then is unfinished", low=1, decides=False
     )

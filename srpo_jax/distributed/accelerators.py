@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from srpo_jax.errors import UserError
 
@@ -122,17 +123,26 @@ OTHER_NAMES = {
 }
 
 
-# Dense bfloat16 TFLOP/s of GPUs, by a part of jax's device_kind (the driver's name of the card, as
-# "NVIDIA H100 80GB HBM3"), the first that fits. NVIDIA's data sheets print twice as much, "with
-# sparsity": 1979, 1671 (NVL) and 1513 (PCIe); that of the A100 prints both.
+# Dense bfloat16 TFLOP/s and GB/s of memory of GPUs, by a part of jax's device_kind (the driver's
+# name of the card, as "NVIDIA H100 80GB HBM3"), the first that fits. NVIDIA's data sheets print
+# twice as many FLOP/s, "with sparsity": 1979, 1671 (NVL) and 1513 (PCIe); that of the A100 prints
+# both.
 GPU_PEAKS = (
-    ("H200 NVL", 835.5),
-    ("H200", 989.5),
-    ("H100 NVL", 835.5),
-    ("H100 PCIe", 756.5),
-    ("H100", 989.5),
-    ("A100", 312.0),
+    ("H200 NVL", 835.5, 4800),
+    ("H200", 989.5, 4800),
+    ("H100 NVL", 835.5, 3900),
+    ("H100 PCIe", 756.5, 2000),
+    ("H100", 989.5, 3350),
+    ("A100", 312.0, 2039),
 )
+
+
+def _gpu(device_kind: str) -> tuple[float, float] | None:
+    if device_kind.startswith("NVIDIA") and "MIG" not in device_kind:
+        for part, tflops, gbs in GPU_PEAKS:
+            if part in device_kind:
+                return tflops * 1e12, gbs * 1e9
+    return None
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -143,11 +153,32 @@ def peak_flops(device_kind: str) -> float | None:
     for chip in CHIPS.values():
         if chip.kind == device_kind:
             return chip.peak_tflops * 1e12 / chip.devices
-    if device_kind.startswith("NVIDIA") and "MIG" not in device_kind:
-        for part, peak in GPU_PEAKS:
-            if part in device_kind:
-                return peak * 1e12
-    return None
+    known = _gpu(device_kind)
+    return known and known[0]
+
+
+def bound_rows(device_kind: str) -> int | None:
+    """How many tokens a matrix product with bfloat16 weights takes before its arithmetic takes
+    longer than reading the weights: peak FLOP/s over bytes/s, as a weight has two bytes and costs
+    two FLOPs a token. None for an unknown kind.
+    """
+    for chip in CHIPS.values():
+        if chip.kind == device_kind:
+            return int(chip.peak_tflops * 1e3 / chip.hbm_gbs)
+    known = _gpu(device_kind)
+    return known and int(known[0] / known[1])
+
+
+def device_memory(device: Any) -> int | None:
+    """Bytes that a program may use on a jax device: by the table above for a TPU, by its allocator
+    for any other; None if it does not say (CPUs).
+    """
+    for chip in CHIPS.values():
+        if chip.kind == device.device_kind:
+            return int(chip.hbm_gib * 2**30) // chip.devices
+    if device.platform == "cpu":
+        return None
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,18 +11,24 @@ With one process they cost nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # no public way to the store of the coordinator
 from jax.experimental import multihost_utils
 
 from srpo_jax.errors import UserError, one_line
 
 T = TypeVar("T")
+_ONCE_SECONDS = 3600  # for process 0 to compute what the others wait for
+_calls = itertools.count()  # of computed_once, which are the same on all processes
 _TEXT = 400  # bytes of a failure's text that the others see
+_ASK_SECONDS = 60  # between two questions to the store
+_said = itertools.count()  # the same number on all processes: they say and ask in one order
 
 
 def broadcast_json(value: Any) -> Any:
@@ -34,6 +40,49 @@ def broadcast_json(value: Any) -> Any:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     padded = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+
+
+def computed_once(compute: Callable[[], T], glance: Callable[[], str], what: str) -> T:
+    """compute() of process 0, which must be JSON, on every process, however long it takes.
+
+    For what is slow, and the same everywhere unless storage differs, which `glance`, quick, shows.
+    Errors: UserError on a process whose glance differs.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return compute()
+    key, mine = f"srpo/once/{next(_calls)}", glance()
+    if jax.process_index() == 0:
+        value = compute()
+        client.key_value_set(key, json.dumps([mine, value]))
+        return value
+    # Not a collective, as some give up when one comes half a minute later than the others.
+    theirs, value = json.loads(client.blocking_key_value_get(key, 1000 * _ONCE_SECONDS))
+    if mine != theirs:
+        raise UserError(f"{what} is not the same here and on process 0; give all the same files")
+    return value
+
+
+def as_first_says(find: Callable[[], T]) -> T:
+    """Returns on every process what process 0 finds, which must be JSON; the others do not look.
+
+    It goes through the coordinator's store and not through devices, so that process 0 may take any
+    time to find it: a collective of CPUs gives it 30 s. Whoever waits ends with a run that fails.
+    """
+    if jax.process_count() == 1:
+        return find()
+    client: Any = distributed.global_state.client
+    key = f"srpo/said/{next(_said)}"
+    if jax.process_index() == 0:
+        found = find()
+        client.key_value_set(key, json.dumps(found))
+        return found
+    while True:
+        try:
+            return json.loads(client.blocking_key_value_get(key, _ASK_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T:

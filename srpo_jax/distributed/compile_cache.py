@@ -19,7 +19,7 @@ import jax
 from jaxlib.version import __version__ as jaxlib_version
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import existing_parent
+from srpo_jax.files import existing_parent, user_cache
 
 
 def use(setting: str) -> pathlib.Path | None:
@@ -51,8 +51,7 @@ def chosen_folder(setting: str) -> pathlib.Path | None:
         own = jax.config.values["jax_compilation_cache_dir"]
         if own or jax.default_backend() == "cpu":
             return None
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        return pathlib.Path(home, "srpo_jax", "compiled")
+        return user_cache("compiled")
     return pathlib.Path(setting)
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -54,6 +55,7 @@ POLL_SECONDS = 1.0
 ENDING_SECONDS = 8  # for all to hear of a failure; over at once when all have
 UNWIND_SECONDS = 20 + ENDING_SECONDS  # for a failed process to end by itself, before it is ended
 FAILED = "srpo/failed/"
+_waits = itertools.count()  # the same number on all processes: one barrier after the other
 _failing = threading.Event()  # this process has a failure of its own
 
 
@@ -66,8 +68,7 @@ def distributed_session(
     section: the config's `processes`; config: the whole one, to be compared.
     Errors: UserError, on all processes, when they differ, and when the description is half-set.
     """
-    on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm
-    process = detect_process(section, os.environ, tpu_host=on_tpu)
+    process = this_process(section)
     if process.kind == "single":
         yield process
         return
@@ -84,6 +85,12 @@ def distributed_session(
         lifeline.end_after_failure(_exit_code(error), _line(error))
         raise
     lifeline.leave()
+
+
+def this_process(section: ProcessesSettings) -> ProcessInfo:
+    """Which process of how many this one is, on this machine and in this environment."""
+    on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm
+    return detect_process(section, os.environ, tpu_host=on_tpu)
 
 
 @contextlib.contextmanager
@@ -136,7 +143,7 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
         # All raise it. So none tells the others, who would then end on that instead of their own
         # line, before each has said that it fails by itself.
         _failing.set()
-        _wait_for_all(client, f"{key}verdict")
+        _wait_a_little(client, f"{key}verdict")
         raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
 
 
@@ -146,12 +153,19 @@ def compile_together(step: Any, *args: Any) -> Any:
     Without waiting, the first one's collectives would stand and wait for the last one's compiler:
     gloo gives them 30 s. With one process this is the step itself.
     """
-    client = distributed.global_state.client
-    if client is None:
+    if distributed.global_state.client is None:
         return step
     compiled = step.lower(*args).compile()
-    client.wait_at_barrier("srpo/compiled", COMPILE_SECONDS * 1000)
+    wait_for_all()
     return compiled
+
+
+def wait_for_all(seconds: int = COMPILE_SECONDS) -> None:
+    """Returns when all processes are here, each with its program compiled, say. With one process
+    it does nothing."""
+    client = distributed.global_state.client
+    if client is not None:
+        client.wait_at_barrier(f"srpo/all/{next(_waits)}", seconds * 1000)
 
 
 def _differences(first: dict[str, Any], theirs: dict[str, Any], other: int) -> list[str]:
@@ -340,7 +354,7 @@ class _Lifeline:
         """Waits for the others, so that process 0, where the store lives, does not go before all
         have read it.
         """
-        _wait_for_all(self._client, "srpo/ending")
+        _wait_a_little(self._client, "srpo/ending")
         if self._index == 0:  # all are on their way out, and jax aborts who finds the store gone
             time.sleep(0.5)
 
@@ -365,7 +379,7 @@ class _Lifeline:
         atexit.register(_exit, code)  # runs before jax's own clean-up, which waits for all
 
 
-def _wait_for_all(client: Any, name: str) -> None:
+def _wait_a_little(client: Any, name: str) -> None:
     """Waits until all processes are here, but at most ENDING_SECONDS: some may be dead."""
     with contextlib.suppress(Exception):
         client.wait_at_barrier(name, 1000 * ENDING_SECONDS)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from srpo_jax.errors import UserError
 
@@ -61,6 +61,18 @@ def make_mesh(
         inside = (shape[0] // slices, *shape[1:])
         grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **options)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
+    """A mesh without devices, of these sizes in the order of AXES."""
+    return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def over_processes(mesh: Mesh | AbstractMesh | None) -> bool:
+    """Whether the mesh has devices of several processes, which then must all compute together."""
+    if not isinstance(mesh, Mesh):
+        return False
+    return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def number_of_slices(devices: Sequence[jax.Device]) -> int:

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -214,6 +216,27 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         return jax.make_array_from_callback((rows, *local.shape[1:]), rows_sharding, part)
 
     return {name: put(local) for name, local in batch.items()}
+
+
+def put_same(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of numpy arrays, the same on every process, as global arrays laid out by `sharding`,
+    of which each process puts its own part."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree
+    )
+
+
+def fetch(tree: Any) -> Any:
+    """A tree of arrays as numpy arrays, whole, on every process; all of them call it."""
+
+    def whole(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    if all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    return jax.tree.map(whole, tree)
 
 
 def make_lookup(mesh: Mesh, spec: P) -> Callable[[jax.Array, jax.Array, Any], jax.Array]:

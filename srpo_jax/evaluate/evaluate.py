@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,11 +30,13 @@ from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
+from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.files import check_writable
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
+from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.owners import Owner
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
@@ -50,8 +54,9 @@ def evaluate(
 
     name: an evaluation of that name is replaced when the new one is complete. model_dir: the
     policy, instead of cfg.model.path. params: use these instead of that folder's weights. Raises
-    UserError for bad records or settings. More than half of the answers without a reply that can be
-    read is a warning on stderr.
+    UserError for bad records or settings. Several processes that have met (distributed_session)
+    make the same call: they answer on one mesh, and process 0 writes. More than half of the answers
+    without a reply that can be read is a warning on stderr.
 
     Example:
         config = srpo_jax.load_config("configs/ssui_mini.py")
@@ -65,9 +70,13 @@ def evaluate(
     known = read_records(source)
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
     folder = pathlib.Path(workdir) / "eval" / name
-    check_writable(folder)
+    writes = jax.process_index() == 0  # of several processes, which answer together
     again = "wait for it or stop it, or give another --name"
-    with Owner(folder / ".owner", str(folder), "answered", again) as owner:
+    with contextlib.ExitStack() as held:
+        owner = None
+        if writes:
+            check_writable(folder)
+            owner = held.enter_context(Owner(folder / ".owner", str(folder), "answered", again))
         policy = load_policy(cfg, model_dir=model_dir, params=params)
         check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
         about = {
@@ -85,15 +94,18 @@ def evaluate(
         place = answers_folder(folder, about)
         count = -(-len(records) // SHARD_QUESTIONS)
         paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
-        todo = [i for i, path in enumerate(paths) if not shard_done(path)]
+        todo = as_first_says(lambda: [i for i, path in enumerate(paths) if not shard_done(path)])
         if todo:
             answer = Answerer(cfg, policy, records, name, about)
             answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
             for i, trees in answer.shards({i: _part(records, i) for i in todo}):
-                owner.check()
-                write_shard(paths[i], trees)
-        finish_answers(folder, about)
-    tell_statuses(folder, name)
+                if owner is not None:
+                    owner.check()
+                    write_shard(paths[i], trees)
+        if writes:
+            finish_answers(folder, about)
+    if writes:
+        tell_statuses(folder, name)
     return folder
 
 
@@ -123,11 +135,12 @@ class Answerer:
             "created_by": f"srpo_jax {__version__}",
         }
         tokens, patches = policy.budgets(records, [0] * len(records))
+        shape = Shape(tokens, 1, cfg.eval.max_new_tokens)
         self._engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
-            rows=policy.rows(min(cfg.eval.batch, len(records))),
+            rows=policy.rows(cfg.eval.batch, len(records), shape),
             branches=1,
             prompt_tokens=tokens,
             patches=patches,
@@ -173,6 +186,8 @@ class Answerer:
         return make_tree_record(record, (), [branch], self._provenance, form)
 
     def _tell(self) -> None:
+        if jax.process_index():
+            return
         each = self._work.seconds() / (self._done - self._before)
         left = duration(each * (self._total - self._done))
         text = f"eval {self._name}: {self._done}/{self._total} questions, {left} left"

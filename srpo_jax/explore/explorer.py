@@ -18,12 +18,14 @@ from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, co
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.errors import UserError
+from srpo_jax.explore.room import Reference, Room
 from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.engine.drawing import Sampling
-from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.engine import Engine, slots_for
 from srpo_jax.inference.engine.requests import Sample, SampleRequest
 from srpo_jax.inference.path_scores import PathScorer, chosen_points
 from srpo_jax.inference.policy import Policy
+from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.models.inputs import EncodedPrompt
 
 Key = TypeVar("Key")
@@ -45,61 +47,54 @@ class _Asked:
 class Explorer:
     """Samples the branches of questions, and makes tree records of them.
 
-    rows: questions at a time, on a mesh rounded up to what it divides. references:
+    most: questions that there ever are; as many are sampled at once as explore.batch and the mesh
+    have it. references:
     the record and the token pieces of the reference path of every question that may come, by id;
     None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
-    (self_reference.py). The sampler is shaped for all of records, so that it compiles once, and so
-    that a branch is the same whichever shards are still to be made.
+    (self_reference.py). room: of all records that are explored, so that the sampler compiles once,
+    and a branch is the same whichever shards are still to be made.
     """
 
     def __init__(
         self,
         cfg: Config,
         policy: Policy,
-        records: Sequence[Record],
         provenance: Mapping[str, Any],
         *,
-        rows: int,
-        references: Mapping[str, tuple[Record, Sequence[np.ndarray]]] | None,
+        most: int,
+        room: Room,
+        references: Mapping[str, Reference] | None,
         refuse_unreadable: bool = True,
     ):
         self.cfg, self.policy, self.provenance = cfg, policy, provenance
         self._refuse_unreadable = refuse_unreadable
         self._references = references
-        first_only = references is None or cfg.explore.branch_points == "first"
-        known: list[tuple[Record, Sequence[np.ndarray]]] = []
-        if references is None:
-            path_tokens, steps = [0] * len(records), 1
-        else:
-            known = [references[record.id] for record in records if record.id in references]
-            records = [record for record, _ in known]
-            path_tokens = [sum(map(len, pieces[:-2])) for _, pieces in known]
-            steps = max((len(pieces) - 1 for _, pieces in known), default=1)
-        self._first_only = first_only
+        self._first_only = references is None or cfg.explore.branch_points == "first"
         self._statuses: Counter[str] = Counter()
         self._unreadable = ""  # the text of a branch that is not ok
         self._branches = TRIES if references is None else cfg.explore.branches
         # Text that every turn is made to begin with; a reference path begins as it does.
         self._forced = policy.forced_start(cfg.explore.prefix)
-        points = 1 if first_only else steps
+        points = 1 if self._first_only else room.steps
         if cfg.explore.max_points:
             points = min(points, cfg.explore.max_points)
-        tokens, patches = policy.budgets(
-            records, [max(count, len(self._forced)) for count in path_tokens]
-        )
         self._scorer = None
-        if cfg.explore.max_points and points < steps:
-            last = max(len(pieces[-2]) for _, pieces in known)  # the sampler needs no room for it
-            self._scorer = PathScorer(policy, tokens=tokens + last, patches=patches, steps=steps)
+        if cfg.explore.max_points and points < room.steps:
+            # The sampler needs no room for the last step.
+            self._scorer = PathScorer(
+                policy, tokens=room.tokens + room.last, patches=room.patches, steps=room.steps
+            )
+        slots = cfg.explore.slots or slots_for(self._branches * points)
+        shape = Shape(room.tokens, slots, cfg.explore.max_new_tokens)
         self.engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
-            rows=policy.rows(rows),
-            slots=cfg.explore.slots,
+            rows=policy.rows(cfg.explore.batch, most, shape),
+            slots=slots,
             branches=self._branches * points,
-            prompt_tokens=tokens,
-            patches=patches,
+            prompt_tokens=room.tokens,
+            patches=room.patches,
             max_new_tokens=cfg.explore.max_new_tokens,
             sampling=Sampling(**arguments(Sampling, cfg.explore)),
             stop=cfg.explore.stop,
@@ -230,7 +225,7 @@ class ReferencesOnly:
         self,
         policy: Policy,
         provenance: Mapping[str, Any],
-        references: Mapping[str, tuple[Record, Sequence[np.ndarray]]],
+        references: Mapping[str, Reference],
     ):
         self._provenance, self._form = provenance, policy.path_format
         self._references = references

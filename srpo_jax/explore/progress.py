@@ -12,12 +12,13 @@ from srpo_jax.inference.engine.counts import Counts, roofline_share
 class Progress:
     """Shows how many of `total` questions are done, how fast, and when the rest will be, without
     the time that compiling took. In a `with`; to be called when a question is done. engine: what
-    samples, if anything does; its end says what it did.
+    samples, if anything does; its end says what it did. quiet: shows nothing, as another process of
+    the same mesh does.
     """
 
-    def __init__(self, total: int, engine: Any):
+    def __init__(self, total: int, engine: Any, *, quiet: bool = False):
         self.total, self.done, self.branches, self.distinct = total, 0, 0, 0
-        self._engine = engine
+        self._engine, self._quiet = engine, quiet
         self._bar, self._work = Bar(), Working()
 
     def __enter__(self) -> Progress:
@@ -25,7 +26,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
-        if self._engine is not None and self.branches and error[0] is None:
+        if self._engine is not None and self.branches and error[0] is None and not self._quiet:
             say(f"explore: {self._sampled(self._engine.counts)}")
 
     def skip(self, questions: int) -> None:
@@ -38,6 +39,8 @@ class Progress:
         branches = tree["branches"] if tree is not None else ()
         self.branches += len(branches)
         self.distinct += len({(b["at"], tuple(b["tokens"])) for b in branches})
+        if self._quiet:
+            return
         spent = self._work.seconds()
         left = spent / self.done * (self.total - self.done)
         self._bar.show(

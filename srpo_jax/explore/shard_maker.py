@@ -6,6 +6,7 @@ before it is whole: several may be at work, in the order in which they were take
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,56 +17,63 @@ from srpo_jax.data_pipelines.tree_store import shard_done, write_shard
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.shard_leases import ShardLeases, pause
+from srpo_jax.explore.workers import Worker
 
 ShardTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 Trees = list[dict[str, Any] | None]
 
 
 class ShardMaker:
-    """Makes shards of one folder. paths, records: of all its shards."""
+    """Makes shards of one folder, as one worker. paths, records: of all its shards. outliner: is
+    given every shard that was made here, with its trees, if there is one.
+    """
 
     def __init__(
         self,
+        worker: Worker,
         paths: Sequence[pathlib.Path],
         records: Sequence[Sequence[Record]],
         explorer: Explorer | ReferencesOnly,
         progress: Progress,
         on_shard: ShardTold | None,
+        outliner: Callable[[pathlib.Path, Sequence[dict[str, Any]]], None] | None = None,
     ):
-        self._paths, self._records, self._explorer = paths, records, explorer
+        self._worker, self._paths, self._records = worker, paths, records
+        self._explorer, self._outliner = explorer, outliner
         self._progress, self._on_shard = progress, on_shard
 
     def make(self, todo: Sequence[int]) -> None:
         """Returns when all shards of `todo` are there, whoever made them: those of a worker that
-        died are made here."""
-        names = {self._paths[i].name: i for i in todo}  # keeps the order
+        died are made here. Of processes together, the one that writes chooses for all.
+        """
+        first = self._worker.index * len(todo) // self._worker.count  # apart from each other
+        names = {self._paths[i].name: i for i in (*todo[first:], *todo[:first])}
         folder = self._paths[0].parent
-        told = False
-        with ShardLeases(folder.with_name(folder.name + ".claims")) as leases:
-            while names:
+        with contextlib.ExitStack() as stack:
+            leases = None
+            if self._worker.writes:
+                claims = folder.with_name(folder.name + ".claims")
+                leases = stack.enter_context(ShardLeases(claims))
+            self._make_free(names, leases)
+            told = False
+            while self._worker.says(lambda: bool(names)):
+                if leases is not None:
+                    if not told:
+                        say(f"explore: {len(names)} shards are being made by others")
+                        told = True
+                    pause()
+                    for name in [n for n, i in names.items() if shard_done(self._paths[i])]:
+                        self._progress.skip(len(self._records[names.pop(name)]))
                 self._make_free(names, leases)
-                if not names:
-                    break
-                if not told:
-                    say(f"explore: {len(names)} shards are being made by others")
-                    told = True
-                pause()
-                for name in [n for n, i in names.items() if shard_done(self._paths[i])]:
-                    self._progress.skip(len(self._records[names.pop(name)]))
 
-    def _make_free(self, names: dict[str, int], leases: ShardLeases) -> None:
+    def _make_free(self, names: dict[str, int], leases: ShardLeases | None) -> None:
         """Makes the shards of `names` that nobody has, each while its lease is held, and takes them
         out of `names`."""
         begun: dict[int, Trees] = {}
         missing: dict[int, int] = {}
 
         def questions() -> Iterator[tuple[tuple[int, int], Record]]:
-            while (name := leases.take(list(names))) is not None:
-                i = names.pop(name)
-                if shard_done(self._paths[i]):  # since the first look: another worker was faster
-                    self._progress.skip(len(self._records[i]))
-                    leases.release(name)
-                    continue
+            while (i := self._worker.says(lambda: self._take(names, leases))) is not None:
                 begun[i] = [None] * len(self._records[i])
                 missing[i] = len(self._records[i])
                 for j, record in enumerate(self._records[i]):
@@ -78,13 +86,29 @@ class ShardMaker:
             self._progress(tree)
             if missing[i]:
                 continue
-            self._write(i, begun.pop(i))
+            trees = begun.pop(i)
+            if leases is None:
+                continue
+            self._write(i, [tree for tree in trees if tree is not None])
             leases.release(self._paths[i].name)
             if self._on_shard is not None:
                 self._on_shard(self._paths[i].parent.name, len(self._records[i]), work.seconds())
             work = Working()
 
-    def _write(self, i: int, trees: Trees) -> None:
+    def _take(self, names: dict[str, int], leases: ShardLeases | None) -> int | None:
+        """The next shard to make, its lease taken; None when others have all that are left."""
+        while leases is not None and (name := leases.take(list(names))) is not None:
+            i = names.pop(name)
+            if not shard_done(self._paths[i]):
+                return i
+            # Since the first look another worker was faster.
+            self._progress.skip(len(self._records[i]))
+            leases.release(name)
+        return None
+
+    def _write(self, i: int, trees: Sequence[dict[str, Any]]) -> None:
         """Writes a shard, unless a worker has that took this one for dead."""
         if not shard_done(self._paths[i]):
-            write_shard(self._paths[i], [tree for tree in trees if tree is not None])
+            write_shard(self._paths[i], trees)
+        if self._outliner is not None:
+            self._outliner(self._paths[i], trees)

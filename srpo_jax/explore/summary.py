@@ -31,28 +31,28 @@ def write_summary(
     """Prints the table of the trees in the folder, writes summary.json and returns its contents.
 
     records: all that were explored; those without a tree are listed. provenance: see provenance.py.
+    What was written before for the same shards is printed again, and no tree is read.
     """
-    trees = read_shards(folder)
-    kept = set()
+    summary = read_summary(folder)
+    if summary is None:
+        trees, kept = read_shards(folder), set()
 
-    def passing() -> Iterator[Mapping[str, Any]]:
-        for tree in trees:
-            kept.add(tree["id"])
-            yield tree
+        def passing() -> Iterator[Mapping[str, Any]]:
+            for tree in trees:
+                kept.add(tree["id"])
+                yield tree
 
-    summary = summarise(passing())
-    dropped = [record.id for record in records if record.id not in kept]
+        summary = {
+            **summarise(passing()),
+            "dropped": [record.id for record in records if record.id not in kept],
+            "provenance": provenance,
+            "fingerprint": fingerprint(folder),
+        }
+        write_json(folder / FILE, summary)
     print(format_summary(summary))
-    if dropped:
+    if dropped := summary["dropped"]:
         names = ", ".join(map(repr, dropped[:10])) + (", ..." if len(dropped) > 10 else "")
         print(f"left out, no safe path in {TRIES} tries: {len(dropped)} questions ({names})")
-    summary = {
-        **summary,
-        "dropped": dropped,
-        "provenance": provenance,
-        "fingerprint": fingerprint(folder),
-    }
-    write_json(folder / FILE, summary)
     return summary
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config, stored_config
@@ -25,12 +26,15 @@ from srpo_jax.errors import UserError
 from srpo_jax.export.baked_prompt import baking, check_bakeable
 from srpo_jax.export.digests import write_digests
 from srpo_jax.export.hf_checkpoint import export_checkpoint
+from srpo_jax.export.limited_pixels import limiting
 from srpo_jax.export.model_card import model_card
 from srpo_jax.export.peft import export_adapters
 from srpo_jax.files import check_folder, read_json
 from srpo_jax.inference.prompting import Asking, load_asking
+from srpo_jax.inference.sampling_mesh import sampling_mesh
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import load
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.identity import PROMPT, check_policy_files
@@ -44,9 +48,13 @@ NEWEST: dict[str, Any] = {}
 
 
 def newest_params(
-    config: Config | ConfigDict, workdir: str | os.PathLike, which: Mapping[str, Any] = NEWEST
+    config: Config | ConfigDict,
+    workdir: str | os.PathLike,
+    which: Mapping[str, Any] = NEWEST,
+    mesh: Mesh | None = None,
 ) -> tuple[int, Any]:
-    """(step, float32 parameters over the mesh of `config`) of the newest verified checkpoint.
+    """(step, float32 parameters) of the newest verified checkpoint, over `mesh`, or that which
+    `config` trains on, whatever mesh they were written from.
 
     Of parameters that were trained in bfloat16 these are the float32 values that they were rounded
     from, and frozen ones come from config.model.path. Adapters are merged into its weights.
@@ -58,7 +66,7 @@ def newest_params(
     path = config.model.path
     check_policy_files(workdir, path)
     model_config = load_model_config(path, config.model.family)
-    mesh = make_mesh(**arguments(make_mesh, config.mesh))
+    mesh = mesh or make_mesh(**arguments(make_mesh, config.mesh))
     abstract = abstract_params(model_config, jnp.float32)
     shardings = param_shardings(abstract, mesh)
     lora = lora_of_run(workdir, model_config)
@@ -82,21 +90,43 @@ def newest_params(
     return step, merged_params(lora, base, adapters)
 
 
-def sampling_params(config: Config | ConfigDict, workdir: str | os.PathLike) -> tuple[int, Any]:
-    """(step, parameters in config.model.dtype over the mesh of `config`) of the newest verified
+def sampling_params(
+    config: Config | ConfigDict, workdir: str | os.PathLike, *, alone: bool = False
+) -> tuple[int, Any]:
+    """(step, parameters in config.model.dtype where load_policy needs them) of the newest verified
     checkpoint of a run: what its export would be loaded as, to sample with; see newest_params.
+    alone: as of load_policy.
 
+    They are read as float32, split over all devices of the sampling mesh, and only then, one by
+    one, cast and laid out as there: no device ever holds much more than what it will sample with.
     Errors: UserError when `workdir` is no run, or one of another model.
     """
     config, workdir = as_config(config), pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} is no run: it has no checkpoints; run `srpo train` first")
-    step, params = newest_params(config, workdir)
+    model_config = load_model_config(config.model.path, config.model.family)
+    dtype = jnp.dtype(config.model.dtype)
+    mesh = sampling_mesh(config, model_config, alone=alone)
+    if mesh is None:
+        mesh = make_mesh(devices=jax.local_devices()[:1])
+    abstract = abstract_params(model_config, dtype)
+    step, params = newest_params(config, workdir, mesh=_finest(mesh, abstract))
     leaves, structure = jax.tree.flatten(params)
     del params
-    for i, leaf in enumerate(leaves):  # one by one: each float32 array is gone before the next
-        leaves[i] = leaf.astype(jnp.dtype(config.model.dtype))
+    for i, sharding in enumerate(jax.tree.leaves(param_shardings(abstract, mesh))):
+        leaves[i] = jax.device_put(leaves[i].astype(dtype), sharding)  # frees the float32 array
     return step, jax.tree.unflatten(structure, leaves)
+
+
+def _finest(mesh: Mesh, abstract: Any) -> Mesh:
+    """The same devices with fsdp in the place of data, if the parameters divide so."""
+    data, fsdp, tensor = mesh.devices.shape
+    finer = Mesh(mesh.devices.reshape(1, data * fsdp, tensor), mesh.axis_names)
+    try:
+        param_shardings(abstract, finer)
+    except UserError:
+        return mesh
+    return finer
 
 
 def lora_of_run(workdir: pathlib.Path, model_config: Any) -> Lora | None:
@@ -126,7 +156,7 @@ def check_base(workdir: pathlib.Path, base: str) -> None:
     """UserError if config.json or the weights in the folder `base` are not those that the run of
     the workdir began with: they are what the export is cut after."""
     was = (read_json(workdir / "config.json").get("run") or {}).get("model weights")
-    now = load.policy_digest(base)
+    now = policy_digest(base)
     if was != now:
         raise UserError(
             f"{base} holds other weights ({now}) than those that {workdir} was trained from "
@@ -180,6 +210,8 @@ def export(
         check = verifying(params, source, model_config) if verify else None
         if asking is not None:
             check = baking(asking.encoder, asking.form, bake_prompt, check)
+        if config.data.max_pixels:
+            check = limiting(source, model_config, config.data.max_pixels, check)
         return {"check": _listing(check), "allow_nonfinite": allow_nonfinite}
 
     if lora is None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from srpo_jax import __version__
+from srpo_jax.data_pipelines.exchange.licenses import licenses_in, told
 from srpo_jax.errors import one_line
 from srpo_jax.export.digests import DIGESTS
 from srpo_jax.files import read_json, read_lines
@@ -71,6 +72,7 @@ def model_card(
         *([f"* run: {code(called)}"] if called else []),
         f"* checkpoint: step {step} of {config['train']['steps']}, seed {config['seed']}",
         *_trained_on(config, run, facts),
+        *_data_licenses(workdir, config),
         *_asked(config),
         *_weights_lines(config, base, form, bake_prompt),
         "",
@@ -113,6 +115,20 @@ def _trained_on(
     elif facts["pairs"]:
         lines.append("* labels: whose they are was not recorded")
     return lines
+
+
+def _data_licenses(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[str]:
+    """The licences of imported data that the run was trained on, or explored from, and what they
+    forbid: of the folder of the trees, else of that of the records.
+    """
+    data = config.get("data") or {}
+    trees = pathlib.Path(data.get("trees") or workdir / "trees").parent
+    records = str(data.get("train_records") or "")
+    places = [trees] + [pathlib.Path(records).parent] * (records.endswith(".jsonl"))
+    found = next(filter(None, map(licenses_in, places)), {})
+    if not found:
+        return []
+    return ["* licences of the data:"] + [f"    * {words(told(name))}" for name in sorted(found)]
 
 
 def _judge_lines(judge: Mapping[str, Any]) -> list[str]:
@@ -161,6 +177,8 @@ def _weights_lines(config: Mapping[str, Any], base: str, form: str, bake_prompt:
         kind = "rsLoRA" if lora["use_rslora"] else "LoRA"
         where = ", ".join(map(code, lora["targets"]))
         lines += [f"* {kind} of rank {lora['rank']}, alpha {lora['alpha']:g}, on {where}"]
+    if pixels := config.get("data", {}).get("max_pixels"):
+        lines.append(f"* pictures are shown with at most {pixels} pixels")
     if form == "peft":
         return [*lines, f"* adapters only: `peft` adds them to {code(base)} in transformers 5"]
     if not bake_prompt:

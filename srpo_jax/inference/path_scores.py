@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo_jax.console import compiling
+from srpo_jax.distributed.lifecycle import wait_for_all
+from srpo_jax.distributed.sharding import fetch
 from srpo_jax.inference.policy import Policy
 from srpo_jax.inference.token_logps import token_logps
 from srpo_jax.models.inputs import EncodedPrompt, causal_row, pad_rows
@@ -46,10 +48,13 @@ class PathScorer:
             used[i, :count] = True
             start += len(step)
         if self._run is None:
-            with compiling("scoring paths"):
+            shared = self._policy.together
+            with compiling("scoring paths", quiet=shared and jax.process_index() > 0):
                 lowered = jax.jit(self._score).lower(self._policy.params, row, where, used)
                 self._run = lowered.compile()
-        found = jax.device_get(self._run(self._policy.params, row, where, used))
+            if shared:
+                wait_for_all()
+        found = fetch(self._run(self._policy.params, row, where, used))
         return found[: len(steps)]
 
     def _score(self, params: Any, inputs: dict, where: jax.Array, used: jax.Array) -> jax.Array:

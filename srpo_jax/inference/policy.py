@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,20 +15,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.config.fields import Config, arguments
-from srpo_jax.data_pipelines.images import load_record_images
+from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.images import image_size, load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
 from srpo_jax.data_pipelines.records import Record, RecordError
-from srpo_jax.distributed.mesh import make_mesh
-from srpo_jax.distributed.sharding import make_constrain, param_shardings, row_shards
+from srpo_jax.distributed.mesh import over_processes
+from srpo_jax.distributed.sharding import (
+    bytes_per_device,
+    fetch,
+    make_constrain,
+    param_shardings,
+    row_shards,
+)
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.requests import Sample
 from srpo_jax.inference.prompting import Asking, load_asking
+from srpo_jax.inference.sampling_mesh import (
+    Shape,
+    bytes_per_row,
+    memory_here,
+    rows_that_fit,
+    sampling_mesh,
+    slots_that_pay,
+)
 from srpo_jax.models.attention.dispatch import Attend
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
-from srpo_jax.models.inputs import EncodedPrompt
+from srpo_jax.models.hf.weights_digest import policy_digest
+from srpo_jax.models.inputs import EncodedPrompt, PromptOutline
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 
@@ -70,6 +85,15 @@ class Policy:
         around them. UserError names the record."""
         with _naming(record):
             return self.asking.encoder.encode(record.question, load_record_images(record))
+
+    def outline(self, record: Record) -> PromptOutline:
+        """`encode` without pixels: of the record's pictures only the headers are looked at. Errors
+        as there, but for damaged pixels."""
+        with _naming(record):
+            what = f"record {record.id!r}"
+            sizes = [image_size(path, what=what) for path in record.image_paths()]
+            grids = [self.processor.images.grid(*size) for size in sizes]
+            return self.asking.encoder.outline(record.question, grids)
 
     def reference(self, record: Record) -> tuple[Record, list[np.ndarray]]:
         """(the record with the texts of its reference path as the tokens read, the path as int32
@@ -119,21 +143,30 @@ class Policy:
             "reply_text": reply,
         }
 
-    def rows(self, wanted: int) -> int:
-        """How many questions to sample at once: `wanted`, rounded up to what the mesh divides."""
-        return rows_over(self.mesh, wanted)
+    @property
+    def together(self) -> bool:
+        """Whether several processes sample on one mesh: then all make the same calls."""
+        return over_processes(self.mesh)
 
-    def budgets(self, records: Sequence[Record], paths: Sequence[int]) -> tuple[int, int]:
+    def rows(self, wanted: int, most: int, shape: Shape) -> int:
+        """How many questions to sample at once: `wanted`, or as many as pay and fit (0); at most
+        `most` are to come; rounded up to what the mesh divides. shape: of the sampler's memory.
+        """
+        wanted = wanted or _fitting_rows(self, shape)
+        return rows_over(self.mesh, min(wanted, most))
+
+    def budgets(self, records: Iterable[Record], paths: Iterable[int]) -> tuple[int, int]:
         """(tokens, patches) that hold every record's question and a path of `paths[i]` tokens.
 
-        This opens every picture for the first time, so a broken one is named before hours of work.
+        This looks at the header of every picture, so one that is missing or no picture is named
+        before hours of work.
         """
         unit = self.processor.config.vision.patch_unit
         tokens, patches = 1, unit
         for record, path in zip(records, paths, strict=True):
-            prompt = self.encode(record)
+            prompt = self.outline(record)
             tokens = max(tokens, len(prompt.tokens) + path)
-            patches = max(patches, len(prompt.patches))
+            patches = max(patches, prompt.num_patches)
         return -(-tokens // 16) * 16, patches
 
 
@@ -149,17 +182,24 @@ def _naming(record: Record):
 
 
 def load_policy(
-    cfg: Config, *, model_dir: str | os.PathLike | None = None, params: Any = None
+    cfg: Config,
+    *,
+    model_dir: str | os.PathLike | None = None,
+    params: Any = None,
+    alone: bool = False,
 ) -> Policy:
     """The policy in `model_dir` (default: cfg.model.path), in the computing dtype.
 
-    params: use these instead of the folder's weights; they stay where they are.
-    On several devices the parameters are laid out over the mesh of cfg.mesh.
+    params: use these instead of the folder's weights; they move to where they are needed.
+    On several devices the parameters are laid out over the mesh that explore.mesh says: of all
+    devices of all processes, or of this process's own if it works `alone`.
     """
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
-    network = load_network(cfg, folder, params=params)  # names a folder that is none as such
+    network = load_network(
+        cfg, folder, params=params, alone=alone
+    )  # names a folder that is none as such
     digest = policy_digest(folder) if params is None else params_digest(params, folder)
     model, params, mesh = network
     return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
@@ -183,17 +223,37 @@ def rows_over(mesh: jax.sharding.Mesh | None, wanted: int) -> int:
     return -(-wanted // shards) * shards
 
 
-def load_network(cfg: Config, folder: str | pathlib.Path, *, params: Any = None) -> Network:
-    """The model in `folder` in the computing dtype; params: as of load_policy."""
+def _fitting_rows(policy: Policy, shape: Shape) -> int:
+    """See rows_that_fit; all processes of one mesh have the same answer."""
+    config, mesh = policy.processor.config, policy.mesh
+    tensor, replicas = (1, 1) if mesh is None else (mesh.shape["tensor"], row_shards(mesh))
+    itemsize = jnp.dtype(policy.model.dtype).itemsize
+    per_row = bytes_per_row(config.text, shape, tensor=tensor, itemsize=itemsize)
+    return rows_that_fit(
+        per_row,
+        shape.slots,
+        weights=bytes_per_device(policy.params),
+        memory=memory_here(agreed=policy.together),
+        bound=slots_that_pay(),
+        replicas=replicas,
+    )
+
+
+def load_network(
+    cfg: Config, folder: str | pathlib.Path, *, params: Any = None, alone: bool = False
+) -> Network:
+    """The model in `folder` in the computing dtype; params, alone: as of load_policy."""
     config = load_model_config(folder, cfg.model.family)
     dtype = jnp.dtype(cfg.model.dtype)
-    mesh, options, shardings = None, {}, None
-    if jax.device_count() > 1:
-        mesh = make_mesh(**arguments(make_mesh, cfg.mesh))
+    options, shardings = {}, None
+    mesh = sampling_mesh(cfg, config, alone=alone)
+    if mesh is not None:
         options["constrain"] = make_constrain(mesh)
         shardings = param_shardings(abstract_params(config, dtype), mesh)
     if params is None:
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
+    elif shardings is not None:
+        params = jax.device_put(params, shardings)  # those that lie there already stay
     options["attend"] = Attend(cfg.model.attention, mesh)
     model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
     return Network(model, params, mesh)
@@ -204,7 +264,7 @@ def params_digest(params: Any, folder: str | os.PathLike) -> str:
     parameters that lie in no folder."""
     digest = hashlib.sha256(pathlib.Path(folder, "config.json").read_bytes())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(jax.device_get(leaf))
+        array = np.asarray(fetch(leaf))
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)

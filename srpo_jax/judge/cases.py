@@ -27,7 +27,7 @@ def cases_of_tree(
     """
     record = reduced(record_of(tree), reads)
     images = tuple(image["data"] for image in tree["images"])
-    if tree["steps"]:
+    if len(tree["reply"]):
         yield _keyed(tree, record, images, tree["step_texts"], tree["reply_text"], reads)
     for branch in tree["branches"]:
         if not why_not_judged(branch, keep_irregular):

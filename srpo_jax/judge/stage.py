@@ -16,6 +16,8 @@ from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter, Case
 from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.answer_store import STEM
+from srpo_jax.data_pipelines.sidecars.case_keys import KeyKeeper
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
 from srpo_jax.errors import RunFailure, UserError
@@ -127,12 +129,14 @@ def default_name(about: dict[str, Any]) -> str:
     return f"{plain[:40].strip('.-') or 'judge'}-{about['digest'][:8]}"
 
 
-def cases_of_shard(cfg: Config, shard: pathlib.Path, reads: Sequence[str]) -> dict[str, Case]:
-    """What is to be judged of a shard, by key, each content once."""
-    keep = cfg.explore.keep_irregular
+def cases_of_shard(
+    cfg: Config, shard: pathlib.Path, reads: Sequence[str], keeper: KeyKeeper | None = None
+) -> dict[str, Case]:
+    """What is to be judged of a shard, by key, each content once. keeper: sees the trees, too."""
+    keep, trees = cfg.explore.keep_irregular, iter(read_shard(shard))
     return once(
         keyed
-        for tree in read_shard(shard)
+        for tree in (trees if keeper is None else keeper.watch(trees))
         for keyed in cases_of_tree(tree, reads, keep_irregular=keep)
     )
 
@@ -202,7 +206,12 @@ def judge_shard(
     Errors: RunFailure when the arbiter failed at too many; what it said is written.
     """
     stem = shard.name.removesuffix(SUFFIX)
-    cases = cases_of_shard(cfg, shard, verdicts.reads)
+    keeper = (
+        None if shard.name.startswith(STEM) else KeyKeeper(shard, verdicts.reads, verdicts.folder)
+    )
+    cases = cases_of_shard(cfg, shard, verdicts.reads, keeper)
+    if keeper:  # training finds the verdicts by them, without reading the trees
+        keeper.keep()
     there = verdicts.of_shard(stem) or {}
     missing = {key: case for key, case in cases.items() if there.get(key, _FAILED)["failed"]}
     # The same content may have its verdict from another shard.

@@ -130,8 +130,8 @@ class PolicyModel(nn.Module):
 
         Args:
             tokens: int32 [B, R]; positions: int32 [B, 3, R].
-            shared: (k, v) of `prefill`, each [L, B, T, K, d]; shared_len: int32 [B, R].
-            own: (k, v), each [L, B, R, M, K, d], filled up to t - 1; t: int32 [B, R], 0 <= t < M.
+            shared: (k, v) of `prefill`, each as [L, B, K, T, d]; shared_len: int32 [B, R].
+            own: (k, v), each [L, B, R, K, M, d], filled up to t - 1; t: int32 [B, R], 0 <= t < M.
 
         Returns: (hidden [B, R, D] after the final norm, own with the new token written at t).
         """

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 import threading
@@ -24,63 +26,25 @@ import grain
 import numpy as np
 
 from srpo_jax.errors import UserError
-from srpo_jax.models.flops import Work
 from srpo_jax.models.inputs import no_patches
-from srpo_jax.pack.examples import CACHE_BYTES, ByteCache, Examples, ReadyTrees
+from srpo_jax.pack.byte_cache import CACHE_BYTES, ByteCache
+from srpo_jax.pack.examples import Examples, ReadyTrees
+from srpo_jax.pack.items import Item, Items, Lines, line
 from srpo_jax.pack.packing import (
     REF_REDUCTIONS,
     Budgets,
+    TooLong,
     fill_row,
     lay_out_within,
+    part_groups,
     plan_rows,
     stack_rows,
 )
-from srpo_jax.pack.tree_layout import (
-    TreeLayout,
-    TreeSizes,
-    choose_pairs,
-    layout_tree,
-    visible_pairs,
-)
+from srpo_jax.pack.skeleton import Measure, Skeleton, measure
+from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs
 
+PLAN = 1  # counts up when the same sizes, seed and epoch get other pairs or rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Item:
-    """What a row holds: a whole tree, or one part of a tree that is larger than a row."""
-
-    tree: int
-    part: int
-    sizes: TreeSizes
-    question_share: float
-    paired_share: float  # the same, of a question that has a pair; else 0
-    ref_tokens: float
-    visible: int  # pairs of tokens of which one sees the other
-    patch_pairs: int  # pairs of patches of the same picture or tile
-
-    @classmethod
-    def of(cls, tree: int, part: int, layout: TreeLayout, paired: bool) -> Item:
-        return cls(
-            tree,
-            part,
-            layout.sizes,
-            layout.question_share,
-            layout.question_share if paired else 0.0,
-            layout.ref_tokens,
-            visible_pairs(layout.subtree_end),
-            layout.prompt.patch_pairs,
-        )
-
-    @property
-    def work(self) -> Work:
-        return Work(
-            self.sizes.tokens,
-            self.visible,
-            self.sizes.targets,
-            self.sizes.patches,
-            self.patch_pairs,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +52,7 @@ class EpochPlan:
     """rows[r] lists the items of row r of this epoch."""
 
     epoch: int
-    items: tuple[Item, ...]
+    items: Items
     rows: tuple[tuple[int, ...], ...]
 
 
@@ -104,6 +68,8 @@ class Batches:
     exp_denominator: L_exp is the mean over the questions that have a pair ("paired") or over all
               questions of the batch ("all").
     compare: whether pairs are compared at all; if not, no branch is laid out.
+    drop_long: whether trees of which one branch point is larger than a row are left out and named;
+              else they are refused.
     rows_here: which rows of each batch are wanted, in ascending order; default: the part of
                `process_index` of `process_count` equal ones.
 
@@ -132,6 +98,7 @@ class Batches:
         process_count: int = 1,
         rows_here: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        drop_long: bool = False,
     ):
         if rows_per_batch < 1 or rows_per_batch % process_count:
             raise UserError(
@@ -151,33 +118,47 @@ class Batches:
             "odds_from": odds_from,
             "seed": seed,
         }
-        self._layout = {"reference": reference, "odds_from": odds_from}
+        self._layout: dict[str, Any] = {"reference": reference, "odds_from": odds_from}
         self._per_token = ref_reduction == "token"
         self._of_all = exp_denominator == "all"
         self._compare = compare
+        self._drops = drop_long
         self._redraws = compare and pairing != "all"  # the pairs differ between epochs
         self._cache = ByteCache(cache_bytes)
         self._lock = threading.RLock()
         self._plans: dict[int, EpochPlan] = {}
-        self._first_row = [0]  # of epochs 0, 1, ...: known for every epoch planned so far
-        self._items: tuple[Item, ...] | None = None  # when the pairs never change
+        self._first_row = [0]  # of the epochs from _first_epoch on, as far as they were planned
+        self._first_epoch = 0
+        self._items: Items | None = None  # when the pairs never change
 
-        whole = self._whole_trees()
-        self.pairs = sum(item.sizes.pairs for item in whole)  # of all trees, before any is drawn
-        self.with_pair = sum(item.sizes.pairs > 0 for item in whole)  # questions
-        self._paired = [item.sizes.pairs > 0 for item in whole]
-        self.used = [item.tree for item in whole if item.sizes.sequences]
-        self._report_left_out(len(whole))
+        # Per tree, the most that any epoch can need: leaving pairs out only makes it smaller.
+        table = self.examples.table(["whole", self._about()], self._lines(None, "all"))
+        if not np.array_equal(table["tree"], np.arange(len(self.examples))):
+            raise UserError(f"{self.examples.kept_at(0)} and their like are not whole: remove them")
+        sizes = table["sizes"]
+        pairs = sizes[:, TreeSizes._fields.index("pairs")]
+        self.pairs = int(pairs.sum())  # of all trees, before any is drawn
+        self.with_pair = int(np.count_nonzero(pairs))  # questions
+        self._paired = pairs > 0
+        used = sizes[:, TreeSizes._fields.index("sequences")] > 0
+        self._report_left_out(np.flatnonzero(~used), len(table))
         if budgets is None:
             # A picture is cut nowhere, so a row takes whole units (merged patches, or tiles).
             budgets = Budgets.fit(
-                [whole[i].sizes for i in self.used],
+                sizes[used],
                 row_tokens=row_tokens,
                 patch_multiple=examples.processor.config.vision.patch_unit,
             )
+            if not row_tokens:
+                self._report_long(sizes[:, 0] * used)
         self.budgets = budgets
+        if (sizes[used] > budgets.as_sizes()).any() and (drop_long or not self._redraws):
+            table = self._parts(table, used)
+        # In ascending order, as the table is.
+        self.used = np.unique(table["tree"][used[table["tree"]]]).tolist()
+        self._plan_digest = self._digest_of_plan(sizes)
         if not self._redraws:
-            self._items = tuple(item for i in self.used for item in self._parts(whole[i]))
+            self._items = Items(table[used[table["tree"]]], self._paired)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of this process's rows of batch `step`, first axis R / process_count."""
@@ -207,14 +188,14 @@ class Batches:
         """The rows of the whole batch `step`: (the plan of its epoch, indices of its items)."""
         found = []
         for row in range(step * self.rows_per_batch, (step + 1) * self.rows_per_batch):
-            epoch = self._epoch_of_row(row)
+            epoch, index = self._locate(row)
             plan = self.plan(epoch)
-            found.append((plan, plan.rows[row - self._first_row[epoch]]))
+            found.append((plan, plan.rows[index]))
         return found
 
     def epoch(self, step: int) -> int:
         """The epoch that the first row of batch `step` belongs to."""
-        return self._epoch_of_row(step * self.rows_per_batch)
+        return self._locate(step * self.rows_per_batch)[0]
 
     def question_ids(self, step: int) -> list[list[str]]:
         """The tree ids of every row of the whole batch `step`, for messages and reports."""
@@ -228,37 +209,110 @@ class Batches:
         with self._lock:
             if epoch not in self._plans:
                 items = self._items_of(epoch)
-                rows = plan_rows(
-                    [item.sizes for item in items], self.budgets, seed=self.seed, epoch=epoch
-                )
+                rows = plan_rows(items.sizes, self.budgets, seed=self.seed, epoch=epoch)
                 self._plans[epoch] = EpochPlan(epoch, items, tuple(map(tuple, rows)))
                 while len(self._plans) > KEPT_PLANS:  # the oldest made, never the new one
                     del self._plans[next(iter(self._plans))]
             return self._plans[epoch]
 
-    def _epoch_of_row(self, row: int) -> int:
-        with self._lock:
-            while row >= self._first_row[-1]:  # its last entry is where the next epoch begins
-                rows = len(self.plan(len(self._first_row) - 1).rows)
-                self._first_row.append(self._first_row[-1] + rows)
-            return bisect.bisect_right(self._first_row, row) - 1
+    def place(self, step: int) -> dict[str, Any]:
+        """Where the first `step` batches end, as JSON for start_from: how many rows the epochs
+        before that took. The epoch that a row belongs to depends on it, and to plan all of them
+        again takes the longer the later a run goes on.
+        """
+        row = max(0, step * self.rows_per_batch - 1)
+        epoch, index = self._locate(row)
+        return {"plan": self._plan_digest, "epoch": epoch, "first_row": row - index}
 
-    def _items_of(self, epoch: int) -> tuple[Item, ...]:
+    def start_from(self, place: Any) -> None:
+        """Takes over what place() gave for the same data and settings; anything else is left alone,
+        and the epochs are planned from the first one on.
+        """
+        if isinstance(place, dict) and place.get("plan") == self._plan_digest:
+            with self._lock:
+                self._first_epoch, self._first_row = place["epoch"], [place["first_row"]]
+
+    def _digest_of_plan(self, sizes: np.ndarray) -> str:
+        """16 hex digits over all that decides how many rows an epoch takes. sizes: of the trees."""
+        decides = [
+            PLAN,
+            self._pairs,
+            self._layout,
+            self._compare,
+            self.budgets.as_sizes(),
+            self.used,
+        ]
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
+        digest.update(np.asarray(sizes, np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """(epoch, row of its plan) of a row of the endless stream."""
+        with self._lock:
+            if row < self._first_row[0]:  # before the place that this run went on from
+                self._first_epoch, self._first_row = 0, [0]
+            while row >= self._first_row[-1]:  # its last entry is where the next epoch begins
+                rows = len(self.plan(self._first_epoch + len(self._first_row) - 1).rows)
+                self._first_row.append(self._first_row[-1] + rows)
+            known = bisect.bisect_right(self._first_row, row) - 1
+            return self._first_epoch + known, row - self._first_row[known]
+
+    def _items_of(self, epoch: int) -> Items:
         if self._items is not None:
             return self._items
-        return tuple(
-            Item.of(tree, part, layout, self._paired[tree])
-            for tree in self.used
-            for part, layout in enumerate(self._layouts(tree, epoch))
-        )
+        table = self.examples.table(epoch, self._lines(self.budgets, epoch=epoch), keep=False)
+        return Items(table[np.isin(table["tree"], self.used)], self._paired)
 
-    def _parts(self, whole: Item) -> list[Item]:
-        """The tree itself where it fits a row, else its parts."""
-        if self.budgets.holds(whole.sizes):
-            return [whole]
-        layouts = self._layouts(whole.tree, 0)
-        paired = self._paired[whole.tree]
-        return [Item.of(whole.tree, part, layout, paired) for part, layout in enumerate(layouts)]
+    def _about(self) -> list[Any]:
+        """All that decides _lines with every pair, but for the budgets."""
+        points = self._pairs["branch_points"]
+        return [sorted(self._layout.items()), points, self._compare]
+
+    def _lines(self, budgets: Budgets | None, pairing: str = "", epoch: int = 0) -> Lines:
+        """See items.table_of: a line for the whole tree, where there are budgets for each part, and
+        none of what is left out."""
+        options = {**self._pairs, **({"pairing": pairing} if pairing else {}), "epoch": epoch}
+
+        def lines(tree: Skeleton) -> list[tuple]:
+            pairs = choose_pairs(tree, **options) if self._compare else []
+
+            def part(points: Sequence[int], counted: bool) -> Measure:
+                chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
+                return measure(tree, chosen, count_reference=counted, **self._layout)
+
+            def sizes(points: Sequence[int], counted: bool) -> TreeSizes:
+                return part(points, counted).sizes
+
+            whole = measure(tree, pairs, **self._layout)
+            if budgets is None or budgets.holds(whole.sizes):
+                return [line(tree, whole)]
+            reference = self._layout["reference"]
+            try:
+                groups = part_groups(tree, pairs, budgets, sizes, reference=reference) or []
+            except TooLong:
+                if not self._drops:
+                    raise
+                return []
+            found = enumerate(part(*group) for group in groups)
+            return [line(tree, each, number, len(groups)) for number, each in found]
+
+        return lines
+
+    def _parts(self, table: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """The table with parts in place of the trees that are larger than a row, without those that
+        cannot be cut, which are named.
+        """
+        lines = self._lines(self.budgets, "all")
+        about = ["parts", self._about(), dataclasses.astuple(self.budgets), self._drops]
+        found = self.examples.table(about, lines)
+        dropped = np.setdiff1d(np.flatnonzero(used), found["tree"])
+        if len(dropped) == used.sum():
+            raise UserError(
+                f"all {len(dropped)} trees are longer than a row of {self.budgets.tokens} tokens: "
+                "raise pack.row_tokens"
+            )
+        self._tell_left_out(dropped, len(table), "longer than a row (pack.too_long=drop)")
+        return found
 
     def _layouts(self, tree: int, epoch: int) -> list[TreeLayout]:
         """The layouts of a tree in an epoch: one, or one a part. A pure function, cached.
@@ -275,32 +329,45 @@ class Batches:
         return self._cache.get((tree, epoch), make, _bytes)
 
     def _with_pixels(self, item: Item, epoch: int) -> TreeLayout:
-        layout = self._layouts(item.tree, epoch)[item.part]
-        return dataclasses.replace(layout, prompt=self.examples.prompt(item.tree))
+        layouts = self._layouts(item.tree, epoch)
+        if item.part >= len(layouts) or not item.is_of(layouts[item.part]):
+            where = self.examples.kept_at(item.tree)
+            name = layouts[0].id
+            if not where:
+                raise AssertionError(f"tree {name!r} was measured as {item}")
+            raise UserError(f"{where} says of tree {name!r} what is not true: remove these files")
+        return dataclasses.replace(layouts[item.part], prompt=self.examples.prompt(item.tree))
 
-    def _whole_trees(self) -> list[Item]:
-        """Per tree, the most that any epoch can need: leaving pairs out only makes it smaller."""
-        found = []
-        for i in range(len(self.examples)):
-            tree = self.examples.outline(i)
-            pairs = choose_pairs(tree, **{**self._pairs, "pairing": "all"}) if self._compare else []
-            layout = layout_tree(tree, pairs, **self._layout)
-            found.append(Item.of(i, 0, layout, bool(pairs)))
-        return found
-
-    def _report_left_out(self, total: int) -> None:
-        left_out = sorted(set(range(total)) - set(self.used))
-        if not left_out:
-            return
+    def _report_left_out(self, left_out: np.ndarray, total: int) -> None:
         why = "no pair of a safe and an unsafe branch, and no reference path to learn"
-        if not self.used:
+        if len(left_out) == total:
             raise UserError(
                 f"none of {total} trees can be trained on: {why}; look at the table of `srpo "
                 "judge`, or sample more branches (explore.branches)"
             )
-        names = ", ".join(repr(self.examples.outline(i).id) for i in left_out[:5])
-        more = ", ..." if len(left_out) > 5 else ""
-        print(f"left out {len(left_out)} of {total} trees: {why} ({names}{more})", file=sys.stderr)
+        self._tell_left_out(left_out, total, why)
+
+    def _tell_left_out(self, left_out: np.ndarray, total: int, why: str) -> None:
+        if len(left_out):
+            names = ", ".join(repr(self.examples.outline(int(i)).id) for i in left_out[:5])
+            more = ", ..." if len(left_out) > 5 else ""
+            print(
+                f"left out {len(left_out)} of {total} trees: {why} ({names}{more})",
+                file=sys.stderr,
+            )
+
+    def _report_long(self, tokens: np.ndarray) -> None:
+        """Says when one tree makes every row more than twice as long as the others need."""
+        if len(tokens) < 2:
+            return
+        *_, second, longest = np.sort(tokens).tolist()
+        if longest > 2 * second > 0:
+            name = self.examples.outline(int(tokens.argmax())).id
+            print(
+                f"warning: tree {name!r} alone makes the rows {longest} tokens long, the others "
+                f"need {second}: set pack.row_tokens, and pack.too_long=drop to leave it out",
+                file=sys.stderr,
+            )
 
 
 def _bytes(layouts: list[TreeLayout]) -> int:

@@ -10,28 +10,27 @@ again, so memory does not grow with the data.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from srpo_jax.data_pipelines.images import image_size, load_image
+from srpo_jax.data_pipelines.images import load_image
 from srpo_jax.data_pipelines.prompt import BARE, Prompt
 from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.data_pipelines.tree_store import TreeSource
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, branch_label
 from srpo_jax.errors import UserError
-from srpo_jax.models.blocks.image_layout import Grid
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import PromptEncoder
 from srpo_jax.models.inputs import EncodedPrompt, PromptOutline, check_length
+from srpo_jax.pack.byte_cache import CACHE_BYTES, ByteCache
+from srpo_jax.pack.items import Lines, table_of
+from srpo_jax.pack.prompts import Prompts, named
+from srpo_jax.pack.shard_tables import ShardTables
+from srpo_jax.pack.skeleton import Skeleton, skeleton_of
 from srpo_jax.pack.tree import Branch, Tree, remove_duplicates
-
-CACHE_BYTES = 256 * 2**20
 
 
 class Examples:
@@ -41,6 +40,8 @@ class Examples:
     processor: srpo_jax.models.hf.processor.Processor of the policy
     prompt:    what the policy is told besides the question
     scope, require_effective: what makes a branch safe, see verdict_store.branch_label
+    tables:    what is kept beside the shards that source's trees come from, so that a start reads
+               no record. numbers: which of the tables' trees are in source; default: all
 
     Branches with an ERROR verdict are left out, copies too (pack.tree.remove_duplicates). Errors
     in a record, its pictures or its prompt name the tree: `outline` raises those of the record,
@@ -56,17 +57,18 @@ class Examples:
         scope: str = "reply",
         require_effective: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        prompts: Prompts | None = None,
+        tables: ShardTables | None = None,
+        numbers: Sequence[int] | None = None,
     ):
         self.source, self.processor = source, processor
-        self._encoder = PromptEncoder(processor, prompt)
+        self._prompts_of = prompts or Prompts(PromptEncoder(processor, prompt))
+        self._tables, self._numbers = tables, numbers
         self._label = {"scope": scope, "require_effective": require_effective}
         self._outlines = ByteCache(cache_bytes)
         self._prompts = ByteCache(cache_bytes)
         # By sha256, as many questions share a picture.
         self._pictures = ByteCache(cache_bytes)
-        self._grids = ByteCache(cache_bytes)
-        # A fast tokenizer may refuse a second thread while one changes its settings.
-        self._tokenizer_lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -84,29 +86,50 @@ class Examples:
         def make():
             tree = self.outline(index)
             images = self.source[index]["images"] if tree.prompt.grids else ()
-            with _named(tree.id) as what:
+            with named(tree.id) as what:
                 patches = [self._picture(image, what) for image in images]
-                return self._encoder.add_pixels(tree.prompt, patches)
+                return self._prompts_of.encoder.add_pixels(tree.prompt, patches)
 
         return self._prompts.get(index, make, lambda prompt: prompt.patches.nbytes + 4096)
 
+    def table(self, about: Any, lines: Lines, *, keep: bool = True) -> np.ndarray:
+        """LINE [n]: what packing knows of the trees (items.table_of). about, keep: as of
+        ShardTables.table. Errors: those of `outline`, for any tree.
+        """
+
+        def checked(skeleton: Skeleton) -> Sequence[tuple]:
+            self._check_ids(skeleton.largest, f"tree {skeleton.id!r}")
+            longest = skeleton.prompt.next_position + skeleton.longest()
+            self._check_length(longest, f"tree {skeleton.id!r}")
+            return lines(skeleton)
+
+        if self._tables is None:
+            trees = ((i, skeleton_of(self.outline(i))) for i in range(len(self)))
+            return table_of(trees, lines)
+        table = self._tables.table(about, checked, keep=keep)
+        if self._numbers is not None:
+            wanted = np.full(len(self._tables), -1)
+            wanted[self._numbers] = np.arange(len(self._numbers))
+            table["tree"] = wanted[table["tree"]]
+            table = table[table["tree"] >= 0]
+        return table
+
+    def kept_at(self, index: int) -> str:
+        """Where the table's lines about a tree are kept, for messages; "" when they are not."""
+        number = index if self._numbers is None else self._numbers[index]
+        return "" if self._tables is None else self._tables.place(number)
+
     def _outline(self, index: int) -> Tree:
         record = self.source[index]
-        with _named(record["id"]) as what:
-            grids = [self._grid(image, what) for image in record["images"]]
-            with self._tokenizer_lock:
-                prompt = self._encoder.outline(record["question"], grids)
+        prompt = self._prompts_of.outline(record)
+        with named(record["id"]) as what:
             tree = make_tree(record, prompt, **self._label)
-        self._check_ids(tree, what)
-        self._check_length(tree, what)
+        parts = (*tree.pieces, *(branch.tokens for branch in tree.branches))
+        self._check_ids(max(int(part.max()) for part in parts), what)
+        ends = np.cumsum([0, *(len(piece) for piece in tree.pieces)])
+        longest = max([ends[-1], *(ends[b.at] + len(b.tokens) for b in tree.branches)])
+        self._check_length(prompt.next_position + int(longest), what)
         return tree
-
-    def _grid(self, image: dict[str, Any], what: str) -> Grid:
-        def read():
-            size = image_size(image["data"], what=f"{what}: {image['name']}")
-            return self.processor.images.grid(*size)
-
-        return self._grids.get(image["sha256"], read, lambda _: 256)
 
     def _picture(self, image: dict[str, Any], what: str) -> np.ndarray:
         """Its patches, float32 [p, patch_dim], in the processor's order."""
@@ -117,22 +140,17 @@ class Examples:
 
         return self._pictures.get(image["sha256"], decode, lambda patches: patches.nbytes)
 
-    def _check_ids(self, tree: Tree, what: str) -> None:
+    def _check_ids(self, largest: int, what: str) -> None:
         limit = self.processor.config.text.vocab_size
-        largest = max(
-            int(part.max()) for part in (*tree.pieces, *(branch.tokens for branch in tree.branches))
-        )
         if largest >= limit:
             raise RecordError(
                 f"{what}: token id {largest}, but the model has {limit} tokens: "
                 "the trees were explored with another policy"
             )
 
-    def _check_length(self, tree: Tree, what: str) -> None:
-        ends = np.cumsum([0, *(len(piece) for piece in tree.pieces)])
-        longest = max([ends[-1], *(ends[b.at] + len(b.tokens) for b in tree.branches)])
+    def _check_length(self, positions: int, what: str) -> None:
         try:
-            check_length(tree.prompt.next_position + int(longest), self.processor.config)
+            check_length(positions, self.processor.config)
         except UserError as e:
             raise RecordError(f"{what}: {e}") from None
 
@@ -152,18 +170,12 @@ class ReadyTrees:
     def prompt(self, index: int) -> EncodedPrompt:
         return self._trees[index].prompt
 
+    def table(self, about: Any, lines: Lines, *, keep: bool = True) -> np.ndarray:
+        trees = ((i, skeleton_of(self.outline(i))) for i in range(len(self)))
+        return table_of(trees, lines)
 
-@contextlib.contextmanager
-def _named(tree_id: str) -> Iterator[str]:
-    """Errors of the processor, which does not know the tree, get its name."""
-    what = f"tree {tree_id!r}"
-    try:
-        yield what
-    except RecordError:
-        raise
-    except UserError as e:
-        name = "" if what in str(e) else f"{what}: "
-        raise RecordError(f"{name}{e}") from None
+    def kept_at(self, index: int) -> str:
+        return ""
 
 
 def make_tree(
@@ -188,29 +200,3 @@ def make_tree(
 def _tree_bytes(tree: Tree) -> int:
     tokens = sum(len(branch.tokens) for branch in tree.branches) + len(tree.prompt.tokens)
     return 64 * tokens + 4096  # near enough
-
-
-class ByteCache:
-    """Least recently used entries up to a number of bytes. Thread-safe.
-
-    Two threads that miss the same key at once both make the value: it is the same value.
-    """
-
-    def __init__(self, max_bytes: int):
-        self._max, self._used = max_bytes, 0
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key][0]
-        value = make()
-        with self._lock:
-            if key not in self._entries:
-                self._entries[key] = (value, size(value))
-                self._used += self._entries[key][1]
-                while self._used > self._max:
-                    self._used -= self._entries.popitem(last=False)[1][1]
-        return value

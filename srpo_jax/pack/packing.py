@@ -29,17 +29,22 @@ plain sum over rows: any packing, mesh or accumulation gives the same loss.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from srpo_jax.errors import UserError
+from srpo_jax.pack.skeleton import Skeleton
 from srpo_jax.pack.tree import Tree
 from srpo_jax.pack.tree_layout import Pair, TreeLayout, TreeSizes, layout_tree
 
 REF_REDUCTIONS = ("question", "token")
 BUFFER = 256  # trees among which rows are filled; more fill little better and take longer
 SAMPLE = 8192  # trees that budgets are estimated from
+
+
+class TooLong(UserError):
+    """A tree of which one branch point, or the reference path, is larger than a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Budgets:
     @classmethod
     def fit(
         cls,
-        sizes: Sequence[TreeSizes],
+        sizes: Sequence[TreeSizes] | np.ndarray,
         *,
         row_tokens: int = 0,
         token_multiple: int = 64,
@@ -126,31 +131,18 @@ def split_tree(
     Starting from the last branch point, which shares most of the reference path's tokens, each
     part takes as many points as fit.
 
-    Raises UserError, naming the tree, when the prompt with one branch point, or with the
-    reference path, is larger than a row by itself.
+    Raises TooLong, naming the tree, when the prompt with one branch point, or with the reference
+    path, is larger than a row by itself.
     """
 
-    def fits(points: list[int], counted: bool) -> bool:
+    def sizes_of(points: Sequence[int], counted: bool) -> TreeSizes:
         part = dataclasses.replace(tree, count_reference=counted)
         chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
-        layout = layout_tree(part, chosen, reference=reference, odds_from=odds_from)
-        return budgets.holds(layout.sizes)
+        return layout_tree(part, chosen, reference=reference, odds_from=odds_from).sizes
 
-    points = sorted({tree.branches[pair[0]].at for pair in pairs}, reverse=True)
-    counts = tree.count_reference
-    if fits(points, counts):
+    groups = part_groups(tree, pairs, budgets, sizes_of, reference=reference)
+    if groups is None:
         return [(tree, list(pairs))]
-    groups: list[tuple[list[int], bool]] = []  # (points, whether the reference is counted)
-    if counts and reference == "dataset":
-        groups.append(([], True))
-    for point in points:
-        if groups and fits(groups[-1][0] + [point], groups[-1][1]):
-            groups[-1][0].append(point)
-        else:
-            groups.append(([point], False))
-    for group in groups:
-        if not fits(*group):
-            raise UserError(_too_large(tree, pairs, budgets, group, reference, odds_from))
     share = tree.question_share / len(groups)
     return [
         (
@@ -159,6 +151,40 @@ def split_tree(
         )
         for group, counted in groups
     ]
+
+
+def part_groups(
+    tree: Tree | Skeleton,
+    pairs: Sequence[Pair],
+    budgets: Budgets,
+    sizes_of: Callable[[Sequence[int], bool], TreeSizes],
+    *,
+    reference: str = "dataset",
+) -> list[tuple[list[int], bool]] | None:
+    """The parts of split_tree: [(branch points, whether the reference path is counted)]; None when
+    the whole tree fits. sizes_of: of the part that these two say. Raises TooLong.
+    """
+
+    def fits(points: list[int], counted: bool) -> bool:
+        return budgets.holds(sizes_of(points, counted))
+
+    points = sorted({tree.branches[pair[0]].at for pair in pairs}, reverse=True)
+    counts = tree.count_reference
+    if fits(points, counts):
+        return None
+    groups: list[tuple[list[int], bool]] = []
+    if counts and reference == "dataset":
+        groups.append(([], True))
+    for point in points:
+        if groups and fits(groups[-1][0] + [point], groups[-1][1]):
+            groups[-1][0].append(point)
+        else:
+            groups.append(([point], False))
+    for group, counted in groups:
+        sizes = sizes_of(group, counted)
+        if not budgets.holds(sizes):
+            raise TooLong(_too_large(tree.id, budgets, group, sizes))
+    return groups
 
 
 def lay_out_within(
@@ -177,33 +203,27 @@ def lay_out_within(
     return [layout_tree(*part, reference=reference, odds_from=odds_from) for part in parts]
 
 
-def _too_large(
-    tree: Tree,
-    pairs: Sequence[Pair],
-    budgets: Budgets,
-    group: tuple[list[int], bool],
-    reference: str,
-    odds_from: str,
-) -> str:
+def _too_large(name: str, budgets: Budgets, points: Sequence[int], sizes: TreeSizes) -> str:
     """The message for a part that is larger than a row by itself."""
-    points, counted = group
-    part = dataclasses.replace(tree, count_reference=counted)
-    chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
-    sizes = layout_tree(part, chosen, reference=reference, odds_from=odds_from).sizes
     over = ", ".join(
-        f"{size} {name} (a row has {getattr(budgets, name)})"
-        for name, size in zip(TreeSizes._fields, sizes)
-        if size > getattr(budgets, name)
+        f"{size} {what} (a row has {getattr(budgets, what)})"
+        for what, size in zip(TreeSizes._fields, sizes)
+        if size > getattr(budgets, what)
     )
-    what = f"the branch point after {points[0]} steps" if points else "its reference path"
+    part = f"the branch point after {points[0]} steps" if points else "its reference path"
     return (
-        f"tree {tree.id!r}: the prompt with {what} alone needs {over}: "
-        "raise pack.row_tokens, or explore fewer or shorter branches"
+        f"tree {name!r}: the prompt with {part} alone needs {over}: raise pack.row_tokens, explore "
+        "fewer or shorter branches, or leave such trees out with pack.too_long=drop"
     )
 
 
 def plan_rows(
-    sizes: Sequence[TreeSizes], budgets: Budgets, *, seed: int, epoch: int, buffer: int = BUFFER
+    sizes: Sequence[TreeSizes] | np.ndarray,
+    budgets: Budgets,
+    *,
+    seed: int,
+    epoch: int,
+    buffer: int = BUFFER,
 ) -> list[list[int]]:
     """Rows as lists of indices into `sizes`; every index exactly once. A pure function.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srpo_jax.errors import UserError
+from srpo_jax.pack.trie import common_prefix
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +67,14 @@ class Tree:
     def reference(self) -> np.ndarray:
         """int32 [m]: the tokens of the whole reference path (steps and reply)."""
         return np.concatenate(self.pieces).astype(np.int32)
+
+    def two_sides(self, chosen: int, rejected: int, odds_from: str) -> bool:
+        """Whether two branches of the same point, by their numbers, make a pair: see
+        tree_layout.choose_pairs."""
+        one, other = self.branches[chosen].tokens, self.branches[rejected].tokens
+        if odds_from == "divergence":
+            return common_prefix(one, other) < min(len(one), len(other))
+        return not np.array_equal(one, other)
 
     def prefix(self, at: int) -> np.ndarray:
         """int32 [m]: the tokens of the first `at` pieces of the reference path."""

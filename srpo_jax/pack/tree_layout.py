@@ -31,11 +31,12 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from srpo_jax.pack.tree import Tree
+from srpo_jax.pack.trie import Trie, common_prefix
 
 PAIRINGS = ("all", "one", "rpo_code")
 BRANCH_POINTS = ("all", "first")
@@ -45,8 +46,23 @@ ODDS_FROM = ("branch", "divergence")
 Pair = tuple[int, int, float]  # chosen branch, rejected branch, weight
 
 
+class Branched(Protocol):
+    """A tree as far as pairs are concerned: a Tree, or its skeleton."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def pieces(self) -> Sequence[Any]: ...
+
+    @property
+    def branches(self) -> Sequence[Any]: ...
+
+    def two_sides(self, chosen: int, rejected: int, odds_from: str) -> bool: ...
+
+
 def choose_pairs(
-    tree: Tree,
+    tree: Branched,
     *,
     pairing: str = "all",
     max_pairs: int = 8,
@@ -91,14 +107,7 @@ def choose_pairs(
     return [(*pair, 1.0 / (len(by_point) * len(pairs))) for pairs in by_point for pair in pairs]
 
 
-def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    """The number of tokens with which both int arrays begin."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
-
-
-def _pairs_at(tree: Tree, at: int, odds_from: str) -> list[tuple[int, int]]:
+def _pairs_at(tree: Branched, at: int, odds_from: str) -> list[tuple[int, int]]:
     here = [k for k, branch in enumerate(tree.branches) if branch.at == at]
     return [
         (c, r)
@@ -106,15 +115,8 @@ def _pairs_at(tree: Tree, at: int, odds_from: str) -> list[tuple[int, int]]:
         if tree.branches[c].safe
         for r in here
         if not tree.branches[r].safe
-        if has_two_sides(tree.branches[c].tokens, tree.branches[r].tokens, odds_from)
+        if tree.two_sides(c, r, odds_from)
     ]
-
-
-def has_two_sides(chosen: np.ndarray, rejected: np.ndarray, odds_from: str) -> bool:
-    """Whether the two token arrays make a pair (see choose_pairs)."""
-    if odds_from == "divergence":
-        return common_prefix(chosen, rejected) < min(len(chosen), len(rejected))
-    return not np.array_equal(chosen, rejected)
 
 
 class TreeSizes(NamedTuple):
@@ -190,16 +192,12 @@ def layout_tree(
             f"odds_from {odds_from!r} not in {ODDS_FROM}"
         )
     branches = tree.branches
-    pairs = [
-        pair
-        for pair in pairs
-        if has_two_sides(branches[pair[0]].tokens, branches[pair[1]].tokens, odds_from)
-    ]
+    pairs = [pair for pair in pairs if tree.two_sides(pair[0], pair[1], odds_from)]
     used = sorted({k for chosen, rejected, _ in pairs for k in (chosen, rejected)})
     count_reference = reference == "dataset" and tree.count_reference
 
     # The tokens: a trie. Every path ends at the end of a node, which is remembered by its number.
-    trie = _Trie()
+    trie = Trie()
     pieces = len(tree.pieces) if count_reference else max((branches[k].at for k in used), default=0)
     ends = [0]  # ends[i]: the node at whose end the i-th prefix ends
     for piece in tree.pieces[:pieces]:
@@ -255,77 +253,9 @@ class _Sequences:
         return number
 
 
-class _Trie:
-    """A token trie compressed to runs. Node 0 is the (empty) root: the end of the prompt.
-
-    Inserting "a b c" makes one node; inserting "a d" splits it into "a" and, below it, "b c", and
-    adds "d" below "a". A node that is split keeps its number for the lower part, so "the end of
-    node k" means the same token for ever.
-    """
-
-    def __init__(self):
-        self.tokens = [np.zeros(0, np.int32)]
-        self.parent = [-1]
-        self.start = [0]  # tokens below the prompt before this node
-        self.children: list[dict[int, int]] = [{}]
-
-    def depth_after(self, node: int) -> int:
-        return self.start[node] + len(self.tokens[node])
-
-    def insert(self, node: int, tokens: np.ndarray) -> int:
-        """Add a path below the end of `node`; returns the node at whose end the path ends."""
-        while len(tokens):
-            child = self.children[node].get(int(tokens[0]))
-            if child is None:
-                return self._add(node, tokens)
-            shared = common_prefix(self.tokens[child], tokens)
-            if shared < len(self.tokens[child]):
-                child = self._split(child, shared)
-            node, tokens = child, tokens[shared:]
-        return node
-
-    def _add(self, parent: int, tokens: np.ndarray) -> int:
-        self.tokens.append(tokens)
-        self.parent.append(parent)
-        self.start.append(self.depth_after(parent))
-        self.children.append({})
-        self.children[parent][int(tokens[0])] = len(self.tokens) - 1
-        return len(self.tokens) - 1
-
-    def _split(self, node: int, length: int) -> int:
-        """Moves the node's first `length` tokens into a new node above it; returns that one."""
-        tokens = self.tokens[node]
-        upper = self._add(self.parent[node], tokens[:length])
-        self.children[upper][int(tokens[length])] = node
-        self.tokens[node] = tokens[length:]
-        self.parent[node] = upper
-        self.start[node] += length
-        return upper
-
-    def order(self) -> tuple[list[int], list[int]]:
-        """(nodes below the root in depth-first order, largest subtree first; subtree sizes)."""
-        size = [len(tokens) for tokens in self.tokens]
-        found = [0]
-        for node in found:  # parents before children
-            found.extend(self.children[node].values())
-        for node in reversed(found[1:]):
-            size[self.parent[node]] += size[node]
-        ordered, stack = [], [0]
-        while stack:
-            node = stack.pop()
-            ordered.append(node)
-            # The stack reverses: smallest pushed first. Ties: in order of the first token.
-            stack.extend(
-                sorted(
-                    self.children[node].values(), key=lambda k: (size[k], -int(self.tokens[k][0]))
-                )
-            )
-        return ordered[1:], size
-
-
 def _assemble(
     tree: Tree,
-    trie: _Trie,
+    trie: Trie,
     members: list[list[int]],
     book: _Sequences,
     chosen_seq: list[int],

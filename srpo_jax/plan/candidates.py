@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
 
 from srpo_jax.config.fields import FIELDS, Config, arguments
 from srpo_jax.distributed.accelerators import Slice
-from srpo_jax.distributed.mesh import AXES
+from srpo_jax.distributed.mesh import abstract_mesh
 from srpo_jax.distributed.sharding import bytes_per_device, param_shardings, row_shards
 from srpo_jax.errors import UserError
 from srpo_jax.models.blocks.config import ModelConfig
@@ -220,11 +219,6 @@ def _refusal(params: Any, mesh: tuple[int, int, int], devices: int) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
-    """A mesh without devices."""
-    return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def least_memory(

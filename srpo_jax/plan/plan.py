@@ -23,6 +23,7 @@ from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.config.sections import MeshSettings
 from srpo_jax.console import duration
 from srpo_jax.distributed.accelerators import Slice, parse_slice
+from srpo_jax.distributed.mesh import abstract_mesh
 from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_folder
@@ -31,7 +32,6 @@ from srpo_jax.models.registry import load_model_config
 from srpo_jax.plan.candidates import (
     Candidate,
     Question,
-    abstract_mesh,
     candidates,
     least_memory,
     rows_of,

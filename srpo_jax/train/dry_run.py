@@ -20,8 +20,9 @@ from srpo_jax.train.checkpoint.seal import space_needed
 from srpo_jax.train.setup import Setup, counts, headline, make_setup
 
 
-def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path) -> str:
-    """The report, a line per fact. Reads config, model config, trees and picture sizes.
+def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path, *, verify: bool = False) -> str:
+    """The report, a line per fact. Reads config, model config, trees and picture sizes. verify: see
+    setup.make_setup.
 
     Errors: UserError, as the run itself would raise it, for settings and data that do not fit; and
     when a checkpoint does not fit on the disk, or the workdir holds another run or a later step.
@@ -31,7 +32,7 @@ def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path) -> str:
     compile_cache.check(cfg.train.compilation_cache)
     if jax.process_index() == 0:  # the run's trackers are there only
         modules_of(cfg.train.report_to)
-    setup = make_setup(cfg, workdir)
+    setup = make_setup(cfg, workdir, verify=verify, keep=False)
     found = [headline(cfg, setup, 0), *_memory(setup), _data(cfg, setup)]
     found += _disk(cfg, setup, workdir)
     return "\n".join([*found, "dry run: nothing was written"])

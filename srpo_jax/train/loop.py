@@ -42,6 +42,8 @@ from srpo_jax.train.step_metrics import StepMetrics
 from srpo_jax.train.train_state import TrainState, init_state
 from srpo_jax.train.train_step import make_train_step
 
+PLACE = "place"  # in the notes of a checkpoint: where its data ends, see Batches.place
+
 
 def train(
     cfg: Config | ConfigDict,
@@ -50,6 +52,7 @@ def train(
     examples: Examples | None = None,
     profile: tuple[int, int] | None = None,
     born: float | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
 
@@ -57,7 +60,8 @@ def train(
     `examples`. With objective.lambda_exp 0 this is SFT on the reference paths. When it returns, the
     last checkpoint is on disk and was read back. profile: these steps, counted from the start of
     this call, are traced into WORKDIR/profile, see profiling.py. born: when the program began, in
-    seconds of the wall clock, for the ledger (runs/ledger.py); default: now.
+    seconds of the wall clock, for the ledger (runs/ledger.py); default: now. verify: trees and
+    verdicts are read in full first; else they are known by size and time.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
@@ -80,7 +84,7 @@ def train(
         for name in ("checkpoints", *(("profile",) if profile else ())):
             check_folder(workdir / name)
         compile_cache.use(cfg.train.compilation_cache)
-        setup = make_setup(cfg, workdir, examples)
+        setup = make_setup(cfg, workdir, examples, verify=verify)
         agree("run", setup.run)
         check_attention(setup)
         check_writable(workdir)
@@ -92,6 +96,7 @@ def train(
             ledger.enter("restore")
             state, notes = first_state(cfg, setup, checkpoints)
             start = saved = int(state.step)
+            setup.batches.start_from(notes.get(PLACE))
             ledger.enter("init")
             ledger.open(start)
             if first:
@@ -156,9 +161,8 @@ def train(
                                 owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
-                            saved = checkpoints.save(
-                                state, setup.run, step_metrics.notes, step_metrics.means()
-                            )
+                            notes = {**step_metrics.notes, PLACE: setup.batches.place(k + 1)}
+                            saved = checkpoints.save(state, setup.run, notes, step_metrics.means())
                         watchdog.beat(f"step {k + 1}", patient=last)
                         if leaving:
                             break

@@ -11,20 +11,28 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.sidecars.labels import SAFE, LabelRules, Labels
 from srpo_jax.data_pipelines.tree_store import (
     SUFFIX,
     TreeSource,
     fingerprint,
     read_shards,
-    shards_of,
+    verify_shards,
 )
-from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label, find_set
+from srpo_jax.data_pipelines.verdict_store import (
+    JudgedTrees,
+    Verdicts,
+    branch_label,
+    find_folder,
+)
 from srpo_jax.distributed import sharding
+from srpo_jax.distributed.agreement import computed_once
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.distributed.sharding import row_shards, rows_here
 from srpo_jax.errors import UserError
@@ -35,11 +43,13 @@ from srpo_jax.models.attention.self_check import self_check
 from srpo_jax.models.blocks.config import Family, ModelConfig
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.flops import Work, model_flops
-from srpo_jax.models.hf.load import policy_digest
+from srpo_jax.models.hf.weights_digest import policy_digest, spot_digest
 from srpo_jax.models.policy_model import PolicyModel, abstract_params
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.pack.batches import Batches
 from srpo_jax.pack.examples import Examples
+from srpo_jax.pack.prompts import Prompts
+from srpo_jax.pack.shard_tables import Process, ShardTables
 from srpo_jax.runs.identity import fingerprint_of_trees, identity
 from srpo_jax.train.lora import Lora, init_adapters, make_lora
 from srpo_jax.train.losses.objective import Objective, needs_reference_policy
@@ -61,7 +71,7 @@ class Setup(NamedTuple):
     target: TrainState  # the state as ShapeDtypeStructs with their shardings
     shardings: TrainState  # the same shardings alone
     batches: Batches
-    verdicts: VerdictSet | None  # None: of an objective that needs none
+    verdicts: Verdicts | None  # None: of an objective that needs none
     labels: dict[str, Any] | None  # counts of all branches, see label_counts
     run: dict[str, Any]  # what decides its parameters, see runs/identity.py
 
@@ -95,11 +105,18 @@ class Setup(NamedTuple):
 
 
 def make_setup(
-    cfg: Config | ConfigDict, workdir: pathlib.Path, examples: Examples | None = None
+    cfg: Config | ConfigDict,
+    workdir: pathlib.Path,
+    examples: Examples | None = None,
+    *,
+    verify: bool = False,
+    keep: bool = True,
 ) -> Setup:
-    """Reads the model's config, the trees and their pictures' sizes; makes no array.
+    """Reads the model's config and what is kept beside the trees; makes no array.
 
-    examples: instead of the trees of cfg.data.trees (default WORKDIR/trees).
+    examples: instead of the trees of cfg.data.trees (default WORKDIR/trees). verify: those are
+    read in full first, and damage is named. keep: whether what a later start needs is written
+    beside them.
     Errors: UserError for settings that do not fit together, or data that cannot be used.
     """
     cfg = as_config(cfg)
@@ -129,9 +146,12 @@ def make_setup(
         shardings,
     )
     # The data: batch k of this process, for every k.
-    digest = policy_digest(cfg.model.path)
+    weights = cfg.model.path
+    digest = computed_once(
+        lambda: policy_digest(weights), lambda: spot_digest(weights), f"the policy in {weights}"
+    )
     if examples is None:
-        trees = find_examples(cfg, workdir, digest, config.family)
+        trees = find_examples(cfg, workdir, digest, config.family, verify=verify, keep=keep)
     else:
         trees = Trees(examples, {"trees": fingerprint_of_trees(examples)})
     batches = make_batches(cfg, trees.examples, mesh)
@@ -162,12 +182,21 @@ class Trees(NamedTuple):
 
     examples: Examples
     identity: dict[str, Any]
-    verdicts: VerdictSet | None = None
+    verdicts: Verdicts | None = None
     prompt_digest: str = ""
 
 
-def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family: Family) -> Trees:
-    """The trees of cfg.data.trees (default WORKDIR/trees) with the verdicts that cfg names.
+def find_examples(
+    cfg: Config,
+    workdir: pathlib.Path,
+    model_digest: str,
+    family: Family,
+    *,
+    verify: bool = False,
+    keep: bool = True,
+) -> Trees:
+    """The trees of cfg.data.trees (default WORKDIR/trees) with the verdicts that cfg names. verify:
+    every byte of them is read and checked, not only sizes and times. keep: see make_setup.
 
     Errors: UserError when an objective that compares branches finds no whole set of verdicts.
     """
@@ -175,8 +204,11 @@ def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family:
     source = read_shards(folder)
     if not len(source):
         raise UserError(f"{folder}: its shards hold no tree; run `srpo explore` on some records")
+    first = jax.process_index() == 0
+    if verify:
+        verify_shards(source, jax.process_index(), jax.process_count())
     sampled_by = source[0]["provenance"]["policy_digest"]
-    if sampled_by != model_digest and jax.process_index() == 0:
+    if sampled_by != model_digest and first:
         print(
             f"note: the branches of {folder} were sampled by another policy ({sampled_by}) than "
             f"{cfg.model.path}: this run is off-policy",
@@ -185,15 +217,39 @@ def find_examples(cfg: Config, workdir: pathlib.Path, model_digest: str, family:
     asking = load_asking(cfg, cfg.model.path, family, bare=cfg.prompt.train == "bare")
     check_asked_alike(asking, source[0]["provenance"], cfg.prompt.train, folder)
     identity = {"trees": fingerprint(folder)}
-    verdicts = None
+    labels = None
     if needs_verdicts(cfg):
-        verdicts = find_set(folder, cfg.arbiter.verdicts)
-        identity["verdicts"] = _check_judged(verdicts, folder)
-        source = _judged(cfg, source, verdicts)
-    encoder = asking.encoder
-    settings = arguments(Examples, cfg.arbiter)
-    examples = Examples(source, encoder.processor, prompt=encoder.prompt, **settings)
-    return Trees(examples, identity, verdicts, asking.digest)
+        stems = [path.name.removesuffix(SUFFIX) for path, _ in source.shards]
+        place = find_folder(folder, cfg.arbiter.verdicts)
+        labels = Labels(place, stems, anew=verify, keep=keep)
+        if labels.missing:
+            raise UserError(
+                f"{labels.folder} has no verdicts on {len(labels.missing)} of {len(stems)} shards "
+                f"of {folder} ({labels.missing[0]}): run `srpo judge` again"
+            )
+        identity["verdicts"] = labels.fingerprint
+    rules = arguments(branch_label, cfg.arbiter)
+    prompts = Prompts(asking.encoder)
+    tables = ShardTables(
+        source,
+        prompts,
+        asking.outlines,
+        labels,
+        LabelRules(**rules, keep_irregular=cfg.explore.keep_irregular),
+        Process(jax.process_index(), jax.process_count()),
+        keep,
+    )
+    kept = None
+    if labels is not None and cfg.arbiter.filter_references:
+        kept = _safe_references(tables, labels)
+    joined: TreeSource | JudgedTrees = source
+    if labels is not None:
+        irregular = cfg.explore.keep_irregular
+        joined = JudgedTrees(source, labels, keep_irregular=irregular, keep=kept, complete=True)
+    examples = Examples(
+        joined, asking.encoder.processor, prompts=prompts, tables=tables, numbers=kept, **rules
+    )
+    return Trees(examples, identity, labels, asking.digest)
 
 
 def needs_verdicts(cfg: Config) -> bool:
@@ -201,7 +257,7 @@ def needs_verdicts(cfg: Config) -> bool:
     return cfg.objective.lambda_exp != 0 or cfg.arbiter.filter_references
 
 
-def label_counts(cfg: Config, verdicts: VerdictSet | None, trees: str) -> dict[str, Any] | None:
+def label_counts(cfg: Config, verdicts: Verdicts | None, trees: str) -> dict[str, Any] | None:
     """{"branches", "safe", "unsafe", "error", "unfinished", "references": {"safe", "unsafe",
     "error"}} by the summary of the verdict set; None without one, or when it counts other trees
     (trees: their fingerprint) or by other rules than this run.
@@ -219,39 +275,18 @@ def label_counts(cfg: Config, verdicts: VerdictSet | None, trees: str) -> dict[s
     }
 
 
-def _check_judged(verdicts: VerdictSet, folder: pathlib.Path) -> str:
-    """The fingerprint of the verdicts on all trees. Errors: UserError for shards without any."""
-    stems = [path.name.removesuffix(SUFFIX) for path in shards_of(folder)]
-    missing = [stem for stem in stems if verdicts.of_shard(stem) is None]
-    if missing:
+def _safe_references(tables: ShardTables, labels: Labels) -> list[int]:
+    """The numbers of the trees whose reference path is judged safe."""
+    found = tables.references()
+    keep = np.flatnonzero(found == SAFE)
+    if not len(keep):
         raise UserError(
-            f"{verdicts.folder} has no verdicts on {len(missing)} of {len(stems)} shards of "
-            f"{folder} ({missing[0]}): run `srpo judge` again"
-        )
-    return verdicts.fingerprint(stems)
-
-
-def _judged(cfg: Config, source: TreeSource, verdicts: VerdictSet) -> JudgedTrees:
-    """The trees with their verdicts, without those whose reference path is judged unsafe if the
-    config says so.
-    """
-    options: dict[str, Any] = {
-        "keep_irregular": cfg.explore.keep_irregular,
-        "complete": True,
-    }
-    judged = JudgedTrees(source, verdicts, **options)
-    if not cfg.arbiter.filter_references:
-        return judged
-    rules = arguments(branch_label, cfg.arbiter)
-    keep = [i for i, tree in enumerate(judged) if branch_label(tree["reference_verdict"], **rules)]
-    if not keep:
-        raise UserError(
-            f"arbiter.filter_references: {verdicts.folder} has no safe reference path among "
-            f"{len(source)}"
+            f"arbiter.filter_references: {labels.folder} has no safe reference path among "
+            f"{len(found)}"
         )
     if jax.process_index() == 0:
-        print(f"left out, reference path not judged safe: {len(source) - len(keep)} questions")
-    return JudgedTrees(source, verdicts, keep=keep, **options)
+        print(f"left out, reference path not judged safe: {len(found) - len(keep)} questions")
+    return keep.tolist()
 
 
 def check_asked_alike(
@@ -299,6 +334,7 @@ def make_batches(cfg: Config, examples: Examples, mesh: Mesh) -> Batches:
         seed=cfg.seed,
         rows_here=rows_here(mesh, cfg.pack.rows),
         compare=objective.lambda_exp != 0,
+        drop_long=cfg.pack.too_long == "drop",
         **switches,
     )
 

@@ -70,6 +70,16 @@ def test_a_tree_may_have_no_reference_path_yet(tmp_path):
         write_shard(shard_path(tmp_path, 0, 1), [late])
 
 
+def test_a_reference_path_may_be_a_reply_alone_and_a_branch_may_leave_before_it(tmp_path):
+    """Data from elsewhere has whole replies, whose log-prob nobody has measured: such a tree is
+    written and read, with its branches at 0; a branch may also leave right before a reply.
+    """
+    reply_only = tree(steps=[], step_texts=[], branches=[branch(logp=None), branch(0, 1)])
+    late = tree("t1", branches=[branch(2)])
+    write_shard(shard_path(tmp_path, 0, 1), [reply_only, late])
+    assert list(read_shards(tmp_path)) == [reply_only, late]
+
+
 BAD = [
     (
         lambda t: t.update(format=1),
@@ -82,11 +92,11 @@ BAD = [
     (lambda t: t.update(risky="no"), "risky must be bool, not str"),
     (lambda t: t.update(category="x"), "category 'x' is not one of the nine"),
     (lambda t: t["images"][0].update(data=b"y"), "images[0]: the bytes do not match their sha256"),
-    (lambda t: t.update(steps=[], step_texts=[]), "steps is empty: a path needs at least one step"),
+    (lambda t: t.update(steps=[]), "2 step_texts for 0 steps"),
     (lambda t: t["steps"].append([]), "steps[2] is empty"),
     (lambda t: t.update(reply=[-1]), "reply holds -1, which is no token id"),
     (lambda t: t["step_texts"].pop(), "1 step_texts for 2 steps"),
-    (lambda t: t["branches"][1].update(at=2), "branches[1].at is 2, a path of 2 steps has 0..1"),
+    (lambda t: t["branches"][1].update(at=3), "branches[1].at is 3, a path of 2 steps has 0..2"),
     (lambda t: t["branches"][1].update(at=0), "branches[1]: at 0, k 0 is there twice"),
     (lambda t: t["branches"][0].update(tokens=[]), "branches[0].tokens is empty"),
     (

@@ -255,7 +255,7 @@ def test_trees_are_joined_with_their_verdicts(tmp_path):
     assert joined[0] == first and len(joined) == 2
     assert joined[1]["branches"][0]["detail"] == "unfinished"
     assert [found["id"] for found in joined] == ["a", "b"]
-    without = {**plain(first), "steps": []}  # no reference path: nothing to judge, or to wait for
+    without = {**plain(first), "reply": []}  # no reference path: nothing to judge, or to wait for
     found = JudgedTrees([without], find_set(trees), complete=True)[0]["reference_verdict"]
     assert (found["reply_verdict"], found["detail"]) == ("ERROR", "none")
     chosen = JudgedTrees(read_shards(trees), find_set(trees), keep=[1])

@@ -207,3 +207,16 @@ def test_a_failure_of_one_ends_all_with_its_exit_code(what, code):
         return  # on a busy machine jax aborts the others before they hear that the coordinator went
     assert ended[healthy][0] == code, ended
     assert f"process {healthy} stops, as process {failed} failed: " in ended[healthy][2]
+
+
+@pytest.mark.multi_device
+def test_what_takes_long_is_computed_by_one_process():
+    """The other one gets its value and computes nothing; where a glance tells that their files
+    differ, both stop and that is said.
+    """
+    said = [out.partition(" devices, ")[2].splitlines()[1:] for _, out, _ in both("once")]
+    value = json.dumps({"by": "0"})
+    assert said == [["computed", value] * 2, [value] * 2]
+    ended = both("once differs")
+    assert [code for code, *_ in ended] == [2, 2], ended
+    assert "error: the policy in x is not the same here and on process 0" in ended[1][2]

@@ -8,8 +8,9 @@ from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
 from tests.support.small_world import RecitingEngine, write_world
@@ -69,7 +70,9 @@ def test_every_question_is_answered_once(config, tmp_path, capsys):
     assert about["policy_digest"] == policy_digest(config.model.path)
     assert about["decoding"]["max_new_tokens"] == 6 and about["decoding"]["split"] == "test"
     said = capsys.readouterr()
-    assert "5/5 questions" in said.out and said.err.startswith("sampling: compiling, which may")
+    assert "5/5 questions" in said.out and said.err.startswith(
+        "sampling (prefill): compiling, which may"
+    )
     assert "warning: the scores say little: 5 of 5 answers cannot be read" in said.err
 
     (folder / "scores.json").write_text("{}")

@@ -142,7 +142,7 @@ def test_both_ways_give_the_same_trees(config, world, tmp_path, capfd, monkeypat
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
     before = trees("near")
-    assert before == trees("far") and len(before) == 6
+    assert before == trees("far") and len(before) == 9
     assert run(capfd, "explore", "mine", near, kind["near"])[0] == 0
     assert trees("near") == before
 

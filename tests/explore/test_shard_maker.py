@@ -11,6 +11,7 @@ from srpo_jax.data_pipelines.tree_store import shard_path
 from srpo_jax.explore import shard_maker
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.shard_maker import ShardMaker
+from srpo_jax.explore.workers import Worker
 from srpo_jax.inference.engine.ahead import Ahead
 from tests.support import judged
 
@@ -53,7 +54,7 @@ def make(monkeypatch):
         paths = [shard_path(folder, i, len(SIZES)) for i in range(len(SIZES))]
         todo = [*range(first, len(SIZES)), *range(first)]
         with Progress(sum(SIZES), None) as progress:
-            ShardMaker(paths, names, explorer, progress, on_shard).make(todo)
+            ShardMaker(Worker(), paths, names, explorer, progress, on_shard).make(todo)
 
     return run
 

@@ -15,9 +15,10 @@ from srpo_jax.data_pipelines.prompt import BARE, Demonstration, Prompt
 from srpo_jax.errors import UserError
 from srpo_jax.export.baked_prompt import bake_prompt, baked_template, check_bakeable, reply_start
 from srpo_jax.inference.prompting import load_asking
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import BAKED, PromptEncoder
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState

@@ -16,7 +16,8 @@ from srpo_jax.errors import UserError
 from srpo_jax.export import verify
 from srpo_jax.export.export import export, newest_params, sampling_params
 from srpo_jax.inference.policy import params_digest
-from srpo_jax.models.hf.load import load_params, policy_digest
+from srpo_jax.models.hf.load import load_params
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.identity import policy_files
 from srpo_jax.runs.workdir import read_config

@@ -113,6 +113,16 @@ def test_what_is_printed_is_the_golden_file(case):
     assert page.read_text() == with_example(page.read_text(), case), hint
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name != "local.sh"])
+@pytest.mark.parametrize("verb", ["explore", "eval"])
+def test_what_is_trained_can_be_sampled_on_the_same_hosts(case, verb):
+    """The training mesh of configs/pod.py is of all chips; explore and eval do not ask it."""
+    argv = CASES[case]
+    at = argv.index("--")
+    words = [*argv[: at + 1], verb, *argv[at + 2 :]]
+    assert verb in text_of(words) and text_of(argv) != text_of(words)
+
+
 @pytest.mark.parametrize("case", ["tpu_vm.sh", "slurm.sh", "xpk.sh", "local.sh"])
 def test_scripts_are_bash(case):
     """bash parses them, and also what a TPU VM runs inside a quoted argument."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 
 import numpy as np
 import pytest
@@ -19,8 +20,11 @@ from srpo_jax.errors import UserError
 from srpo_jax.models.flops import Work
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import PromptEncoder
+from srpo_jax.pack import batches as batches_module
+from srpo_jax.pack import packing
 from srpo_jax.pack.batches import Batches, make_loader
-from srpo_jax.pack.examples import ByteCache, Examples
+from srpo_jax.pack.byte_cache import ByteCache
+from srpo_jax.pack.examples import Examples
 from tests.support import judged
 from tests.support.batch_work import batch_work
 from tests.support.families import CASES
@@ -237,6 +241,52 @@ def test_pairs_are_drawn_anew_each_epoch(examples):
         assert all(batches.budgets.holds(item.sizes) for item in plan.items)
         drawn.append([tuple(e.tokens.tolist()) for e in batches._layouts(3, epoch)])
     assert len(set(map(str, drawn))) > 1
+
+
+@pytest.mark.parametrize("pairing", ["all", "one", "rpo_code"])
+def test_a_late_start_plans_no_earlier_epoch(examples, monkeypatch, pairing):
+    """Told where the batches before ended, any step gives the batch of a run that began at 0, and
+    lays out the epochs of that batch alone. Earlier steps are still found.
+    """
+    options = {"rows_per_batch": 3, "seed": 5, "row_tokens": 200, "pairing": pairing}
+    whole = Batches(examples, **options)
+    steps = range(0, 60, 7)
+    expected = {step: whole[step] for step in steps}
+    assert whole.epoch(steps[-1]) > 10
+    planned: set[int] = set()
+    plan_rows = packing.plan_rows
+
+    def plan(*args, epoch, **kwargs):
+        planned.add(epoch)
+        return plan_rows(*args, epoch=epoch, **kwargs)
+
+    monkeypatch.setattr(batches_module, "plan_rows", plan)
+    for step in steps:
+        late = Batches(examples, **options)
+        late.start_from(json.loads(json.dumps(whole.place(step))))
+        planned.clear()
+        assert_same(late[step], expected[step])
+        first = whole.epoch(max(0, step - 1))
+        assert planned <= set(range(first, whole.epoch(step + 1) + 1)) and len(planned) <= 3
+        assert late.place(step) == whole.place(step)
+        assert_same(late[0], expected[0])
+        assert_same(late[steps[-1]], expected[steps[-1]])
+
+
+def test_a_place_of_other_trees_or_settings_is_left_alone(examples, processor):
+    """Other pairs, budgets or trees take other rows: the epochs are counted from the first on."""
+    options = {"rows_per_batch": 3, "seed": 5, "row_tokens": 200, "pairing": "one"}
+    place = Batches(examples, **options).place(40)
+    fewer = Examples([tree_record(i) for i in range(TREES - 1)], processor)
+    others = [
+        Batches(examples, **{**options, **change})
+        for change in ({"seed": 6}, {"row_tokens": 400}, {"pairing": "rpo_code"})
+    ]
+    for batches in (*others, Batches(fewer, compare=False, **options)):
+        epoch = batches.epoch(40)
+        for wrong in (place, {**place, "epoch": 3}, None, [], {}, "x"):
+            batches.start_from(wrong)
+            assert batches.epoch(40) == epoch
 
 
 def test_trees_without_a_loss_are_named(processor, capsys):

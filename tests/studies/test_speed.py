@@ -108,3 +108,10 @@ def test_judge_calls():
     printed, result = _run("studies.speed.judge_calls")
     assert printed.count(" x ") == result["runs"] == len(result["seconds"])
     assert 1 <= result["ratio"] <= 1.6
+
+
+def test_checkpoint_save():
+    """A small state goes through both ways; ratios come from as many saves as were asked for."""
+    printed, result = _run("studies.speed.checkpoint_save", "--mb=1", "--rounds=2", "--arrays=2")
+    assert "plain orbax" in printed and result["rounds"] == 2
+    assert all(result[f"{what}_ratio"] > 0 for what in ("blocks", "total", "cpu"))

@@ -7,6 +7,7 @@ interpreters would take longer than all the rest. Every process prints one JSON 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.errors import UserError
 from srpo_jax.launch.local import free_port
+from srpo_jax.train.checkpoint import seal
 from srpo_jax.train.checkpoint.array_checksum import describe
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
@@ -75,6 +77,18 @@ def spoil(step: pathlib.Path) -> None:
     multihost_utils.sync_global_devices("spoilt")
 
 
+@contextlib.contextmanager
+def hashed_files(log: pathlib.Path):
+    """Leaves the names of the files that this process hashes meanwhile, a line each."""
+    real, names = seal.file_sha256, []
+    seal.file_sha256 = lambda path: names.append(str(path)) or real(path)
+    try:
+        yield
+    finally:
+        seal.file_sha256 = real
+        log.write_text("\n".join(names))
+
+
 def work(folder: pathlib.Path, mesh, what: list[str]) -> dict:
     """Does one thing after the other and says what came of it."""
     found = {"devices": [jax.process_count(), jax.local_device_count()]}
@@ -83,7 +97,9 @@ def work(folder: pathlib.Path, mesh, what: list[str]) -> dict:
             name, _, number = each.partition(":")
             state = place(mesh, values(int(number or 0)))
             if name == "save":
-                saved = checkpoints.save(state, {}, metrics={"loss": 1.0})
+                with hashed_files(folder.with_name(f"hashed.{jax.process_index()}")):
+                    saved = checkpoints.save(state, {}, metrics={"loss": 1.0})
+                    checkpoints.wait()
                 checkpoints.verify(saved, target_of(state))
             elif name == "spoil":
                 spoil(folder / number)

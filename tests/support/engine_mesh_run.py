@@ -4,6 +4,7 @@ A script for test_engine_mesh.py, which starts it with eight devices; argument: 
 """
 
 import json
+import math
 import pathlib
 import sys
 
@@ -13,16 +14,17 @@ import numpy as np
 from srpo_jax.config.convert import as_config
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.requests import SampleRequest
-from srpo_jax.inference.policy import load_policy
+from srpo_jax.inference.policy import load_policy, rows_over
+from srpo_jax.inference.sampling_mesh import describe
 from srpo_jax.models.attention import xla
+from tests.support import tiny
 from tests.support.engines import make_engine, often_ending
 from tests.support.small_world import write_world
-from tests.support.tiny import picture
 
 MESHES = {
-    "data 8": (dict(data=8, fsdp=1, tensor=1), "all there is"),
-    "data 2, tensor 4": (dict(data=2, fsdp=1, tensor=4), "all there is"),
-    "data 4, fsdp 2": (dict(data=4, fsdp=2, tensor=1), "plain"),
+    "auto": ("auto", "all there is"),
+    "tensor": ("data=2,tensor=4", "all there is"),
+    "fsdp": ("fsdp=2", "plain"),
 }
 WAYS = {
     "plain": dict(sampling=Sampling(3.0)),
@@ -31,13 +33,14 @@ WAYS = {
         stop=("e",),
     ),
 }
+tiny.KV_HEADS = 4  # which tensor=4 divides
 xla.OWN_BLOCK = 4  # so that a branch has several blocks
 config = write_world(pathlib.Path(sys.argv[1]))
+config.mesh.fsdp = 64  # of training: nothing here obeys it
 
 
 def policy_on(mesh):
-    for axis, size in mesh.items():
-        config.mesh[axis] = size
+    config.explore.mesh = mesh
     return load_policy(as_config(config))
 
 
@@ -46,7 +49,7 @@ def sample(policy, model, params, rows, mesh, ways):
     path = np.asarray(processor.encode("Look at it.\n"), np.int32)
     requests = []
     for i in range(11):
-        prompt = processor.encode_question("What is it?", [picture(84, 56, seed=i % 3)])
+        prompt = processor.encode_question("What is it?", [tiny.picture(84, 56, seed=i % 3)])
         starts = (0, 2, len(path), 1, 0)[: 1 + i % 5]
         seeds = tuple(range(10 * i, 10 * i + len(starts)))
         requests.append(SampleRequest(prompt, path, starts, seeds))
@@ -61,15 +64,25 @@ def sample(policy, model, params, rows, mesh, ways):
     return found
 
 
+def parts(policy):
+    up = policy.params["layers"]["mlp"]["up"]["kernel"]
+    return up.size // math.prod(up.sharding.shard_shape(up.shape))
+
+
 policies = {name: policy_on(mesh) for name, (mesh, _) in MESHES.items()}
-first = next(iter(policies.values()))
+first = policies["auto"]
 alone = jax.device_put(jax.device_get(first.params), jax.devices()[0])
 plain = first.model.clone(constrain=lambda x, kind: x)
-result = {"one": sample(first, plain, alone, 2, None, WAYS)}
-for name, policy in policies.items():
-    ways = [MESHES[name][1]]
-    result[name] = sample(policy, policy.model, policy.params, policy.rows(3), policy.mesh, ways)
-result["rows"] = {name: policy.rows(3) for name, policy in policies.items()}
-kernel = policies["data 4, fsdp 2"].params["layers"]["mlp"]["up"]["kernel"]
-result["sharded"] = not kernel.sharding.is_fully_replicated
+result = {
+    "sizes": {name: describe(policy.mesh) for name, policy in policies.items()},
+    "rows": {name: rows_over(policy.mesh, 3) for name, policy in policies.items()},
+    "parts": {name: parts(policy) for name, policy in policies.items()},
+    "one": sample(first, plain, alone, 2, None, WAYS),
+}
+result["meshes"] = {
+    name: sample(
+        policy, policy.model, policy.params, result["rows"][name], policy.mesh, [MESHES[name][1]]
+    )
+    for name, policy in policies.items()
+}
 print(json.dumps(result))

@@ -6,7 +6,6 @@ their names.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -15,11 +14,10 @@ import jax
 
 from srpo_jax.arbiter.in_process.policy_chat import PolicyChat
 from srpo_jax.config.fields import Config
-from srpo_jax.config.sections import MeshSettings
+from srpo_jax.config.sections import ExploreSettings
 from tests.arbiter.in_process.test_policy_chat import STEPS, request_of
 
-mesh = MeshSettings(data=2, fsdp=2, tensor=2)
-config = dataclasses.replace(Config(), mesh=mesh)
+config = Config(explore=ExploreSettings(mesh="data=2,fsdp=2,tensor=2"))
 result: dict = {"devices": jax.device_count()}
 for name in sys.argv[2:]:
     chat = PolicyChat(str(pathlib.Path(sys.argv[1], name)), config, labels=True, batch=2)

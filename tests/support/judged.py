@@ -120,7 +120,7 @@ def write_verdicts(
 
 
 def _judged_contents(joined: Mapping[str, Any], verdicts: VerdictSet):
-    if joined["steps"]:
+    if len(joined["reply"]):
         key = verdicts.key(joined, joined["step_texts"], joined["reply_text"])
         yield key, joined["reference_verdict"]
     for branch in joined["branches"]:

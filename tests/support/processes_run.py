@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,8 +13,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.configs import common
+from srpo_jax.distributed.agreement import computed_once
 from srpo_jax.distributed.lifecycle import agree, distributed_session
 from srpo_jax.errors import UserError
+
+
+def once(second: bool, what: str) -> dict:
+    """What process 0 computed, of files that process 1 may have others of."""
+
+    def compute() -> dict:
+        print("computed")
+        return {"by": os.environ["SRPO_PROCESS_ID"]}
+
+    glance = "other" if second and what == "once differs" else "same"
+    return computed_once(compute, lambda: glance, "the policy in x")
 
 
 def main(what: str) -> int:
@@ -27,9 +40,12 @@ def main(what: str) -> int:
             total = multihost_utils.process_allgather(np.ones(1)).sum()
             print(f"{jax.process_count()} processes, {jax.device_count()} devices, {total}")
             agree("data", {"trees": "ab"})
+            if what in ("once", "once differs"):
+                for _ in range(2):
+                    print(json.dumps(once(second, what)))
             if what == "error" and second:
                 raise UserError("no such picture")
-            if what == "error":
+            if what in ("error", "once differs"):
                 multihost_utils.sync_global_devices("the other one never comes")
             if what == "bug" and not second:
                 raise RuntimeError("a bug")

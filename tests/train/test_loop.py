@@ -24,6 +24,7 @@ from srpo_jax.distributed.stop import StopRequest
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.pack.batches import Batches
 from srpo_jax.train import loop as module
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.loop import train
@@ -166,9 +167,18 @@ def test_metrics_have_trls_names(straight, capfd):
 
 def test_stopped_at_any_step_is_bitwise_the_same(world, straight, tmp_path, capfd, monkeypatch):
     """SIGTERM in steps 1, 3 and 5: each saves, verifies and exits 0; the end is that of the run
-    that was not stopped, metrics included. A finished run has nothing left to do.
+    that was not stopped, metrics included. A finished run has nothing left to do. Each start goes
+    on in the epoch where the checkpoint ends and plans none before it.
     """
-    calls = []
+    calls, first_rows = [], []
+    start_from = Batches.start_from
+
+    def start_and_note(batches, place):
+        start_from(batches, place)
+        first_rows.append(batches._first_row[0])
+        assert place is None or place["first_row"] == first_rows[-1]
+
+    monkeypatch.setattr(Batches, "start_from", start_and_note)
     put = module.put_batch
 
     def stop_in(step):
@@ -191,6 +201,7 @@ def test_stopped_at_any_step_is_bitwise_the_same(world, straight, tmp_path, capf
     assert_same_end(tmp_path, straight)
     assert train(make_config(world), tmp_path)["started_at"] == STEPS
     assert len(calls) == STEPS
+    assert first_rows == sorted(first_rows) and first_rows[0] == 0 < first_rows[-1]
 
 
 @pytest.mark.slow  # the test above stops at any step; test_torture.py kills

@@ -22,9 +22,9 @@ from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Network, load_network
-from srpo_jax.models.hf.load import policy_digest
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.prompt_encoder import BAKED, processor_digest
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.inputs import EncodedPrompt, check_length, encode_prompt
 
 AHEAD = 4

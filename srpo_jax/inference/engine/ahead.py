@@ -13,28 +13,36 @@ _WAIT = 0.1  # seconds between two looks at whether the consumer has gone
 
 
 class Ahead(Generic[T]):
-    """Iterates over `source`, of which a thread makes up to `depth` items beforehand. In a `with`,
-    whose end waits until the thread has stopped at its next item: afterwards `source` is asked for
-    nothing. What the source raises is kept as `error` and ends the iteration, so that what was
-    begun before it can be finished.
+    """Iterates over `source`, of which a thread makes up to `depth` items beforehand; 0: there is
+    no thread. In a `with`, whose end waits until the thread has stopped at its next item: then
+    `source` is asked for nothing more. What the source raises is kept as `error` and ends the
+    iteration, so that what was begun before it can be finished.
     """
 
     def __init__(self, source: Iterable[T], depth: int):
         self.error: BaseException | None = None
-        self._source = source
+        self._source, self._depth = source, depth
         self._items: queue.Queue[Any] = queue.Queue(depth)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
 
     def __enter__(self) -> Ahead[T]:
-        self._thread.start()
+        if self._depth:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
-        self._thread.join()
+        if self._depth:
+            self._thread.join()
 
     def __iter__(self) -> Iterator[T]:
+        if not self._depth:
+            try:
+                yield from self._source
+            except Exception as error:
+                self.error = error
+            return
         while True:
             item = self._items.get()
             if item is _END:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.console import Working, compiling
-from srpo_jax.distributed.sharding import ROW_AXES
+from srpo_jax.distributed.lifecycle import wait_for_all
+from srpo_jax.distributed.mesh import over_processes
+from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same, replicated
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.ahead import Ahead
 from srpo_jax.inference.engine.counts import Counts
@@ -94,6 +95,9 @@ class Engine:
         self.params, self.shape, self.counts = params, shape, Counts()
         self._ids, self._stop, self._mesh = ids, tuple(stop), mesh
         self._parts = parts_of(mesh)
+        # Processes of one mesh do the same in the same order, which a thread would not.
+        self._together = over_processes(mesh)
+        self._depth = 0 if self._together else max(2, 2 * self._parts)
         if rows % self._parts:
             raise ValueError(f"{rows} rows do not divide over {self._parts} devices")
         self._state: Any = None  # on the devices from the first request on, without a question
@@ -116,7 +120,7 @@ class Engine:
         work = Working()
         found: dict[int, list[Sample | None]] = {}
         missing: dict[int, int] = {}
-        with Ahead(self._packed(requests), depth=max(2, 2 * self._parts)) as source:
+        with Ahead(self._packed(requests), depth=self._depth) as source:
             for part, samples in self._run(iter(source)):
                 found.setdefault(part.number, [None] * part.total)
                 missing.setdefault(part.number, part.total)
@@ -209,11 +213,11 @@ class Engine:
                 break
             state, told = self._decode(state, more)
             yield from self._read(ended)
-            busy, steps, used = jax.device_get(told)
+            busy, steps, used = fetch(told)
             self._count(int(steps), int(used))
             if self._stop:
                 state = self._halt(state, seated)
-                busy = jax.device_get(self._call("busy", self.programs.busy, state))
+                busy = fetch(self._call("busy", self.programs.busy, state))
             ended = [
                 (seated.pop(row), self._call("read", _read_row, state, np.int32(row)))
                 for row in sorted(seated)
@@ -232,7 +236,7 @@ class Engine:
 
     def _read(self, ended: Sequence[tuple[_Part, Any]]) -> Iterator[tuple[_Part, list[Sample]]]:
         for part, arrays in ended:
-            tokens, logps, length, finished = jax.device_get(arrays)
+            tokens, logps, length, finished = fetch(arrays)
             samples = [
                 self._sample(tokens[w, : length[w]], logps[w, : length[w]], bool(finished[w]))
                 for w in range(part.count)
@@ -259,7 +263,7 @@ class Engine:
     def _halt(self, state: State, seated: dict[int, _Part]) -> State:
         """The state without the branches that have said a stop string."""
         shape, looked = self.shape, (state.tokens, state.which, state.t)
-        tokens, which, t = jax.device_get(self._call("look", lambda *arrays: arrays, *looked))
+        tokens, which, t = fetch(self._call("look", lambda *arrays: arrays, *looked))
         stop = np.zeros(which.shape, bool)
         for row in seated:
             for slot, branch in enumerate(which[row]):
@@ -297,13 +301,7 @@ class Engine:
 
     def _put(self, arrays: Any) -> Any:
         """Host arrays whose first axis is that of the rows, on the devices."""
-        if self._mesh is None:
-            return arrays
-        sharding = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
-        return jax.tree.map(
-            lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
-            arrays,
-        )
+        return arrays if self._mesh is None else put_same(arrays, batch_sharding(self._mesh))
 
     def _call(self, name: str, function: Any, *args: Any, donate: int | None = None) -> Any:
         """function(*args), compiled at its first call. A State that comes out lies where one
@@ -311,7 +309,7 @@ class Engine:
         if name not in self._compiled:
             options: dict[str, Any] = {} if donate is None else {"donate_argnums": donate}
             if self._mesh is not None:
-                whole = NamedSharding(self._mesh, PartitionSpec())
+                whole = replicated(self._mesh)
                 made = jax.eval_shape(function, *args)
                 options["out_shardings"] = jax.tree.map(
                     lambda x: self.programs.shardings(x) if isinstance(x, State) else whole,
@@ -319,9 +317,11 @@ class Engine:
                     is_leaf=lambda x: isinstance(x, State),
                 )
             lowered = jax.jit(function, **options).lower(*args)
-            told = compiling("sampling", quiet=name not in ("prefill", "decode"))
-            with told:
+            quiet = name not in ("prefill", "decode") or jax.process_index() > 0
+            with compiling(f"sampling ({name})", quiet=quiet):
                 self._compiled[name] = lowered.compile()
+            if self._together:
+                wait_for_all()
         return self._compiled[name](*args)
 
 

@@ -97,10 +97,10 @@ class Programs:
         """A state without a question. params: real or abstract parameters."""
         s, text = self.shape, self.model.config.text
         rows, slots, branches = s.rows, s.slots, s.branches
-        kv = (text.num_kv_heads, text.head_dim)
+        heads = text.num_kv_heads
         dtype = self.model.dtype
-        own = (text.num_layers, rows, slots, max(s.new_tokens - 1, 1), *kv)
-        shared = (text.num_layers, rows, s.tokens, *kv)
+        own = (text.num_layers, rows, slots, heads, max(s.new_tokens - 1, 1), text.head_dim)
+        shared = (text.num_layers, rows, heads, s.tokens, text.head_dim)
         ints = jnp.zeros((rows, branches), jnp.int32)
         words = None
         if self.sampling.remembers:
@@ -174,7 +174,7 @@ class Programs:
         logps = jnp.zeros((*zero.shape, s.new_tokens), jnp.float32).at[..., 0].set(logp)
         new = State(
             own=None,
-            shared=shared,
+            shared=tuple(jnp.swapaxes(part, 2, 3) for part in shared),
             queue=queue,
             order=order,
             count=count,
@@ -339,8 +339,8 @@ class Programs:
         heads = self.model.config.text.num_kv_heads
         tensor = "tensor" if heads % self.mesh.shape["tensor"] == 0 else None
         rows = PartitionSpec(ROW_AXES)
-        cache = PartitionSpec(None, ROW_AXES, None, tensor, None)
-        own = PartitionSpec(None, ROW_AXES, None, None, tensor, None)
+        cache = PartitionSpec(None, ROW_AXES, tensor, None, None)
+        own = PartitionSpec(None, ROW_AXES, None, tensor, None, None)
         found = jax.tree.map(lambda _: rows, state)
         return found._replace(
             own=jax.tree.map(lambda _: own, state.own),

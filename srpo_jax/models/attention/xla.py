@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 CHUNK = 512
-OWN_BLOCK = 128  # tokens of a branch that are read at a time while decoding
+OWN_BLOCK = 64  # tokens of a branch that are read at a time while decoding
 DENSE_LIMIT = 1024
 # Finite, so that a row that sees nothing gives finite (meaningless) values and not NaN; far below
 # any score, so exp() of it is exactly 0 and so is its gradient.
@@ -84,15 +84,15 @@ def branch_attention(
 
     Args:
         q: [B, R, H, d], the newest token of each branch.
-        shared_k, shared_v: [B, T, K, d]; shared_len: int32 [B, R].
-        own_k, own_v: [L, B, R, M, K, d] of all layers, already holding the newest token at t;
+        shared_k, shared_v: [B, K, T, d]; shared_len: int32 [B, R].
+        own_k, own_v: [L, B, R, K, M, d] of all layers, already holding the newest token at t;
         layer: int32 scalar; t: int32 [B, R].
 
     Returns: [B, R, H, d] in the dtype of own_v.
     """
-    groups = _group(q, shared_k.shape[2])
+    groups = _group(q, shared_k.shape[1])
     scale = q.shape[-1] ** -0.5
-    steps = own_k.shape[3]
+    steps = own_k.shape[4]
     size = min(steps, OWN_BLOCK)
 
     def with_own(first: jax.Array | int, state: Softmax) -> Softmax:
@@ -102,25 +102,25 @@ def branch_attention(
         k, v = (
             jax.lax.dynamic_slice(
                 cache,
-                (layer, 0, 0, begin, 0, 0),
-                (1, *cache.shape[1:3], size, *cache.shape[4:]),
+                (layer, 0, 0, 0, begin, 0),
+                (1, *cache.shape[1:4], size, cache.shape[5]),
             )[0]
             for cache in (own_k, own_v)
         )
         at = begin + jnp.arange(size)
         seen = (at <= t[..., None]) & (at >= first)
-        scores = _scores("brkgd,brmkd->brkgm", groups, k) * scale
-        return _more(state, scores, seen[:, :, None, None], v, "brkgm,brmkd->brkgd")
+        scores = _scores("brkgd,brkmd->brkgm", groups, k) * scale
+        return _more(state, scores, seen[:, :, None, None], v, "brkgm,brkmd->brkgd")
 
     with jax.named_scope("branch_attention"):
-        scores = _scores("brkgd,btkd->brkgt", groups, shared_k) * scale
-        seen = jnp.arange(shared_k.shape[1]) < shared_len[:, :, None]
+        scores = _scores("brkgd,bktd->brkgt", groups, shared_k) * scale
+        seen = jnp.arange(shared_k.shape[2]) < shared_len[:, :, None]
         nothing = Softmax(
             jnp.full(groups.shape[:-1], MASKED, jnp.float32),
             jnp.zeros(groups.shape[:-1], jnp.float32),
             jnp.zeros(groups.shape, jnp.float32),
         )
-        state = _more(nothing, scores, seen[:, :, None, None], shared_v, "brkgt,btkd->brkgd")
+        state = _more(nothing, scores, seen[:, :, None, None], shared_v, "brkgt,bktd->brkgd")
         if steps == size:
             state = with_own(0, state)
         else:

@@ -79,6 +79,14 @@ class Images(Protocol):
         """The grid that a call gives for a picture of this size, without pixels; same errors."""
         ...
 
+    def limit(self, max_pixels: int) -> dict[str, Any]:
+        """From now on no picture is shown with more pixels. Returns the settings of the image
+        processor that this changed, as they stand in its file.
+
+        Raises UserError if the family cannot show a picture with so few.
+        """
+        ...
+
     def expansion(self, grid: Any) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         ...

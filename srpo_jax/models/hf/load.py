@@ -6,10 +6,9 @@ then reads the numbers, so that a 72B model needs no host that can hold it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -214,23 +213,3 @@ def _get(tree: Mapping, path: str) -> Any:
     for part in path.split("/"):
         node = node[part]
     return node
-
-
-def policy_digest(folder: str | pathlib.Path) -> str:
-    """Which policy this is: sha256 (first 16 hex digits) over config.json and the weight files."""
-    folder = pathlib.Path(folder)
-    files = weight_files(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json")
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *files], key=lambda p: p.name):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def _blocks(file: pathlib.Path, size: int = 1 << 22) -> Iterator[bytes]:
-    with open(file, "rb") as f:
-        while block := f.read(size):
-            yield block

@@ -42,6 +42,7 @@ class Processor:
     and rows of the vocabulary that no token has. Never one of eos_ids.
     images: the family's own (families/*/images.py): `images(RGB picture)` -> its patches and grid,
     `images.grid(width, height)` -> the grid that a picture of this size has, without pixels.
+    limited: the settings of the image processor that max_pixels changed.
     markers: texts of the path format (think tags). In the policy's own texts and in those of the
     config (prompt.Told) they are tokens, even if the tokenizer calls them special; in what records
     say they are plain text.
@@ -64,6 +65,7 @@ class Processor:
     ):
         self.config = config
         self.images = images
+        self.limited: dict[str, Any] = {}
         self.eos_ids: tuple[int, ...] = tuple(eos_ids)
         self.markers = tuple(markers)
         self._tokenizer = tokenizer
@@ -100,13 +102,15 @@ class Processor:
         markers: Sequence[str] = (),
         opening: str = "",
         open: str = "auto",  # noqa: A002
+        max_pixels: int = 0,
     ) -> Processor:
         """The processor of the checkpoint in `folder`. No network, no code from the folder.
 
         family: one from outside, see registry.known_families. markers: of the path format.
         opening: what its turns begin with unless the prompt has it (a tag and a newline). open: who
         writes that, "auto" (the template if it does, else the policy), "prompt" (the template, else
-        we do) or "policy".
+        we do) or "policy". max_pixels: of a picture, to which larger ones are shrunk; 0: as the
+        folder says.
         Raises UserError if a file is missing or damaged, if the files contradict each other, if
         the template writes what the policy is to write, or if it cannot write one question with
         one picture, whole and within bounds.
@@ -114,7 +118,7 @@ class Processor:
         folder = pathlib.Path(folder)
         config = load_model_config(folder, family)
         try:
-            return cls._read(folder, config, markers, opening, open)
+            return cls._read(folder, config, max_pixels, markers, opening, open)
         except UserError as error:
             if str(folder) in str(error):
                 raise
@@ -124,7 +128,9 @@ class Processor:
             raise UserError(f"{folder}: tokenizer and image files cannot be used: {why}") from error
 
     @classmethod
-    def _read(cls, folder: pathlib.Path, config: ModelConfig, *start: Any) -> Processor:
+    def _read(
+        cls, folder: pathlib.Path, config: ModelConfig, max_pixels: int, *start: Any
+    ) -> Processor:
         """As from_dir. What was read is tried with one picture and one question."""
         # Imported here: it takes seconds, and most of the package does without it.
         from transformers import AutoTokenizer
@@ -133,12 +139,14 @@ class Processor:
             folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=False
         )
         images = config.family.images(folder, config, tokenizer)
+        limited = images.limit(max_pixels) if max_pixels else {}
         grid = check_shown(folder, images, config)
         eos_ids = _eos_ids(folder, tokenizer)
         _check(folder, config, tokenizer, eos_ids, images.suppress)
         chat = Chat(tokenizer, chat_template(folder), images.placeholder)
         chat.check_bounded()
         found = cls(config, tokenizer, images, chat, eos_ids, *start)
+        found.limited = limited
         found.chat_tokens([PROBE], [grid])
         return found
 
@@ -193,9 +201,30 @@ class Processor:
         if len(others) != len(grids):
             raise UserError(f"the messages show {len(others)} pictures, but {len(grids)} are given")
         expanded = [self.images.expansion(grid) + text for grid, text in zip(grids, others)]
-        ids = self._encode_pieces("".join([first, *expanded]).split(mark)) + self.opening
+        ids = self._encode_shown("".join([first, *expanded]), mark) + self.opening
         bos = self._tokenizer.bos_token
         return ids if bos and rendered.startswith(bos) else self._prefix + ids
+
+    def _encode_shown(self, text: str, mark: str) -> list[int]:
+        """Ids of a whole prompt. A picture's placeholders, often a thousand, take a tokenizer ten
+        times as long as the question does. Each is a token of its own, whatever stands beside it:
+        of a run two are tokenised, and their id then stands as often as the run is long.
+        """
+        placeholder, image = self.images.placeholder, self.config.image_token_id
+        lengths: list[int] = []
+
+        def two(run: re.Match) -> str:
+            lengths.append(len(run.group()) // len(placeholder))
+            return placeholder * 2
+
+        short = re.sub(f"(?:{re.escape(placeholder)}){{2,}}", two, text)
+        ids = self._encode_pieces(short.split(mark))
+        second = [i for i in range(1, len(ids)) if ids[i] == ids[i - 1] == image]
+        if len(second) != len(lengths):  # not by this tokenizer
+            return self._encode_pieces(text.split(mark))
+        for i, length in zip(reversed(second), reversed(lengths)):
+            ids[i:i] = [image] * (length - 2)
+        return ids
 
     def encode(self, text: str, after_text: bool = False) -> list[int]:
         """Ids of the policy's own text: markers are tokens, other control tokens spelled out in it

@@ -98,12 +98,11 @@ def _branch_line(twig: Twig, x: Callable[[float], float], spine: int, lane: int)
     text = twig.branch["text"]
     if not twig.is_open:
         text = behind(twig.reply, twig.verdict, twig.verdicts) + "; the text is below"
-    said = (
-        f"after step {at}: reply {word(twig.verdict)}, log-prob {twig.branch['logp']:.2f} "
-        f"({twig.per_token:.3f} a token)\n{text}"
-    )
+    said = f"after step {at}: reply {word(twig.verdict)}"
+    if twig.per_token is not None:
+        said += f", log-prob {twig.branch['logp']:.2f} ({twig.per_token:.3f} a token)"
     parts = [
-        element("title", said),
+        element("title", f"{said}\n{text}"),
         element("path", class_="touch", d=curve),
         element("path", class_="line", d=curve),
     ]

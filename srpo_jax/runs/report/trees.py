@@ -106,7 +106,7 @@ def _twig_card(twig: Twig) -> dict[str, Any]:
         "status": branch["status"],
         "reply": twig.reply,
         "behind": behind(twig.reply, twig.verdict, twig.verdicts),
-        "logp": f"{twig.per_token:.2f}".replace("-", "−"),
+        "logp": "" if twig.per_token is None else f"{twig.per_token:.2f}".replace("-", "−"),
         "steps": folded_steps(twig.steps, twig.verdicts, branch["at"] + 1),
         "detail": branch["detail"],
     }

@@ -31,8 +31,15 @@ class Twig:
         return {self.verdict, *self.verdicts} == {"SAFE"}
 
     @property
-    def per_token(self) -> float:
-        return self.branch["logp"] / max(1, len(self.branch["tokens"]))
+    def per_token(self) -> float | None:
+        """None of a branch that the policy has not sampled."""
+        return per_token(self.branch)
+
+
+def per_token(branch: Mapping[str, Any]) -> float | None:
+    """The mean log-prob of a branch's tokens, None where it is not known."""
+    logp = branch["logp"]
+    return None if logp is None else logp / max(1, len(branch["tokens"]))
 
 
 def make_twigs(tree: Mapping, index: int) -> list[Twig]:
@@ -41,15 +48,16 @@ def make_twigs(tree: Mapping, index: int) -> list[Twig]:
     for branch in sorted(tree["branches"], key=lambda b: (b["at"], b["k"])):
         key = (branch["at"], branch["text"], branch["reply_verdict"])
         groups.setdefault(key, []).append(branch)
-    means = [b[0]["logp"] / max(1, len(b[0]["tokens"])) for b in groups.values()]
-    low, high = min(means, default=0.0), max(means, default=0.0)
+    means = [per_token(same[0]) for same in groups.values()]
+    known = [mean for mean in means if mean is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     twigs = []
     for number, (same, mean) in enumerate(zip(groups.values(), means, strict=True)):
         branch = same[0]
         steps, reply = tuple(branch["step_texts"]), branch["reply_text"]
         at, path = branch["at"], branch["path_verdict"]
         own = tuple(step_verdicts(at + len(steps), branch["step_verdicts"], path)[at:])
-        weight = (mean - low) / (high - low) if high > low else 1.0
+        weight = 1.0 if mean is None or high <= low else (mean - low) / (high - low)
         anchor = f"t{index}b{number}"
         twigs.append(Twig(branch, len(same), steps, reply, own, weight, anchor))
     return twigs

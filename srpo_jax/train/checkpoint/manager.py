@@ -8,14 +8,14 @@ word, so both are compared here. docs/checkpoints.md says what is promised.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ from jax.experimental import multihost_utils
 from srpo_jax.distributed.agreement import broadcast_json, in_short, run_on_all
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.train.checkpoint.array_checksum import describe
+from srpo_jax.train.checkpoint.array_checksum import describe, start
+from srpo_jax.train.checkpoint.handlers import MetaSave, SealedPath, registry
 from srpo_jax.train.checkpoint.retention import keep_of, ranked
 from srpo_jax.train.checkpoint.seal import (
     Damaged,
@@ -33,35 +34,11 @@ from srpo_jax.train.checkpoint.seal import (
     digest_of_meta,
     read_meta,
     space_needed,
-    write_seal,
 )
 from srpo_jax.train.train_state import TrainState
 
 FORMAT = 2
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
-
-
-class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """orbax's folder of a step that is being written, which gets its name by a rename: here it is
-    sealed just before. Called by process 0, in the background, when all have written theirs.
-    """
-
-    async def finalize(self) -> None:
-        if not self.get_final().name.isdecimal():  # an item of the step: only the step is sealed
-            await super().finalize()
-            return
-        # What AtomicRenameTemporaryPath does (orbax 0.12), with the seal before the rename.
-        folder = pathlib.Path(self.get())
-        store: Any = self._checkpoint_metadata_store
-        store.wait_until_finished()
-        store.update(
-            file_path=self.get() / "_CHECKPOINT_METADATA", commit_timestamp_nsecs=time.time_ns()
-        )
-        store.wait_until_finished()
-        name = ocp.path.atomicity.COMMIT_SUCCESS_FILE
-        (folder / name).write_text(f"Checkpoint commit was successful to {self.get_final()}")
-        await asyncio.to_thread(write_seal, folder)
-        folder.rename(self.get_final())
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -111,8 +88,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, temporary_path_class=_SealedPath
+                preservation_policy=self._keep, temporary_path_class=SealedPath
             ),
+            handler_registry=registry(),
         )
 
     def __enter__(self) -> Checkpoints:
@@ -163,23 +141,34 @@ class Checkpoints:
         step = int(state.step)
         items = _items(state)
         self._check_space(items)
-        meta = {
+        said = {
             "format": FORMAT,
             "step": step,
             "run": run,
             "config": self.config,
             "notes": notes or {},
             "metrics": metrics or {},
-            "arrays": {name: describe(item) for name, item in items.items()},
         }
-        meta["digest"] = digest_of_meta(meta)
-        self._keep.note(step, meta["metrics"])
+        said = json.loads(json.dumps(said))  # as it is now: it is written in the background
+        self._keep.note(step, said["metrics"])
+        sums: Future[dict[str, Callable[[], Any]]] = Future()
+
+        def make() -> dict[str, Any]:
+            meta = {**said, "arrays": {name: wait() for name, wait in sums.result().items()}}
+            return {**meta, "digest": digest_of_meta(meta)}
+
         args = ocp.args.Composite(
-            meta=ocp.args.JsonSave(meta),
+            meta=MetaSave(make),
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
-        with self._full_disk_said_plainly():
-            saved = self._manager.save(step, args=args, force=True)
+        try:
+            with self._full_disk_said_plainly():
+                saved = self._manager.save(step, args=args, force=True)
+            # After orbax, which is slow to begin while checksums take the cores of a CPU.
+            sums.set_result({name: start(item) for name, item in items.items()})
+        except BaseException as error:
+            sums.set_exception(error)  # or meta would wait for them
+            raise
         if not saved:
             raise RuntimeError(f"orbax did not save step {step} in {self.directory}")
         return step

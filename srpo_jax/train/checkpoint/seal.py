@@ -2,8 +2,9 @@
 
 STEP/SEAL names every other file of the step with its size and SHA-256. It is written last, before
 the step gets its name, so a step has a seal from the moment that it exists. It finds any change of
-any file, also one that would not change what is restored. Checksums of the arrays themselves are
-in meta, see manager.py: they do not depend on how arrays are cut into files.
+any file, also one that would not change what is restored. Each process hashes what it wrote, so
+that no large step is read again by one of them (handlers.py). Checksums of the arrays themselves
+are in meta, see manager.py: they do not depend on how arrays are cut into files.
 
 `srpo checkpoints check WORKDIR` says of each step whether it is good.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from srpo_jax.files import file_sha256, naming, sync
 
 SEAL = "SEAL"
+CLAIM = "claim.process_"  # how the files are named in which a process says what it wrote
 META = "meta/metadata"  # where orbax puts the JSON of an item named meta
 SPARE = 1 << 20  # bytes that a step may take besides its arrays and 2 % of them
 LARGE = 1 << 20  # bytes from which on a file is read in a thread of its own
@@ -38,10 +40,36 @@ def space_needed(size: int) -> int:
     return size + size // 50 + SPARE
 
 
+def claim_files(item: pathlib.Path, process: int) -> None:
+    """Hashes what this process has written of an item of a step and leaves the sums in the item's
+    folder, for write_seal. Called by each process, once it has written all.
+    """
+    mine = item / f"ocdbt.process_{process}"  # where orbax puts the arrays of each
+    if mine.is_dir():
+        names = [f"{mine.name}/{name}" for name in _names(mine)]
+        (item / f"{CLAIM}{process}").write_text(json.dumps(_facts_of(item, names)))
+
+
 def write_seal(folder: str | os.PathLike) -> None:
-    """Writes STEP/SEAL for the files that are in the folder now. Reads each of them once."""
+    """Writes STEP/SEAL for the files that are in the folder now. Takes the sums of claim_files for
+    those that have one, and reads the others once.
+
+    Errors: Damaged when a file is not there in the size that its process wrote.
+    """
     folder = pathlib.Path(folder)
-    payload = json.dumps({"files": _facts_of(folder, _names(folder))}, sort_keys=True)
+    claimed: dict[str, list | None] = {}
+    for claim in sorted(folder.glob(f"*/{CLAIM}*")):
+        found = json.loads(claim.read_text())
+        claimed |= {f"{claim.parent.name}/{name}": fact for name, fact in found.items()}
+        claim.unlink()
+    names = _names(folder)
+    if lost := sorted(claimed.keys() - names):
+        raise Damaged(f"{_first(lost)} was written and is missing")
+    for name, fact in claimed.items():
+        if fact is not None and (size := (folder / name).stat().st_size) != fact[0]:
+            raise Damaged(f"{name} has {size} bytes, {fact[0]} were written")
+    facts = claimed | _facts_of(folder, [name for name in names if name not in claimed])
+    payload = json.dumps({"files": facts}, sort_keys=True)
     with naming(folder / SEAL):
         (folder / SEAL).write_text(_signed(payload), encoding="utf-8")
     sync(folder / SEAL)

@@ -36,7 +36,7 @@ def requests(policy, prompts):
 
 
 def engine_of(ending, **options):
-    sizes = {"rows": 2, "branches": 16, "slots": 2, "max_new_tokens": NEW}
+    sizes = {"rows": 2, "branches": 24, "slots": 2, "max_new_tokens": NEW}
     return make_engine(ending, temperature=3.0, **{**sizes, **options})
 
 
@@ -68,11 +68,11 @@ def test_slots_are_in_use(refilled, policy, prompts):
     time."""
     engine = refilled[0]
     engine.counts = counts = Counts()
-    samples = engine(mixed_requests(prompts, policy[2], [16] * 24))
+    samples = engine(mixed_requests(prompts, policy[2], [24] * 24))
     lengths = [len(sample.tokens) for own in samples for sample in own]
     assert 0.25 * NEW < np.mean(lengths) < 0.4 * NEW and max(lengths) == NEW and min(lengths) == 1
     assert counts.slots_in_use >= 0.9
-    assert counts.branches == len(lengths) == 16 * 24
+    assert counts.branches == len(lengths) == 24 * 24
     assert counts.tokens == sum(lengths)
     assert counts.finished == sum(sample.finished for own in samples for sample in own)
     assert counts.used == counts.tokens - counts.branches  # the first token is the prefill's
@@ -83,7 +83,7 @@ def test_slots_are_in_use(refilled, policy, prompts):
 @pytest.mark.parametrize(
     "options",
     [
-        {"slots": 16},  # none is taken again
+        {"slots": 24},  # none is taken again
         {"rows": 1, "branches": 5, "slots": 3},  # more branches than a row has
     ],
     ids=["no refill", "small rows"],

@@ -113,17 +113,19 @@ def test_branch_attention_is_attention_over_prefix_and_own_tokens():
     q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
     q = q[:, :branches]
     rng = np.random.default_rng(3)
-    own = rng.standard_normal((2, 3, rows, branches, steps, 2, 8)).astype(np.float32)  # 3 layers
+    own = rng.standard_normal((2, 3, rows, branches, 2, steps, 8)).astype(np.float32)  # 3 layers
     lengths = np.array([[7, 3, 0], [1, 5, 7]], np.int32)
     t = np.array([[0, 2, 3], [1, 0, 2]], np.int32)
-    got = branch_attention(q, shared_k, shared_v, lengths, *own, jnp.int32(1), jnp.asarray(t))
+    shared = [s.swapaxes(1, 2) for s in (shared_k, shared_v)]
+    got = branch_attention(q, *shared, lengths, *own, jnp.int32(1), jnp.asarray(t))
     for b, r in np.ndindex(rows, branches):
-        keys, values = (
-            np.concatenate([np.asarray(s)[b, : lengths[b, r]], o[1, b, r, : t[b, r] + 1]])[None]
-            for s, o in zip((shared_k, shared_v), own)
-        )
-        mask = np.ones((1, 1, keys.shape[1]), bool)
-        expected = brute_force(q[b : b + 1, r : r + 1], keys, values, mask)[0, 0]
+        heads = [
+            np.concatenate([s[b, :, : lengths[b, r]], o[1, b, r, :, : t[b, r] + 1]], 1)
+            for s, o in zip(shared, own)
+        ]
+        heads = [part.swapaxes(0, 1)[None] for part in heads]
+        mask = np.ones((1, 1, heads[0].shape[1]), bool)
+        expected = brute_force(q[b : b + 1, r : r + 1], *heads, mask)[0, 0]
         np.testing.assert_allclose(got[b, r], expected, atol=1e-5)
 
 
@@ -131,16 +133,17 @@ def blocks_of(monkeypatch, dtype):
     """(branch_attention of a row of four branches as a function of t [4], its arguments), over own
     keys in blocks of 8, of which the last is moved: 21 are no whole blocks."""
     monkeypatch.setattr(xla, "OWN_BLOCK", 8)
-    q, shared_k, shared_v = (jnp.asarray(x, dtype) for x in random_qkv(1, 4, 4, 2, 8))
+    q, *shared = (jnp.asarray(x, dtype) for x in random_qkv(1, 4, 4, 2, 8))
+    shared = [s.swapaxes(1, 2) for s in shared]
     rng = np.random.default_rng(4)
-    own = jnp.asarray(rng.standard_normal((2, 1, 1, 4, 21, 2, 8)), dtype)
+    own = jnp.asarray(rng.standard_normal((2, 1, 1, 4, 2, 21, 8)), dtype)
     lengths = np.array([[4, 3, 0, 1]], np.int32)
 
     @jax.jit
     def at(t):
-        return branch_attention(q, shared_k, shared_v, lengths, *own, jnp.int32(0), t[None])[0]
+        return branch_attention(q, *shared, lengths, *own, jnp.int32(0), t[None])[0]
 
-    return at, (q, shared_k, shared_v, own, lengths)
+    return at, (q, shared, own, lengths)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
@@ -160,16 +163,17 @@ def test_a_branch_is_the_same_to_the_bit_whatever_others_have(monkeypatch, dtype
 
 def test_blocks_of_own_tokens_are_attention_too(monkeypatch):
     """Each token of its own is seen once, also where the last block was moved."""
-    at, (q, shared_k, shared_v, own, lengths) = blocks_of(monkeypatch, jnp.float32)
+    at, (q, shared, own, lengths) = blocks_of(monkeypatch, jnp.float32)
     for t in ([0, 7, 8, 20], [20, 15, 16, 0], [12, 20, 19, 13]):
         got = at(jnp.asarray(t))
         for r in range(4):
-            keys, values = (
-                np.concatenate([s[0, : lengths[0, r]], o[0, 0, r, : t[r] + 1]])[None]
-                for s, o in zip((shared_k, shared_v), own)
-            )
-            mask = np.ones((1, 1, keys.shape[1]), bool)
-            expected = brute_force(q[:, r : r + 1], keys, values, mask)[0, 0]
+            heads = [
+                np.concatenate([s[0, :, : lengths[0, r]], o[0, 0, r, :, : t[r] + 1]], 1)
+                for s, o in zip(shared, own)
+            ]
+            heads = [part.swapaxes(0, 1)[None] for part in heads]
+            mask = np.ones((1, 1, heads[0].shape[1]), bool)
+            expected = brute_force(q[:, r : r + 1], *heads, mask)[0, 0]
             np.testing.assert_allclose(got[r], expected, atol=1e-5)
 
 

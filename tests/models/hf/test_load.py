@@ -18,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from srpo_jax.errors import UserError
 from srpo_jax.export.hf_checkpoint import export_checkpoint
-from srpo_jax.models.hf.load import list_tensors, load_params, policy_digest
+from srpo_jax.models.hf.load import list_tensors, load_params
 from srpo_jax.models.hf.tensor_match import match
+from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from tests.support.layouts import rename_tensors
 from tests.support.tiny import HEADS, HIDDEN, tiny_qwen2_5_vl

@@ -57,6 +57,10 @@ def test_one_state_on_any_number_of_processes_and_any_mesh(tmp_path):
     assert sums[0] == sums[1] == sums[2]
     assert len({fact[2] for fact in sums[0].values()}) == len(sums[0]) == 5
     assert look(folder) == 0
+    for number in range(2):  # of the last save: each hashed what it wrote, and only that
+        lines = (tmp_path / f"hashed.{number}").read_text().splitlines()
+        owners = {line.partition("/ocdbt.process_")[2].partition("/")[0] for line in lines}
+        assert owners - {""} == {str(number)} and (number == 0 or "" not in owners)
 
 
 def test_all_processes_skip_what_one_of_them_finds_damaged(tmp_path):

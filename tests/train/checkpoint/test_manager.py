@@ -17,11 +17,13 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.errors import UserError
+from srpo_jax.train.checkpoint import manager
 from srpo_jax.train.checkpoint import seal as checkpoint_files
 from srpo_jax.train.checkpoint.array_checksum import describe
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
@@ -223,7 +225,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     code = (
         "import pathlib, sys, time; sys.path.insert(0, sys.argv[2])\n"
         "from tests.train.checkpoint import test_manager as t\n"
-        "from srpo_jax.train.checkpoint import manager as checkpoint\n"
+        "from srpo_jax.train.checkpoint import handlers as checkpoint\n"
         "seal = checkpoint.write_seal\n"
         "def stop_at_3(step):\n"
         "    if step.name.startswith('3.'):\n"
@@ -346,6 +348,40 @@ def test_saved_values_are_those_of_the_call(tmp_path):
             for _ in range(3):
                 state = bump(state)._replace(step=jnp.int32(step + 1))
         checkpoints.verify(2, target)
+
+
+def test_what_is_noted_is_that_of_the_call(folder):
+    """The caller goes on to count in the same dict while meta is still being written."""
+    notes = {"num_tokens": 5, "more": [1]}
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(make_state(4), RUN, notes)
+        notes["num_tokens"] = 6
+        notes["more"].append(2)
+        _, found = checkpoints.restore(target_of(make_state(4)), lambda run: None)
+    assert found == {"num_tokens": 5, "more": [1]}
+
+
+def test_a_checksum_that_fails_in_the_background_fails_the_save(folder, monkeypatch):
+    """It is waited for after `save` returned; the step never gets its name."""
+
+    def wait():
+        raise RuntimeError("no checksum")
+
+    monkeypatch.setattr(manager, "start", lambda tree: wait)
+    with pytest.raises(RuntimeError, match="no checksum"):
+        with Checkpoints(folder, keep=3) as checkpoints:
+            checkpoints.save(make_state(4), RUN)
+            checkpoints.wait()
+    assert checkpoint_files.steps_in(folder) == [1, 2, 3]
+
+
+def test_orbax_alone_reads_the_arrays(folder):
+    """The files name orbax's own handlers, so a checkpoint can be opened without this package."""
+    about = json.loads((folder / "3" / "_CHECKPOINT_METADATA").read_text())
+    assert all(name.startswith("orbax.") for name in about["item_handlers"].values())
+    with ocp.CheckpointManager(folder) as plain:
+        items = ocp.args.Composite(params=ocp.args.StandardRestore())
+        assert same(plain.restore(3, args=items)["params"], make_state(3).params)
 
 
 def test_checksum_sees_bits_and_places():

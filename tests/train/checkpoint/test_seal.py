@@ -47,6 +47,53 @@ def damaged(folder: pathlib.Path, *args, **switches) -> str:
     return ""
 
 
+@pytest.fixture
+def written(step) -> pathlib.Path:
+    """A step that two processes have written and one is about to seal."""
+    for number in (0, 1):
+        for name in ("d/1", "manifest"):
+            file = step / "params" / f"ocdbt.process_{number}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes([number]) * 50)
+    (step / "SEAL").unlink()
+    return step
+
+
+def test_every_process_hashes_what_it_wrote(written, monkeypatch):
+    """The one that seals reads no file of theirs again, and its seal is the one that it would have
+    written alone. A process that wrote nothing of an item leaves nothing there.
+    """
+    write_seal(written)
+    alone = (written / "SEAL").read_bytes()
+    read, real = [], seal.file_sha256
+    monkeypatch.setattr(seal, "file_sha256", lambda path: read.append(path.name) or real(path))
+    for number in (0, 1):
+        seal.claim_files(written / "params", number)
+        seal.claim_files(written / "optimizer", number)
+    assert sorted(read) == ["1", "1", "manifest", "manifest"]
+    read.clear()
+    write_seal(written)
+    assert sorted(read) == ["1", "2", "3", "done", "metadata"]
+    assert (written / "SEAL").read_bytes() == alone
+    assert not list(written.rglob("claim*")) and damaged(written) == ""
+
+
+def test_what_was_written_must_be_there_when_it_is_sealed(written):
+    """A file that got lost or shorter on its way to where process 0 looks is never sealed."""
+    file = written / "params" / "ocdbt.process_1" / "d" / "1"
+    name = "params/ocdbt.process_1/d/1"
+    for damage, said in (
+        (lambda: file.write_bytes(b"short"), f"{name} has 5 bytes, 50 were written"),
+        (file.unlink, f"{name} was written and is missing"),
+    ):
+        file.write_bytes(bytes(50))
+        seal.claim_files(written / "params", 1)
+        damage()
+        with pytest.raises(Damaged, match=f"^{said}$"):
+            write_seal(written)
+        assert not (written / "SEAL").exists()
+
+
 def test_a_share_of_the_files_for_each_process(step):
     """A flipped bit is found by one of three processes, whichever file it is in; a size by all."""
     for name in FILES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -75,6 +76,17 @@ class Images:
         """The grid of a picture of this size, by transformers' own rule."""
         count = self.process.get_number_of_image_patches
         return (count(height, width, self.call),)
+
+    def limit(self, max_pixels: int) -> dict[str, Any]:
+        """See blocks/image_layout.Images. The thumbnail besides the tiles is not counted."""
+        tile = self.config.vision.image_size**2
+        if max_pixels < tile * self.process.min_patches:
+            raise UserError(
+                f"data.max_pixels={max_pixels}: this model shows a picture in at least "
+                f"{self.process.min_patches} tiles of {tile} pixels; set it at least as high"
+            )
+        self.process.max_patches = min(self.process.max_patches, max_pixels // tile)
+        return {"max_patches": self.process.max_patches}
 
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""

@@ -85,6 +85,13 @@ class Images:
             raise UserError(f"picture of {width}x{height} pixels: longer than 1:{LONGEST}")
         return (1,)
 
+    def limit(self, max_pixels: int) -> dict[str, Any]:
+        """See blocks/image_layout.Images."""
+        raise UserError(
+            f"data.max_pixels={max_pixels}: config.json says in which sizes this model shows "
+            "pictures; set it to 0"
+        )
+
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         return self.placeholder * len(image_layout(grid, self.config).token_index)

@@ -70,6 +70,19 @@ class Images:
             raise UserError(f"picture of {width}x{height} pixels: {one_line(error)}") from error
         return (1, rows // patch, columns // patch)
 
+    def limit(self, max_pixels: int) -> dict[str, Any]:
+        """See blocks/image_layout.Images."""
+        least, most = self.process.size.shortest_edge, self.process.size.longest_edge
+        least_tile = (self.process.patch_size * self.process.merge_size) ** 2
+        if max_pixels < max(least, least_tile):
+            raise UserError(
+                f"data.max_pixels={max_pixels}: this model enlarges small pictures to "
+                f"{max(least, least_tile)} pixels (min_pixels); set it at least as high"
+            )
+        size = {"shortest_edge": least, "longest_edge": min(most, max_pixels)}
+        self.process.size = type(self.process.size)(**size)
+        return {"size": size, "min_pixels": least, "max_pixels": size["longest_edge"]}
+
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         frames, rows, cols = grid

@@ -103,6 +103,21 @@ class Images:
             columns = math.ceil(int(rows * tile * ratio) / tile)
         return (rows, columns) if max(rows, columns) > 1 else (0, 0)
 
+    def limit(self, max_pixels: int) -> dict[str, Any]:
+        """See blocks/image_layout.Images. The whole picture besides the tiles is not counted."""
+        process, tile = self.process, self.process.max_image_size["longest_edge"]
+        side = math.isqrt(max_pixels) // tile * tile
+        if not side:
+            raise UserError(
+                f"data.max_pixels={max_pixels}: this model shows a picture in tiles of "
+                f"{tile**2} pixels; set it at least as high"
+            )
+        if not process.size.longest_edge:
+            raise UserError("data.max_pixels: this model shows every picture in one size; set 0")
+        size = {"longest_edge": min(process.size.longest_edge, side)}
+        process.size = type(process.size)(**size)
+        return {"size": size}
+
     def expansion(self, grid: Grid) -> str:
         """The text that replaces a picture's placeholder before it is tokenised."""
         rows, cols = grid

@@ -1,0 +1,119 @@
+"""The data card of a folder: README.md, from what lies there and nothing else."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from srpo_jax.data_pipelines.exchange.importing import ABOUT
+from srpo_jax.data_pipelines.exchange.licenses import told
+from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE
+from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import read_json, write_text
+
+FILE = "README.md"
+MARK = "<!-- data card by srpo_jax -->"  # on its first line: what we wrote we may write again
+RUN, SUMMARY = "run.json", "summary.json"
+_MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]")
+COUNTS = {
+    "rows": "rows read",
+    "bad_rows": "rows left out, as they cannot be used",
+    "items": "questions",
+    "trees": "of them with a reference path",
+    "answers": "answers",
+    "labelled": "of them labelled",
+    "pairs": "pairs of a safe and an unsafe answer",
+    "pictures": "different pictures",
+}
+
+
+def data_card(folder: pathlib.Path) -> str:
+    """The card: where the data comes from, what was filtered, licences, models, prompts and judges
+    by their digests, and what people say of the labels. Errors: UserError for a folder without an
+    import, trees or verdicts.
+    """
+    parts = [_imported(folder), _sampled(folder), _judged(folder)]
+    if not any(parts):
+        raise UserError(f"{folder}: there is no import.json, no trees/run.json and no verdicts")
+    lines = [MARK, f"# Data card: {words(folder.resolve().name)}", ""]
+    lines += [line for part in parts for line in part]
+    lines += ["## Review by people", "", "Not recorded here.", ""]
+    return "\n".join(lines)
+
+
+def write_card(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes the card, by default to README.md of the folder. UserError for a file of others."""
+    path = out or folder / FILE
+    if path.is_file() and not path.read_text(errors="replace").startswith(MARK):
+        raise UserError(f"{path} is there and is no data card of ours: name another by --out")
+    write_text(path, data_card(folder))
+    return path
+
+
+def _imported(folder: pathlib.Path) -> list[str]:
+    """Origin, filters and licences of an import."""
+    if not (folder / ABOUT).is_file():
+        return []
+    about = read_json(folder / ABOUT)
+    counts = about.get("counts", {})
+    lines = ["## Where it comes from", "", f"* format: {words(about.get('title', ''))}"]
+    lines += [f"* source: {words(about.get('source', ''))}"]
+    lines += [f"* {words(name)}: SHA-256 `{words(d)}`" for name, d in about["files"].items()]
+    if about.get("limit"):
+        lines.append(f"* the first {about['limit']} rows")
+    lines += ["", "## What was taken", "", "| | number |", "| --- | --- |"]
+    lines += [f"| {said} | {counts.get(name, 0)} |" for name, said in COUNTS.items()]
+    if unread := counts.get("unread"):
+        named = ", ".join(f"{words(name)} ({n})" for name, n in unread.items())
+        lines += ["", f"Fields that were kept and not used: {named}."]
+    if bad := counts.get("bad"):
+        lines += ["", "Left out, the first ones:", "", *(f"* {words(each)}" for each in bad)]
+    lines += ["", "## Licences", ""]
+    licenses = counts.get("licenses", {})
+    lines += [f"* {words(told(name))}: {n} questions" for name, n in licenses.items()]
+    return [*lines, ""]
+
+
+def _sampled(folder: pathlib.Path) -> list[str]:
+    """The policy and the prompt of the trees."""
+    path = folder / "trees" / RUN
+    if not path.is_file():
+        return []
+    run = read_json(path)
+    lines = ["## Models and prompts", ""]
+    for name, said in (
+        ("policy_digest", "policy that sampled the branches"),
+        ("prompt_digest", "prompt, chat template and path format"),
+        ("created_by", "program"),
+    ):
+        lines.append(f"* {said}: {words(run.get(name, 'unknown'))}")
+    if sampler := run.get("sampler"):
+        text = json.dumps(sampler, ensure_ascii=False, sort_keys=True)
+        lines.append(f"* sampler: {words(one_line(text, 600))}")
+    return [*lines, ""]
+
+
+def _judged(folder: pathlib.Path) -> list[str]:
+    """Whose verdicts there are, and what they come to."""
+    lines: list[str] = []
+    for path in sorted((folder / FOLDER).glob(f"*/{JUDGE}")):
+        judge = read_json(path)
+        said = f"{words(judge.get('arbiter', ''))}, digest {words(judge.get('digest', ''))}"
+        lines.append(f"* {words(path.parent.name)}: {said}{_shares(path.parent / SUMMARY)}")
+    return ["## Labels", "", *lines, ""] if lines else []
+
+
+def _shares(path: pathlib.Path) -> str:
+    found: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    names = ("safe", "unsafe", "error")
+    if not all(isinstance(found.get(name), int) for name in names):
+        return ""
+    return ": " + ", ".join(f"{found[name]} {name}" for name in names)
+
+
+def words(value: object) -> str:
+    """A text of others in Markdown, on one line and without any markup of its own."""
+    return _MARKUP.sub(lambda sign: "\\" + sign.group(), one_line(value, 400))

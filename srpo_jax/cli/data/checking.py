@@ -1,0 +1,41 @@
+"""`srpo data check`: one page on a data set, in the terminal and as HTML."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from srpo_jax.cli.data.exporting import items_at
+from srpo_jax.config.fields import Config
+from srpo_jax.console import say
+from srpo_jax.data_pipelines.exchange.checking.check import as_text, check_items
+from srpo_jax.errors import UserError
+from srpo_jax.inference.prompting import load_asking
+from srpo_jax.models.registry import load_model_config
+from srpo_jax.runs.data_check_page import write_page
+
+
+def data_check(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Runs the verb with its options; lengths are in tokens if cfg names a policy."""
+    if not options["in"]:
+        raise UserError("IN is missing, as in: srpo data check runs/mine")
+    place = pathlib.Path(options["in"])
+    items, root = items_at(place, options["from"], options["verdicts"], "reply")
+    against = {}
+    for name in filter(None, (each.strip() for each in options["against"].split(","))):
+        against[name] = items_at(pathlib.Path(name), "", "", "reply")
+    count, unit = _counter(cfg)
+    tables = check_items(items, root, count=count, unit=unit, against=against)
+    say(as_text(tables))
+    default = (place if place.is_dir() else place.parent) / "check.html"
+    say(f"\nwrote {write_page(pathlib.Path(options['out'] or default), tables, place.name)}")
+
+
+def _counter(cfg: Config) -> tuple[Callable[[str], int], str]:
+    """How long a text is, and in what: tokens of the policy, if there is one."""
+    if not cfg.model.path:
+        return lambda text: len(text.split()), "words"
+    family = load_model_config(cfg.model.path, cfg.model.family).family
+    processor = load_asking(cfg, cfg.model.path, family, bare=True).encoder.processor
+    return lambda text: len(processor.encode(text)), "tokens"
