@@ -113,18 +113,68 @@ def test_branch_attention_is_attention_over_prefix_and_own_tokens():
     q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
     q = q[:, :branches]
     rng = np.random.default_rng(3)
-    own = rng.standard_normal((2, 3, rows, branches, steps, 2, 8)).astype(np.float32)  # 3 layers
+    own = rng.standard_normal((2, 3, rows, branches, 2, steps, 8)).astype(np.float32)  # 3 layers
     lengths = np.array([[7, 3, 0], [1, 5, 7]], np.int32)
     t = np.array([[0, 2, 3], [1, 0, 2]], np.int32)
-    got = branch_attention(q, shared_k, shared_v, lengths, *own, jnp.int32(1), jnp.asarray(t))
+    shared = [s.swapaxes(1, 2) for s in (shared_k, shared_v)]
+    got = branch_attention(q, *shared, lengths, *own, jnp.int32(1), jnp.asarray(t))
     for b, r in np.ndindex(rows, branches):
-        keys, values = (
-            np.concatenate([np.asarray(s)[b, : lengths[b, r]], o[1, b, r, : t[b, r] + 1]])[None]
-            for s, o in zip((shared_k, shared_v), own)
-        )
-        mask = np.ones((1, 1, keys.shape[1]), bool)
-        expected = brute_force(q[b : b + 1, r : r + 1], keys, values, mask)[0, 0]
+        heads = [
+            np.concatenate([s[b, :, : lengths[b, r]], o[1, b, r, :, : t[b, r] + 1]], 1)
+            for s, o in zip(shared, own)
+        ]
+        heads = [part.swapaxes(0, 1)[None] for part in heads]
+        mask = np.ones((1, 1, heads[0].shape[1]), bool)
+        expected = brute_force(q[b : b + 1, r : r + 1], *heads, mask)[0, 0]
         np.testing.assert_allclose(got[b, r], expected, atol=1e-5)
+
+
+def blocks_of(monkeypatch, dtype):
+    """(branch_attention of a row of four branches as a function of t [4], its arguments), over own
+    keys in blocks of 8, of which the last is moved: 21 are no whole blocks."""
+    monkeypatch.setattr(xla, "OWN_BLOCK", 8)
+    q, *shared = (jnp.asarray(x, dtype) for x in random_qkv(1, 4, 4, 2, 8))
+    shared = [s.swapaxes(1, 2) for s in shared]
+    rng = np.random.default_rng(4)
+    own = jnp.asarray(rng.standard_normal((2, 1, 1, 4, 2, 21, 8)), dtype)
+    lengths = np.array([[4, 3, 0, 1]], np.int32)
+
+    @jax.jit
+    def at(t):
+        return branch_attention(q, *shared, lengths, *own, jnp.int32(0), t[None])[0]
+
+    return at, (q, shared, own, lengths)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_a_branch_is_the_same_to_the_bit_whatever_others_have(monkeypatch, dtype):
+    """A branch beside short ones and beside long ones, for which further blocks are read: no bit of
+    it is another one. Of the first token of its own, of the last of a block and behind it."""
+    at, _ = blocks_of(monkeypatch, dtype)
+    for r in range(4):
+        for t in (0, 7, 8, 12, 15, 16, 20):
+            own = [
+                np.asarray(at(jnp.full(4, other).at[r].set(t)))[r]
+                for other in (0, 7, 8, 15, 16, 20)
+            ]
+            assert len({array.tobytes() for array in own}) == 1, (r, t)
+            assert np.isfinite(np.asarray(own[0], np.float32)).all() and own[0].any()
+
+
+def test_blocks_of_own_tokens_are_attention_too(monkeypatch):
+    """Each token of its own is seen once, also where the last block was moved."""
+    at, (q, shared, own, lengths) = blocks_of(monkeypatch, jnp.float32)
+    for t in ([0, 7, 8, 20], [20, 15, 16, 0], [12, 20, 19, 13]):
+        got = at(jnp.asarray(t))
+        for r in range(4):
+            heads = [
+                np.concatenate([s[0, :, : lengths[0, r]], o[0, 0, r, :, : t[r] + 1]], 1)
+                for s, o in zip(shared, own)
+            ]
+            heads = [part.swapaxes(0, 1)[None] for part in heads]
+            mask = np.ones((1, 1, heads[0].shape[1]), bool)
+            expected = brute_force(q[:, r : r + 1], *heads, mask)[0, 0]
+            np.testing.assert_allclose(got[r], expected, atol=1e-5)
 
 
 def test_a_row_that_sees_nothing_is_finite():

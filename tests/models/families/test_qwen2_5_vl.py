@@ -136,7 +136,8 @@ def test_cached_decoding_equals_recomputation(tiny):
     hidden, shared = tiny.apply(tiny.rows(*paths), method="prefill")
     np.testing.assert_array_equal(hidden, tiny.apply(tiny.rows(*paths)))
     text = tiny.config.text
-    shape = (LAYERS, 3, branches, steps + 2, text.num_kv_heads, text.head_dim)
+    shared = tuple(part.swapaxes(2, 3) for part in shared)  # head first, as decoding reads it
+    shape = (LAYERS, 3, branches, text.num_kv_heads, steps + 2, text.head_dim)
     own = (jnp.full(shape, 1e6),) * 2  # shows any read of a cell that was not written yet
     got = []
     for t in range(steps):
@@ -238,7 +239,11 @@ def test_cache_is_in_the_compute_dtype(tiny):
         return jax.eval_shape(run, {"params": tiny.params}, *args)
 
     hidden, (k, v) = shapes(tiny.rows(*ANSWERS), method="prefill")
-    own = (jax.ShapeDtypeStruct((LAYERS, 3, 2, 4, *k.shape[3:]), k.dtype),) * 2
+    k, v = (
+        jax.ShapeDtypeStruct((*x.shape[:2], x.shape[3], x.shape[2], x.shape[4]), x.dtype)
+        for x in (k, v)
+    )
+    own = (jax.ShapeDtypeStruct((LAYERS, 3, 2, k.shape[2], 4, k.shape[4]), k.dtype),) * 2
     ints = np.ones((3, 2), np.int32), np.ones((3, 3, 2), np.int32)
     step, own = shapes(*ints, (k, v), ints[0], own, ints[0], method="decode")
     assert {x.dtype for x in (hidden, k, v, step, *own)} == {jnp.dtype(jnp.bfloat16)}
