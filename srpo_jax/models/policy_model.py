@@ -125,22 +125,22 @@ class PolicyModel(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """One new token for each of R branches per row.
 
-        Branch r of row b sees `shared[:, b, :shared_len[b, r]]` and its own tokens 0..t[b, r]. The
-        prefilled row must be causal up to shared_len (causal_row in models/inputs.py is).
+        Branch r of row b sees `shared[:, b, :, :shared_len[b, r]]` and its own tokens 0..t[b, r].
+        The prefilled row must be causal up to shared_len (causal_row in models/inputs.py is).
 
         Args:
             tokens: int32 [B, R]; positions: int32 [B, 3, R].
             shared: (k, v) of `prefill`, each as [L, B, K, T, d]; shared_len: int32 [B, R].
             own: (k, v), each [L, B, R, K, M, d], filled up to t - 1; t: int32 [B, R], 0 <= t < M.
 
-        Returns: (hidden [B, R, D] after the final norm, own with the new token written at t).
+        Returns: (hidden [B, R, D] after the final norm, (k, v) of the new token, each
+        [L, B, R, K, d], for write_own in models/attention/xla.py to put into own at t).
         """
         x = self.constrain(self.embed(tokens), "activation")
-        carry = (x, *own)
         turned = rope(positions, self.config.text, self.dtype)
         layers = self._layer_numbers()
-        (x, own_k, own_v), _ = self.layers.decode(carry, layers, shared, turned, shared_len, t)
-        return self.norm(x), (own_k, own_v)
+        x, new = self.layers.decode(x, layers, shared, own, turned, shared_len, t)
+        return self.norm(x), new
 
     def _embed(self, inputs: Inputs) -> tuple[jax.Array, Any]:
         """Token embeddings with the pictures' features in their places, and those for DeepStack:

@@ -12,13 +12,15 @@ ids of that block. So a vocabulary that is split over devices sends sums of bloc
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 128  # ids in a block of the vocabulary: a vector register's width on TPU
+BLOCKS = 128  # of the vocabulary, at most
+LEAST_BLOCKS = 16
 _SIGN = np.uint32(1 << 31)
 
 
@@ -152,14 +154,17 @@ def _inverse(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     """The draw from the softmax of logits [..., V] that uniform [..., 2] decides: the first number
     the block, the second the id in it. int32 [...]."""
     size = logits.shape[-1]
-    if size % BLOCK:
-        filling = [(0, 0)] * (logits.ndim - 1) + [(0, -size % BLOCK)]
+    # A power of two that divides the vocabulary, so that devices which share it hold whole blocks.
+    blocks = math.gcd(size, BLOCKS)
+    if blocks < LEAST_BLOCKS:
+        blocks = BLOCKS
+        filling = [(0, 0)] * (logits.ndim - 1) + [(0, -size % blocks)]
         logits = jnp.pad(logits, filling, constant_values=-jnp.inf)
     parts = jnp.exp(logits - logits.max(-1, keepdims=True))
-    parts = parts.reshape(*logits.shape[:-1], -1, BLOCK)
+    parts = parts.reshape(*logits.shape[:-1], blocks, -1)
     block = _first_above(parts.sum(-1), uniform[..., 0])
     inside = jnp.take_along_axis(parts, block[..., None, None], axis=-2)[..., 0, :]
-    return block * BLOCK + _first_above(inside, uniform[..., 1])
+    return block * parts.shape[-1] + _first_above(inside, uniform[..., 1])
 
 
 def _first_above(parts: jax.Array, uniform: jax.Array) -> jax.Array:

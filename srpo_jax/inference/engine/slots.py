@@ -23,6 +23,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from srpo_jax.distributed.sharding import ROW_AXES, axes_of
 from srpo_jax.inference.engine.drawing import Sampling, Seen, allowed_ids, draw
+from srpo_jax.models.attention.xla import own_length, write_own
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 
 STEPS = 64  # of one call of decode, at most: how long the host may wait
@@ -56,12 +57,12 @@ class Queue(NamedTuple):
 class State(NamedTuple):
     """All that decoding changes or reads but the parameters. Q rows, S slots, N branches, M tokens.
 
-    own: (k, v), each [L, Q, S, M - 1, K, d]: the last token is never fed back. shared: (k, v), each
-    [L, Q, T, K, d]. queue: of every row, [Q, N]. order [Q, N]: the branches as they are taken; of
-    which `count` [Q] are to be decoded at all, and `taken` [Q] were. first [Q, N]: the first token.
-    which [Q, S]: the branch of a slot, N for none; t [Q, S]: how many tokens it has drawn; token
-    [Q, S]: the last. tokens, logps [Q, N, M], length, finished [Q, N]: what was drawn. words: None,
-    or (where each id first stands in the row [Q, V], whether a slot drew it [Q, S, V]).
+    own: (k, v), each [L, Q, S, K, own_length(M), d]. shared: (k, v), each [L, Q, K, T, d]. queue:
+    of every row, [Q, N]. order [Q, N]: the branches as they are taken; of which `count` [Q] are to
+    be decoded at all, and `taken` [Q] were. first [Q, N]: the first token. which [Q, S]: the branch
+    of a slot, N for none; t [Q, S]: how many tokens it has drawn; token [Q, S]: the last. tokens,
+    logps [Q, N, M], length, finished [Q, N]: what was drawn. words: None, or (where each id first
+    stands in the row [Q, V], whether a slot drew it [Q, S, V]).
     """
 
     own: Any
@@ -99,7 +100,7 @@ class Programs:
         rows, slots, branches = s.rows, s.slots, s.branches
         heads = text.num_kv_heads
         dtype = self.model.dtype
-        own = (text.num_layers, rows, slots, heads, max(s.new_tokens - 1, 1), text.head_dim)
+        own = (text.num_layers, rows, slots, heads, own_length(s.new_tokens), text.head_dim)
         shared = (text.num_layers, rows, heads, s.tokens, text.head_dim)
         ints = jnp.zeros((rows, branches), jnp.int32)
         words = None
@@ -228,7 +229,7 @@ class Programs:
         position = jnp.broadcast_to(position[:, None], (s.rows, 3, s.slots))
         shared_len = jnp.take_along_axis(queue.shared_len, branch, axis=1)
         with jax.named_scope("decode"):
-            hidden, own = self.model.apply(
+            hidden, new = self.model.apply(
                 {"params": params},
                 state.token,
                 position,
@@ -238,6 +239,7 @@ class Programs:
                 fed,
                 method="decode",
             )
+            own = self._keep(state, new, fed)
         seeds = jnp.take_along_axis(queue.seeds, branch[..., None], axis=1)
         words, seen = state.words, None
         if words is not None:
@@ -262,6 +264,21 @@ class Programs:
             words=words,
         )
         return self._follow(state, stop)
+
+    def _keep(self, state: State, new: Any, at: Any) -> Any:
+        """state.own with the keys and values of the new tokens, each [L, Q, S, K, d], at `at`."""
+
+        def local(own: Any, new: Any, at: Any) -> Any:
+            return tuple(write_own(held, part, at) for held, part in zip(own, new, strict=True))
+
+        if self.mesh is None:
+            return local(state.own, new, at)
+        held = self._specs(state).own
+        parts = jax.tree.map(lambda spec: PartitionSpec(*spec[:4], spec[5]), held)
+        specs = (held, parts, PartitionSpec(ROW_AXES))
+        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=held)(
+            state.own, new, at
+        )
 
     def halt(self, state: State, stop: Any) -> State:
         """The state without the branches in the slots of bool `stop` [Q, S]: they are not finished,

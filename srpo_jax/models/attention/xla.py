@@ -72,28 +72,31 @@ def branch_attention(
     shared_len: jax.Array,
     own_k: jax.Array,
     own_v: jax.Array,
+    new_k: jax.Array,
+    new_v: jax.Array,
     layer: jax.Array,
     t: jax.Array,
 ) -> jax.Array:
     """One decoding step of R branches per row over one shared cache and a cache of their own.
 
-    Branch r of row b sees `shared[b, :shared_len[b, r]]` and `own[layer, b, r, :t[b, r] + 1]`. The
-    shared keys and values are read once for all branches; of the own ones OWN_BLOCK tokens at a
-    time, up to the longest branch. A block that a branch does not see changes nothing, to the bit:
-    what it computes does not depend on how long the others are.
+    Branch r of row b sees `shared[b, :shared_len[b, r]]`, `own[layer, b, r, :, :t[b, r]]`, and its
+    newest token `new[b, r]`, which write_own puts at t afterwards. The shared keys and values are
+    read once for all branches; of the own ones OWN_BLOCK tokens at a time, up to the longest
+    branch. A block that a branch does not see changes nothing, to the bit: what it computes does
+    not depend on how long the others are.
 
     Args:
         q: [B, R, H, d], the newest token of each branch.
         shared_k, shared_v: [B, K, T, d]; shared_len: int32 [B, R].
-        own_k, own_v: [L, B, R, K, M, d] of all layers, already holding the newest token at t;
-        layer: int32 scalar; t: int32 [B, R].
+        own_k, own_v: [L, B, R, K, M, d] of all layers; new_k, new_v: [B, R, K, d], of this layer;
+        layer: int32 scalar; t: int32 [B, R], below M.
 
     Returns: [B, R, H, d] in the dtype of own_v.
     """
-    groups = _group(q, shared_k.shape[1])
-    scale = q.shape[-1] ** -0.5
-    steps = own_k.shape[4]
-    size = min(steps, OWN_BLOCK)
+    batch, branches, heads, width = q.shape
+    kv_heads, steps = shared_k.shape[1], own_k.shape[4]
+    scale, size = width**-0.5, min(steps, OWN_BLOCK)
+    groups = _group(q, kv_heads)
 
     def with_own(first: jax.Array | int, state: Softmax) -> Softmax:
         """first: of the block, moved so that it lies in the cache; what it has in common with the
@@ -108,26 +111,58 @@ def branch_attention(
             for cache in (own_k, own_v)
         )
         at = begin + jnp.arange(size)
-        seen = (at <= t[..., None]) & (at >= first)
+        seen = (at < t[..., None]) & (at >= first)
         scores = _scores("brkgd,brkmd->brkgm", groups, k) * scale
         return _more(state, scores, seen[:, :, None, None], v, "brkgm,brkmd->brkgd")
 
     with jax.named_scope("branch_attention"):
-        scores = _scores("brkgd,bktd->brkgt", groups, shared_k) * scale
-        seen = jnp.arange(shared_k.shape[2]) < shared_len[:, :, None]
-        nothing = Softmax(
-            jnp.full(groups.shape[:-1], MASKED, jnp.float32),
-            jnp.zeros(groups.shape[:-1], jnp.float32),
-            jnp.zeros(groups.shape, jnp.float32),
-        )
-        state = _more(nothing, scores, seen[:, :, None, None], shared_v, "brkgt,bktd->brkgd")
+        newest = _scores("brkgd,brkd->brkg", groups, new_k) * scale
+        values = jnp.broadcast_to(new_v[:, :, :, None].astype(jnp.float32), groups.shape)
+        state = Softmax(newest, jnp.ones_like(newest), values)
+        # All queries of a kv head are the rows of one product: left apart, a TPU takes each branch
+        # for a product of its own.
+        merged = (batch, kv_heads, branches * heads // kv_heads)
+        rows = jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(*merged, *x.shape[4:]), state)
+        asked = groups.swapaxes(1, 2).reshape(*merged, width)
+        scores = _scores("bkmd,bktd->bkmt", asked, shared_k) * scale
+        length = jnp.repeat(shared_len, heads // kv_heads, axis=1)
+        seen = jnp.arange(shared_k.shape[2]) < length[:, None, :, None]
+        rows = _more(rows, scores, seen, shared_v, "bkmt,bktd->bkmd")
+        apart = (batch, kv_heads, branches, heads // kv_heads)
+        state = jax.tree.map(lambda x: x.reshape(*apart, *x.shape[3:]).swapaxes(1, 2), rows)
         if steps == size:
             state = with_own(0, state)
         else:
-            blocks = jnp.max(t) // size + 1
+            blocks = (jnp.max(t) + size - 1) // size
             state = jax.lax.fori_loop(0, blocks, lambda i, x: with_own(i * size, x), state)
         out = state.weighted / state.total[..., None]
     return out.reshape(q.shape).astype(own_v.dtype)
+
+
+def own_length(new_tokens: int) -> int:
+    """The M of own_k for branches of so many new tokens, of which the last is never fed back: whole
+    blocks, as a TPU copies a cache of another length into one and back at every call."""
+    return max(1, -(-(new_tokens - 1) // OWN_BLOCK)) * OWN_BLOCK
+
+
+def write_own(own: jax.Array, new: jax.Array, t: jax.Array) -> jax.Array:
+    """own [L, B, R, K, M, d] with new [L, B, R, K, d] at (:, b, r, :, t[b, r]).
+
+    As rows of one table, which the compilers do in place. A TPU takes a scatter with more axes for
+    a loop over its windows, or turns the whole cache round for it. What is split over a mesh is to
+    come in parts (shard_map): the rows of a table are not those of its parts.
+    """
+    room, width = own.shape[4:]
+    first = jnp.arange(new.size // width).reshape(new.shape[:-1]) * room
+    rows = (first + t[:, :, None]).reshape(-1)
+    table = own.reshape(-1, width)
+    table = table.at[rows].set(
+        new.reshape(-1, width).astype(own.dtype),
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="promise_in_bounds",
+    )
+    return table.reshape(own.shape)
 
 
 class Softmax(NamedTuple):

@@ -267,42 +267,20 @@ class DecoderLayer(nn.Module):
             x = self.constrain(_add_deep(x, layer, *deep), "activation")
         return x, (k, v)
 
-    def decode(self, carry, layer, shared, rope: Rope, shared_len: jax.Array, t: jax.Array):
-        """One token per branch. carry: (x [B, R, D], own k and v of ALL layers [L, B, R, K, M, d]).
+    def decode(self, x, layer, shared, own, rope: Rope, shared_len: jax.Array, t: jax.Array):
+        """One token per branch: x [B, R, D] -> x, and this layer's (k, v) [B, R, K, d] of it.
 
-        The own caches are carried and written in place at (layer, t[b, r]); as scanned inputs and
-        outputs they would be copied whole at every step.
+        own: k and v of ALL layers [L, B, R, K, M, d], only read: carried and written here, or as
+        scanned inputs, they would be copied, or written in L small parts.
         """
-        x, *own = carry
-        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
-        own = [_write_own(cache, new, layer, t) for cache, new in zip(own, (k, v), strict=True)]
-        heads = branch_attention(q, shared[0], shared[1], shared_len, own[0], own[1], layer, t)
-        return (self._finish(x, heads), *own), None
+        q, *new = self.attn.qkv(self.attn_norm(x), rope)
+        heads = branch_attention(q, *shared, shared_len, *own, *new, layer, t)
+        return self._finish(x, heads), tuple(new)
 
     def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:
         x = self.constrain(x + self.attn.out(heads), "activation")
         with jax.named_scope("ffn"):
             return self.constrain(x + self.mlp(self.mlp_norm(x)), "activation")
-
-
-def _write_own(cache: jax.Array, new: jax.Array, layer: jax.Array, t: jax.Array) -> jax.Array:
-    """cache [L, B, R, K, M, d] with new [B, R, K, d] at (layer, b, r, :, t[b, r]).
-
-    A scatter that says that B and R are batch axes: rows that are split over a mesh stay where they
-    are, and nothing is transposed, as vmap of an update would.
-    """
-    place = jnp.stack([jnp.broadcast_to(layer, t.shape), t], axis=-1)
-    axes = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(2, 3),
-        inserted_window_dims=(0, 4),
-        scatter_dims_to_operand_dims=(0, 4),
-        operand_batching_dims=(1, 2),
-        scatter_indices_batching_dims=(0, 1),
-    )
-    within = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return jax.lax.scatter(
-        cache, place, new.astype(cache.dtype), axes, unique_indices=True, mode=within
-    )
 
 
 def _add_deep(x: jax.Array, layer: jax.Array, features: jax.Array, index: jax.Array) -> jax.Array:
@@ -321,7 +299,7 @@ def stacked_layers(config: TextConfig, remat: str) -> type[nn.Module]:
     layer = with_remat(DecoderLayer, remat)
     common = dict(variable_axes=STACKED, split_rngs={"params": True}, length=config.num_layers)
     over_rows = dict(common, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast))
-    over_branches = dict(common, in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast))
+    over_branches = dict(common, in_axes=(0, 0, *[nn.broadcast] * 4))
     methods = {"__call__": over_rows, "prefill": over_rows, "decode": over_branches}
     return nn.scan(layer, methods=methods)
 

@@ -7,7 +7,7 @@ import pytest
 
 from srpo_jax.models.attention import xla
 from srpo_jax.models.attention.dispatch import segment_attention, tree_attention
-from srpo_jax.models.attention.xla import branch_attention
+from srpo_jax.models.attention.xla import OWN_BLOCK, branch_attention, own_length, write_own
 from tests.support import masks
 from tests.support.masks import segment_mask, tree_mask
 
@@ -106,44 +106,66 @@ def test_long_rows_never_hold_a_square():
     assert "2048,2048]" not in str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k, ends))
 
 
-def test_branch_attention_is_attention_over_prefix_and_own_tokens():
-    """A branch sees shared[:shared_len] and own[:t + 1], of one layer; what lies
-    behind them has no effect."""
-    rows, branches, length, steps = 2, 3, 7, 4
+@pytest.mark.parametrize("steps", [4, 100])
+def test_branch_attention_is_attention_over_prefix_and_own_tokens(steps):
+    """A branch sees shared[:shared_len], own[:t] and its newest token, of one layer; what lies
+    behind them has no effect. One block of own tokens, or several of which the last overlaps."""
+    rows, branches, length = 2, 3, 7
     q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
     q = q[:, :branches]
     rng = np.random.default_rng(3)
     own = rng.standard_normal((2, 3, rows, branches, 2, steps, 8)).astype(np.float32)  # 3 layers
+    new = rng.standard_normal((2, rows, branches, 2, 8)).astype(np.float32)
     lengths = np.array([[7, 3, 0], [1, 5, 7]], np.int32)
-    t = np.array([[0, 2, 3], [1, 0, 2]], np.int32)
-    shared = [s.swapaxes(1, 2) for s in (shared_k, shared_v)]
-    got = branch_attention(q, *shared, lengths, *own, jnp.int32(1), jnp.asarray(t))
+    t = np.array([[0, 2, steps - 1], [1, 0, steps - 2]], np.int32)
+    shared = [jnp.swapaxes(x, 1, 2) for x in (shared_k, shared_v)]
+    got = branch_attention(q, *shared, lengths, *own, *new, jnp.int32(1), jnp.asarray(t))
     for b, r in np.ndindex(rows, branches):
-        heads = [
-            np.concatenate([s[b, :, : lengths[b, r]], o[1, b, r, :, : t[b, r] + 1]], 1)
-            for s, o in zip(shared, own)
-        ]
-        heads = [part.swapaxes(0, 1)[None] for part in heads]
-        mask = np.ones((1, 1, heads[0].shape[1]), bool)
-        expected = brute_force(q[b : b + 1, r : r + 1], *heads, mask)[0, 0]
+        keys, values = (
+            np.concatenate(
+                [np.asarray(s)[b, : lengths[b, r]], o[1, b, r, :, : t[b, r]].swapaxes(0, 1), [n]]
+            )[None]
+            for s, o, n in zip((shared_k, shared_v), own, new[:, b, r])
+        )
+        mask = np.ones((1, 1, keys.shape[1]), bool)
+        expected = brute_force(q[b : b + 1, r : r + 1], keys, values, mask)[0, 0]
         np.testing.assert_allclose(got[b, r], expected, atol=1e-5)
+
+
+def test_new_keys_are_written_at_each_branch_s_own_place():
+    """And nowhere else."""
+    rng = np.random.default_rng(1)
+    own = rng.standard_normal((3, 2, 4, 2, 5, 8)).astype(np.float32)
+    new = rng.standard_normal((3, 2, 4, 2, 8)).astype(np.float32)
+    t = rng.integers(0, 5, (2, 4))
+    expected = own.copy()
+    for b, r in np.ndindex(2, 4):
+        expected[:, b, r, :, t[b, r]] = new[:, b, r]
+    np.testing.assert_array_equal(write_own(jnp.asarray(own), jnp.asarray(new), t), expected)
+
+
+def test_a_branch_s_cache_is_whole_blocks_and_has_room_for_all_but_its_last_token():
+    for new_tokens in (1, 2, 65, 66, 129, 512):
+        length = own_length(new_tokens)
+        assert length % OWN_BLOCK == 0 and new_tokens - 1 <= length < new_tokens + OWN_BLOCK
 
 
 def blocks_of(monkeypatch, dtype):
     """(branch_attention of a row of four branches as a function of t [4], its arguments), over own
-    keys in blocks of 8, of which the last is moved: 21 are no whole blocks."""
+    keys in blocks of 8."""
     monkeypatch.setattr(xla, "OWN_BLOCK", 8)
     q, *shared = (jnp.asarray(x, dtype) for x in random_qkv(1, 4, 4, 2, 8))
     shared = [s.swapaxes(1, 2) for s in shared]
     rng = np.random.default_rng(4)
-    own = jnp.asarray(rng.standard_normal((2, 1, 1, 4, 2, 21, 8)), dtype)
+    own = jnp.asarray(rng.standard_normal((2, 1, 1, 4, 2, 24, 8)), dtype)
+    new = jnp.asarray(rng.standard_normal((2, 1, 4, 2, 8)), dtype)
     lengths = np.array([[4, 3, 0, 1]], np.int32)
 
     @jax.jit
     def at(t):
-        return branch_attention(q, *shared, lengths, *own, jnp.int32(0), t[None])[0]
+        return branch_attention(q, *shared, lengths, *own, *new, jnp.int32(0), t[None])[0]
 
-    return at, (q, shared, own, lengths)
+    return at, (q, shared, own, new, lengths)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
@@ -162,14 +184,16 @@ def test_a_branch_is_the_same_to_the_bit_whatever_others_have(monkeypatch, dtype
 
 
 def test_blocks_of_own_tokens_are_attention_too(monkeypatch):
-    """Each token of its own is seen once, also where the last block was moved."""
-    at, (q, shared, own, lengths) = blocks_of(monkeypatch, jnp.float32)
+    """Each token of its own is seen once, and the newest."""
+    at, (q, shared, own, new, lengths) = blocks_of(monkeypatch, jnp.float32)
     for t in ([0, 7, 8, 20], [20, 15, 16, 0], [12, 20, 19, 13]):
         got = at(jnp.asarray(t))
         for r in range(4):
             heads = [
-                np.concatenate([s[0, :, : lengths[0, r]], o[0, 0, r, :, : t[r] + 1]], 1)
-                for s, o in zip(shared, own)
+                np.concatenate(
+                    [s[0, :, : lengths[0, r]], o[0, 0, r, :, : t[r]], n[0, r, :, None]], 1
+                )
+                for s, o, n in zip(shared, own, new)
             ]
             heads = [part.swapaxes(0, 1)[None] for part in heads]
             mask = np.ones((1, 1, heads[0].shape[1]), bool)

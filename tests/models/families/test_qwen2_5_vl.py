@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srpo_jax.models.attention.xla import write_own
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.inputs import causal_row, encode_prompt, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, abstract_params, head_matrix, init_params
@@ -134,17 +135,18 @@ def test_cached_decoding_equals_recomputation(tiny):
     first = np.array([p.next_position for p in tiny.prompts])[:, None] + kept
 
     hidden, shared = tiny.apply(tiny.rows(*paths), method="prefill")
+    shared = tuple(jnp.swapaxes(part, 2, 3) for part in shared)
     np.testing.assert_array_equal(hidden, tiny.apply(tiny.rows(*paths)))
     text = tiny.config.text
-    shared = tuple(part.swapaxes(2, 3) for part in shared)  # head first, as decoding reads it
     shape = (LAYERS, 3, branches, text.num_kv_heads, steps + 2, text.head_dim)
     own = (jnp.full(shape, 1e6),) * 2  # shows any read of a cell that was not written yet
     got = []
     for t in range(steps):
         positions = np.repeat((first + t)[:, None, :], 3, axis=1).astype(np.int32)
         tokens = own_tokens[:, :, t].astype(np.int32)
-        args = (tokens, positions, shared, shared_len, own, np.full_like(tokens, t))
-        out, own = tiny.apply(*args, method="decode")
+        at = np.full_like(tokens, t)
+        out, new = tiny.apply(tokens, positions, shared, shared_len, own, at, method="decode")
+        own = tuple(write_own(held, part, at) for held, part in zip(own, new))
         got.append(out)
     got = np.stack(got, axis=2)  # [B, R, steps, D]
     for r in range(branches):
@@ -239,14 +241,13 @@ def test_cache_is_in_the_compute_dtype(tiny):
         return jax.eval_shape(run, {"params": tiny.params}, *args)
 
     hidden, (k, v) = shapes(tiny.rows(*ANSWERS), method="prefill")
-    k, v = (
-        jax.ShapeDtypeStruct((*x.shape[:2], x.shape[3], x.shape[2], x.shape[4]), x.dtype)
-        for x in (k, v)
-    )
-    own = (jax.ShapeDtypeStruct((LAYERS, 3, 2, k.shape[2], 4, k.shape[4]), k.dtype),) * 2
+    layers, rows, length, heads, width = k.shape
+    shared = (jax.ShapeDtypeStruct((layers, rows, heads, length, width), k.dtype),) * 2
+    own = (jax.ShapeDtypeStruct((layers, rows, 2, heads, 4, width), k.dtype),) * 2
     ints = np.ones((3, 2), np.int32), np.ones((3, 3, 2), np.int32)
-    step, own = shapes(*ints, (k, v), ints[0], own, ints[0], method="decode")
-    assert {x.dtype for x in (hidden, k, v, step, *own)} == {jnp.dtype(jnp.bfloat16)}
+    step, new = shapes(*ints, shared, ints[0], own, ints[0], method="decode")
+    assert {x.dtype for x in (hidden, k, v, step, *new)} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.shape for x in new} == {(layers, rows, 2, heads, width)}
 
 
 def test_parameters_are_a_plain_dict_of_the_stated_paths(tiny):
