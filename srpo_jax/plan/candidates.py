@@ -109,7 +109,7 @@ def rows_of(cfg: Config, config: ModelConfig, question: Question, row_tokens: in
     parts = lay_out_within(tree, pairs, large, **arguments(lay_out_within, cfg.objective))
     total = TreeSizes(*(sum(sizes) for sizes in zip(*(part.sizes for part in parts))))
     scale = row_tokens / total.tokens
-    least = np.max([part.sizes for part in parts], axis=0)
+    least = np.max([tuple(part.sizes) for part in parts], axis=0)
     full = TreeSizes(*(int(max(math.ceil(n * scale), m)) for n, m in zip(total, least)))
     full = full._replace(tokens=row_tokens)
     budgets = Budgets.fit([full], row_tokens=row_tokens, patch_multiple=unit)

@@ -146,7 +146,8 @@ class Programs:
         [P]: whether there is a question at all.
         """
         model, s = self.model, self.shape
-        hidden, shared = model.apply({"params": params}, inputs, method="prefill")
+        found: Any = model.apply({"params": params}, inputs, method="prefill")
+        hidden, shared = found
         last = jnp.maximum(queue.shared_len - 1, 0)
         hidden = jnp.take_along_axis(hidden, last[..., None], axis=1)  # [P, N, D]
         zero = jnp.zeros(queue.shared_len.shape, jnp.int32)

@@ -273,9 +273,10 @@ class DecoderLayer(nn.Module):
         own: k and v of ALL layers [L, B, R, K, M, d], only read: carried and written here, or as
         scanned inputs, they would be copied, or written in L small parts.
         """
-        q, *new = self.attn.qkv(self.attn_norm(x), rope)
-        heads = branch_attention(q, *shared, shared_len, *own, *new, layer, t)
-        return self._finish(x, heads), tuple(new)
+        q, k, v = self.attn.qkv(self.attn_norm(x), rope)
+        (shared_k, shared_v), (own_k, own_v) = shared, own
+        heads = branch_attention(q, shared_k, shared_v, shared_len, own_k, own_v, k, v, layer, t)
+        return self._finish(x, heads), (k, v)
 
     def _finish(self, x: jax.Array, heads: jax.Array) -> jax.Array:
         x = self.constrain(x + self.attn.out(heads), "activation")
