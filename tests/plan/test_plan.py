@@ -71,7 +71,7 @@ def fake(monkeypatch, tmp_path):
     starts = tmp_path / "starts"
     starts.touch()
     monkeypatch.setattr(plan_run, "WORKER", "tests.support.plan_fake_worker")
-    monkeypatch.setattr(plan_run, "source_digest", lambda: "same")
+    monkeypatch.setattr(plan_run, "source_digest", lambda worker: "same")
     monkeypatch.setitem(plan_run.ENVIRONMENT, "PYTHONPATH", str(ROOT))
     monkeypatch.setenv("STARTS", str(starts))
     return lambda: [int(line) for line in starts.read_text().split()]
