@@ -34,8 +34,8 @@ from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.inference.sampling_mesh import (
     Shape,
     bytes_per_row,
+    fixed_bytes,
     memory_here,
-    prefill_bytes,
     rows_that_fit,
     sampling_mesh,
     slots_that_pay,
@@ -234,7 +234,7 @@ def _fitting_rows(policy: Policy, shape: Shape) -> int:
     return rows_that_fit(
         bytes_per_row(config.text, shape, **split),
         shape.slots,
-        weights=bytes_per_device(policy.params) + prefill_bytes(config, shape, **split),
+        weights=bytes_per_device(policy.params) + fixed_bytes(config, shape, **split),
         memory=memory_here(agreed=policy.together),
         bound=slots_that_pay(),
         replicas=replicas,

@@ -157,7 +157,7 @@ def bytes_per_row(text: TextConfig, shape: Shape, *, tensor: int, itemsize: int)
     """Bytes on one device of a row's keys and values, shared and of each slot, and of the slots'
     float32 logits, of which drawing keeps three copies.
 
-    With the weights and prefill_bytes this is the compiler's peak to a few percent
+    With the weights and fixed_bytes this is the compiler's peak to a few percent
     (tests/plan/sampling).
     """
     tokens = shape.tokens + shape.slots * own_length(shape.new_tokens)
@@ -165,15 +165,21 @@ def bytes_per_row(text: TextConfig, shape: Shape, *, tensor: int, itemsize: int)
     return tokens * cache_bytes(text, tensor=tensor, itemsize=itemsize) + logits
 
 
-def prefill_bytes(config: ModelConfig, shape: Shape, *, tensor: int, itemsize: int) -> int:
-    """Bytes on one device of what the prefill of one question computes on the way: a layer's
-    activations of the decoder, and of the vision tower. Each device prefills one at a time."""
+def fixed_bytes(config: ModelConfig, shape: Shape, *, tensor: int, itemsize: int) -> int:
+    """Bytes on one device, beside the weights, that do not grow with the rows: what the prefill of
+    one question computes on the way (a layer's activations of the decoder and of the tower), and
+    the kernels that a TPU's compiler may hold a second time, in another order: q, k and v, and the
+    tower's MLP.
+    """
     text, vision = config.text, config.vision
-    heads = (2 * text.num_heads + 2 * text.num_kv_heads) * text.head_dim
-    layer = 4 * text.hidden_size + (heads + 3 * text.intermediate_size) // tensor
+    heads = (text.num_heads + 2 * text.num_kv_heads) * text.head_dim
+    layer = 4 * text.hidden_size
+    layer += (heads + text.num_heads * text.head_dim + 3 * text.intermediate_size) // tensor
     block = 4 * vision.hidden_size
     block += (4 * vision.hidden_size + 3 * vision.intermediate_size) // tensor
-    return (shape.tokens * layer + shape.patches * block) * itemsize
+    turned = text.num_layers * text.hidden_size * heads
+    turned += 3 * vision.depth * vision.hidden_size * vision.intermediate_size
+    return (shape.tokens * layer + shape.patches * block + turned // tensor) * itemsize
 
 
 def rows_that_fit(

@@ -1,4 +1,4 @@
-"""What `srpo plan --for=explore` says of released Qwen2.5-VL sizes on TPU slices: a table of the docs.
+"""What `srpo plan --for=explore` says of released Qwen2.5-VL sizes: a table of docs/planning.md.
 
     python -m studies.speed.explore_table [--cases=7B:v5e:2x2,72B:v5p:2x2x1] [--cache=DIR]
 

@@ -1,4 +1,4 @@
-"""How a program of the engine is traced for its mesh: one place for the engine and for `srpo plan`."""
+"""How a program of the engine is traced for its mesh: for the engine, and for `srpo plan`."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _rows(task: Task, weights: dict[int, int], mesh: tuple[int, int, int]) -> in
         sampling_mesh.bytes_per_row(task.config.text, needs, tensor=tensor, itemsize=itemsize),
         shape.slots,
         weights=weights[tensor] // fsdp
-        + sampling_mesh.prefill_bytes(task.config, needs, tensor=tensor, itemsize=itemsize),
+        + sampling_mesh.fixed_bytes(task.config, needs, tensor=tensor, itemsize=itemsize),
         memory=task.memory,
         bound=bound,
         replicas=data * fsdp,
