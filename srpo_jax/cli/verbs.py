@@ -260,16 +260,24 @@ def plan(command: Command) -> None:
         raise UserError("--topology=NAME is missing, as in --topology=v5e:8x8")
     if options["json"] and options["markdown"]:
         raise UserError("--json and --markdown exclude each other")
+    if options["for"] not in ("train", "explore"):
+        raise UserError(f"--for={options['for']}: it plans for train or explore")
     from srpo_jax.distributed.accelerators import parse_slice
 
     for name in topologies:
         parse_slice(name)
     config = command.config(unused=("arbiter.kind", "data.train_records", "data.test_records"))
     _settle()
-    from srpo_jax.plan import plan as planning
-    from srpo_jax.plan import table as plan_report
+    from srpo_jax.plan.plan import parse_options, progress
 
-    chosen, say = planning.parse_options(options), planning.progress()
+    if options["for"] == "explore":
+        from srpo_jax.plan.sampling import plan as planning
+        from srpo_jax.plan.sampling import table as plan_report
+    else:
+        from srpo_jax.plan import plan as planning
+        from srpo_jax.plan import table as plan_report
+
+    chosen, say = parse_options(options), progress()
     plans = [planning.plan(config, name, chosen, say) for name in topologies]
     if options["json"]:
         print(json.dumps(plans[0] if len(plans) == 1 else {"plans": plans}))

@@ -135,7 +135,7 @@ class Answerer:
             "created_by": f"srpo_jax {__version__}",
         }
         tokens, patches = policy.budgets(records, [0] * len(records))
-        shape = Shape(tokens, 1, cfg.eval.max_new_tokens)
+        shape = Shape(tokens, 1, cfg.eval.max_new_tokens, patches)
         self._engine = Engine(
             policy.model,
             policy.params,

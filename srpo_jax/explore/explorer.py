@@ -85,7 +85,7 @@ class Explorer:
                 policy, tokens=room.tokens + room.last, patches=room.patches, steps=room.steps
             )
         slots = cfg.explore.slots or slots_for(self._branches * points)
-        shape = Shape(room.tokens, slots, cfg.explore.max_new_tokens)
+        shape = Shape(room.tokens, slots, cfg.explore.max_new_tokens, room.patches)
         self.engine = Engine(
             policy.model,
             policy.params,

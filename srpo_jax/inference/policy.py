@@ -34,12 +34,14 @@ from srpo_jax.inference.prompting import Asking, load_asking
 from srpo_jax.inference.sampling_mesh import (
     Shape,
     bytes_per_row,
+    fixed_bytes,
     memory_here,
     rows_that_fit,
     sampling_mesh,
     slots_that_pay,
 )
 from srpo_jax.models.attention.dispatch import Attend
+from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.weights_digest import policy_digest
@@ -227,11 +229,11 @@ def _fitting_rows(policy: Policy, shape: Shape) -> int:
     config, mesh = policy.processor.config, policy.mesh
     tensor, replicas = (1, 1) if mesh is None else (mesh.shape["tensor"], row_shards(mesh))
     itemsize = jnp.dtype(policy.model.dtype).itemsize
-    per_row = bytes_per_row(config.text, shape, tensor=tensor, itemsize=itemsize)
+    split = {"tensor": tensor, "itemsize": itemsize}
     return rows_that_fit(
-        per_row,
+        bytes_per_row(config.text, shape, **split),
         shape.slots,
-        weights=bytes_per_device(policy.params),
+        weights=bytes_per_device(policy.params) + fixed_bytes(config, shape, **split),
         memory=memory_here(agreed=policy.together),
         bound=slots_that_pay(),
         replicas=replicas,
@@ -243,19 +245,23 @@ def load_network(
 ) -> Network:
     """The model in `folder` in the computing dtype; params, alone: as of load_policy."""
     config = load_model_config(folder, cfg.model.family)
-    dtype = jnp.dtype(cfg.model.dtype)
-    options, shardings = {}, None
+    dtype, shardings = jnp.dtype(cfg.model.dtype), None
     mesh = sampling_mesh(cfg, config, alone=alone)
     if mesh is not None:
-        options["constrain"] = make_constrain(mesh)
         shardings = param_shardings(abstract_params(config, dtype), mesh)
     if params is None:
         params = load_params(folder, config, dtype=dtype, shardings=shardings)
     elif shardings is not None:
         params = jax.device_put(params, shardings)  # those that lie there already stay
-    options["attend"] = Attend(cfg.model.attention, mesh)
-    model = PolicyModel(config, dtype=dtype, param_dtype=dtype, **options)
-    return Network(model, params, mesh)
+    return Network(sampling_model(cfg, config, mesh), params, mesh)
+
+
+def sampling_model(cfg: Config, config: ModelConfig, mesh: jax.sharding.Mesh | None) -> PolicyModel:
+    """The network as it samples on this mesh."""
+    options: dict[str, Any] = {} if mesh is None else {"constrain": make_constrain(mesh)}
+    dtype = jnp.dtype(cfg.model.dtype)
+    attend = Attend(cfg.model.attention, mesh)
+    return PolicyModel(config, dtype=dtype, param_dtype=dtype, attend=attend, **options)
 
 
 def params_digest(params: Any, folder: str | os.PathLike) -> str:

@@ -21,6 +21,7 @@ from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.distributed.mesh import AXES, Mesh, abstract_mesh, make_mesh
 from srpo_jax.distributed.sharding import bytes_per_device, param_shardings
 from srpo_jax.errors import UserError
+from srpo_jax.models.attention.xla import own_length
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.blocks.text_config import TextConfig
 from srpo_jax.models.policy_model import abstract_params
@@ -139,24 +140,46 @@ def memory_here(*, agreed: bool = False) -> int | None:
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """What the memory of a sampler depends on: tokens of prompt and path that a row has room for,
-    branches of a row that decode at once, and new tokens of each."""
+    branches of a row that decode at once, new tokens of each, and patches of a question."""
 
     tokens: int
     slots: int
     new_tokens: int
+    patches: int
+
+
+def cache_bytes(text: TextConfig, *, tensor: int, itemsize: int) -> int:
+    """Bytes on one device of a token's keys and values. itemsize: of the compute dtype."""
+    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * itemsize // tensor
 
 
 def bytes_per_row(text: TextConfig, shape: Shape, *, tensor: int, itemsize: int) -> int:
-    """Bytes on one device of a row's keys and values, shared and of each slot, and of what is
-    computed on the way: a layer's activations of the prefill, or the slots' float32 logits, of
-    which sampling keeps three copies. itemsize: of the compute dtype.
+    """Bytes on one device of a row's keys and values, shared and of each slot, and of the slots'
+    float32 logits, of which drawing keeps three copies.
+
+    With the weights and fixed_bytes this is the compiler's peak to a few percent
+    (tests/plan/sampling).
     """
-    per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * itemsize // tensor
-    caches = per_token * (shape.tokens + shape.slots * shape.new_tokens)
-    heads = (2 * text.num_heads + 2 * text.num_kv_heads) * text.head_dim
-    layer = 4 * text.hidden_size + (heads + 3 * text.intermediate_size) // tensor
+    tokens = shape.tokens + shape.slots * own_length(shape.new_tokens)
     logits = 3 * shape.slots * text.padded_vocab * 4 // tensor
-    return caches + max(shape.tokens * layer * itemsize, logits)
+    return tokens * cache_bytes(text, tensor=tensor, itemsize=itemsize) + logits
+
+
+def fixed_bytes(config: ModelConfig, shape: Shape, *, tensor: int, itemsize: int) -> int:
+    """Bytes on one device, beside the weights, that do not grow with the rows: what the prefill of
+    one question computes on the way (a layer's activations of the decoder and of the tower), and
+    the kernels that a TPU's compiler may hold a second time, in another order: q, k and v, and the
+    tower's MLP.
+    """
+    text, vision = config.text, config.vision
+    heads = (text.num_heads + 2 * text.num_kv_heads) * text.head_dim
+    layer = 4 * text.hidden_size
+    layer += (heads + text.num_heads * text.head_dim + 3 * text.intermediate_size) // tensor
+    block = 4 * vision.hidden_size
+    block += (4 * vision.hidden_size + 3 * vision.intermediate_size) // tensor
+    turned = text.num_layers * text.hidden_size * heads
+    turned += 3 * vision.depth * vision.hidden_size * vision.intermediate_size
+    return (shape.tokens * layer + shape.patches * block + turned // tensor) * itemsize
 
 
 def rows_that_fit(
@@ -165,7 +188,8 @@ def rows_that_fit(
     """Rows over all replicas: as many as the memory holds beside the weights, but no more slots
     than keep a decode step bound by reading the weights (`bound` for each replica).
 
-    per_row, weights, memory: bytes on one device; None: unknown. Errors: UserError when not even
+    per_row, weights (and whatever else does not grow with the rows), memory: bytes on one device;
+    None: unknown. Errors: UserError when not even
     one row fits.
     """
     rows = max(bound // slots, 1)

@@ -18,7 +18,8 @@ import re
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -164,14 +165,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main() -> int:
+def run_job(function: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
+    """Answers the job on standard input on standard output, and ends the process."""
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    print(json.dumps(compile_job(job)), flush=True)
-    return 0
+    print(json.dumps(function(job)), flush=True)
+    os._exit(0)  # the thread still reads, and libtpu's own ending takes seconds
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # the thread still reads, and libtpu's own ending takes seconds
+    run_job(compile_job)

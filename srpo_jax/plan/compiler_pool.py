@@ -133,17 +133,25 @@ class Compiler:
     """Compiles jobs; in a `with`, so that no process outlives it.
 
     report(line): called with a line when a compilation begins or ends. workers: processes at once
-    (default: CPU cores; each takes 2 to 4 GB of memory).
+    (default: CPU cores; each takes 2 to 4 GB of memory). worker: the module that compiles a job,
+    by default the one for train steps.
     """
 
     def __init__(
-        self, folder: pathlib.Path, model: str, report: Callable[[str], None], workers: int = 0
+        self,
+        folder: pathlib.Path,
+        model: str,
+        report: Callable[[str], None],
+        *,
+        workers: int = 0,
+        worker: str = "",
     ):
         self.folder, self.model, self.report = folder, model, report
+        self.worker = worker or WORKER
         self.workers = workers or len(os.sched_getaffinity(0))
         versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
         flags = [f"{name}={os.environ.get(name, '')}" for name in FLAGS]
-        self.versions = [*versions, *flags, source_digest()]
+        self.versions = [*versions, *flags, source_digest(self.worker)]
         self.began = time.monotonic()
         self._took: list[float] = []
         self._running: dict[subprocess.Popen, tuple[int, float, Any, Any]] = {}
@@ -194,7 +202,7 @@ class Compiler:
     def _start(self, index: int, job: Job, name: str, left: int) -> None:
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         process = subprocess.Popen(
-            [sys.executable, "-m", WORKER],
+            [sys.executable, "-m", self.worker],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,

@@ -63,12 +63,19 @@ class Stats:
     unknown_loops: tuple[str, ...]
 
 
-def read_stats(text: str, mesh: Mapping[str, int] | None = None) -> Stats:
+def read_stats(
+    text: str,
+    mesh: Mapping[str, int] | None = None,
+    *,
+    step: str = "",
+    lengths: Mapping[str, int] | None = None,
+) -> Stats:
     """The counts of a compiled program, from its text.
 
     mesh: axis name -> size in the order of the program's devices; names the axes of collectives.
+    step, lengths: see hlo_text.Module.
     """
-    module = Module(text)
+    module = Module(text, step=step, lengths=lengths)
     flops = kernel_flops = 0.0
     kernels: dict[str, int] = {}
     found: dict[tuple[str, tuple[str, ...], int], dict[str, list[float]]] = {}

@@ -8,7 +8,7 @@ Only what XLA prints is used: `compiled.as_text()` of CPU, GPU and TPU programs 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,14 +82,18 @@ class Computation:
 class Module:
     """A parsed program. `runs`: computation name -> how often one step runs it.
 
-    unknown_loops: names (op_name where there is one) of loops whose trip count is not a constant of
-    the program; their bodies are counted once. Both branches of a conditional are counted.
+    step: "" when a step is the whole program; else the end of the name (op_name) of a loop, of
+    which one round is a step. lengths: rounds of loops, by the ends of their names, where they are
+    data. unknown_loops: names of loops of which neither the program nor `lengths` says it; their
+    bodies are counted once. Both branches of a conditional are counted.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, *, step: str = "", lengths: Mapping[str, int] | None = None):
         self.computations: dict[str, Computation] = {}
         self.entry = ""
         self._parse(text)
+        self._lengths = dict(lengths or {})
+        self._start = self._body(step) if step else self.entry
         self.unknown_loops: list[str] = []
         self.runs = self._count_runs()
 
@@ -119,10 +123,18 @@ class Module:
                 if found[1]:
                     current.root = found[2]
 
+    def _body(self, name: str) -> str:
+        """The body of the one loop whose name ends so. Errors: ValueError when there is none."""
+        for computation in self.computations.values():
+            for instruction in computation.instructions.values():
+                if instruction.opcode == "while" and label(instruction).endswith(name):
+                    return instruction.attribute("body")
+        raise ValueError(f"the program has no loop {name}")
+
     def _count_runs(self) -> dict[str, int]:
         # The text lists a computation before its callers, the entry last.
         runs = dict.fromkeys(self.computations, 0)
-        runs[self.entry] = 1
+        runs[self._start] = 1
         for name in reversed(self.computations):
             computation = self.computations[name]
             for instruction in computation.instructions.values() if runs[name] else ():
@@ -141,6 +153,9 @@ class Module:
         known = _KNOWN_TRIPS.search(loop.rest)
         if known:
             return int(known[1])
+        for name, rounds in self._lengths.items():
+            if label(loop).endswith(name):
+                return rounds
         condition = self.computations[loop.attribute("condition")]
         test, where = condition.instructions[condition.root], condition
         names = list(test.operands)

@@ -126,26 +126,26 @@ def text(plan: dict[str, Any]) -> str:
     """The plan for people: table, what the best one is made of, config lines, assumptions."""
     row, question, chip = plan["row"], plan["question"], plan["chip"]
     lines = [
-        f"{plan['model'] or 'model'}: {_few(plan['trained'] / 1e9)}B of "
-        f"{_few(plan['parameters'] / 1e9)}B parameters trained, {plan['dtype']}, on "
+        f"{plan['model'] or 'model'}: {few(plan['trained'] / 1e9)}B of "
+        f"{few(plan['parameters'] / 1e9)}B parameters trained, {plan['dtype']}, on "
         f"{plan['topology']} ({plan['chips']} chips)",
         f"a row: {row['tokens']} tokens, {row['targets']} targets, {row['patches']} patches, "
         f"{row['sequences']} sequences, {row['pairs']} pairs, {row['questions']:.2f} questions",
         "a question: " + ", ".join(f"{name} {value}" for name, value in question.items()),
         "",
-        *_table(HEADER, [_cells(entry) for entry in plan["candidates"]]),
+        *aligned(HEADER, [_cells(entry) for entry in plan["candidates"]]),
     ]
     for entry in plan["candidates"]:
         if entry["status"] != "ok":
             lines.append(f"{_mesh(entry)} {entry['remat']} {entry['rows']}: {entry['message']}")
     if plan["dropped"]:
-        few = ", ".join(
+        first = ", ".join(
             f"{_mesh(d['candidate'])} rows {d['candidate']['rows']} "
             f"{d['candidate']['remat']} {d['why']}"
             for d in plan["dropped"][:3]
         )
         more = len(plan["dropped"]) - 3
-        lines.append(f"cannot fit: {few}" + (f", and {more} more" if more > 0 else ""))
+        lines.append(f"cannot fit: {first}" + (f", and {more} more" if more > 0 else ""))
     if plan["untried"]:
         lines.append(f"not compiled: {plan['untried']} more, slower as guessed (--top=N)")
     lines += [f"not legal: {why}" for why in plan["illegal"]]
@@ -192,12 +192,12 @@ def assumptions(plan: dict[str, Any], chip: dict[str, Any] | None = None) -> lis
     ]
 
 
-def _short(source: str, parts: int = 3) -> str:
+def short(source: str, parts: int = 3) -> str:
     """The last parts of an operation's path in the model."""
     return "/".join(source.split("/")[-parts:])
 
 
-def _few(x: float) -> str:
+def few(x: float) -> str:
     """The number with two decimals, or two digits if it is small."""
     return f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"
 
@@ -217,17 +217,18 @@ def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     return (
         *first,
         f"{entry['peak_gib']:.1f} of {entry['hbm_gib']:.2f}",
-        f"{_few(seconds['overlapped'])}-{_few(seconds['serial'])}",
+        f"{few(seconds['overlapped'])}-{few(seconds['serial'])}",
         f"{100 * mfu[0]:.0f}-{100 * mfu[1]:.0f}",
         f"{entry['tokens_per_second'] / entry['chips']:.0f}",
         f"{entry['questions_per_second']:.1f}",
-        _few(entry["usd_per_1000_questions"]),
+        few(entry["usd_per_1000_questions"]),
         f"{sent:.1f}",
         duration(entry["compile_seconds"]),
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, as wide as its widest cells."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip()
@@ -247,9 +248,9 @@ def _details(entry: dict[str, Any]) -> list[str]:
         f"model FLOPs of a step: {flops['total']:.3g} ({parts})",
         f"FLOPs per device: {entry['compiled_flops_per_device']:.3g} compiled outside kernels, "
         f"{entry['executed_flops_per_device']:.3g} with the kernels' share; HBM traffic: at least "
-        f"{_few(entry['hbm_gb_per_device'])} GB",
-        f"seconds: compute {_few(seconds['compute'])}, HBM {_few(seconds['memory'])}, network "
-        f"{_few(seconds['network'])}, host {_few(seconds['host'])}",
+        f"{few(entry['hbm_gb_per_device'])} GB",
+        f"seconds: compute {few(seconds['compute'])}, HBM {few(seconds['memory'])}, network "
+        f"{few(seconds['network'])}, host {few(seconds['host'])}",
     ]
     kernels = ", ".join(f"{name} {runs} times" for name, runs in entry["kernels"].items())
     lines.append(f"kernels: {kernels or 'none'}")
@@ -258,11 +259,11 @@ def _details(entry: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  {each['kind']:<18} over {'*'.join(each['axes']):<12} {each['count']:>6} times, "
                 f"{each['bytes'] / 1e9:8.2f} GB, {each['wire_bytes'] / 1e9:8.2f} GB sent; "
-                f"{each['largest'][0][1]:.0%} for {_short(each['largest'][0][0])}"
+                f"{each['largest'][0][1]:.0%} for {short(each['largest'][0][0])}"
             )
     if entry["unknown_loops"]:
         lines.append(
             f"counted once: {len(entry['unknown_loops'])} loops whose length is data, "
-            f"as {_short(entry['unknown_loops'][0])}"
+            f"as {short(entry['unknown_loops'][0])}"
         )
     return lines

@@ -12,10 +12,12 @@ compiled is kept, so it can be stopped and run again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -29,7 +31,6 @@ from srpo_jax.plan.table import markdown
 CASES = ("7B:v5e:8x8", "7B:v5p:4x4x4", "7B:v6e:8x8", "3B:v5e:4x4", "72B:v5p:8x8x8")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "planning.md"
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def main() -> int:
         plans = [one_plan(case, chosen) for case in args.cases.split(",") if case]
         if not plans:
             plans = [one_plan(case, chosen) for case in CASES]
-            write_page(plans)
+            write_page(markdown(plans), "table")
     except UserError as error:
         print(f"plan_table: {error}", file=sys.stderr)
         return 2
@@ -58,29 +59,40 @@ def main() -> int:
 
 def one_plan(case: str, chosen: Options) -> dict[str, Any]:
     """The plan of a released size. Errors: UserError as `srpo plan`, or for no such size."""
+    with released_model(case) as (folder, size, topology):
+        overrides = [f"--config.model.path={folder}"]
+        cfg = load_config(str(ROOT / "configs" / "pod.py"), overrides, ("arbiter.kind",))
+        return plan(cfg, topology, chosen, progress(f"{size} ")) | names_of(size)
+
+
+@contextlib.contextmanager
+def released_model(case: str) -> Iterator[tuple[str, str, str]]:
+    """(a folder with the model's config.json, its size, the slice) of "7B:v5e:8x8". Errors:
+    UserError for no such size."""
     size, _, topology = case.partition(":")
     released = ROOT / "tests" / "support" / "released" / f"qwen2_5_vl_{size.lower()}.json"
     if not released.is_file():
         raise UserError(f"no config.json of a {size} in {released.parent}")
     with tempfile.TemporaryDirectory() as folder:
         (pathlib.Path(folder) / "config.json").write_text(released.read_text())
-        overrides = [f"--config.model.path={folder}"]
-        cfg = load_config(str(ROOT / "configs" / "pod.py"), overrides, ("arbiter.kind",))
-        found = plan(cfg, topology, chosen, progress(f"{size} "))
-    return {**found, "name": f"Qwen2.5-VL-{size}", "model": f"Qwen2.5-VL-{size}"}
+        yield folder, size, topology
+
+
+def names_of(size: str) -> dict[str, str]:
+    return {"name": f"Qwen2.5-VL-{size}", "model": f"Qwen2.5-VL-{size}"}
 
 
 def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("jax", "libtpu")}
 
 
-def write_page(plans: list[dict[str, Any]]) -> None:
-    """Puts the table between the two marks of docs/planning.md."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    after = rest.split(END)[1]
+def write_page(table: str, mark: str) -> None:
+    """Puts a table between the two marks of its name in docs/planning.md."""
+    begin, end = (f"<!-- {mark}: {word} -->\n" for word in ("begin", "end"))
+    before, rest = PAGE.read_text().split(begin)
+    after = rest.split(end)[1]
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
-    table = f"{markdown(plans)}\n\nMade with {made_by}.\n"
-    write_text(PAGE, f"{before}{BEGIN}\n{table}\n{END}{after}")
+    write_text(PAGE, f"{before}{begin}\n{table}\n\nMade with {made_by}.\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_row_holds_its_keys_and_values():
     text = tiny_config().text
     token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * 2
     size = lambda tokens, slots, tensor=1: bytes_per_row(  # noqa: E731
-        text, Shape(tokens, slots, 512), tensor=tensor, itemsize=2
+        text, Shape(tokens, slots, 512, 0), tensor=tensor, itemsize=2
     )
     assert size(100, 4) - size(100, 3) == pytest.approx(512 * token, rel=0.01)
     assert size(1000, 4, 2) < 0.75 * size(1000, 4)

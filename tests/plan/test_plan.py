@@ -71,7 +71,7 @@ def fake(monkeypatch, tmp_path):
     starts = tmp_path / "starts"
     starts.touch()
     monkeypatch.setattr(plan_run, "WORKER", "tests.support.plan_fake_worker")
-    monkeypatch.setattr(plan_run, "source_digest", lambda: "same")
+    monkeypatch.setattr(plan_run, "source_digest", lambda worker: "same")
     monkeypatch.setitem(plan_run.ENVIRONMENT, "PYTHONPATH", str(ROOT))
     monkeypatch.setenv("STARTS", str(starts))
     return lambda: [int(line) for line in starts.read_text().split()]
@@ -469,7 +469,7 @@ def test_figures_of_a_plan(fake, small, tmp_path, monkeypatch):
     page.write_text(plan_table.PAGE.read_text())
     monkeypatch.setattr(plan_table, "PAGE", page)
     for _ in range(2):  # the second time the table is replaced
-        plan_table.write_page([found])
+        plan_table.write_page("\n".join(table), "table")
         assert page.read_text().count(table[2]) == 1
 
 

@@ -21,11 +21,12 @@ import numpy as np
 from srpo_jax.console import Working, compiling
 from srpo_jax.distributed.lifecycle import wait_for_all
 from srpo_jax.distributed.mesh import over_processes
-from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same, replicated
+from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.ahead import Ahead
 from srpo_jax.inference.engine.counts import Counts
 from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.lowering import lower
 from srpo_jax.inference.engine.requests import Sample, SampleRequest, TokenIds
 from srpo_jax.inference.engine.slots import Programs, Queue, Shape, State, parts_of
 from srpo_jax.models.inputs import causal_row, check_length, pad_rows
@@ -39,6 +40,12 @@ def slots_for(branches: int) -> int:
     """The slots of a row for questions of so many branches: a sixth of them, so that what stands
     idle while a row's last branches end is little beside what was decoded before."""
     return max(1, min(MOST_SLOTS, -(-branches // 6)))
+
+
+def enough_rows(rows: int) -> int:
+    """Of how many rows all branches must have ended before the others wait for their questions to
+    be exchanged."""
+    return max(1, rows // 16)
 
 
 class _Part(NamedTuple):
@@ -293,7 +300,7 @@ class Engine:
     def _decode(self, state: State, more: bool) -> tuple[State, Any]:
         # With nobody waiting a row that is done costs nothing.
         rows = self.shape.rows
-        enough = np.int32(max(1, rows // 16) if more else rows + 1)
+        enough = np.int32(enough_rows(rows) if more else rows + 1)
         state, *told = self._call(
             "decode", self.programs.decode, self.params, state, enough, donate=1
         )
@@ -304,19 +311,9 @@ class Engine:
         return arrays if self._mesh is None else put_same(arrays, batch_sharding(self._mesh))
 
     def _call(self, name: str, function: Any, *args: Any, donate: int | None = None) -> Any:
-        """function(*args), compiled at its first call. A State that comes out lies where one
-        belongs, anything else whole on every device."""
+        """function(*args), compiled at its first call."""
         if name not in self._compiled:
-            options: dict[str, Any] = {} if donate is None else {"donate_argnums": donate}
-            if self._mesh is not None:
-                whole = replicated(self._mesh)
-                made = jax.eval_shape(function, *args)
-                options["out_shardings"] = jax.tree.map(
-                    lambda x: self.programs.shardings(x) if isinstance(x, State) else whole,
-                    made,
-                    is_leaf=lambda x: isinstance(x, State),
-                )
-            lowered = jax.jit(function, **options).lower(*args)
+            lowered = lower(self.programs, function, *args, donate=donate)
             quiet = name not in ("prefill", "decode") or jax.process_index() > 0
             with compiling(f"sampling ({name})", quiet=quiet):
                 self._compiled[name] = lowered.compile()

@@ -1,0 +1,1 @@
+"""`srpo plan --for=explore`: a mesh for sampling, and what to expect of it."""
