@@ -19,6 +19,7 @@ from srpo_jax.data_pipelines.verdict_store import JudgedTrees, branch_label, fin
 from srpo_jax.errors import UserError
 from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
+from srpo_jax.explore.explorer import branch_seed
 from srpo_jax.judge import judge as judging
 from srpo_jax.judge.judge import judge
 from srpo_jax.judge.results.measures import count_pairs
@@ -156,6 +157,34 @@ def test_the_whole_walk(config, workdir, tmp_path, sampled):
         assert setup.labels["branches"] == told["branches"]
     summary = json.loads((workdir / "trees" / "summary.json").read_text())
     assert (summary["questions"], summary["branches"]) == (5, told["branches"])
+
+
+def test_paths_of_the_policy_itself_get_more_branches_too(config, tmp_path, sampled, monkeypatch):
+    """With explore.reference=self, where a shard lacks a question that was left out."""
+    say = RecitingEngine._say
+    hopeless = {branch_seed(4, "r0", "reference", k) for k in range(10)}
+    monkeypatch.setattr(
+        RecitingEngine, "_say", lambda self, seed: say(self, 3 if seed in hopeless else seed)
+    )
+    config.explore.reference = "self"
+    asked, found = {}, {}
+    for branches in (4, 2):
+        workdir = tmp_path / f"{branches}"
+        config.explore.branches = branches
+        explore(config, workdir)
+        judge(config, workdir, arbiter=ArithmeticArbiter())
+        sampled.clear()
+        explore(config, workdir)
+        asked[branches], found[branches] = set(sampled), branches_of(workdir / "trees")
+    judge(config, workdir, arbiter=ArithmeticArbiter())
+    lacking = without_pair(workdir)
+    sampled.clear()
+    explore(config, workdir, more=True)
+    assert lacking and "r0" not in found[2]
+    assert sampled and sampled < asked[4] - asked[2]
+    assert branches_of(workdir / "trees") == {
+        name: (found[4] if name in lacking else found[2])[name] for name in found[2]
+    }
 
 
 @pytest.mark.slow
