@@ -28,6 +28,7 @@ from srpo_jax.data_pipelines.json_parts import (
     manifest_path,
 )
 from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.data_pipelines.tree_parts import missing_first, newest
 from srpo_jax.data_pipelines.tree_schema import OldFormat, OtherFormat, check_tree
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.files import (
@@ -175,13 +176,19 @@ def fingerprint(folder: str | os.PathLike) -> str:
 
 
 class TreeSource:
-    """A list of tree records over shards: len() and [i], opened when first read. Thread-safe."""
+    """A list of tree records over shards: len() and [i], opened when first read. Thread-safe.
+
+    Each question is there once, in the order of the first exploration, as its newest part has it
+    (tree_parts.py).
+    """
 
     def __init__(self, folder: str | os.PathLike, paths: Sequence[pathlib.Path] = ()):
         self.folder = pathlib.Path(folder)
         self._paths = list(paths) or _shards(folder)
         self._manifests = [read_manifest(p) for p in self._paths]
-        self._ends = np.cumsum([m["count"] for m in self._manifests])
+        counts = [m["count"] for m in self._manifests]
+        stems = [path.name.removesuffix(SUFFIX) for path in self._paths]
+        self._places = newest(self.folder, stems, counts)
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
         for shard, manifest in enumerate(self._manifests):
@@ -189,20 +196,35 @@ class TreeSource:
                 self._opened(shard)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._places)
 
     @property
     def shards(self) -> list[tuple[pathlib.Path, int]]:
-        """(path, number of trees) of each shard, in order."""
+        """(path, number of records) of each shard, in order."""
         return [(path, m["count"]) for path, m in zip(self._paths, self._manifests)]
+
+    @property
+    def numbers(self) -> list[np.ndarray]:
+        """Of each shard int64 [records]: as which tree of this list each record is there; -1 for
+        one that a later part has again.
+        """
+        found = [np.full(m["count"], -1, np.int64) for m in self._manifests]
+        order = np.argsort(self._places[:, 0], kind="stable")
+        edges = np.searchsorted(self._places[order, 0], np.arange(len(found) + 1))
+        for numbers, start, end in zip(found, edges, edges[1:]):
+            numbers[self._places[order[start:end], 1]] = order[start:end]
+        return found
+
+    def place(self, index: int) -> pathlib.Path:
+        """The shard in which tree `index` stands."""
+        return self._paths[int(self._places[index, 0])]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Record `index`, checked. Raises RecordError naming file, index, id and reason."""
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a for loop
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        shard, inside = map(int, self._places[index])
         path = self._paths[shard]
-        inside = index - (int(self._ends[shard - 1]) if shard else 0)
         reader = self._opened(shard, f"[{inside}]")
         try:
             data = reader.read([inside])[0]
@@ -261,6 +283,11 @@ def _shards(folder: str | os.PathLike) -> list[pathlib.Path]:
     lost = set(folder.glob(f"*{SUFFIX}{MANIFEST_SUFFIX}")) - {manifest_path(p) for p in paths}
     if lost:
         raise RecordError(f"{min(lost)}: its shard is missing; run 'srpo explore' again")
+    if stem := missing_first([path.name.removesuffix(SUFFIX) for path in paths]):
+        raise RecordError(
+            f"{folder / stem}{SUFFIX}: the shard that it adds to is missing; run 'srpo explore' "
+            "again"
+        )
     if not paths:
         raise RecordError(f"{folder}: no tree shards (*{SUFFIX}); run 'srpo explore' first")
     return paths

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from srpo_jax.command.verb import Command
+from srpo_jax.config.check import check_exploring
 from srpo_jax.config.fields import Config
 from srpo_jax.distributed.no_tpu import leave_libtpu_alone
 from srpo_jax.errors import RunFailure, UserError
@@ -44,6 +45,7 @@ def demo(command: Command) -> int:
 
 def explore(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
+    check_exploring(config)
     _settle()
     _check_arbiter(config)
     from srpo_jax.explore.explore import explore as run
@@ -66,11 +68,13 @@ def explore(command: Command) -> None:
             judge_roots=judge_roots,
             references_only=only,
             verify=command.options["verify"],
+            more=command.options["more"],
         )
 
 
 def pilot(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
+    check_exploring(config)
     options = command.options
     if options["questions"] < 1:
         raise UserError(f"--questions={options['questions']}: at least 1 is needed")

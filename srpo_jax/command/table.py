@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
         options={
             "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
             "references": (False, "the reference paths alone, without a branch, for a warm-up"),
+            "more": (False, "more branches for judged questions that have no pair yet"),
             "verify": (False, "read finished shards in full, and make damaged ones again"),
         },
         resumes=True,
@@ -320,7 +321,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "plan"),
     "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
     "judge": (*JUDGING, "pilot"),
-    "objective": ("demo", "pilot", "train", "plan"),
+    "objective": ("demo", "explore", "pilot", "train", "plan"),
     "pack": ("demo", "pilot", "train", "plan"),
     "train": ("demo", "pilot", "train", "plan"),
     "lora": ("demo", "pilot", "train"),

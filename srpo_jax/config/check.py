@@ -83,6 +83,17 @@ def validate(config: Config | ConfigDict, unused: Container[str] = ()) -> None:
     _check_together(config)
 
 
+def check_exploring(config: Config | ConfigDict) -> None:
+    """UserError for settings with which sampling branches would be in vain."""
+    explore = config.explore
+    if explore.temperature == 0 and explore.branches > 1:
+        raise UserError(
+            f"config.explore.temperature is 0 and config.explore.branches is {explore.branches}: "
+            "greedy branches of a point are all the same, so there is no pair; raise the "
+            "temperature, or sample one branch"
+        )
+
+
 def _check_together(config: Config | ConfigDict) -> None:
     """What no field can be blamed for alone."""
     objective = config.objective

@@ -88,6 +88,9 @@ class ExploreSettings:
     branches: int = setting(
         4, "K: continuations sampled at every branch point", low=1, decides=False, samples=True
     )
+    max_branches: int = setting(
+        10, "of a branch point, when explore --more adds some", low=1, decides=False
+    )
     temperature: float = setting(
         1.0, "of the sampler; 0 is greedy", low=0, decides=False, samples=True
     )

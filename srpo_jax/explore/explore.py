@@ -8,7 +8,8 @@ A shard is written when all its questions are done, atomically; a run that is st
 the shards that are there. All randomness is f(seed, record id, branch point, k), so an interrupted
 run ends with the same trees, and so do any number of processes and hosts that run the same command
 on the same folder at the same time: each takes the next shard that nobody has. A policy that is
-too large for the devices of one process is sampled by all of them on one mesh (workers.py).
+too large for the devices of one process is sampled by all of them on one mesh (workers.py). When
+the branches are judged, further parts add more where there is no pair yet (more.py).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from srpo_jax.config.check import check_exploring
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
+from srpo_jax.data_pipelines.tree_parts import Plan, count_plans, read_plan
 from srpo_jax.data_pipelines.tree_store import (
     SUFFIX,
     read_shard,
@@ -37,6 +40,7 @@ from srpo_jax.data_pipelines.tree_store import (
 from srpo_jax.data_pipelines.verdict_store import VerdictSet, branch_label, find_set, set_names
 from srpo_jax.errors import UserError
 from srpo_jax.explore.explorer import Explorer, ReferencesOnly, with_steps
+from srpo_jax.explore.more import Asked, More, begin_part, check_more, shards_of_plan
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.provenance import RUN, make_provenance, refuse_strangers
 from srpo_jax.explore.room import Reference, References, keep_room, kept_room, room_for
@@ -62,6 +66,7 @@ def explore(
     on_shard: ShardTold | None = None,
     refuse_unreadable: bool = True,
     verify: bool = False,
+    more: bool = False,
 ) -> pathlib.Path:
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
@@ -73,7 +78,9 @@ def explore(
     told of every shard that was written "roots" or "trees", how many questions it has, and the
     seconds since the one before, without those of compiling. refuse_unreadable: UserError when most
     branches do not follow the path format. verify: shards that are there are read in full, and made
-    again where they are damaged; else they are known by size and time.
+    again where they are damaged; else they are known by size and time. more: adds branches to the
+    judged trees that have no pair yet, in shards of their own; a part of these that was begun is
+    finished in any case.
     Raises UserError for bad records, pictures or settings, and when `workdir` holds shards of
     another run.
 
@@ -81,19 +88,26 @@ def explore(
         config = srpo_jax.load_config("configs/ssui_mini.py", ["--config.explore.branches=8"])
         trees = srpo_jax.explore(config, "runs/mini")
         srpo_jax.judge(config, "runs/mini")
+        srpo_jax.explore(config, "runs/mini", more=True)
+        srpo_jax.judge(config, "runs/mini")
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    check_exploring(cfg)
+    if more and references_only:
+        raise UserError("--references samples no branch, so --more has none to add: leave one out")
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     known = read_records(source)
     records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
     for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
+    count = min(cfg.explore.shards, len(records))
+    if more:
+        check_more(cfg, Shards.of(workdir / "trees", "trees", count, records).paths)
     policy = load_policy(cfg, model_dir=model_dir, params=params, alone=is_alone(cfg, model_dir))
     worker = find_worker(cfg.processes, together=policy.together)
     check_disjoint(policy.asking.encoder.prompt, known, "data.train_records")
     provenance = make_provenance(cfg, policy, records)
-    count = min(cfg.explore.shards, len(records))
     call = Call(on_shard, refuse_unreadable, verify)
 
     if references_only:
@@ -101,7 +115,7 @@ def explore(
         provenance["stage"] = "references"
         references = References(policy, records)
     elif cfg.explore.reference == "self":
-        roots = Shards(workdir / "roots", "roots", count, records)
+        roots = Shards.of(workdir / "roots", "roots", count, records)
         stage = {**provenance, "stage": "roots"}
         _make(cfg, policy, worker, roots, stage, None, call)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
@@ -119,10 +133,13 @@ def explore(
     else:
         references = References(policy, records)
 
-    shards = Shards(workdir / "trees", "trees", count, records)
+    shards = Shards.of(workdir / "trees", "trees", count, records)
     outliner = Outliner(cfg, policy) if worker.writes else None
     _make(cfg, policy, worker, shards, provenance, references, call, outliner)
-    if worker.writes and not (worker.index and read_summary(shards.folder)):
+    idle = more and not _begun(cfg, worker, shards, outliner)
+    for number in range(1, 1 + worker.says(lambda: count_plans(shards.folder))):
+        _make(cfg, policy, worker, shards, provenance, references, call, outliner, number)
+    if worker.writes and not ((worker.index or idle) and read_summary(shards.folder)):
         write_summary(shards.folder, records, provenance)
     return shards.folder
 
@@ -169,14 +186,26 @@ class Call(NamedTuple):
     verify: bool
 
 
-class Shards:
-    """The records of an exploration, parted into the shards of one folder."""
+class Shards(NamedTuple):
+    """Shards of one folder, and the records of each."""
 
-    def __init__(self, folder: pathlib.Path, stem: str, count: int, records: Sequence[Record]):
-        self.folder = folder
-        self.paths = [shard_path(folder, i, count, stem) for i in range(count)]
+    folder: pathlib.Path
+    paths: list[pathlib.Path]
+    records: list[Sequence[Record]]
+
+    @classmethod
+    def of(cls, folder: pathlib.Path, stem: str, count: int, records: Sequence[Record]) -> Shards:
+        """The records of an exploration, parted into so many shards."""
         edges = [i * len(records) // count for i in range(count + 1)]
-        self.records = [records[start:end] for start, end in zip(edges, edges[1:])]
+        parts = [records[start:end] for start, end in zip(edges, edges[1:])]
+        return cls(folder, [shard_path(folder, i, count, stem) for i in range(count)], parts)
+
+    def of_plan(self, plan: Plan) -> Shards:
+        """Those of a further part of this exploration."""
+        known = {record.id: record for own in self.records for record in own}
+        found = shards_of_plan(self.paths, plan)
+        records = [[known[name] for name in names] for _, names in found]
+        return Shards(self.folder, [path for path, _ in found], list(records))
 
 
 def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> VerdictSet | None:
@@ -187,70 +216,122 @@ def _judged(folder: pathlib.Path, name: str, stems: Sequence[str]) -> VerdictSet
     return verdicts if all(verdicts.of_shard(stem) is not None for stem in stems) else None
 
 
+def _begun(cfg: Config, worker: Worker, shards: Shards, outliner: Outliner | None) -> bool:
+    """Whether there is a further part to be made: one that was begun, or begins now; else it is
+    said why not.
+    """
+
+    def begin() -> tuple[int, str]:
+        assert outliner is not None  # of the process that writes
+        return begin_part(cfg, shards.paths, outliner.asked)
+
+    number, said = worker.says(begin)
+    if said:
+        worker.tell(said)
+    return number > 0
+
+
 def _make(
     cfg: Config,
     policy: Policy,
     worker: Worker,
-    shards: Shards,
+    whole: Shards,
     provenance: dict[str, Any],
     references: Mapping[str, Reference] | None,
     call: Call,
     outliner: Outliner | None = None,
+    part: int = 0,
 ) -> None:
-    """Makes the shards of a folder that are not there yet, with their outlines if there is an
-    outliner. references: see Explorer.
+    """Makes the shards that are not there yet, with their outlines if there is an outliner.
+
+    whole: of the exploration. part: 0 for these; else the further part that is made. references:
+    see Explorer.
     """
-    paths, count = shards.paths, len(shards.paths)
-    run = {**provenance, "shards": count}
-    if worker.writes:
-        refuse_strangers(shards.folder, run)
+    run = {**provenance, "shards": len(whole.paths)}
+    shards, more = whole, None
+    if part:
+        plan = read_plan(whole.folder, part)
+        shards, more = whole.of_plan(plan), More(plan, whole.paths)
+        provenance = {**provenance, "more": plan.about}
+    elif worker.writes:
+        refuse_strangers(whole.folder, run)
+    paths = shards.paths
     todo = worker.says(
-        lambda: [i for i in range(count) if not shard_done(paths[i], verify=call.verify)]
+        lambda: [i for i, path in enumerate(paths) if not shard_done(path, verify=call.verify)]
     )
-    if not todo:
-        if outliner:
-            outliner.complete(paths)
-        return
     done = functools.partial(shard_done, verify=call.verify)
-    records = [record for part in shards.records for record in part]
-    explorer: Explorer | ReferencesOnly
-    if provenance.get("stage") == "references":
-        explorer = ReferencesOnly(policy, provenance, references or {})
-    else:
-        room = kept_room(shards.folder, run)
-        if room is None:
-            forced = len(policy.forced_start(cfg.explore.prefix))
-            room = room_for(policy, records, references, forced)
-            keep_room(shards.folder, run, room)
-        explorer = Explorer(
-            cfg,
-            policy,
-            provenance,
-            room=room,
-            most=len(records),
-            references=references,
-            refuse_unreadable=call.refuse_unreadable,
-        )
-    if worker.writes:
-        write_json(shards.folder / RUN, run)
-    total = sum(len(shards.records[i]) for i in todo)
-    progress = Progress(total, explorer.engine, quiet=not worker.writes)
-    each = f"{TRIES} whole paths each"
-    if provenance.get("stage") == "references":
-        each = "reference paths alone"
-    elif references is not None:
-        each = f"{cfg.explore.branches} branches at each branch point"
-    worker.tell(
-        f"explore: {len(records)} questions in {count} shards, {count - len(todo)} of them done "
-        f"before; {each}"
-    )
-    with progress:
-        maker = ShardMaker(
-            worker, paths, shards.records, explorer, progress, call.on_shard, outliner, done=done
-        )
-        maker.make(todo)
+    if todo:
+        explorer = _explorer(cfg, policy, whole, run, provenance, references, call, more)
+        if worker.writes and not part:
+            write_json(whole.folder / RUN, run)
+        total = sum(len(shards.records[i]) for i in todo)
+        worker.tell(_told(cfg, shards, len(todo), provenance, references, more))
+        with Progress(total, explorer.engine, quiet=not worker.writes) as progress:
+            maker = ShardMaker(
+                worker,
+                paths,
+                shards.records,
+                explorer,
+                progress,
+                call.on_shard,
+                outliner,
+                done=done,
+            )
+            maker.make(todo)
     if outliner:
         outliner.complete(paths)
+
+
+def _explorer(
+    cfg: Config,
+    policy: Policy,
+    whole: Shards,
+    run: dict[str, Any],
+    provenance: dict[str, Any],
+    references: Mapping[str, Reference] | None,
+    call: Call,
+    more: More | None,
+) -> Explorer | ReferencesOnly:
+    """What makes the trees. run: of the exploration, as RUN records it."""
+    if provenance.get("stage") == "references":
+        return ReferencesOnly(policy, provenance, references or {})
+    records = [record for own in whole.records for record in own]
+    room = kept_room(whole.folder, run)
+    if room is None:
+        forced = len(policy.forced_start(cfg.explore.prefix))
+        room = room_for(policy, records, references, forced)
+        keep_room(whole.folder, run, room)
+    return Explorer(
+        cfg,
+        policy,
+        provenance,
+        room=room,
+        most=len(records),
+        references=references,
+        more=more,
+        refuse_unreadable=call.refuse_unreadable,
+    )
+
+
+def _told(
+    cfg: Config,
+    shards: Shards,
+    todo: int,
+    provenance: Mapping[str, Any],
+    references: Mapping[str, Reference] | None,
+    more: More | None,
+) -> str:
+    """What is made, in one line. todo: how many of the shards."""
+    what, each = "questions", f"{TRIES} whole paths each"
+    if provenance.get("stage") == "references":
+        each = "reference paths alone"
+    elif more is not None:
+        what = "questions without a pair"
+        each = f"up to {more.branches} more branches at each branch point (part {more.plan.number})"
+    elif references is not None:
+        each = f"{cfg.explore.branches} branches at each branch point"
+    count, total = len(shards.paths), sum(map(len, shards.records))
+    return f"explore: {total} {what} in {count} shards, {count - todo} of them done before; {each}"
 
 
 class Outliner:
@@ -263,14 +344,14 @@ class Outliner:
         if cfg.prompt.train == "bare":
             family = policy.processor.config.family
             asking = load_asking(cfg, asking.folder, family, bare=True)
-        self._prompts, self._digest = Prompts(asking.encoder), asking.outlines
+        self.asked = Asked(Prompts(asking.encoder), asking.outlines)
 
     def __call__(self, path: pathlib.Path, trees: Sequence[Mapping[str, Any]]) -> None:
         """trees: those of the shard."""
-        keep_outlines(path, trees, self._prompts, self._digest)
+        keep_outlines(path, trees, self.asked.prompts, self.asked.digest)
 
     def complete(self, paths: Sequence[pathlib.Path]) -> None:
         """For all shards that have none, as of workers that were stopped."""
         for path in paths:
-            if not outlines_file(path, self._digest).is_file():
+            if not outlines_file(path, self.asked.digest).is_file():
                 self(path, list(read_shard(path)))

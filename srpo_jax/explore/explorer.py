@@ -18,6 +18,7 @@ from srpo_jax.data_pipelines.path_formats.statuses import OK, check_readable, co
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.errors import UserError
+from srpo_jax.explore.more import More
 from srpo_jax.explore.room import Reference, Room
 from srpo_jax.explore.self_reference import TRIES
 from srpo_jax.inference.engine.drawing import Sampling
@@ -33,12 +34,13 @@ Key = TypeVar("Key")
 
 @dataclasses.dataclass
 class _Asked:
-    """A question of which some branches are still to come. samples: of its requests, in order;
-    missing: requests that are not done."""
+    """A question of which some branches are still to come. earlier: those that it has; samples: of
+    its requests, in order; missing: requests that are not done."""
 
     key: Any
     record: Record
     pieces: Sequence[np.ndarray]
+    earlier: Sequence[dict[str, Any]]
     plan: list[tuple[int, int]]
     samples: list[list[Sample]]
     missing: int
@@ -52,7 +54,8 @@ class Explorer:
     the record and the token pieces of the reference path of every question that may come, by id;
     None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
     (self_reference.py). room: of all records that are explored, so that the sampler compiles once,
-    and a branch is the same whichever shards are still to be made.
+    and a branch is the same whichever shards are still to be made. more: the trees that get more
+    branches, if this is a further part; no other record may come then.
     """
 
     def __init__(
@@ -64,9 +67,11 @@ class Explorer:
         most: int,
         room: Room,
         references: Mapping[str, Reference] | None,
+        more: More | None = None,
         refuse_unreadable: bool = True,
     ):
         self.cfg, self.policy, self.provenance = cfg, policy, provenance
+        self._more = more
         self._refuse_unreadable = refuse_unreadable
         self._references = references
         self._first_only = references is None or cfg.explore.branch_points == "first"
@@ -79,7 +84,7 @@ class Explorer:
         if cfg.explore.max_points:
             points = min(points, cfg.explore.max_points)
         self._scorer = None
-        if cfg.explore.max_points and points < room.steps:
+        if more is None and cfg.explore.max_points and points < room.steps:
             # The sampler needs no room for the last step.
             self._scorer = PathScorer(
                 policy, tokens=room.tokens + room.last, patches=room.patches, steps=room.steps
@@ -142,7 +147,12 @@ class Explorer:
         if self._references is not None:
             record, pieces = self._references[record.id]
         prompt = self.policy.encode(record)
-        plan = self._plan(prompt, pieces)
+        earlier: Sequence[dict[str, Any]] = ()
+        if self._more is None:
+            plan = self._plan(prompt, pieces)
+        else:
+            earlier = self._more[record.id]["branches"]
+            plan = self._more.wanted(earlier)
         early = [item for item in plan if item[0] == 0 and len(self._forced)]
         late = plan[len(early) :]
         requests = [
@@ -150,7 +160,8 @@ class Explorer:
             for part, path in ((early, [self._forced]), (late, pieces[: plan[-1][0]]))
             if part
         ]
-        return _Asked(key, record, pieces, plan, [[]] * len(requests), len(requests)), requests
+        samples: list[list[Sample]] = [[]] * len(requests)
+        return _Asked(key, record, pieces, earlier, plan, samples, len(requests)), requests
 
     def _tree(self, question: _Asked) -> dict[str, Any]:
         record, pieces = question.record, question.pieces
@@ -163,6 +174,7 @@ class Explorer:
         if not pieces:  # whatever the record says: the paths are to come from the policy
             record = dataclasses.replace(record, steps=(), reply="")
         self._note(branches)
+        branches = sorted([*question.earlier, *branches], key=lambda each: (each["at"], each["k"]))
         form = self.policy.path_format
         return make_tree_record(record, pieces, branches, self.provenance, form)
 

@@ -41,11 +41,13 @@ class Progress:
         self.distinct += len({(b["at"], tuple(b["tokens"])) for b in branches})
         if self._quiet:
             return
+        # Not those of the tree: of a further part it has earlier ones, too.
+        sampled = 0 if self._engine is None else self._engine.counts.branches
         spent = self._work.seconds()
         left = spent / self.done * (self.total - self.done)
         self._bar.show(
-            f"explore: {self.done}/{self.total} questions, {self.branches} branches, "
-            f"{self.branches / spent:.1f} branches/s, {duration(left)} left",
+            f"explore: {self.done}/{self.total} questions, {sampled} branches, "
+            f"{sampled / spent:.1f} branches/s, {duration(left)} left",
             self.done,
             self.total,
         )

@@ -23,6 +23,7 @@ from srpo_jax.arbiter.chat.batch_files import MAX_MB
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
+from srpo_jax.data_pipelines.tree_parts import planned
 from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards, shards_of
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label
 from srpo_jax.errors import UserError
@@ -150,7 +151,7 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
 
 def _complete(trees: pathlib.Path) -> bool:
     try:
-        count = read_json(trees / "run.json")["shards"]
+        count = read_json(trees / "run.json")["shards"] + len(planned(trees))
     except (OSError, UserError, KeyError):
         return False
     return len(shards_of(trees)) >= count

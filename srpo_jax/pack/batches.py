@@ -343,7 +343,7 @@ class Batches:
         if len(left_out) == total:
             raise UserError(
                 f"none of {total} trees can be trained on: {why}; look at the table of `srpo "
-                "judge`, or sample more branches (explore.branches)"
+                "judge`, or sample more (`srpo explore --more`)"
             )
         self._tell_left_out(left_out, total, why)
 

@@ -66,8 +66,8 @@ class ShardTables:
         process: Process | None = None,
         keep: bool = True,
     ):
-        self._shards, self._digest, self._prompts = source.shards, digest, prompts
-        self._firsts = np.cumsum([0, *(count for _, count in self._shards)])
+        self._source, self._shards, self._numbers = source, source.shards, source.numbers
+        self._digest, self._prompts = digest, prompts
         self._labels, self._rules = labels, rules or LabelRules()
         self._process, self._keep = process or Process(), keep
         # What decides the skeletons of a shard, besides the shard.
@@ -75,7 +75,7 @@ class ShardTables:
         self._about = [FORMAT, digest, judged]
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return len(self._source)
 
     def table(self, about: Any, lines: Lines, *, keep: bool = True) -> np.ndarray:
         """LINE [n]: the lines of all trees in order, as items.table_of gives them. about: all that
@@ -95,18 +95,23 @@ class ShardTables:
                     write_columns(path, found)
                 if bar:
                     bar.show(f"packing: {done + 1}/{count} shards looked at", done + 1, count)
-            parts[shard] = found["lines"]
-            parts[shard]["tree"] += self._firsts[shard]
-        return np.concatenate([np.zeros(0, LINE), *(parts[shard] for shard in range(count))])
+            own = found["lines"]
+            own["tree"] = self._numbers[shard][own["tree"]]
+            parts[shard] = own[own["tree"] >= 0]
+        table = np.concatenate([np.zeros(0, LINE), *(parts[shard] for shard in range(count))])
+        return table[np.argsort(table["tree"], kind="stable")]
 
     def references(self) -> np.ndarray:
         """int8 [trees]: the labels of the reference paths (sidecars.labels)."""
-        found = [self._labels_of(shard).reference for shard in range(len(self._shards))]
-        return np.concatenate([np.zeros(0, np.int8), *found])
+        found = np.zeros(len(self), np.int8)
+        for shard, numbers in enumerate(self._numbers):
+            there = numbers >= 0
+            found[numbers[there]] = self._labels_of(shard).reference[there]
+        return found
 
     def place(self, tree: int) -> str:
         """Where what is kept about a tree lies, for messages."""
-        shard = self._shards[int(np.searchsorted(self._firsts, tree, side="right")) - 1][0]
+        shard = self._source.place(tree)
         return f"{shard.with_name(shard.name.removesuffix(SUFFIX))}.*.npz"
 
     def _skeletons(self, shard: int) -> Iterator[Skeleton]:

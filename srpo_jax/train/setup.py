@@ -346,7 +346,7 @@ def check_pairs(cfg: Config, batches: Batches) -> None:
         raise UserError(
             f"none of {len(batches.examples)} questions has a pair of a safe and an unsafe branch, "
             f"so objective.lambda_exp={cfg.objective.lambda_exp:g} would train nothing: look at "
-            "the table of `srpo judge`, sample more branches (explore.branches), or train the "
+            "the table of `srpo judge`, sample more (`srpo explore --more`), or train the "
             "reference paths alone with --config.objective.lambda_exp=0"
         )
 

@@ -7,7 +7,8 @@ import pytest
 
 from srpo_jax.data_pipelines.sidecars.columns import read_columns, write_columns
 from srpo_jax.data_pipelines.sidecars.labels import LabelRules, Labels
-from srpo_jax.data_pipelines.tree_store import SUFFIX, TreeSource, read_shards
+from srpo_jax.data_pipelines.tree_parts import Chosen, Plan, part_stem, write_plan
+from srpo_jax.data_pipelines.tree_store import SUFFIX, TreeSource, read_shards, write_shard
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.errors import UserError
 from srpo_jax.models.hf.processor import Processor
@@ -42,6 +43,29 @@ def folder(tmp_path):
             branch["status"] = "irregular"
         tree["branches"].append({**tree["branches"][0], "k": 9})  # the same branch once more
     return judged.write_judged(tmp_path / "trees", trees[:5], trees[5:])
+
+
+def add_part(folder):
+    """More branches for some trees of both shards, which turn the labels of a few pairs around: a
+    further part, judged."""
+    trees = list(JudgedTrees(read_shards(folder), find_set(folder)))
+    plan = Plan({"part": 1}, {})
+    for shard, numbers, first in ((0, [1, 4], 0), (1, [0, 2, 6], 5)):
+        stem = f"trees-0000{shard}-of-00002"
+        chosen = [trees[first + number] for number in numbers]
+        for tree in chosen:
+            tree["branches"] += tree_record(40 + first, verdicts=("UNSAFE", "SAFE"))["branches"]
+            for k, branch in enumerate(tree["branches"]):
+                branch.update(k=k, at=min(branch["at"], len(tree["steps"]) - 1))
+        plan.shards[stem] = Chosen(numbers, [tree["id"] for tree in chosen])
+        path = folder / f"{part_stem(stem, 1)}{SUFFIX}"
+        write_shard(path, [judged.plain(tree) for tree in chosen])
+        verdicts = find_set(folder)
+        rows = {}
+        for tree in chosen:
+            rows.update(dict(judged.judged_contents(tree, verdicts)))
+        verdicts.write(part_stem(stem, 1), [{"key": key, **row} for key, row in rows.items()])
+    write_plan(folder, plan)
 
 
 def examples(folder, processor, *, kept=True, digest="d", safe=False, process=None):
@@ -90,6 +114,21 @@ def test_batches_are_the_same_with_and_without(folder, processor, options, safe,
         counts = (kept.used, kept.pairs, kept.with_pair, kept.budgets)
         assert counts == (plain.used, plain.pairs, plain.with_pair, plain.budgets)
         for k in (0, 5, 11):
+            assert_same(kept[k], plain[k])
+            assert kept.question_ids(k) == plain.question_ids(k)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_further_part_stands_in_for_its_trees(folder, processor, safe):
+    """Every tree once and in its place, with and without sidecars; and its branches are used."""
+    before = Batches(examples(folder, processor, safe=safe), **OPTIONS)
+    add_part(folder)
+    plain = Batches(examples(folder, processor, kept=False, safe=safe), **OPTIONS)
+    assert len(plain.used) == len(before.used) and plain.pairs > before.pairs
+    for _ in range(2):
+        kept = Batches(examples(folder, processor, safe=safe), **OPTIONS)
+        assert (kept.used, kept.pairs, kept.with_pair) == (plain.used, plain.pairs, plain.with_pair)
+        for k in (0, 5):
             assert_same(kept[k], plain[k])
             assert kept.question_ids(k) == plain.question_ids(k)
 

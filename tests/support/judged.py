@@ -111,7 +111,7 @@ def write_verdicts(
     for number, shard in enumerate(shards):
         rows: dict[str, dict[str, Any]] = {}
         for joined in shard:
-            for key, row in _judged_contents(joined, verdicts):
+            for key, row in judged_contents(joined, verdicts):
                 if rows.setdefault(key, row) != row:
                     raise ValueError(f"{joined['id']}: equal contents with different verdicts")
         stem = shard_path(folder, number, len(shards)).name.removesuffix(SUFFIX)
@@ -119,7 +119,8 @@ def write_verdicts(
     return verdicts
 
 
-def _judged_contents(joined: Mapping[str, Any], verdicts: VerdictSet):
+def judged_contents(joined: Mapping[str, Any], verdicts: VerdictSet):
+    """(key, verdict) of all that is judged of a joined tree."""
     if len(joined["reply"]):
         key = verdicts.key(joined, joined["step_texts"], joined["reply_text"])
         yield key, joined["reference_verdict"]
