@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from unittest import mock
+
 import numpy as np
 
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import SampleRequest
+from srpo_jax.models.attention import xla
 
 TOKENS, PATCHES = 160, 96
+NEW = 24
+# Branches of questions: more than a row of `refilling_engine` has, one, and none.
+COUNTS = (16, 7, 40, 0, 16, 1, 16, 12, 16, 16, 3, 16)
 
 
 def make_engine(policy, temperature=1.0, sampling=None, **options):
@@ -16,6 +23,18 @@ def make_engine(policy, temperature=1.0, sampling=None, **options):
     sizes = dict(rows=2, branches=4, prompt_tokens=TOKENS, patches=PATCHES, max_new_tokens=8)
     sampling = sampling or Sampling(temperature)
     return Engine(*policy, **{**sizes, "sampling": sampling, **options})
+
+
+def refilling_engine(ending, **options):
+    """Rows of 24 branches and two slots, unless told otherwise."""
+    sizes = {"rows": 2, "branches": 24, "slots": 2, "max_new_tokens": NEW}
+    return make_engine(ending, temperature=3.0, **{**sizes, **options})
+
+
+def short_blocks() -> contextlib.AbstractContextManager:
+    """What is compiled within reads a branch's own keys five tokens at a time, so that few tokens
+    are several blocks."""
+    return mock.patch.object(xla, "OWN_BLOCK", 5)
 
 
 def often_ending(policy, every: int):
@@ -26,7 +45,7 @@ def often_ending(policy, every: int):
 
     class Ids:
         eos_ids = tuple(ordinary[::every])
-        suppress_ids = processor.suppress_ids
+        suppress_ids = (*processor.suppress_ids, *eos_ids)  # an end token is never suppressed
         decode = processor.decode
 
     return model, params, Ids

@@ -1,4 +1,5 @@
-"""A tiny policy, prompts with no, one and two ragged pictures, and its plain logits."""
+"""A tiny policy, prompts with no, one and two ragged pictures, its plain logits, and an engine that
+several tests share: compiling costs more than sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.inputs import causal_row, pad_rows
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
-from tests.support.engines import PATCHES, TOKENS
+from tests.support.engines import (
+    COUNTS,
+    PATCHES,
+    TOKENS,
+    mixed_requests,
+    often_ending,
+    refilling_engine,
+    short_blocks,
+)
 from tests.support.tiny import picture, tiny_qwen2_5_vl
 
 
@@ -56,3 +65,36 @@ def full_logits(policy):
         return np.array(logits[len(prompt.tokens) - 1 : len(row["tokens"])], np.float32)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ending(policy):
+    return often_ending(policy, 9)
+
+
+@pytest.fixture(scope="session")
+def requests(policy, prompts):
+    return mixed_requests(prompts, policy[2], COUNTS)
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """The seconds of every program that XLA compiled since, whoever asked for it."""
+    found: list[float] = []
+
+    def note(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(scope="session")
+def refilled(ending, requests, compilations):
+    """(an engine of two slots a row, what it said to all requests, the programs that took)."""
+    engine = refilling_engine(ending)
+    before = len(compilations)
+    with short_blocks():
+        return engine, engine(requests), len(compilations) - before

@@ -1,7 +1,6 @@
 """The engine against transformers' generate, against a full forward pass, and against chance."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,17 +19,6 @@ def theirs(folder):
     transformers = pytest.importorskip("transformers")
     kind = transformers.AutoModelForImageTextToText
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def warm(policy):
-    """One engine for several tests: compiling costs more than sampling."""
-    return make_engine(policy, max_new_tokens=12, temperature=3.0)
-
-
-def allowed_log_softmax(processor, logits):
-    logits[..., list(processor.suppress_ids)] = -np.inf
-    return np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
 
 
 PENALTIES = Sampling(0.0, repetition_penalty=1.3, presence_penalty=0.5)
@@ -85,7 +73,7 @@ LESS_SURE = 0.3
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(0.5), Sampling(1.0), Sampling(1.0, top_p=0.8)], ids=["cold", "1", "top_p"]
+    "sampling", [Sampling(0.5), Sampling(1.0, top_p=0.8)], ids=["cold", "top_p"]
 )
 def test_first_tokens_are_draws_from_transformers_softmax(
     folder, policy, theirs, pictures, prompts, sampling
@@ -121,13 +109,14 @@ def test_first_tokens_are_draws_from_transformers_softmax(
         fits(drawn, torch.softmax(scores[0], -1).numpy())
 
 
-def test_a_branch_depends_on_its_own_seed_only(policy, prompts, warm):
+def test_a_branch_depends_on_its_own_seed_only(policy, prompts, refilled):
     """The same (prompt, prefix, seed) gives the same tokens alone, in another slot and beside
     other questions and branches; other seeds give other tokens."""
+    engine = refilled[0]
     path, starts = reference_path(policy[2])
     seed = 2**63 + 12345
-    alone = warm([SampleRequest(prompts[0], path, (starts[1],), (seed,))])[0][0]
-    mixed = warm(
+    alone = engine([SampleRequest(prompts[0], path, (starts[1],), (seed,))])[0][0]
+    mixed = engine(
         [
             SampleRequest(prompts[1], path, (0, starts[2]), (1, 2)),
             SampleRequest(prompts[0], path, (0, starts[2], starts[1], starts[1]), (7, 8, seed, 9)),
@@ -136,57 +125,11 @@ def test_a_branch_depends_on_its_own_seed_only(policy, prompts, warm):
     assert mixed[2].tokens.tolist() == alone.tokens.tolist()
     assert mixed[2].logp == pytest.approx(alone.logp, abs=1e-4)
     assert mixed[3].tokens.tolist() != alone.tokens.tolist()
-    many = warm([SampleRequest(prompts[0], path, (starts[1],) * 6, (1, 2, 3, 4, 5, seed))])[0]
-    assert len(many) == 6  # more branches than a row has take a second row
-    assert many[5].tokens.tolist() == alone.tokens.tolist()
-    low_bits = warm([SampleRequest(prompts[0], path, (starts[1],), (12345,))])[0][0]
+    many = engine([SampleRequest(prompts[0], path, (starts[1],) * 30, (*range(29), seed))])[0]
+    assert len(many) == 30  # more branches than a row has take a second row
+    assert many[29].tokens.tolist() == alone.tokens.tolist()
+    low_bits = engine([SampleRequest(prompts[0], path, (starts[1],), (12345,))])[0][0]
     assert low_bits.tokens.tolist() != alone.tokens.tolist()  # all 64 bits of a seed count
-
-
-def test_logp_equals_a_full_forward_pass(policy, prompts, warm, full_logits):
-    """logp is the sum of log-probabilities at temperature 1 over the ids that may be drawn, here
-    with sampling at 3: 1e-4."""
-    processor = policy[2]
-    path, starts = reference_path(processor)
-    requests = [SampleRequest(p, path, tuple(starts), (1, 2, 3)) for p in prompts]
-    for request, samples in zip(requests, warm(requests)):
-        for start, sample in zip(starts, samples):
-            tokens = [*path[:start].tolist(), *sample.tokens.tolist()]
-            logp = allowed_log_softmax(processor, full_logits(request.prompt, tokens))
-            own = np.arange(start, len(tokens))
-            assert sample.logp == pytest.approx(logp[own, sample.tokens].sum(), abs=1e-4)
-
-
-def test_ends_at_an_end_token_and_compiles_once(policy, prompts, warm, full_logits):
-    """A branch keeps its end token and nothing after it, only then is it finished, and branches
-    that ended do not change, nor do their log-probs; one compilation serves every
-    call."""
-    model, params, processor = policy
-    request = SampleRequest(prompts[2], np.zeros(0, np.int32), (0,) * 4, (1, 2, 3, 4))
-    before = warm([request])[0]
-    # Make an ordinary token of branch 0 the end token: the draws before it are the same.
-    end = int(before[0].tokens[2])
-
-    class Ids:
-        eos_ids = (end,)
-        suppress_ids = (*processor.suppress_ids, end)  # an end token is never suppressed
-        decode = processor.decode
-
-    engine = make_engine((model, params, Ids), max_new_tokens=12, temperature=3.0)
-    programs = set()
-    for number in (1, 2, 3):
-        after = engine([request] * number)[-1]
-        programs.add(tuple(map(id, engine._compiled.values())))
-    for old, new in zip(before, after):
-        tokens = old.tokens.tolist()
-        expected = tokens[: tokens.index(end) + 1] if end in tokens else tokens
-        assert new.tokens.tolist() == expected
-        assert new.finished == (end in tokens)
-        logps = allowed_log_softmax(processor, full_logits(prompts[2], new.tokens))
-        own = np.arange(len(expected))
-        assert new.logp == pytest.approx(logps[own, expected].sum(), abs=1e-4)
-    assert after[0].finished and len(after[0].tokens) <= 3
-    assert len(programs) == 1, "a compiled program, which takes no other shape"
 
 
 def test_what_does_not_fit_is_refused_by_name(policy, prompts):

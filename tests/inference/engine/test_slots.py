@@ -10,56 +10,7 @@ from srpo_jax.inference.engine import slots
 from srpo_jax.inference.engine.counts import Counts
 from srpo_jax.inference.engine.engine import slots_for
 from srpo_jax.inference.engine.requests import SampleRequest
-from srpo_jax.models.attention import xla
-from tests.support.engines import make_engine, mixed_requests, often_ending, told
-
-NEW = 24
-COUNTS = (16, 7, 40, 0, 16, 1, 16, 12, 16, 16, 3, 16)
-
-
-@pytest.fixture(scope="module")
-def short_blocks():
-    """A branch's own keys are read five tokens at a time, so that few tokens are several blocks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xla, "OWN_BLOCK", 5)
-        yield
-
-
-@pytest.fixture(scope="module")
-def ending(policy):
-    return often_ending(policy, 9)
-
-
-@pytest.fixture(scope="module")
-def requests(policy, prompts):
-    return mixed_requests(prompts, policy[2], COUNTS)
-
-
-def engine_of(ending, **options):
-    sizes = {"rows": 2, "branches": 24, "slots": 2, "max_new_tokens": NEW}
-    return make_engine(ending, temperature=3.0, **{**sizes, **options})
-
-
-@pytest.fixture(scope="module")
-def compilations():
-    """The seconds of every program that XLA compiled since, whoever asked for it."""
-    found: list[float] = []
-
-    def note(name, seconds, **_):
-        if name == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(note)
-
-
-@pytest.fixture(scope="module")
-def refilled(ending, requests, short_blocks, compilations):
-    """(an engine of two slots a row, what it said to all requests, the programs that took)."""
-    engine = engine_of(ending)
-    before = len(compilations)
-    return engine, engine(requests), len(compilations) - before
+from tests.support.engines import NEW, mixed_requests, refilling_engine, short_blocks, told
 
 
 def test_slots_are_in_use(refilled, policy, prompts):
@@ -80,24 +31,16 @@ def test_slots_are_in_use(refilled, policy, prompts):
     assert counts.questions == 24
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"slots": 24},  # none is taken again
-        {"rows": 1, "branches": 5, "slots": 3},  # more branches than a row has
-    ],
-    ids=["no refill", "small rows"],
-)
-def test_a_branch_is_the_same_in_every_engine(refilled, ending, requests, short_blocks, options):
-    """Tokens and end, whatever the numbers of rows, slots and branches of a row are and whoever
-    else is asked for; log-probabilities to 1e-5 a token."""
-    engine = engine_of(ending, **options)
-    samples = engine(requests)
+def test_a_branch_is_the_same_without_refilling(refilled, ending, requests):
+    """Tokens and end, one row at a time in which no slot is taken twice (test_shapes.py has other
+    shapes); log-probabilities to 1e-5 a token."""
+    engine = refilling_engine(ending, rows=1, branches=20, slots=20)
+    with short_blocks():
+        samples = engine(requests)
     assert told(samples) == told(refilled[1])
     for ours, theirs in zip(sum(samples, []), sum(refilled[1], []), strict=True):
         assert ours.logp == pytest.approx(theirs.logp, abs=1e-5 * len(ours.tokens))
-    if engine.shape.slots == engine.shape.branches:
-        assert engine.counts.slots_in_use < 0.5
+    assert engine.counts.slots_in_use < 0.5
 
 
 def test_logp_is_that_of_teacher_forcing(refilled, policy, requests, full_logits):
@@ -159,16 +102,16 @@ def test_early_branches_are_taken_first(policy, prompts, refilled):
 
 
 @pytest.mark.parametrize("chunk", [3, pytest.param(64, marks=pytest.mark.slow)])
-def test_a_stop_string_ends_a_branch_at_its_token(
-    refilled, ending, requests, short_blocks, monkeypatch, chunk
-):
+def test_a_stop_string_ends_a_branch_at_its_token(refilled, ending, requests, monkeypatch, chunk):
     """Cut at the token that completes the first stop string, however many steps lie between two
     looks; what says none is as it was without."""
     monkeypatch.setattr(slots, "STEPS", chunk)
     stops = stops_of(refilled[1], ending[2])
-    engine = engine_of(ending, stop=stops)
+    engine = refilling_engine(ending, stop=stops)
+    with short_blocks():
+        samples = engine(requests)
     cut = 0
-    for ours, plain in zip(engine(requests), refilled[1], strict=True):
+    for ours, plain in zip(samples, refilled[1], strict=True):
         for sample, whole in zip(ours, plain, strict=True):
             tokens = whole.tokens.tolist()
             said = [

@@ -9,25 +9,17 @@ import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
-from tests.support.engines import make_engine, mixed_requests, often_ending, told
-
-COUNTS = (5, 1, 9, 0, 6, 3, 6)
+from tests.support.engines import COUNTS, told
 
 
-@pytest.fixture(scope="module")
-def engine(policy):
-    ending = often_ending(policy, 9)
-    return make_engine(ending, temperature=3.0, branches=6, slots=2, max_new_tokens=12)
+@pytest.fixture
+def engine(refilled):
+    return refilled[0]
 
 
-@pytest.fixture(scope="module")
-def requests(policy, prompts):
-    return mixed_requests(prompts, policy[2], COUNTS)
-
-
-@pytest.fixture(scope="module")
-def expected(engine, requests):
-    return told(engine(requests))
+@pytest.fixture
+def expected(refilled):
+    return told(refilled[1])
 
 
 def test_every_question_comes_once_as_it_is_done(engine, requests, expected):
