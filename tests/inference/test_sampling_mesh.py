@@ -17,6 +17,8 @@ from srpo_jax.inference.sampling_mesh import (
     Shape,
     asked_sizes,
     bytes_per_row,
+    cache_bytes,
+    fixed_bytes,
     rows_that_fit,
     sampling_sizes,
     split_weights,
@@ -128,14 +130,23 @@ def test_rows_never_take_more_than_there_is(per_row, slots, replicas, memory):
 
 
 def test_a_row_holds_its_keys_and_values():
-    """Tokens and branches count with the bytes of a token's keys and values, split over tensor."""
-    text = tiny_config().text
+    """Tokens and branches count with the bytes of a token's keys and values, split over tensor, and
+    branches with three copies of their logits; a prefill with its tokens and patches, once."""
+    config = tiny_config()
+    text = config.text
     token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * 2
+    assert cache_bytes(text, tensor=1, itemsize=2) == token
     size = lambda tokens, slots, tensor=1: bytes_per_row(  # noqa: E731
         text, Shape(tokens, slots, 512, 0), tensor=tensor, itemsize=2
     )
-    assert size(100, 4) - size(100, 3) == pytest.approx(512 * token, rel=0.01)
-    assert size(1000, 4, 2) < 0.75 * size(1000, 4)
+    assert size(101, 4) - size(100, 4) == token
+    assert size(100, 4) - size(100, 3) == 512 * token + 3 * 4 * text.padded_vocab
+    assert size(1000, 4, 2) == size(1000, 4) / 2
+    fixed = lambda tokens, patches: fixed_bytes(  # noqa: E731
+        config, Shape(tokens, 4, 512, patches), tensor=1, itemsize=2
+    )
+    assert fixed(20, 0) - fixed(10, 0) > 10 * 2 * 3 * text.intermediate_size
+    assert fixed(10, 64) > fixed(10, 0) > 0
 
 
 @pytest.mark.parametrize(
