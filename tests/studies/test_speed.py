@@ -113,6 +113,21 @@ def test_start():
 
 
 @pytest.mark.slow
+def test_sampling_quick():
+    """Every way answers every branch, and the engine's share of its slots is told."""
+    pytest.importorskip("torch")
+    command = [sys.executable, "-m", "studies.speed.sampling", "--quick", "--runs=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("run 0: ") == 4
+    found = json.loads(done.stdout[done.stdout.index("\n{") :])
+    assert list(found) == ["engine", "generate", "reused", "loop"]
+    assert found["engine"]["times"] == 1 and 0 < found["engine"]["slots_in_use"] <= 1
+    for way in found.values():  # four questions of four branches of one to eight tokens
+        assert 16 <= way["tokens"] <= 128 and way["cpu_seconds"] > 0
+
+
+@pytest.mark.slow
 def test_judge_calls():
     """Judging takes at most 1.6 times calls x latency / concurrency, or the study itself fails."""
     printed, result = _run("studies.speed.judge_calls")

@@ -1,19 +1,21 @@
 """The engine of a checkout of this repository, or the sampler that stood in its place before; see
-sampling.py, which starts this with the folder of the checkout."""
+__main__.py, which starts this with the folder of the checkout."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pathlib
 import sys
 import types
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 TREE, SETTING = sys.argv[1], json.loads(sys.argv[2])
 sys.path[:0] = [TREE, str(pathlib.Path(__file__).resolve().parent)]
 
-import sampling_questions as asked  # noqa: E402  (of this checkout, whatever TREE is)
+import questions as asked  # noqa: E402  (of this checkout, whatever TREE is)
 
 from srpo_jax.models.hf.load import load_params  # noqa: E402
 from srpo_jax.models.inputs import encode_prompt  # noqa: E402
@@ -28,11 +30,11 @@ def main() -> None:
     folder = pathlib.Path(SETTING["folder"])
     config = load_model_config(folder, "")
     model, params = PolicyModel(config), load_params(folder, config)
-    ids = types.SimpleNamespace(eos_ids=tuple(asked.ends(sizes)), suppress_ids=())
+    ids: Any = types.SimpleNamespace(eos_ids=tuple(asked.ends(sizes)), suppress_ids=())
     found = asked.questions(sizes, SETTING["questions"], config.vision.patch_dim)
     prompts = [encode_prompt(q.ids, [(q.patches, q.grid)], config) for q in found]
     branches = sizes.steps * sizes.branches
-    room = dict(
+    room: dict[str, Any] = dict(
         branches=branches,
         prompt_tokens=-(-(len(found[0].ids) + len(found[0].path)) // 16) * 16,
         patches=len(found[0].patches),
@@ -44,9 +46,9 @@ def main() -> None:
         from srpo_jax.inference.engine.engine import Engine
         from srpo_jax.inference.engine.requests import SampleRequest
     except ImportError:
-        from srpo_jax.inference.prefix_sampler import Sampler, SampleRequest
-
-        sampler = Sampler(model, params, ids, batch=batch, temperature=1.0, **room)
+        before = importlib.import_module("srpo_jax.inference.prefix_sampler")
+        SampleRequest = before.SampleRequest
+        sampler: Any = before.Sampler(model, params, ids, batch=batch, temperature=1.0, **room)
     else:
         sampler = Engine(model, params, ids, rows=batch, sampling=Sampling(1.0), **room)
     requests = [
@@ -56,12 +58,12 @@ def main() -> None:
 
     def call() -> dict[str, float]:
         counts = getattr(sampler, "counts", None)
-        before = (counts.used, counts.slot_steps) if counts else (0, 0)
+        start = (counts.used, counts.slot_steps) if counts else (0, 0)
         samples = sampler(requests)
         lengths = [len(sample.tokens) for own in samples for sample in own]
-        told = {"tokens": sum(lengths), "branches": len(lengths)}
+        told: dict[str, float] = {"tokens": sum(lengths), "branches": len(lengths)}
         if counts:
-            used, steps = counts.used - before[0], counts.slot_steps - before[1]
+            used, steps = counts.used - start[0], counts.slot_steps - start[1]
             told["slots_in_use"] = used / max(steps, 1)
         return told
 

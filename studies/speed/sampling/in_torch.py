@@ -8,7 +8,7 @@ import json
 import pathlib
 import sys
 
-import sampling_questions as asked
+import questions as asked
 import torch
 import transformers
 

@@ -5,7 +5,7 @@
 One random Qwen2.5-VL (width 512, 4 layers, vocabulary 16k), questions with a picture of 256 tokens
 and a path of six steps of 40 tokens, eight branches after each of the six prefixes, at temperature
 1. So many ids end a branch that the mean length is about a third of the maximum. The ways, each a
-process of its own (sampling_jax.py, sampling_torch.py):
+process of its own (in_jax.py, in_torch.py):
 
     engine      ours
     before      the sampler of another commit of this repository, checked out beside it
@@ -30,7 +30,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -43,14 +43,14 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         setting = {"folder": folder, "questions": args.questions, "quick": args.quick}
-        script = str(HERE / "sampling_torch.py")
+        script = str(HERE / "in_torch.py")
         subprocess.run([sys.executable, script, str(ROOT), json.dumps(setting)], check=True)
-        ways = {"engine": _start(stack, "sampling_jax.py", ROOT, setting)}
+        ways = {"engine": _start(stack, "in_jax.py", ROOT, setting)}
         if args.before:
             tree = stack.enter_context(_checkout(args.before))
-            ways["before"] = _start(stack, "sampling_jax.py", tree, setting)
+            ways["before"] = _start(stack, "in_jax.py", tree, setting)
         for name in ("generate", "reused", "loop"):
-            ways[name] = _start(stack, "sampling_torch.py", ROOT, {**setting, "way": name})
+            ways[name] = _start(stack, "in_torch.py", ROOT, {**setting, "way": name})
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for run in range(args.runs):
             for name, way in ways.items():
@@ -112,7 +112,7 @@ def _answer(way: subprocess.Popen) -> dict[str, float]:
     for line in way.stdout:
         if line.startswith("{"):
             return json.loads(line)
-    raise SystemExit(f"{' '.join(map(str, way.args))[:200]}: ended with code {way.wait()}")
+    raise SystemExit(f"{str(way.args)[:200]}: ended with code {way.wait()}")
 
 
 def _end(way: subprocess.Popen) -> None:

@@ -1,0 +1,1 @@
+"""How fast branches are sampled, beside others; see __main__.py."""
