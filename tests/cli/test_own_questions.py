@@ -114,8 +114,10 @@ def test_what_the_walk_leaves_names_its_judge(walk):
     assert len(trees) == len(walk.records) == 6
     mixed = 0
     for tree in trees:
-        told = {branch["reply_verdict"] for branch in tree["branches"]}
-        mixed += {"SAFE", "UNSAFE"} <= told
+        told: dict[int, set] = {branch["at"]: set() for branch in tree["branches"]}
+        for branch in tree["branches"]:
+            told[branch["at"]].add(branch["reply_verdict"])
+        mixed += any({"SAFE", "UNSAFE"} <= point for point in told.values())
         for branch in tree["branches"]:
             if branch["reply_verdict"] != "ERROR":
                 harmful = branch["reply_text"].startswith("Sure")

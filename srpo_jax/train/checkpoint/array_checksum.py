@@ -53,7 +53,8 @@ def start(tree: Any) -> Callable[[], dict[str, list]]:
     for begin in range(0, len(values), TOGETHER):
         some = values[begin : begin + TOGETHER]
         sums += _checksums(some)
-        if on_cpu and any(len(x.sharding.device_set) > 1 for x in some):
+        spread = (x for x in some if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1)
+        if on_cpu and any(True for _ in spread):
             jax.block_until_ready(sums)
     facts = {path: [list(x.shape), x.dtype.name] for path, x in arrays.items()}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from srpo_jax.inference.engine import drawing
-from srpo_jax.inference.engine.drawing import BLOCK, Sampling, Seen, allowed_ids, draw
+from srpo_jax.inference.engine.drawing import Sampling, Seen, allowed_ids, draw
 from tests.support.chance import fits
 
 VOCABULARY, PADDED = 387, 400
@@ -132,8 +132,8 @@ def test_a_draw_is_of_its_seed_and_number():
 
 
 ONE = float(np.nextafter(np.float32(1), np.float32(0)))
-# Sizes around BLOCK; few, as each compiles.
-SIZES = (1, BLOCK, 2 * BLOCK + 1)
+# With blocks of one id, of two, and filled up to blocks of three; few, as each compiles.
+SIZES = (1, 256, 257)
 uniforms = st.one_of(st.sampled_from([0.0, ONE, 0.5]), st.floats(0, ONE, width=32))
 
 
@@ -177,16 +177,16 @@ def test_nothing_that_was_dropped_is_ever_drawn(logits, first, second, sampling)
 
 def test_the_uniform_numbers_name_block_and_id():
     """The first number walks over the blocks by their weights, the second over the ids of one."""
-    logits = np.full(2 * BLOCK + 1, -np.inf, np.float32)
-    ids = [5, 6, BLOCK + 9, 2 * BLOCK]
+    logits = np.full(384, -np.inf, np.float32)  # 128 blocks of three ids
+    ids = [3, 5, 120, 383]
     logits[ids] = np.log([1.0, 3.0, 4.0, 8.0])  # blocks weigh 1/4, 1/4 and 1/2
     for first, second, expected in (
-        (0.0, 0.0, 5),
-        (0.249, 0.249, 5),
-        (0.249, 0.251, 6),
-        (0.251, 0.9, BLOCK + 9),
-        (0.501, 0.0, 2 * BLOCK),
-        (ONE, ONE, 2 * BLOCK),
+        (0.0, 0.0, 3),
+        (0.249, 0.249, 3),
+        (0.249, 0.251, 5),
+        (0.251, 0.9, 120),
+        (0.501, 0.0, 383),
+        (ONE, ONE, 383),
     ):
         token = filtered_and_drawn(logits, np.asarray([first, second], np.float32), Sampling())[1]
         assert token == expected
