@@ -51,6 +51,22 @@ def test_what_the_source_raises_comes_after_what_it_gave(error):
     assert items.error is error
 
 
+def test_without_a_thread_nothing_is_made_beforehand():
+    """depth 0: each item when it is asked for, in the caller's thread; errors as with one."""
+    made, error = [], ValueError("no")
+
+    def source():
+        for i in range(3):
+            made.append(threading.current_thread())
+            yield i
+        raise error
+
+    with Ahead(source(), depth=0) as items:
+        for count, item in enumerate(items):
+            assert item == count and made == [threading.current_thread()] * (count + 1)
+    assert items.error is error
+
+
 def test_behind_its_end_the_source_is_left_alone():
     """Whoever leaves in the middle is the last to whom the source gives anything: what a source
     takes for its items (leases) is not taken any more."""

@@ -192,9 +192,27 @@ def test_the_uniform_numbers_name_block_and_id():
         assert token == expected
 
 
+def test_sums_that_round_draw_nothing_of_no_weight():
+    """A long cumulative sum is made in parts, and need not rise where it should: between two such
+    sums lies an id of no weight, which is never drawn, also behind all that have one."""
+    rng = np.random.default_rng(0)
+    parts = (rng.random((500, 1200)) * (rng.random((500, 1200)) < 0.3)).astype(np.float32)
+    parts[:250, 700:] = 0
+    sums = np.asarray(jax.jit(functools.partial(jnp.cumsum, axis=-1))(parts))
+    rises = (np.diff(sums) > 0) & (parts[:, 1:] == 0)
+    rises[:250, :700] = False
+    rows = np.flatnonzero(rises.any(1))
+    before = np.argmax(rises[rows], axis=1)
+    between = (sums[rows, before].astype(np.float64) + sums[rows, before + 1]) / 2
+    uniform = (between / sums[rows, -1]).astype(np.float32)
+    drawn = np.asarray(jax.jit(drawing._first_above)(parts[rows], uniform))
+    assert (rows < 250).sum() > 20 < (rows >= 250).sum()
+    assert (parts[rows, drawn] > 0).all()
+
+
 def test_of_the_likeliest_the_first_is_taken():
     """Greedy: ties go to the lowest allowed id, as argmax has it, whatever the seed; filters keep
-    ids of one logit together."""
+    ids of one logit together, 0 and -0 too, though compilers take adding 0 for nothing."""
     logits = np.zeros((3, PADDED), np.float32)
     logits[1, [0, 3, 200, 300]] = 1.0
     logits[2, [386, 399]] = 5.0
@@ -209,6 +227,8 @@ def test_of_the_likeliest_the_first_is_taken():
     assert logp[0] == pytest.approx(-np.log(VOCABULARY - len(BLOCKED)), abs=1e-5)
     kept = drawing._filtered(jnp.asarray([3.0, 1.0, 3.0, 0.0]), Sampling(top_k=1, top_p=0.1))
     np.testing.assert_array_equal(kept, [3.0, -np.inf, 3.0, -np.inf])
+    zeros = jax.jit(functools.partial(drawing._filtered, sampling=Sampling(top_k=1)))
+    np.testing.assert_array_equal(zeros(jnp.asarray([-0.0, -1.0, 0.0])), [0.0, -np.inf, 0.0])
 
 
 ordinary = st.floats(width=32, allow_nan=False, allow_subnormal=False)
