@@ -24,8 +24,6 @@ from jax.experimental import multihost_utils
 from srpo_jax.errors import UserError, one_line
 
 T = TypeVar("T")
-_ONCE_SECONDS = 3600  # for process 0 to compute what the others wait for
-_calls = itertools.count()  # of computed_once, which are the same on all processes
 _TEXT = 400  # bytes of a failure's text that the others see
 _ASK_SECONDS = 60  # between two questions to the store
 _said = itertools.count()  # the same number on all processes: they say and ask in one order
@@ -48,16 +46,10 @@ def computed_once(compute: Callable[[], T], glance: Callable[[], str], what: str
     For what is slow, and the same everywhere unless storage differs, which `glance`, quick, shows.
     Errors: UserError on a process whose glance differs.
     """
-    client = distributed.global_state.client
-    if client is None:
+    if jax.process_count() == 1:
         return compute()
-    key, mine = f"srpo/once/{next(_calls)}", glance()
-    if jax.process_index() == 0:
-        value = compute()
-        client.key_value_set(key, json.dumps([mine, value]))
-        return value
-    # Not a collective, as some give up when one comes half a minute later than the others.
-    theirs, value = json.loads(client.blocking_key_value_get(key, 1000 * _ONCE_SECONDS))
+    mine = glance()
+    theirs, value = as_first_says(lambda: (mine, compute()))
     if mine != theirs:
         raise UserError(f"{what} is not the same here and on process 0; give all the same files")
     return value
