@@ -145,14 +145,18 @@ def _gpu(device_kind: str) -> tuple[float, float] | None:
     return None
 
 
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip of jax devices of this kind (device.device_kind), None if it is not in CHIPS."""
+    return next((chip for chip in CHIPS.values() if chip.kind == device_kind), None)
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of one jax device of this kind (device.device_kind), None if unknown.
 
     A slice (MIG) of a GPU is unknown.
     """
-    for chip in CHIPS.values():
-        if chip.kind == device_kind:
-            return chip.peak_tflops * 1e12 / chip.devices
+    if chip := find_chip(device_kind):
+        return chip.peak_tflops * 1e12 / chip.devices
     known = _gpu(device_kind)
     return known and known[0]
 
@@ -162,9 +166,8 @@ def bound_rows(device_kind: str) -> int | None:
     longer than reading the weights: peak FLOP/s over bytes/s, as a weight has two bytes and costs
     two FLOPs a token. None for an unknown kind.
     """
-    for chip in CHIPS.values():
-        if chip.kind == device_kind:
-            return int(chip.peak_tflops * 1e3 / chip.hbm_gbs)
+    if chip := find_chip(device_kind):
+        return int(chip.peak_tflops * 1e3 / chip.hbm_gbs)
     known = _gpu(device_kind)
     return known and int(known[0] / known[1])
 
@@ -173,9 +176,8 @@ def device_memory(device: Any) -> int | None:
     """Bytes that a program may use on a jax device: by the table above for a TPU, by its allocator
     for any other; None if it does not say (CPUs).
     """
-    for chip in CHIPS.values():
-        if chip.kind == device.device_kind:
-            return int(chip.hbm_gib * 2**30) // chip.devices
+    if chip := find_chip(device.device_kind):
+        return int(chip.hbm_gib * 2**30) // chip.devices
     if device.platform == "cpu":
         return None
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from srpo_jax.distributed.accelerators import CHIPS
+from srpo_jax.distributed.accelerators import find_chip
 from srpo_jax.distributed.sharding import bytes_per_device
 
 
@@ -39,9 +39,9 @@ def roofline_share(counts: Counts, params: Any) -> float | None:
     A floor and no more: keys, values and prefills come on top of it.
     """
     (device, *_) = jax.tree.leaves(params)[0].sharding.device_set
-    for chip in CHIPS.values():
-        if chip.kind == device.device_kind:
-            bandwidth = chip.hbm_gbs * 1e9 / chip.devices
-            floor = counts.steps * bytes_per_device(params) / bandwidth
-            return floor / max(counts.seconds, 1e-9)
-    return None
+    chip = find_chip(device.device_kind)
+    if chip is None:
+        return None
+    bandwidth = chip.hbm_gbs * 1e9 / chip.devices
+    floor = counts.steps * bytes_per_device(params) / bandwidth
+    return floor / max(counts.seconds, 1e-9)
