@@ -89,7 +89,7 @@ def branch_attention(
         q: [B, R, H, d], the newest token of each branch.
         shared_k, shared_v: [B, K, T, d]; shared_len: int32 [B, R].
         own_k, own_v: [L, B, R, K, M, d] of all layers; new_k, new_v: [B, R, K, d], of this layer;
-        layer: int32 scalar; t: int32 [B, R], below M.
+        layer: int32 scalar; t: int32 [B, R], below M, which is whole blocks or less than one.
 
     Returns: [B, R, H, d] in the dtype of own_v.
     """
@@ -97,21 +97,19 @@ def branch_attention(
     kv_heads, steps = shared_k.shape[1], own_k.shape[4]
     scale, size = width**-0.5, min(steps, OWN_BLOCK)
     groups = _group(q, kv_heads)
+    if steps % size:
+        raise ValueError(f"a cache of {steps} tokens is no whole blocks of {size}")
 
     def with_own(first: jax.Array | int, state: Softmax) -> Softmax:
-        """first: of the block, moved so that it lies in the cache; what it has in common with the
-        block before is masked."""
-        begin = jnp.minimum(first, steps - size)
         k, v = (
             jax.lax.dynamic_slice(
                 cache,
-                (layer, 0, 0, 0, begin, 0),
+                (layer, 0, 0, 0, first, 0),
                 (1, *cache.shape[1:4], size, cache.shape[5]),
             )[0]
             for cache in (own_k, own_v)
         )
-        at = begin + jnp.arange(size)
-        seen = (at < t[..., None]) & (at >= first)
+        seen = first + jnp.arange(size) < t[..., None]
         scores = _scores("brkgd,brkmd->brkgm", groups, k) * scale
         return _more(state, scores, seen[:, :, None, None], v, "brkgm,brkmd->brkgd")
 
