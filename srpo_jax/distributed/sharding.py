@@ -180,9 +180,9 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array, str], jax.Array]:
     return constrain
 
 
-def row_shards(mesh: AnyMesh) -> int:
-    """Into how many parts the rows of a batch are split."""
-    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+def row_shards(mesh: AnyMesh | None) -> int:
+    """Into how many parts the rows of a batch are split; 1 without a mesh."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:

@@ -198,9 +198,8 @@ def load_policy(
     folder = os.fspath(model_dir or cfg.model.path)
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
-    network = load_network(
-        cfg, folder, params=params, alone=alone
-    )  # names a folder that is none as such
+    # First, as it names a folder that is none as such.
+    network = load_network(cfg, folder, params=params, alone=alone)
     digest = policy_digest(folder) if params is None else params_digest(params, folder)
     model, params, mesh = network
     return Policy(model, params, load_asking(cfg, folder, model.config.family), digest, mesh)
@@ -220,14 +219,14 @@ class Network(NamedTuple):
 
 def rows_over(mesh: jax.sharding.Mesh | None, wanted: int) -> int:
     """`wanted`, rounded up to what the axes of the mesh that rows are spread over divide."""
-    shards = 1 if mesh is None else row_shards(mesh)
+    shards = row_shards(mesh)
     return -(-wanted // shards) * shards
 
 
 def _fitting_rows(policy: Policy, shape: Shape) -> int:
     """See rows_that_fit; all processes of one mesh have the same answer."""
     config, mesh = policy.processor.config, policy.mesh
-    tensor, replicas = (1, 1) if mesh is None else (mesh.shape["tensor"], row_shards(mesh))
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
     itemsize = jnp.dtype(policy.model.dtype).itemsize
     split = {"tensor": tensor, "itemsize": itemsize}
     return rows_that_fit(
@@ -236,7 +235,7 @@ def _fitting_rows(policy: Policy, shape: Shape) -> int:
         weights=bytes_per_device(policy.params) + fixed_bytes(config, shape, **split),
         memory=memory_here(agreed=policy.together),
         bound=slots_that_pay(),
-        replicas=replicas,
+        replicas=row_shards(mesh),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,14 +21,14 @@ import numpy as np
 from srpo_jax.console import Working, compiling
 from srpo_jax.distributed.lifecycle import wait_for_all
 from srpo_jax.distributed.mesh import over_processes
-from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same
+from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same, row_shards
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.ahead import Ahead
 from srpo_jax.inference.engine.counts import Counts
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.lowering import lower
 from srpo_jax.inference.engine.requests import Sample, SampleRequest, TokenIds
-from srpo_jax.inference.engine.slots import Programs, Queue, Shape, State, parts_of
+from srpo_jax.inference.engine.slots import Programs, Queue, Shape, State
 from srpo_jax.models.inputs import causal_row, check_length, pad_rows
 
 # Rises when the same seed gives other branches.
@@ -101,7 +101,7 @@ class Engine:
         self.programs = Programs(model, shape, sampling, eos, blocked, mesh)
         self.params, self.shape, self.counts = params, shape, Counts()
         self._ids, self._stop, self._mesh = ids, tuple(stop), mesh
-        self._parts = parts_of(mesh)
+        self._parts = row_shards(mesh)
         # Processes of one mesh do the same in the same order, which a thread would not.
         self._together = over_processes(mesh)
         self._depth = 0 if self._together else max(2, 2 * self._parts)
@@ -126,17 +126,15 @@ class Engine:
         """
         work = Working()
         found: dict[int, list[Sample | None]] = {}
-        missing: dict[int, int] = {}
         with Ahead(self._packed(requests), depth=self._depth) as source:
             for part, samples in self._run(iter(source)):
-                found.setdefault(part.number, [None] * part.total)
-                missing.setdefault(part.number, part.total)
-                found[part.number][part.first : part.first + part.count] = samples
-                missing[part.number] -= part.count
-                if not missing[part.number]:
+                own = found.setdefault(part.number, [None] * part.total)
+                own[part.first : part.first + part.count] = samples
+                there = [sample for sample in own if sample is not None]
+                if len(there) == part.total:
+                    del found[part.number]
                     self.counts.seconds += work.seconds()
-                    own = found.pop(part.number)
-                    yield part.number, [sample for sample in own if sample is not None]
+                    yield part.number, there
                     work = Working()
             if source.error is not None:
                 raise source.error
@@ -200,20 +198,14 @@ class Engine:
         """Every part with its samples, as its row is done."""
         # Whoever leaves in the middle leaves no state behind.
         state, self._state = self._state, None
-        rows = self.shape.rows // self._parts
-        free = [[shard * rows + i for i in reversed(range(rows))] for shard in range(self._parts)]
         seated: dict[int, _Part] = {}
         ended: list[tuple[_Part, Any]] = []
         more = True
         while True:
-            while more and any(free):
-                seats = [own.pop() for own in free if own]
-                some = list(itertools.islice(parts, len(seats)))
-                more = len(some) == len(seats)
-                for row in seats[len(some) :]:
-                    free[row // rows].append(row)
-                if some:
-                    given = dict(zip(seats, some))
+            while more and (seats := self._free(seated)):
+                given = dict(zip(seats, itertools.islice(parts, len(seats))))
+                more = len(given) == len(seats)
+                if given:
                     state = self._prefill(state, given)
                     seated.update(given)
             if not seated:
@@ -230,11 +222,15 @@ class Engine:
                 for row in sorted(seated)
                 if not busy[row]
             ]
-            for row in set(range(self.shape.rows)) - set(seated):
-                if row not in free[row // rows]:
-                    free[row // rows].append(row)
         yield from self._read(ended)
         self._state = state
+
+    def _free(self, seated: Container[int]) -> list[int]:
+        """A row without a question of each part of the mesh that has one."""
+        rows = self.shape.rows // self._parts
+        parts = (range(first, first + rows) for first in range(0, self.shape.rows, rows))
+        found = (next((row for row in part if row not in seated), None) for part in parts)
+        return [row for row in found if row is not None]
 
     def _count(self, steps: int, used: int) -> None:
         self.counts.steps += steps

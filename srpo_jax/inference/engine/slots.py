@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from srpo_jax.distributed.sharding import ROW_AXES, axes_of
+from srpo_jax.distributed.sharding import ROW_AXES
 from srpo_jax.inference.engine.drawing import Sampling, Seen, allowed_ids, draw
 from srpo_jax.models.attention.xla import own_length, write_own
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
@@ -31,9 +30,9 @@ STEPS = 64  # of one call of decode, at most: how long the host may wait
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The sizes of the programs. rows: questions at a time; slots: of a row; branches: of a
-    question at most; tokens: of prompt and path; patches: of a question's pictures; new_tokens: of
-    a branch."""
+    """The sizes of the programs. rows: questions at a time; branches: of a question at most; slots:
+    of a row, not more than those; tokens: of prompt and path; patches: of a question's pictures;
+    new_tokens: of a branch."""
 
     rows: int
     slots: int
@@ -165,10 +164,8 @@ class Programs:
         # Stable: of equal priority the one that was asked for first.
         order = jnp.argsort(jnp.where(decoded, -queue.priority, 2**30), axis=1)
         count = decoded.sum(1)
-        start = jnp.arange(s.slots)
-        slots = jnp.minimum(start, s.branches - 1)
-        given = (start < count[:, None]) & (start < s.branches)
-        which = jnp.where(given, order[:, slots], s.branches)
+        given = jnp.arange(s.slots) < count[:, None]
+        which = jnp.where(given, order[:, : s.slots], s.branches)
         token = jnp.take_along_axis(first, jnp.minimum(which, s.branches - 1), axis=1)
         if words is not None:
             words = (words[0], _mark(words[1], token, given))
@@ -315,7 +312,7 @@ class Programs:
             "brd,dv->brv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
         vocabulary = self.model.config.text.vocab_size
-        allowed = allowed_ids(vocabulary, logits.shape[-1], np.asarray(self.blocked, np.int32))
+        allowed = allowed_ids(vocabulary, logits.shape[-1], self.blocked)
         return draw(logits, allowed, seeds, t, self.sampling, seen)
 
     def _first_places(self, tokens: Any, params: Any) -> Any:
@@ -364,13 +361,6 @@ class Programs:
             own=jax.tree.map(lambda _: own, state.own),
             shared=jax.tree.map(lambda _: cache, state.shared),
         )
-
-
-def parts_of(mesh: Mesh | AbstractMesh | None) -> int:
-    """Into how many parts the rows are split over the mesh."""
-    if mesh is None:
-        return 1
-    return int(np.prod([mesh.shape[axis] for axis in axes_of(ROW_AXES)]))
 
 
 def _write(into: Any, branch: Any, *rest: Any) -> Any:

@@ -24,11 +24,12 @@ from srpo_jax.distributed.sharding import (
     bytes_per_device,
     param_shardings,
     replicated,
+    row_shards,
 )
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.lowering import lower
-from srpo_jax.inference.engine.slots import Programs, Queue, Shape, parts_of
+from srpo_jax.inference.engine.slots import Programs, Queue, Shape
 from srpo_jax.inference.policy import sampling_model
 from srpo_jax.models.attention.xla import OWN_BLOCK, own_length
 from srpo_jax.models.blocks.config import ModelConfig
@@ -71,7 +72,7 @@ def lower_programs(cfg: Config, config: ModelConfig, mesh: Mesh, shape: Shape) -
     params = _placed(params, param_shardings(params, mesh))
     state = jax.eval_shape(programs.empty, params)
     state = _placed(state, programs.shardings(state))
-    told = prefilled(config, shape, parts_of(mesh))
+    told = prefilled(config, shape, row_shards(mesh))
     told = _placed(told, jax.tree.map(lambda _: batch_sharding(mesh), told))
     enough = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     return Lowered(
