@@ -35,27 +35,25 @@ Key = TypeVar("Key")
 @dataclasses.dataclass
 class _Asked:
     """A question of which some branches are still to come. earlier: those that it has; samples: of
-    its requests, in order; missing: requests that are not done."""
+    its requests, in order, None for what is not done."""
 
     key: Any
     record: Record
     pieces: Sequence[np.ndarray]
     earlier: Sequence[dict[str, Any]]
     plan: list[tuple[int, int]]
-    samples: list[list[Sample]]
-    missing: int
+    samples: list[list[Sample] | None]
 
 
 class Explorer:
     """Samples the branches of questions, and makes tree records of them.
 
     most: questions that there ever are; as many are sampled at once as explore.batch and the mesh
-    have it. references:
-    the record and the token pieces of the reference path of every question that may come, by id;
-    None: whole paths are sampled, TRIES a question, of which a reference path can be chosen
-    (self_reference.py). room: of all records that are explored, so that the sampler compiles once,
-    and a branch is the same whichever shards are still to be made. more: the trees that get more
-    branches, if this is a further part; no other record may come then.
+    have it. room: of all records that are explored, so that the sampler compiles once, and a branch
+    is the same whichever shards are still to be made. references: the record and the token pieces
+    of the reference path of every question that may come, by id; None: whole paths are sampled,
+    TRIES a question, of which a reference path can be chosen (self_reference.py). more: the trees
+    that get more branches, if this is a further part; no other record may come then.
     """
 
     def __init__(
@@ -133,8 +131,7 @@ class Explorer:
                 yield left_out.popleft(), None
             question, part = asked.pop(number)
             question.samples[part] = samples
-            question.missing -= 1
-            if not question.missing:
+            if None not in question.samples:
                 yield question.key, self._tree(question)
         while left_out:
             yield left_out.popleft(), None
@@ -160,13 +157,13 @@ class Explorer:
             for part, path in ((early, [self._forced]), (late, pieces[: plan[-1][0]]))
             if part
         ]
-        samples: list[list[Sample]] = [[]] * len(requests)
-        return _Asked(key, record, pieces, earlier, plan, samples, len(requests)), requests
+        samples: list[list[Sample] | None] = [None] * len(requests)
+        return _Asked(key, record, pieces, earlier, plan, samples), requests
 
     def _tree(self, question: _Asked) -> dict[str, Any]:
         record, pieces = question.record, question.pieces
         steps = record.steps if pieces else ()
-        samples = [sample for own in question.samples for sample in own]
+        samples = [sample for own in question.samples for sample in own or ()]
         branches = [
             self._branch(steps[:at], at, k, sample)
             for (at, k), sample in zip(question.plan, samples, strict=True)

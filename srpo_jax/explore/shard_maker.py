@@ -20,7 +20,7 @@ from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.workers import Worker
 
 ShardTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
-Trees = list[dict[str, Any] | None]
+Trees = dict[int, dict[str, Any] | None]  # by the number of the question in its shard
 
 
 class ShardMaker:
@@ -73,26 +73,22 @@ class ShardMaker:
         """Makes the shards of `names` that nobody has, each while its lease is held, and takes them
         out of `names`."""
         begun: dict[int, Trees] = {}
-        missing: dict[int, int] = {}
 
         def questions() -> Iterator[tuple[tuple[int, int], Record]]:
             while (i := self._worker.says(lambda: self._take(names, leases))) is not None:
-                begun[i] = [None] * len(self._records[i])
-                missing[i] = len(self._records[i])
                 for j, record in enumerate(self._records[i]):
                     yield (i, j), record
 
         work = Working()
         for (i, j), tree in self._explorer.stream(questions()):
-            begun[i][j] = tree
-            missing[i] -= 1
+            begun.setdefault(i, {})[j] = tree
             self._progress(tree)
-            if missing[i]:
+            if len(begun[i]) < len(self._records[i]):
                 continue
-            trees = begun.pop(i)
+            trees = [tree for _, tree in sorted(begun.pop(i).items()) if tree is not None]
             if leases is None:
                 continue
-            self._write(i, [tree for tree in trees if tree is not None])
+            self._write(i, trees)
             leases.release(self._paths[i].name)
             if self._on_shard is not None:
                 self._on_shard(self._paths[i].parent.name, len(self._records[i]), work.seconds())
