@@ -14,6 +14,7 @@ with the meaning of arbiter.verdict.Judgement. Trees are joined with their verdi
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import json
@@ -91,7 +92,7 @@ def why_not_judged(branch: Mapping[str, Any], keep_irregular: bool) -> str:
     return ""
 
 
-class Verdicts:
+class Verdicts(abc.ABC):
     """The verdicts in one folder, however they are held: a subclass says what `get` gives. `judge`
     is what judge.json says.
     """
@@ -112,9 +113,9 @@ class Verdicts:
     def name(self) -> str:
         return self.folder.name
 
+    @abc.abstractmethod
     def get(self, key: str) -> dict[str, Any] | None:
         """The verdict of this key; None when it was never asked for."""
-        raise NotImplementedError
 
     def branch_verdict(
         self, tree: Mapping[str, Any], branch: Mapping[str, Any], *, keep_irregular: bool = False
