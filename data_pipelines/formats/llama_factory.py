@@ -61,6 +61,8 @@ class LlamaFactory(Format):
 
     name = "llama_factory"
     title = "LLaMA-Factory sharegpt or alpaca, pairs or replies, with dataset_info.json"
+    formatting = "sharegpt"  # of what is written, and the columns of its question
+    question_columns: Mapping[str, str] = {"messages": "conversations"}
 
     def __init__(self) -> None:
         self._layout: Layout | None = None  # of dataset_info.json; else by the row
@@ -123,24 +125,30 @@ class LlamaFactory(Format):
         )
 
     def row(self, pair: Pair) -> dict[str, Any]:
-        question = marked(pair.item.question, len(pair.item.images))
         return {
             "id": pair.id,
-            "conversations": [{"from": "human", "value": question}],
-            "chosen": {"from": "gpt", "value": pair.chosen_text},
-            "rejected": {"from": "gpt", "value": pair.rejected_text},
+            **self.talk(pair),
             "images": list(pair.item.images),
             **facts(pair.item),
             **own_fields(pair.item, self.name),
+        }
+
+    def talk(self, pair: Pair) -> dict[str, Any]:
+        """The columns of a row that question and answers stand in."""
+        question = marked(pair.item.question, len(pair.item.images))
+        return {
+            "conversations": [{"from": "human", "value": question}],
+            "chosen": {"from": "gpt", "value": pair.chosen_text},
+            "rejected": {"from": "gpt", "value": pair.rejected_text},
         }
 
     def finish(self, folder: pathlib.Path, file: str, count: int) -> None:
         columns = {name: name for name in ("chosen", "rejected", "images")}
         entry = {
             "file_name": file,
-            "formatting": "sharegpt",
+            "formatting": self.formatting,
             "ranking": True,
-            "columns": {"messages": "conversations", **columns},
+            "columns": {**self.question_columns, **columns},
         }
         write_json(folder / INFO, {"srpo_pairs": entry})
 
@@ -150,6 +158,8 @@ class LlamaFactoryAlpaca(LlamaFactory):
 
     name = "llama_factory_alpaca"
     title = "LLaMA-Factory alpaca pairs, with dataset_info.json"
+    formatting = "alpaca"
+    question_columns = {"prompt": "instruction", "query": "input"}
 
     def matches(self, row: Mapping[str, Any]) -> bool:
         return False  # the other one reads both
@@ -158,27 +168,13 @@ class LlamaFactoryAlpaca(LlamaFactory):
     def knows_path(cls, path: pathlib.Path) -> bool:
         return False
 
-    def row(self, pair: Pair) -> dict[str, Any]:
+    def talk(self, pair: Pair) -> dict[str, Any]:
         return {
-            "id": pair.id,
             "instruction": marked(pair.item.question, len(pair.item.images)),
             "input": "",
             "chosen": pair.chosen_text,
             "rejected": pair.rejected_text,
-            "images": list(pair.item.images),
-            **facts(pair.item),
-            **own_fields(pair.item, self.name),
         }
-
-    def finish(self, folder: pathlib.Path, file: str, count: int) -> None:
-        columns = {name: name for name in ("chosen", "rejected", "images")}
-        entry = {
-            "file_name": file,
-            "formatting": "alpaca",
-            "ranking": True,
-            "columns": {"prompt": "instruction", "query": "input", **columns},
-        }
-        write_json(folder / INFO, {"srpo_pairs": entry})
 
 
 def _layout(entry: Mapping[str, Any], where: str) -> Layout:
