@@ -11,10 +11,9 @@ from typing import Any, cast
 from srpo_jax.config.dialogue_sections import FormatSettings, PromptSettings
 from srpo_jax.config.judging_sections import ArbiterSettings, JudgeSettings
 from srpo_jax.config.rules import Rule, setting
+from srpo_jax.config.sampling_sections import EvalSettings, ExploreSettings
 from srpo_jax.config.sections import (
     DataSettings,
-    EvalSettings,
-    ExploreSettings,
     LoraSettings,
     MeshSettings,
     ModelSettings,

@@ -10,7 +10,7 @@ from srpo_jax.cli import main as cli
 from srpo_jax.cli.pilot import Times, full_run
 from srpo_jax.config.fields import Config
 from srpo_jax.config.judging_sections import JudgeSettings
-from srpo_jax.config.sections import ExploreSettings
+from srpo_jax.config.sampling_sections import ExploreSettings
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.explore import explorer

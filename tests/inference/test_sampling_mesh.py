@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srpo_jax.config.fields import Config
-from srpo_jax.config.sections import ExploreSettings
+from srpo_jax.config.sampling_sections import ExploreSettings
 from srpo_jax.distributed.accelerators import CHIPS, bound_rows, device_memory
 from srpo_jax.errors import UserError
 from srpo_jax.inference import sampling_mesh

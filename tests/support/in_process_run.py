@@ -14,7 +14,7 @@ import jax
 
 from srpo_jax.arbiter.in_process.policy_chat import PolicyChat
 from srpo_jax.config.fields import Config
-from srpo_jax.config.sections import ExploreSettings
+from srpo_jax.config.sampling_sections import ExploreSettings
 from tests.arbiter.in_process.test_policy_chat import STEPS, request_of
 
 config = Config(explore=ExploreSettings(mesh="data=2,fsdp=2,tensor=2"))

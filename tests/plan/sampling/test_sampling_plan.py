@@ -18,7 +18,8 @@ from srpo_jax.cli import main as cli
 from srpo_jax.command.table import VERBS
 from srpo_jax.config.fields import Config
 from srpo_jax.config.load import load_config
-from srpo_jax.config.sections import ExploreSettings, ModelSettings
+from srpo_jax.config.sampling_sections import ExploreSettings
+from srpo_jax.config.sections import ModelSettings
 from srpo_jax.distributed.accelerators import parse_slice
 from srpo_jax.errors import UserError
 from srpo_jax.inference import sampling_mesh
