@@ -22,6 +22,8 @@ from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_plain_name
 
 DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
+# Settings that a verb on files of data does without.
+NOT_OF_FILES = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
 
 
 def demo(command: Command) -> int:
@@ -304,8 +306,7 @@ def checkpoints_check(command: Command) -> int:
 
 
 def data_import(command: Command) -> None:
-    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
-    config = command.config(unused=unused)
+    config = command.config(unused=NOT_OF_FILES)
     _settle()
     from srpo_jax.cli.data.importing import data_import as run
 
@@ -323,8 +324,7 @@ def data_card(command: Command) -> None:
 
 
 def data_check(command: Command) -> None:
-    unused = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
-    config = command.config(unused=unused)
+    config = command.config(unused=NOT_OF_FILES)
     _settle()
     from srpo_jax.cli.data.checking import data_check as run
 

@@ -11,17 +11,14 @@ the table is written into docs/planning.md too. What was compiled is kept: it ca
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
-from srpo_jax.command.table import VERBS
 from srpo_jax.config.load import load_config
-from srpo_jax.errors import UserError
-from srpo_jax.plan.plan import Options, parse_options, progress
+from srpo_jax.plan.plan import Options, progress
 from srpo_jax.plan.sampling.plan import plan
 from srpo_jax.plan.sampling.table import markdown
-from studies.speed.plan_table import ROOT, names_of, released_model, versions, write_page
+from studies.speed.plan_table import ROOT, names_of, options_of, released_model, show
 
 CASES = (
     "7B:v5e:2x2",
@@ -39,23 +36,14 @@ def main() -> int:
     parser.add_argument("--cases", default="", help="size:chip:shape, with commas; else all")
     parser.add_argument("--cache", default="", help="folder of what was compiled")
     args = parser.parse_args()
-    options = {name: default for name, (default, _) in VERBS["plan"].options.items()}
     given = {"question": "branch_tokens=180", "cache": args.cache, "jobs": 1}
-    try:
-        chosen = parse_options({**options, **given})
-        cases = [case for case in args.cases.split(",") if case]
-        plans = [one_plan(case, chosen) for case in cases or CASES]
-    except UserError as error:
-        print(f"explore_table: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("explore_table: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    if not cases:
-        write_page(markdown(plans), "explore")
-    print(markdown(plans))
-    print(json.dumps({"versions": versions(), "plans": plans}))
-    return 0
+    cases = [case for case in args.cases.split(",") if case]
+
+    def plans() -> list[dict[str, Any]]:
+        chosen = options_of(given)
+        return [one_plan(case, chosen) for case in cases or CASES]
+
+    return show("explore_table", plans, markdown, None if cases else "explore")
 
 
 def one_plan(case: str, chosen: Options) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -39,21 +39,43 @@ def main() -> int:
     parser.add_argument("--top", type=int, default=2, help="candidates that fit, per case")
     parser.add_argument("--cache", default="", help="folder of what was compiled")
     args = parser.parse_args()
-    options = {name: default for name, (default, _) in VERBS["plan"].options.items()}
+    given = {"top": args.top, "cache": args.cache, "jobs": 1}
+    cases = [case for case in args.cases.split(",") if case]
+
+    def plans() -> list[dict[str, Any]]:
+        chosen = options_of(given)
+        return [one_plan(case, chosen) for case in cases or CASES]
+
+    return show("plan_table", plans, markdown, None if cases else "table")
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """The options of `srpo plan` with these values. Errors: UserError."""
+    defaults = {name: default for name, (default, _) in VERBS["plan"].options.items()}
+    return parse_options({**defaults, **given})
+
+
+def show(
+    program: str,
+    plans: Callable[[], list[dict[str, Any]]],
+    table: Callable[[list[dict[str, Any]]], str],
+    mark: str | None,
+) -> int:
+    """Makes the plans, prints their table and the JSON object, and returns the exit code. mark: of
+    docs/planning.md, where the table is to stand as well.
+    """
     try:
-        chosen = parse_options({**options, "top": args.top, "cache": args.cache, "jobs": 1})
-        plans = [one_plan(case, chosen) for case in args.cases.split(",") if case]
-        if not plans:
-            plans = [one_plan(case, chosen) for case in CASES]
-            write_page(markdown(plans), "table")
+        found = plans()
+        if mark:
+            write_page(table(found), mark)
     except UserError as error:
-        print(f"plan_table: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("plan_table: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"{program}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    print(markdown(plans))
-    print(json.dumps({"versions": versions(), "plans": plans}))
+    print(table(found))
+    print(json.dumps({"versions": versions(), "plans": found}))
     return 0
 
 
