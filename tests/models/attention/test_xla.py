@@ -106,10 +106,10 @@ def test_long_rows_never_hold_a_square():
     assert "2048,2048]" not in str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k, ends))
 
 
-@pytest.mark.parametrize("steps", [4, 100])
+@pytest.mark.parametrize("steps", [4, 2 * OWN_BLOCK])
 def test_branch_attention_is_attention_over_prefix_and_own_tokens(steps):
     """A branch sees shared[:shared_len], own[:t] and its newest token, of one layer; what lies
-    behind them has no effect. One block of own tokens, or several of which the last overlaps."""
+    behind them has no effect. Less than one block of own tokens, or several."""
     rows, branches, length = 2, 3, 7
     q, shared_k, shared_v = random_qkv(rows, length, 4, 2, 8)
     q = q[:, :branches]
@@ -130,6 +130,16 @@ def test_branch_attention_is_attention_over_prefix_and_own_tokens(steps):
         mask = np.ones((1, 1, keys.shape[1]), bool)
         expected = brute_force(q[b : b + 1, r : r + 1], keys, values, mask)[0, 0]
         np.testing.assert_allclose(got[b, r], expected, atol=1e-5)
+
+
+def test_own_caches_are_whole_blocks():
+    """A last block of another size would be read beyond the cache."""
+    one = jnp.zeros((1, 1, 1, 8))
+    own = jnp.zeros((1, 1, 1, 1, OWN_BLOCK + 36, 8))
+    shared = jnp.zeros((1, 1, 3, 8))
+    at = jnp.zeros((1, 1), jnp.int32)
+    with pytest.raises(ValueError, match=f"{OWN_BLOCK + 36} tokens is no whole blocks"):
+        branch_attention(one, shared, shared, at, own, own, one, one, jnp.int32(0), at)
 
 
 def test_new_keys_are_written_at_each_branch_s_own_place():
