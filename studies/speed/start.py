@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from srpo_jax.data_pipelines.records import Record, write_records
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.explore import explorer
 from srpo_jax.explore.explore import explore
-from srpo_jax.inference.prefix_sampler import Sample
+from srpo_jax.inference.engine.requests import Sample
 from srpo_jax.judge.judge import judge
 from srpo_jax.train import loop
 from srpo_jax.train.loop import train
@@ -134,11 +134,11 @@ def run_part(part: str, folder: pathlib.Path, shards: int) -> None:
     )
     workdir = folder / "run"
     if part.startswith("explore"):
-        explorer.Explorer.__call__ = begun  # pyright: ignore[reportAttributeAccessIssue]
+        explorer.Explorer.stream = first_only
         with contextlib.suppress(Begun):
             explore(config, workdir)
     elif part == "trees":
-        explorer.Explorer.__call__ = made_up  # pyright: ignore[reportAttributeAccessIssue]
+        explorer.Explorer.stream = made_up
         explore(config, workdir, refuse_unreadable=False)
     elif part == "verdicts":
         judge(config, workdir, arbiter=Coin())
@@ -155,14 +155,22 @@ class Begun(Exception):
 
 
 def begun(*_: Any) -> Any:
-    """In the place of what works on the first batch: Explorer.__call__, and compiling the step."""
+    """In the place of compiling the step."""
     raise Begun
 
 
-def made_up(self: explorer.Explorer, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """In the place of Explorer.__call__: whole trees whose branches nobody sampled."""
-    trees, policy = [], self.policy
-    for record in records:
+def first_only(self: explorer.Explorer, keyed: Iterable[tuple[Any, Record]]) -> Any:
+    """In the place of Explorer.stream: the first question is taken, and no more."""
+    next(iter(keyed))
+    raise Begun
+
+
+def made_up(
+    self: explorer.Explorer, keyed: Iterable[tuple[Any, Record]]
+) -> Iterator[tuple[Any, dict[str, Any] | None]]:
+    """In the place of Explorer.stream: whole trees whose branches nobody sampled."""
+    policy = self.policy
+    for key, record in keyed:
         record, pieces = policy.reference(record)
         branches = []
         for at in range(len(pieces) - 1):
@@ -172,10 +180,8 @@ def made_up(self: explorer.Explorer, records: Sequence[Record]) -> list[dict[str
                 sample = Sample(np.asarray([*ids, policy.processor.eos_ids[0]]), -1.0, True)
                 tokens = sample.tokens.tolist()
                 branches.append(policy.branch(record.steps[:at], at, k, tokens, sample))
-        trees.append(
-            make_tree_record(record, pieces, branches, self.provenance, policy.path_format)
-        )
-    return trees
+        form = policy.path_format
+        yield key, make_tree_record(record, pieces, branches, self.provenance, form)
 
 
 class Coin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -21,6 +22,34 @@ def _run(*argv: str) -> tuple[str, dict]:
     done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, json.loads(done.stdout.splitlines()[-1])
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "studies").rglob("*.py")
+    # What runs in a process of its own, with arguments, and not as a module.
+    if path.name not in ("in_jax.py", "in_torch.py")
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_study_can_be_imported(module):
+    """What it takes from srpo_jax is still there; what is not installed here is nobody's fault."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        ours = (error.name or "").split(".")[0] in ("srpo_jax", "studies", "tests")
+        assert not ours, error
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_start_quick():
+    """Every start is measured, on trees that were judged and trained on."""
+    printed, result = _run("studies.speed.start", "--questions=60", "--shards=3")
+    assert list(result["starts"]) == ["explore", "explore again", "train", "resume"]
+    assert all(found["peak_mib"] > 50 for found in result["starts"].values())
+    assert "explore again" in printed
 
 
 @pytest.mark.slow
