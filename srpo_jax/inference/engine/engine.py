@@ -37,9 +37,20 @@ MOST_SLOTS = 16  # of a row, unless told otherwise
 
 
 def slots_for(branches: int) -> int:
-    """The slots of a row for questions of so many branches: a sixth of them, so that what stands
-    idle while a row's last branches end is little beside what was decoded before."""
-    return max(1, min(MOST_SLOTS, -(-branches // 6)))
+    """The slots of a row for questions of so many branches: as many as are idle for a tenth of the
+    time at most, but MOST_SLOTS.
+
+    While the last branches of a row end nobody follows. With lengths that are exponential and
+    independent the largest of S is H_S = 1 + 1/2 + ... + 1/S mean lengths, so S slots lose
+    S (H_S - 1) mean lengths, beside the N that are decoded.
+    """
+    slots, harmonic = 1, 1.0
+    while slots < MOST_SLOTS:
+        harmonic += 1 / (slots + 1)
+        if 9 * (slots + 1) * (harmonic - 1) > branches:
+            break
+        slots += 1
+    return slots
 
 
 def enough_rows(rows: int) -> int:

@@ -1,6 +1,7 @@
 """How fast branches are sampled, beside transformers and a bare loop of torch, in one run.
 
     python -m studies.speed.sampling [--before=COMMIT] [--runs=3] [--questions=4] [--quick]
+        [--only=generate,reused,loop]
 
 One random Qwen2.5-VL (width 512, 4 layers, vocabulary 16k), questions with a picture of 256 tokens
 and a path of six steps of 40 tokens, eight branches after each of the six prefixes, at temperature
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(__file__).resolve().parent
+TORCH = ("generate", "reused", "loop")
 
 
 def main() -> int:
@@ -40,6 +42,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--questions", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="a tiny model, for tests")
+    parser.add_argument("--only", default=",".join(TORCH), help="the ways beside the engine")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         setting = {"folder": folder, "questions": args.questions, "quick": args.quick}
@@ -47,9 +50,9 @@ def main() -> int:
         subprocess.run([sys.executable, script, str(ROOT), json.dumps(setting)], check=True)
         ways = {"engine": _start(stack, "in_jax.py", ROOT, setting)}
         if args.before:
-            tree = stack.enter_context(_checkout(args.before))
+            tree = stack.enter_context(checkout(args.before))
             ways["before"] = _start(stack, "in_jax.py", tree, setting)
-        for name in ("generate", "reused", "loop"):
+        for name in [way for way in TORCH if way in args.only.split(",")]:
             ways[name] = _start(stack, "in_torch.py", ROOT, {**setting, "way": name})
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for run in range(args.runs):
@@ -122,7 +125,7 @@ def _end(way: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
-def _checkout(commit: str) -> Iterator[pathlib.Path]:
+def checkout(commit: str) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder) / "before"
         git = ["git", "-C", str(ROOT), "worktree"]

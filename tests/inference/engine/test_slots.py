@@ -10,6 +10,7 @@ from srpo_jax.inference.engine import slots
 from srpo_jax.inference.engine.counts import Counts
 from srpo_jax.inference.engine.engine import slots_for
 from srpo_jax.inference.engine.requests import SampleRequest
+from srpo_jax.plan.sampling.workload import row_steps
 from tests.support.engines import NEW, mixed_requests, refilling_engine, short_blocks, told
 
 
@@ -98,7 +99,15 @@ def test_early_branches_are_taken_first(policy, prompts, refilled):
     queue = engine._queue(request, slice(0, 5))
     order = np.argsort(-np.where(queue.wanted, queue.priority, -1)[0], kind="stable")[:5]
     assert [starts[i] for i in order] == [0, 0, 3, 3, 5]
-    assert [slots_for(n) for n in (1, 6, 7, 24, 96, 1000)] == [1, 1, 2, 4, 16, 16]
+
+
+@pytest.mark.parametrize("branches, slots", [(1, 1), (8, 1), (9, 2), (48, 4), (96, 6), (900, 16)])
+def test_so_many_slots_are_idle_for_a_tenth_of_the_time_at_most(branches, slots):
+    """Of branches whose lengths are independent and skewed (exponential)."""
+    assert slots_for(branches) == slots
+    lengths = np.ceil(np.random.default_rng(0).exponential(200, (100, branches)))
+    steps = sum(row_steps(own, slots) for own in lengths)
+    assert (lengths - 1).sum() / (steps * slots) >= 0.89  # 0.9 in the mean
 
 
 @pytest.mark.parametrize("chunk", [3, pytest.param(64, marks=pytest.mark.slow)])
