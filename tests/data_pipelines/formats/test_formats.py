@@ -184,7 +184,6 @@ DIALOGUES = {
         "rejected": says("assistant", BAD),
         "conversations": [{"from": name, "value": "hm"} for name in ("human", "gpt") * 25],
     },
-    "llama_factory_alpaca": {"instruction": "Q", "history": [["a", "b"]], **PAIR},
 }
 
 
