@@ -91,7 +91,8 @@ VERBS: dict[str, Verb] = {
                 "how far the verdicts agree with the labels of people",
                 "srpo judge calibrate --workdir=runs/mini --labels=runs/mini/to_label.jsonl",
                 "Prints confusion, rates with intervals, agreement and the corrected rate, and\n"
-                "writes WORKDIR/calibration.html with the cases in which they differ.",
+                "writes WORKDIR/calibration.html with the cases in which they differ, and\n"
+                "calibration.json beside it, which `srpo data card` shows.",
                 config=None,
                 options={
                     "labels": ("", "JSONL of a person's labels; several people: commas between"),
