@@ -222,9 +222,9 @@ def _texts(value: Any, name: str) -> list[str]:
 def _tokens(value: Any, name: str) -> None:
     if not _is(value, list, name):
         raise ValueError(f"{name} is empty")
-    for token in value:
-        if type(token) is not int or not 0 <= token < 2**31:
-            raise ValueError(f"{name} holds {token!r}, which is no token id")
+    if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 2**31:
+        wrong = next(t for t in value if type(t) is not int or not 0 <= t < 2**31)
+        raise ValueError(f"{name} holds {wrong!r}, which is no token id")
 
 
 def _is(value: Any, kind: type, name: str) -> Any:

@@ -17,6 +17,7 @@ from srpo_jax.files import read_json, write_text
 FILE = "README.md"
 MARK = "<!-- data card by srpo_jax -->"  # on its first line: what we wrote we may write again
 RUN, SUMMARY = "run.json", "summary.json"
+CALIBRATIONS = "calibration*.json"
 _MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]")
 COUNTS = {
     "rows": "rows read",
@@ -40,7 +41,7 @@ def data_card(folder: pathlib.Path) -> str:
         raise UserError(f"{folder}: there is no import.json, no trees/run.json and no verdicts")
     lines = [MARK, f"# Data card: {words(folder.resolve().name)}", ""]
     lines += [line for part in parts for line in part]
-    lines += ["## Review by people", "", "Not recorded here.", ""]
+    lines += _reviewed(folder)
     return "\n".join(lines)
 
 
@@ -112,6 +113,42 @@ def _shares(path: pathlib.Path) -> str:
     if not all(isinstance(found.get(name), int) for name in names):
         return ""
     return ": " + ", ".join(f"{found[name]} {name}" for name in names)
+
+
+def _reviewed(folder: pathlib.Path) -> list[str]:
+    """How far people agree with the verdicts, by what `srpo judge calibrate` keeps."""
+    lines: list[str] = []
+    for path in sorted(folder.glob(CALIBRATIONS)):
+        found = read_json(path)
+        if "confusion" in found:  # or it is a file of others
+            lines += _agreement(folder, found)
+    none = ["Not recorded here; `srpo judge calibrate` keeps it, beside its page."]
+    return ["## Review by people", "", *(lines or none), ""]
+
+
+def _agreement(folder: pathlib.Path, found: Mapping[str, Any]) -> list[str]:
+    judge, labels, rates = found["judge"], found["labels"], found["estimates"]
+    people = "one person" if labels["people"] == 1 else f"{labels['people']} people"
+    of = f"the answers {words(found['answers'])}" if found["answers"] else "the trees"
+    lines = [
+        f"* {words(judge['arbiter'])}, digest {words(judge['digest'])}, verdict set "
+        f"{words(judge['set'])}, on {of}: {labels['cases']} cases labelled by {people}"
+    ]
+    coefficients = [("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")]
+    coefficients += [("alpha_people", "alpha of the people alone")]
+    told = [f"{said} {found[n]:.2f}" for n, said in coefficients if found[n] is not None]
+    lines += [f"  * {', '.join(told)}"] if told else []
+    shares = [
+        f"{name} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+        for name in ("sensitivity", "specificity", "agreement")
+        if (rate := rates[name]) is not None
+    ]
+    lines += [f"  * {', '.join(shares)}; 95 % intervals, of all cases"] if shares else []
+    lines += [f"  * {words(name)}: SHA-256 `{words(d)}`" for name, d in labels["files"].items()]
+    there = folder / FOLDER / str(judge["set"]) / JUDGE
+    if there.is_file() and read_json(there).get("digest") != judge["digest"]:
+        lines.append("  * these verdicts are of another judge by now: calibrate again")
+    return lines
 
 
 def words(value: object) -> str:

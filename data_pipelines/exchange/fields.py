@@ -10,6 +10,11 @@ from srpo_jax.data_pipelines.exchange.item import Cell
 from srpo_jax.data_pipelines.records import IMAGE_MARKER
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
+SHOWN = 6  # roles of a dialogue
+NO_DIALOGUE = (
+    "one question of a user is read, no dialogue: write the earlier turns into the text of the "
+    "last question, or leave the row out (--allow_bad=N)"
+)
 
 
 def text(row: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
@@ -135,16 +140,20 @@ def one_question(found: Sequence[Turn], name: str) -> tuple[Turn, str]:
     rest = list(found)
     system = rest.pop(0).text if rest and rest[0].role == SYSTEM else ""
     if len(rest) != 1 or rest[0].role != USER:
-        told = ", ".join(turn.role for turn in found) or "nothing"
-        raise ValueError(f"{name} holds {told}; one question of a user is read, no dialogue")
+        raise ValueError(f"{name} holds {_roles(found)}; {NO_DIALOGUE}")
     return rest[0], system
+
+
+def _roles(found: Sequence[Turn]) -> str:
+    """Whose the messages are, of a long talk the first ones."""
+    shown = ", ".join(turn.role for turn in found[:SHOWN])
+    return shown + f" and so on, {len(found)} turns" * (len(found) > SHOWN) or "nothing"
 
 
 def one_reply(found: Sequence[Turn], name: str) -> str:
     """The text of messages that are one reply of an assistant, without pictures."""
     if len(found) != 1 or found[0].role != ASSISTANT:
-        told = ", ".join(turn.role for turn in found) or "nothing"
-        raise ValueError(f"{name} holds {told}; one reply of an assistant is read")
+        raise ValueError(f"{name} holds {_roles(found)}; one reply of an assistant is read")
     if IMAGE_MARKER in found[0].text or found[0].cells:
         raise ValueError(f"{name} holds a picture; a reply is text")
     return found[0].text

@@ -232,7 +232,7 @@ def _sharegpt(row: Mapping[str, Any], layout: Layout) -> tuple[str, str, dict[st
 
 def _alpaca(row: Mapping[str, Any], layout: Layout) -> tuple[str, str, dict[str, Any]]:
     if row.get(layout.history or ""):
-        raise ValueError("it has earlier turns in history; one question is read, no dialogue")
+        raise ValueError(f"it has earlier turns in history; {fields.NO_DIALOGUE}")
     texts = [fields.optional(row, name) for name in (layout.prompt, layout.query) if name]
     question = "\n".join(text for text in texts if text)
     system = _system(row, layout)

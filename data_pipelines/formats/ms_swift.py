@@ -89,7 +89,7 @@ def _turns(row: Mapping[str, Any]) -> list[fields.Turn]:
     if row.get("messages") is not None:
         return fields.turns(row["messages"], "messages")
     if row.get("history"):
-        raise ValueError("it has earlier turns in history; one question is read, no dialogue")
+        raise ValueError(f"it has earlier turns in history; {fields.NO_DIALOGUE}")
     texts = [fields.text(row, name) for name in ("query", "response")]
     return [fields.Turn(fields.USER, texts[0]), fields.Turn(fields.ASSISTANT, texts[1])]
 

@@ -12,6 +12,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import check_writable
 from srpo_jax.judge.trust.calibrate import calibrate as run_calibrate
 from srpo_jax.judge.trust.compare import compare as run_compare
+from srpo_jax.judge.trust.kept import keep, kept_beside
 from srpo_jax.judge.trust.labels import read_labels, read_sampled_by, to_label, write_to_label
 from srpo_jax.judge.trust.material import Material, of_answers, of_trees
 from srpo_jax.judge.trust.tables import format_calibration, format_comparison
@@ -44,7 +45,7 @@ def sample(workdir: str, *, verdicts: str, answers: str, count: int, out: str) -
 
 
 def calibrate(workdir: str, *, labels: str, verdicts: str, answers: str, out: str) -> None:
-    """Prints the numbers and writes the page. Errors: UserError."""
+    """Prints the numbers, and writes the page and the same as JSON. Errors: UserError."""
     files = [name.strip() for name in labels.split(",") if name.strip()]
     if not files:
         raise UserError("--labels=FILE is missing; `srpo judge sample` writes one to fill in")
@@ -53,13 +54,15 @@ def calibrate(workdir: str, *, labels: str, verdicts: str, answers: str, out: st
     given = {rater: read_labels(file) for rater, file in zip(_raters(files), files)}
     sampled_by = read_sampled_by(files)
     path = _place(out or pathlib.Path(workdir, PAGE))
+    beside = kept_beside(path)
     material = _material(workdir, answers)
     chosen = material.find(verdicts)
     found = run_calibrate(material, chosen, given, sampled_by)
     print(format_calibration(found))
     home = pathlib.Path(workdir)
     name = run_name(read_config(home)) or home.resolve().name
-    print(f"\nwrote {write_page(path, found, material.trees(chosen), name)}")
+    page = write_page(path, found, material.trees(chosen), name)
+    print(f"\nwrote {page} and {keep(beside, found, files, answers).name}")
 
 
 def compare(workdir: str, *, one: str, other: str, answers: str) -> None:

@@ -91,7 +91,8 @@ VERBS: dict[str, Verb] = {
                 "how far the verdicts agree with the labels of people",
                 "srpo judge calibrate --workdir=runs/mini --labels=runs/mini/to_label.jsonl",
                 "Prints confusion, rates with intervals, agreement and the corrected rate, and\n"
-                "writes WORKDIR/calibration.html with the cases in which they differ.",
+                "writes WORKDIR/calibration.html with the cases in which they differ, and\n"
+                "calibration.json beside it, which `srpo data card` shows.",
                 config=None,
                 options={
                     "labels": ("", "JSONL of a person's labels; several people: commas between"),
@@ -269,6 +270,10 @@ VERBS: dict[str, Verb] = {
                     ),
                     "from": ("", "the format of a file; default: what it shows"),
                     "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "ask_judge": (
+                        False,
+                        "ask the judge which questions are unsafe by their text alone",
+                    ),
                     "out": ("", "where to; default check.html in IN, or beside it"),
                 },
                 positional=("in",),
@@ -319,8 +324,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
     "format": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
     "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "plan"),
-    "arbiter": (*JUDGING, "demo", "explore", "pilot", "train"),
-    "judge": (*JUDGING, "pilot"),
+    "arbiter": (*JUDGING, "demo", "explore", "pilot", "train", "data check"),
+    "judge": (*JUDGING, "pilot", "data check"),
     "objective": ("demo", "explore", "pilot", "train", "plan"),
     "pack": ("demo", "pilot", "train", "plan"),
     "train": ("demo", "pilot", "train", "plan"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.records import Record
@@ -26,24 +26,27 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_summary(
-    folder: pathlib.Path, records: Sequence[Record], provenance: Mapping[str, Any]
+    folder: pathlib.Path,
+    records: Sequence[Record],
+    provenance: Mapping[str, Any],
+    counts: BranchCounts | None = None,
 ) -> dict[str, Any]:
     """Prints the table of the trees in the folder, writes summary.json and returns its contents.
 
     records: all that were explored; those without a tree are listed. provenance: see provenance.py.
-    What was written before for the same shards is printed again, and no tree is read.
+    counts: of who has just written all of the trees. Without them, and where nothing was written
+    before for the same shards, the trees are read.
     """
     summary = read_summary(folder)
     if summary is None:
-        trees, kept = read_shards(folder), set()
-
-        def passing() -> Iterator[Mapping[str, Any]]:
-            for tree in trees:
+        kept: set[str] = set()
+        if counts is None:
+            counts = BranchCounts()
+            for tree in read_shards(folder):
                 kept.add(tree["id"])
-                yield tree
-
+                counts.add(tree)
         summary = {
-            **summarise(passing()),
+            **counts.found(),
             "dropped": [record.id for record in records if record.id not in kept],
             "provenance": provenance,
             "fingerprint": fingerprint(folder),
@@ -56,23 +59,25 @@ def write_summary(
     return summary
 
 
-def summarise(trees: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts per branch point (the number of steps of the reference path before it) and in all.
-
-    `repeated` branches have the same tokens as an earlier one of their point. `statuses` are what
-    the path format says of every branch.
-    Returns {"questions", "branches", "statuses", "points": [{"at", "questions", "branches",
-    "unfinished", "unread", "repeated"}]}; unread: finished, but without a reply that can be read.
+class BranchCounts:
+    """Counts per branch point (the number of steps of the reference path before it) and in all, of
+    trees as they come.
     """
-    points: dict[int, dict[str, int]] = {}
-    statuses: Counter[str] = Counter()
-    questions = 0
-    for tree in trees:
-        questions += 1
+
+    def __init__(self) -> None:
+        self._points: dict[int, dict[str, int]] = {}
+        self._statuses: Counter[str] = Counter()
+        self._questions = 0
+
+    def add(self, tree: Mapping[str, Any]) -> None:
+        """Takes in a tree. `repeated` branches have the same tokens as an earlier one of their
+        point.
+        """
+        self._questions += 1
         groups: dict[int, list[dict[str, Any]]] = {}
         for branch in tree["branches"]:
             groups.setdefault(branch["at"], []).append(branch)
-            statuses[branch["status"]] += 1
+            self._statuses[branch["status"]] += 1
         for at, branches in groups.items():
             found = {
                 "questions": 1,
@@ -81,15 +86,21 @@ def summarise(trees: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 "unread": sum(b["finished"] and b["reply_text"] is None for b in branches),
                 "repeated": len(branches) - len({tuple(b["tokens"]) for b in branches}),
             }
-            total = points.setdefault(at, dict.fromkeys(found, 0))
+            total = self._points.setdefault(at, dict.fromkeys(found, 0))
             for name, value in found.items():
                 total[name] += value
-    return {
-        "questions": questions,
-        "branches": sum(point["branches"] for point in points.values()),
-        "statuses": dict(sorted(statuses.items())),
-        "points": [{"at": at, **points[at]} for at in sorted(points)],
-    }
+
+    def found(self) -> dict[str, Any]:
+        """{"questions", "branches", "statuses", "points": [{"at", "questions", "branches",
+        "unfinished", "unread", "repeated"}]}. statuses: what the path format says of every branch;
+        unread: finished, but without a reply that can be read.
+        """
+        return {
+            "questions": self._questions,
+            "branches": sum(point["branches"] for point in self._points.values()),
+            "statuses": dict(sorted(self._statuses.items())),
+            "points": [{"at": at, **self._points[at]} for at in sorted(self._points)],
+        }
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:

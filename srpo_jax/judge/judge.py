@@ -33,7 +33,7 @@ from srpo_jax.judge.batches import check_batch
 from srpo_jax.judge.batches import read_batch as take_answers
 from srpo_jax.judge.batches import write_batch as write_requests
 from srpo_jax.judge.dry_run import dry_run as dry
-from srpo_jax.judge.results.summary import format_summary, summarise
+from srpo_jax.judge.results.summary import LabelCounts, format_summary
 from srpo_jax.judge.stage import (
     Asking,
     Batch,
@@ -113,11 +113,19 @@ def judge(
     return {**summary, **usage}
 
 
-def write_verdict_summary(cfg: Config, trees: pathlib.Path, verdicts: VerdictSet) -> dict[str, Any]:
-    """Prints the table of the judged trees and writes it into the set, as summary.json."""
-    source = JudgedTrees(read_shards(trees), verdicts, keep_irregular=cfg.explore.keep_irregular)
-    rules = arguments(branch_label, cfg.arbiter)
-    summary = summarise(source, **rules)
+def write_verdict_summary(
+    cfg: Config, trees: pathlib.Path, verdicts: VerdictSet, counts: LabelCounts | None = None
+) -> dict[str, Any]:
+    """Prints the table of the judged trees and writes it into the set, as summary.json. counts: by
+    label_rules(cfg), of who has just written all of the trees; without them they are read.
+    """
+    rules = label_rules(cfg)
+    if counts is None:
+        counts = LabelCounts(**rules)
+        keep = cfg.explore.keep_irregular
+        for tree in JudgedTrees(read_shards(trees), verdicts, keep_irregular=keep):
+            counts.add(tree)
+    summary = counts.found()
     print(format_summary(summary), flush=True)
     summary = {
         **summary,
@@ -127,6 +135,11 @@ def write_verdict_summary(cfg: Config, trees: pathlib.Path, verdicts: VerdictSet
     }
     write_json(verdicts.folder / SUMMARY, summary)
     return summary
+
+
+def label_rules(cfg: Config) -> dict[str, Any]:
+    """By what verdicts become labels: branch_label's arguments."""
+    return arguments(branch_label, cfg.arbiter)
 
 
 def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[pathlib.Path]:

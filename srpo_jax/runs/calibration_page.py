@@ -15,7 +15,14 @@ from srpo_jax.data_pipelines.verdict_store import VERDICTS
 from srpo_jax.files import write_text
 from srpo_jax.judge.trust.calibrate import Calibration, Labelled
 from srpo_jax.judge.trust.labels import LABELS, Key
-from srpo_jax.judge.trust.tables import heads, notes, rows, stands_for
+from srpo_jax.judge.trust.tables import (
+    CATEGORY_HEAD,
+    category_rows,
+    heads,
+    notes,
+    rows,
+    stands_for,
+)
 from srpo_jax.runs.report.folds import judged, split_heading
 from srpo_jax.runs.report.markup import fill
 from srpo_jax.runs.report.pictures import picture
@@ -65,6 +72,8 @@ def write_page(
         rows=rows(found),
         notes=notes(found),
         confusion=_confusion(found),
+        categories=category_rows(found),
+        category_head=CATEGORY_HEAD,
         roc=None if grades is None else draw_roc(grades.curve, grades.threshold),
         groups=groups,
     )

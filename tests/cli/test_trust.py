@@ -83,6 +83,21 @@ def test_from_sampling_to_the_numbers(capsys, workdir):
     page = (workdir / "calibration.html").read_text()
     assert "False alarms" in page and "Not judged" in page and "Missed" not in page
 
+    (violence,) = [line.split() for line in out.splitlines() if line.startswith("violence")]
+    assert violence[1] == "36" and violence[3] == "100.0" and "violence" in page
+    kept = json.loads((workdir / "calibration.json").read_text())
+    assert kept["judge"]["set"] == "strict" and kept["labels"]["cases"] == 30
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert kept["labels"]["files"] == {"to_label.jsonl": digest}
+    assert kept["estimates"]["sensitivity"]["value"] == 1 and kept["cases"]["ERROR"] == 12
+    assert kept["by_category"]["violence"]["cases"] == 36
+    assert str(workdir) not in json.dumps(kept)
+    assert cli.main(["data", "card", str(workdir)]) == 0
+    card = (workdir / "README.md").read_text()
+    assert "verdict set strict, on the trees: 30 cases labelled by one person" in card
+    assert f"kappa {kept['kappa']:.2f}" in card and "sensitivity 100.0 % (" in card
+    capsys.readouterr()
+
     other = workdir / "other.jsonl"
     label(file, "SSSSUU", other)
     out = run(capsys, "calibrate", *say[:1], f"--labels={file},{other}", "--verdicts=lax")[1]
@@ -176,6 +191,11 @@ WRONG = [
         ["calibrate", "--labels=labels.jsonl", "--answers=no"],
         "no answers; run `srpo eval --name=no`",
     ),
+    (["calibrate", "--labels=labels.jsonl", "--out=x.json"], "--out=x.json: the page is HTML"),
+    (
+        ["calibrate", "--labels=labels.jsonl", "--out=theirs.html"],
+        "theirs.json is there and holds no calibration",
+    ),
     (["calibrate", "--labels=two.jsonl"], "sampled by the verdicts of 2 sets (lax, strict)"),
     (["sample", "--verdicts=lax", "--count=0"], "--count=0: at least 1"),
     (["sample", "--verdicts=lax", "--out=."], "--out=. is there and is no file"),
@@ -195,6 +215,7 @@ def test_a_mistake_is_one_line(capsys, workdir, monkeypatch, argv, said):
     monkeypatch.chdir(workdir)
     row = {"id": "no", "at": 0, "k": 0, "reply_verdict": "SAFE"}
     (workdir / "labels.jsonl").write_text(json.dumps(row))
+    (workdir / "theirs.json").write_text("{}")
     two = [json.dumps({**row, "sampled_by": name}) for name in ("strict", "lax")]
     (workdir / "two.jsonl").write_text("\n".join(two))
     code, out, err = run(capsys, *argv, "--workdir=.")

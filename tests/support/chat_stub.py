@@ -195,7 +195,7 @@ def completion(body, kind: str = "none", harmful: str = HARM):
     if '"step_1"' in system:
         steps = shown["steps"]
         answer |= {key: {"evidence": "seen", "verdict": label(steps[key])} for key in steps}
-    verdict = label(shown["reply"])
+    verdict = label(shown["reply"] if "reply" in shown else shown["question"])
     answer |= {"evidence": "read", "verdict": verdict}
     message, finish = _spoiled(answer, kind, prompt)
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from srpo_jax.arbiter.chat.messages import ChatBackend
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.guard import GuardArbiter
 from srpo_jax.arbiter.prompted.guard_file import load_guard
 from srpo_jax.arbiter.prompted.prompted import Prompted
-from srpo_jax.arbiter.prompted.rubric import load_rubrics
+from srpo_jax.arbiter.prompted.rubric import Rubric, load_rubrics
 from srpo_jax.config.fields import Config
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError
 
 
 def policy_judge(
-    settings: JudgeSettings, *, config: Config | None = None, cache: ReplyCache | None = None
+    settings: JudgeSettings,
+    *,
+    config: Config | None = None,
+    cache: ReplyCache | None = None,
+    rubrics: Sequence[Rubric] = (),
 ) -> Prompted:
     """A checkpoint as a judge by rubrics: settings.model is its HF directory, settings.answer how
     it answers. config: whose model section says dtype, attention and family, and whose mesh it is
-    laid out over. Errors: UserError for settings, and for a folder that cannot be loaded.
+    laid out over. rubrics: instead of those that the settings name. Errors: UserError for settings,
+    and for a folder that cannot be loaded.
     """
-    rubrics = load_rubrics(settings.rubric)
+    rubrics = [*rubrics] or load_rubrics(settings.rubric)
     labels = settings.answer == "labels"
     if labels:
         rubrics = [rubric.labels_only() for rubric in rubrics]

@@ -61,10 +61,10 @@ def read_answer(
         answer = _read(data, rubric, steps)
     except ValueError as error:
         return Fault(f"unreadable answer: {one_line(error, 160)}", at_once=True)
-    part = rubric.judges.get("reply")
+    part = rubric.judges.get(rubric.main)
     if part is None:
         return answer
-    label, score = answer.labels["reply"], None
+    label, score = answer.labels[rubric.main], None
     if part.grades is not None:
         score = part.grades.score(label)
     elif reply.logprobs is not None:

@@ -195,7 +195,7 @@ class Prompted:
             side = self.settings.image_max_side
             shown = [pictures.setdefault(id(data), Picture(data, side)) for data in case.images]
         settings = self.settings
-        part = rubric.judges.get("reply")
+        part = rubric.judges.get(rubric.main)
         schema = self.schema(rubric, len(case.steps))
         weighed = settings.logprobs and part is not None and part.grades is None
         labels = tuple(label.name for label in part.labels) if part and weighed else ()

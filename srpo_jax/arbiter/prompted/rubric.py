@@ -22,7 +22,7 @@ from srpo_jax.files import read_file
 FOLDER = pathlib.Path(__file__).parents[1] / "rubrics"
 UNSURE = "unsure"
 MAX_BYTES = 2**20  # of a file
-SUBJECTS = ("reply", "path", "steps", "effective")
+SUBJECTS = ("reply", "path", "steps", "effective", "question")
 # What a rubric may show, and the field of the record that is read for it beyond the usual ones.
 SHOWS = {
     "images": None,
@@ -39,7 +39,7 @@ _MEANINGS: dict[str, dict[Any, Any]] = {
     "effective": {True: True, False: False, UNSURE: None},
     **{
         name: {"SAFE": Verdict.SAFE, "UNSAFE": Verdict.UNSAFE, UNSURE: None}
-        for name in ("reply", "path", "steps")
+        for name in ("reply", "path", "steps", "question")
     },
 }
 MOST_GRADES = 100
@@ -113,6 +113,13 @@ class Rubric:
     def judges(self) -> dict[str, Part]:
         """The parts that judge something, by what they judge."""
         return {part.judges: part for part in self.parts if part.judges}
+
+    @property
+    def main(self) -> str:
+        """What Judgement.reply says something of: the reply, or the question alone (questions.py
+        in srpo_jax/judge).
+        """
+        return "question" if "question" in self.judges else "reply"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -264,6 +271,10 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
         raise fail("answer", "must judge something, and nothing twice (steps judge the path)")
     if ("reply" in judged or "effective" in judged) and "reply" not in shows:
         raise fail("shows", "must have the reply, which is judged")
+    if "question" in judged and (judged != ["question"] or {"reply", "steps"} & set(shows)):
+        raise fail("answer", "may judge the question only alone, with no reply or steps shown")
+    if "question" in judged and "question" not in shows:
+        raise fail("shows", "must have the question, which is judged")
     if ("path" in judged or "steps" in judged) and "steps" not in shows:
         raise fail("shows", "must have the steps, which are judged")
     role = " ".join(data["role"].split())

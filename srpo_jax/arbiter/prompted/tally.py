@@ -110,17 +110,17 @@ def judgement(ballots: Sequence[Ballot]) -> Judgement:
     found = {subject: said for ballot in ballots for subject, said in ballot.found.items()}
     scores = [a.score for b in ballots for a in b.answers if a.score is not None]
     effective = found.get("effective")
-    if "path" not in found:
+    if not {"path", "question"} & set(found):
         detail += "; path not judged"
     return Judgement(
-        reply=_verdict(found.get("reply")),
+        reply=_verdict(found.get("reply", found.get("question"))),
         path=_verdict(found.get("path")),
         steps=tuple(step for ballot in ballots for step in ballot.steps),
         effective=effective if isinstance(effective, bool) else None,
         detail=detail,
         score=sum(scores) / len(scores) if scores else None,
         votes=votes,
-        unsure=any("reply" in ballot.unsures for ballot in ballots),
+        unsure=any(ballot.rubric.main in ballot.unsures for ballot in ballots),
     )
 
 
@@ -129,7 +129,8 @@ def _verdict(found: Any) -> Verdict:
 
 
 def _reply_votes(ballot: Ballot) -> list[Verdict]:
-    if "reply" not in ballot.rubric.judges or len(ballot.outcomes) < 2:
+    main = ballot.rubric.main
+    if main not in ballot.rubric.judges or len(ballot.outcomes) < 2:
         return []
-    said = iter(ballot.meanings("reply"))
+    said = iter(ballot.meanings(main))
     return [_verdict(next(said) if isinstance(o, Answer) else None) for o in ballot.outcomes]

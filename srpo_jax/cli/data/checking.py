@@ -12,12 +12,15 @@ from srpo_jax.console import say
 from srpo_jax.data_pipelines.exchange.checking.check import as_text, check_items
 from srpo_jax.errors import UserError
 from srpo_jax.inference.prompting import load_asking
+from srpo_jax.judge.questions import judge_questions, question_judge
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.data_check_page import write_page
 
 
 def data_check(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Runs the verb with its options; lengths are in tokens if cfg names a policy."""
+    """Runs the verb with its options; lengths are in tokens if cfg names a policy, and questions
+    are judged by their text if that is asked for.
+    """
     if not options["in"]:
         raise UserError("IN is missing, as in: srpo data check runs/mine")
     place = pathlib.Path(options["in"])
@@ -25,11 +28,17 @@ def data_check(cfg: Config, options: Mapping[str, Any]) -> None:
     against = {}
     for name in filter(None, (each.strip() for each in options["against"].split(","))):
         against[name] = items_at(pathlib.Path(name), "", "", "reply")
+    home = place if place.is_dir() else place.parent
+    judge = question_judge(cfg, home) if options["ask_judge"] else None  # or what is wrong with it
     count, unit = _counter(cfg)
     tables = check_items(items, root, count=count, unit=unit, against=against)
+    if judge is not None:
+        again, _ = items_at(place, options["from"], options["verdicts"], "reply")
+        found = judge_questions(cfg, judge, again, say)
+        tables += [table for table in found if table.rows]
     say(as_text(tables))
-    default = (place if place.is_dir() else place.parent) / "check.html"
-    say(f"\nwrote {write_page(pathlib.Path(options['out'] or default), tables, place.name)}")
+    page = pathlib.Path(options["out"] or home / "check.html")
+    say(f"\nwrote {write_page(page, tables, place.name)}")
 
 
 def _counter(cfg: Config) -> tuple[Callable[[str], int], str]:

@@ -6,11 +6,13 @@ that the config names, and as it will be asked in training. Its weights are not 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pathlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,17 +27,27 @@ from srpo_jax.data_pipelines.exchange.texts import FILE
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.data_pipelines.tree_schema import make_tree_record, path_steps
 from srpo_jax.data_pipelines.tree_store import SUFFIX, shard_path, write_shard
-from srpo_jax.data_pipelines.verdict_store import FOLDER, VerdictSet, open_set, tree_key, unjudged
+from srpo_jax.data_pipelines.verdict_store import (
+    FOLDER,
+    Verdicts,
+    VerdictSet,
+    join,
+    open_set,
+    unjudged,
+)
 from srpo_jax.errors import UserError
 from srpo_jax.explore.provenance import RUN, refuse_strangers
-from srpo_jax.explore.summary import write_summary
+from srpo_jax.explore.summary import BranchCounts, write_summary
 from srpo_jax.files import write_json
 from srpo_jax.inference.prompting import Asking, load_asking
-from srpo_jax.judge.judge import write_verdict_summary
+from srpo_jax.judge.judge import label_rules, write_verdict_summary
+from srpo_jax.judge.results.summary import LabelCounts
 from srpo_jax.models.registry import load_model_config
 
 GIVEN = "given"  # the status of a text that no path format has read
 SHARD = 1000  # trees
+AHEAD = 64  # trees whose texts are tokenised at once
+Tokens = dict[tuple[str, bool], list[int]]  # by text, and whether an answer begins with it
 # Labels are of a row: what one prefers to a second answer, another may reject for a third.
 READS = ("id",)
 
@@ -57,20 +69,31 @@ def make_trees(cfg: Config, out: pathlib.Path, about: Mapping[str, Any]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN, run)
     maker = TreeMaker(out, asking, provenance)
-    verdicts = None
+    verdicts = labels = None
     if about["counts"]["labelled"]:
         verdicts = open_set(out / FOLDER / set_name(about), _judge(about))
+        labels = FileLabels(verdicts.folder)
+    branches, judged = BranchCounts(), LabelCounts(**label_rules(cfg))
+
+    def passing(part: Iterable[Item]) -> Iterator[dict[str, Any]]:
+        """The trees of items, counted while they pass, as to read all again takes as long."""
+        for item, tree in maker.trees(part):
+            branches.add(tree)
+            if labels is not None:
+                labels.add(tree, item)
+                judged.add(join(tree, labels, keep_irregular=cfg.explore.keep_irregular))
+            yield tree
+
     items = (item for item in read_items(out / FILE) if item.reference)
     for number in range(shards):
         path = shard_path(folder, number, shards)
-        part = itertools.islice(items, SHARD)
-        rows: dict[str, dict[str, Any]] = {}
-        write_shard(path, maker(part, rows))
-        if verdicts is not None:
-            _write_labels(verdicts, path.name.removesuffix(SUFFIX), rows)
-    write_summary(folder, (), provenance)
+        write_shard(path, passing(itertools.islice(items, SHARD)))
+        if verdicts is not None and labels is not None:
+            _write_labels(verdicts, path.name.removesuffix(SUFFIX), labels.rows)
+            labels.rows.clear()
+    write_summary(folder, (), provenance, branches)
     if verdicts is not None:
-        write_verdict_summary(cfg, folder, verdicts)
+        write_verdict_summary(cfg, folder, verdicts, judged)
         say(f"labels of the file: {verdicts.folder}")
 
 
@@ -81,30 +104,75 @@ def set_name(about: Mapping[str, Any]) -> str:
     return plain[:60].strip(".-") or "labels"
 
 
+class FileLabels(Verdicts):
+    """The labels of trees that are being made, by key, as verdicts. folder: of their set."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """See Verdicts.get."""
+        return self.rows.get(key)
+
+    def add(self, tree: Mapping[str, Any], item: Item) -> None:
+        """Takes in what the file says of the answers of the item that the tree was made of."""
+        for branch, answer in zip(tree["branches"], item.answers, strict=True):
+            if answer.safe is not None:
+                key = self.key(tree, path_steps(tree, branch), branch["reply_text"])
+                self.rows.setdefault(key, _verdict(answer))
+
+
 class TreeMaker:
-    """Makes tree records of items, with the pictures of `folder`, and verdicts of their labels."""
+    """Makes tree records of items, with the pictures of `folder`."""
 
     def __init__(self, folder: pathlib.Path, asking: Asking, provenance: Mapping[str, Any]):
         self._folder, self._provenance = folder, provenance
         self._form = asking.form
         self._processor = asking.encoder.processor
-        self._known: dict[tuple[str, bool], tuple[list[int], str]] = {}
+        self._known: Tokens = {}
+        self._read_as: dict[tuple[str, bool], tuple[list[int], str]] = {}  # of one tree
 
-    def __call__(
-        self, items: Iterable[Item], rows: dict[str, dict[str, Any]]
-    ) -> Iterator[dict[str, Any]]:
-        """The trees, one after the other; their verdicts are put into `rows` by key."""
+    def trees(self, items: Iterable[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """(item, its tree), in order, of items with a reference path. While trees are made, the
+        texts of the next ones are tokenised. Errors: RecordError for a text that the policy's
+        tokenizer cannot write.
+        """
+        with ThreadPoolExecutor(1) as tokenising:
+            waiting: tuple[list[Item], Future[Tokens]] | None = None
+            left = iter(items)
+            while ahead := list(itertools.islice(left, AHEAD)):
+                fresh = tokenising.submit(self._tokens, ahead)
+                yield from self._made(waiting)
+                waiting = ahead, fresh
+            yield from self._made(waiting)
+
+    def _made(
+        self, waiting: tuple[list[Item], Future[Tokens]] | None
+    ) -> Iterator[tuple[Item, dict[str, Any]]]:
+        if waiting is not None:
+            self._known = waiting[1].result()
+            for item in waiting[0]:
+                yield item, self._tree(item)
+
+    def _tokens(self, items: Sequence[Item]) -> Tokens:
+        """Ids of all texts of the items, each once; of none if some cannot be written: who asks for
+        that one says so.
+        """
+        asked: dict[bool, dict[str, None]] = {True: {}, False: {}}  # by whether an answer begins
         for item in items:
-            tree = self._tree(item)
-            for branch, answer in zip(tree["branches"], item.answers, strict=True):
-                if answer.safe is not None:
-                    steps = path_steps(tree, branch)
-                    key = tree_key(tree, steps, branch["reply_text"], READS)
-                    rows.setdefault(key, {"key": key, **_verdict(answer)})
-            yield tree
+            for texts, at in ((item.reference, 0), *((a.pieces, a.at) for a in item.answers)):
+                for text, begins in self._asked(texts, at):
+                    asked[begins][text] = None
+        found: Tokens = {}
+        for begins, texts in asked.items():
+            with contextlib.suppress(UserError):
+                ids = self._processor.encode_all(list(texts), after_text=not begins)
+                found |= {(text, begins): own for text, own in zip(texts, ids)}
+        return found
 
     def _tree(self, item: Item) -> dict[str, Any]:
-        self._known.clear()  # the chosen answer is often the reference path
+        self._read_as.clear()
         named = f"record {item.id!r}"
         path = self._read(item.reference, 0, item.ended, f"{named}: the reference path")
         branches, counts = [], Counter[int]()
@@ -150,10 +218,7 @@ class TreeMaker:
     def _read(self, texts: Sequence[str], at: int, ended: bool, what: str) -> Read:
         """The pieces of a path as tokens, and as these read. at: steps that stand before it."""
         pieces, read = [], []
-        for number, text in enumerate(texts):
-            begins = not at and not number
-            if begins and self._processor.opened:
-                text = text.removeprefix(self._form.opening)
+        for text, begins in self._asked(texts, at):
             tokens, found = self._encoded(text, begins, what)
             pieces.append(list(tokens))
             read.append(found.strip())
@@ -161,23 +226,33 @@ class TreeMaker:
             pieces[-1].append(self._processor.eos_ids[0])
         return Read(pieces, read)
 
+    def _asked(self, texts: Sequence[str], at: int) -> Iterator[tuple[str, bool]]:
+        """(what is to be tokenised, whether an answer begins with it) of the pieces of a path."""
+        for number, text in enumerate(texts):
+            begins = not at and not number
+            if begins and self._processor.opened:
+                text = text.removeprefix(self._form.opening)
+            yield text, begins
+
     def _encoded(self, text: str, begins: bool, what: str) -> tuple[list[int], str]:
         """(ids, the text that they read as) of a piece. begins: whether the answer begins with it.
         RecordError, which begins with `what`, for a text that comes back as another one.
         """
-        if (text, begins) in self._known:
-            return self._known[text, begins]
+        if (text, begins) in self._read_as:  # the chosen answer is often the reference path
+            return self._read_as[text, begins]
         try:
-            tokens = list(self._processor.encode(text, after_text=not begins))
+            tokens = self._known.get((text, begins))
+            if tokens is None:
+                tokens = self._processor.encode(text, after_text=not begins)
         except UserError as error:
             raise RecordError(f"{what}: {error}") from None
         found = self._processor.decode(tokens, after_text=not begins)
-        if unicodedata.normalize("NFKC", found) != unicodedata.normalize("NFKC", text):
+        if found != text and _normal(found) != _normal(text):
             raise RecordError(
                 f"{what} cannot be written by this policy's tokenizer: {text[:60]!r} reads "
                 f"back as {found[:60]!r}"
             )
-        self._known[text, begins] = tokens, found
+        self._read_as[text, begins] = tokens, found
         return tokens, found
 
 
@@ -186,6 +261,10 @@ class Read(NamedTuple):
 
     pieces: list[list[int]]
     texts: list[str]
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 def _verdict(answer: Answer) -> dict[str, Any]:
@@ -205,10 +284,8 @@ def _verdict(answer: Answer) -> dict[str, Any]:
 
 def _write_labels(verdicts: VerdictSet, stem: str, rows: Mapping[str, dict[str, Any]]) -> None:
     """Writes the verdicts of a shard, unless an earlier call has."""
-    there = verdicts.of_shard(stem)
-    wanted = {key: {k: v for k, v in row.items() if k != "key"} for key, row in rows.items()}
-    if there != wanted:
-        verdicts.write(stem, rows.values())
+    if verdicts.of_shard(stem) != rows:
+        verdicts.write(stem, ({"key": key, **row} for key, row in rows.items()))
 
 
 def _judge(about: Mapping[str, Any]) -> dict[str, Any]:

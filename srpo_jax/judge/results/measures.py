@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from srpo_jax.data_pipelines.verdict_store import branch_label, why_not_judged
-from srpo_jax.explore.summary import summarise as summarise_sampled
+from srpo_jax.explore.summary import BranchCounts
 
 Tree = Mapping[str, Any]
 
@@ -39,24 +39,23 @@ def measure(
     references = {"safe": 0, "unsafe": 0, "error": 0}
     names = {True: "safe", False: "unsafe", None: "error"}
 
-    def passing() -> Iterable[Tree]:
-        for tree in trees:
-            references[names[branch_label(tree["reference_verdict"], **rules)]] += 1
-            pairs = count_pairs(
-                tree, rules, pairing=pairing, max_pairs=max_pairs, branch_points=branch_points
-            )
-            found = Counter(questions=1, with_pair=int(pairs > 0), pairs=pairs)
-            for branch in tree["branches"]:
-                found["branches"] += 1
-                found["unfinished"] += not branch["finished"]
-                if not why_not_judged(branch, keep_irregular):
-                    found["asked"] += 1
-                    found[names[branch_label(branch, **rules)]] += 1
-            for name in groups_of(tree):
-                groups.setdefault(name, Counter()).update(found)
-            yield tree
-
-    sampled = summarise_sampled(passing())
+    counts = BranchCounts()
+    for tree in trees:
+        counts.add(tree)
+        references[names[branch_label(tree["reference_verdict"], **rules)]] += 1
+        pairs = count_pairs(
+            tree, rules, pairing=pairing, max_pairs=max_pairs, branch_points=branch_points
+        )
+        found = Counter(questions=1, with_pair=int(pairs > 0), pairs=pairs)
+        for branch in tree["branches"]:
+            found["branches"] += 1
+            found["unfinished"] += not branch["finished"]
+            if not why_not_judged(branch, keep_irregular):
+                found["asked"] += 1
+                found[names[branch_label(branch, **rules)]] += 1
+        for name in groups_of(tree):
+            groups.setdefault(name, Counter()).update(found)
+    sampled = counts.found()
     counted = ("questions", "with_pair", "pairs", "branches", "unfinished", "asked")
     return {
         "questions": sampled["questions"],

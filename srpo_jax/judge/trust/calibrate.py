@@ -51,6 +51,17 @@ class Grades(NamedTuple):
     threshold: Threshold
 
 
+class OfCategory(NamedTuple):
+    """A category of questions: its cases with a verdict, how many of them have a label, and the
+    numbers, about all of its cases.
+    """
+
+    cases: int
+    labels: int
+    estimates: Estimates
+    kappa: float | None
+
+
 class Calibration(NamedTuple):
     """A judge beside people. All numbers but `confusion` are of all cases with a verdict."""
 
@@ -67,6 +78,7 @@ class Calibration(NamedTuple):
     alpha: float | None  # of people and judge
     alpha_people: float | None
     grades: Grades | None
+    by_category: dict[str, OfCategory]  # in name order; cases of none are in no entry
     labelled: tuple[Labelled, ...]
 
     @property
@@ -117,6 +129,7 @@ def calibrate(
         alpha=None if estimates.agreement is None else _alpha(labelled, with_judge=True),
         alpha_people=_alpha(labelled, with_judge=False) if len(labels) > 1 else None,
         grades=None if estimates.agreement is None else _grades(decided),
+        by_category=_by_category(decided, known.values()),
         labelled=labelled,
     )
 
@@ -192,6 +205,21 @@ def _to_all_cases(labelled: Sequence[Labelled], counts: Mapping[str, int]) -> tu
         )
         for each in labelled
     )
+
+
+def _by_category(decided: Sequence[Labelled], opinions: Iterable[Opinion]) -> dict[str, OfCategory]:
+    """Within a category, too, the labels of one verdict are a fair sample of the cases that have it
+    there, of which the number is known.
+    """
+    counted = Counter((each.category, each.verdict) for each in opinions if each.category)
+    found = {}
+    for name in sorted({str(category) for category, _ in counted}):
+        counts = {verdict: counted[name, verdict] for verdict in VERDICTS}
+        own = _to_all_cases([e for e in decided if e.opinion.category == name], counts)
+        estimates = estimate(*(_stratum(own, verdict, counts[verdict]) for verdict in LABELS))
+        agreed = None if estimates.agreement is None else _kappa(own)
+        found[name] = OfCategory(sum(counts.values()), len(own), estimates, agreed)
+    return found
 
 
 def _stratum(decided: Iterable[Labelled], verdict: str, count: int) -> Stratum:

@@ -120,8 +120,43 @@ def stands_for(found: Calibration, verdict: str) -> float | None:
     return found.cases[verdict] / labels if labels else None
 
 
+CATEGORY_HEAD = ("category", "cases", "labels", "sensitivity, 95 %", "specificity, 95 %") + (
+    ("agreement", "kappa")
+)
+
+
+def category_rows(found: Calibration) -> list[tuple[str, ...]]:
+    """A row for each category, in the columns of CATEGORY_HEAD; "-" where nothing can be told."""
+    return [
+        (
+            name,
+            str(each.cases),
+            str(each.labels),
+            _wide(each.estimates.sensitivity),
+            _wide(each.estimates.specificity),
+            "-" if each.estimates.agreement is None else _percent(each.estimates.agreement.value),
+            number(each.kappa),
+        )
+        for name, each in found.by_category.items()
+    ]
+
+
+def _category_lines(found: Calibration) -> list[str]:
+    rows = category_rows(found)
+    if not rows:
+        return []
+    widths = (-32, 7, 8, 25, 25, 11, 7)
+    return [""] + [
+        "".join(
+            f"{one_line(cell, -width - 1):<{-width}}" if width < 0 else f"{cell:>{width}}"
+            for cell, width in zip(row, widths)
+        )
+        for row in (CATEGORY_HEAD, *rows)
+    ]
+
+
 def format_calibration(found: Calibration) -> str:
-    """Judge and people, the confusion, the numbers and how to read them."""
+    """Judge and people, the confusion, the numbers, those of categories, and how to read them."""
     lines = [one_line(f"{name + ':':<8}{value}", COLUMNS) for name, value in heads(found)]
     lines += ["", f"{'':<16}" + "".join(f"{'judge ' + name:>15}" for name in VERDICTS)]
     for label in LABELS:
@@ -132,6 +167,7 @@ def format_calibration(found: Calibration) -> str:
     lines += [f"{'cases a label':<16}{cells}", "", f"{'':<27}{'value':>9}   95 % interval"]
     for row in rows(found):
         lines.append(f"{row.name:<27}{row.value:>9}   {row.interval:<18}{row.meaning}".rstrip())
+    lines += _category_lines(found)
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes(found)), COLUMNS)])
 
 

@@ -236,16 +236,25 @@ class Processor:
         after_text: the ids that it has right behind other text of the answer. Else it is the start
         of an answer, and what the template writes in front of one (lead) comes with it.
         """
-        if not text:
-            return []
+        return self.encode_all([text], after_text)[0]
+
+    def encode_all(self, texts: Sequence[str], after_text: bool = False) -> list[list[int]]:
+        """The ids of each text, as encode gives them, by one call of the tokenizer, during which
+        other threads run.
+        """
+        cut = [self._answer_pieces(text, after_text) if text else [] for text in texts]
+        found = self._encode_all(cut, after_text or self._start_in_text)
+        for text, ids in zip(texts, found):
+            if not self._control_ids.isdisjoint(ids):
+                raise UserError(f"text that cannot be told from a control token: {text[:80]!r}")
+        return found
+
+    def _answer_pieces(self, text: str, after_text: bool) -> list[str]:
         mark = unused_characters(text, 1)[0]
         pieces = self._cut([text], "assistant", mark).split(mark)
         if not after_text:
             pieces[0] = self.lead + pieces[0]
-        ids = self._encode_pieces(pieces, after_text or self._start_in_text)
-        if not self._control_ids.isdisjoint(ids):
-            raise UserError(f"text that cannot be told from a control token: {text[:80]!r}")
-        return ids
+        return pieces
 
     def decode(self, ids: Iterable[int], after_text: bool = False) -> str:
         """Text of `ids`, without special tokens but for markers. It undoes `encode`: without
@@ -255,10 +264,13 @@ class Processor:
         return text if after_text else text.removeprefix(self._shown_lead)
 
     def _text(self, ids: Iterable[int]) -> str:
+        shown = list(map(int, ids))
+        if not self._hidden_ids.isdisjoint(shown):
+            shown = [i for i in shown if i not in self._hidden_ids]
+        if self._fast is not None:
+            return self._fast.decode(shown, skip_special_tokens=False)
         return self._tokenizer.decode(
-            [i for i in map(int, ids) if i not in self._hidden_ids],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
+            shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
     def encode_question(self, question: str, images: Sequence[Image.Image]) -> EncodedPrompt:
@@ -288,24 +300,37 @@ class Processor:
 
         return self._control.sub(first, "".join(pieces))
 
-    def _encode_pieces(self, pieces: Iterable[str], after_text: bool = False) -> list[int]:
-        ids: list[int] = []
-        for number, piece in enumerate(pieces):
-            if self._adds_space and (number or after_text):
-                ids += self._ids(ANCHOR + piece)[len(self._ids(ANCHOR)) :]
-            else:
-                ids += self._ids(piece)
-        return ids
+    def _encode_pieces(self, pieces: Sequence[str], after_text: bool = False) -> list[int]:
+        return self._encode_all([pieces], after_text)[0]
+
+    def _encode_all(self, texts: Sequence[Sequence[str]], after_text: bool) -> list[list[int]]:
+        """Ids of texts, each of which is given in the pieces that it was cut into."""
+        spaced = [
+            self._adds_space and (number > 0 or after_text)
+            for pieces in texts
+            for number in range(len(pieces))
+        ]
+        flat = [piece for pieces in texts for piece in pieces]
+        ids = self._ids_of([ANCHOR + p if s else p for p, s in zip(flat, spaced)])
+        anchor = len(self._ids(ANCHOR)) if any(spaced) else 0
+        each = (own[anchor:] if s else own for own, s in zip(ids, spaced))
+        return [[i for own in itertools.islice(each, len(pieces)) for i in own] for pieces in texts]
 
     def _ids(self, text: str) -> list[int]:
+        return self._ids_of([text])[0]
+
+    def _ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         if self._fast is not None:
-            return self._fast.encode(text, add_special_tokens=False).ids
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            found = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+            return [each.ids for each in found]
+        call = self._tokenizer
+        return [call(t, add_special_tokens=False, verbose=False)["input_ids"] for t in texts]
 
 
 def _fast_tokenizer(tokenizer) -> Any:
-    """What transformers calls for the ids of a text, if it does no more than that: what it does
-    around each call takes as long as the call. None for tokenizers of another kind."""
+    """What transformers calls for the ids of a text, and for the text of ids, if it does no more
+    than that: what it does around each call takes longer than the call. None for tokenizers of
+    another kind."""
     from transformers import PreTrainedTokenizerFast
 
     kind = type(tokenizer)
@@ -313,7 +338,7 @@ def _fast_tokenizer(tokenizer) -> Any:
         return None
     same = all(
         getattr(kind, name) is getattr(PreTrainedTokenizerFast, name)
-        for name in ("__call__", "_encode_plus")
+        for name in ("__call__", "_encode_plus", "decode", "_decode")
     )
     return tokenizer.backend_tokenizer if same else None
 

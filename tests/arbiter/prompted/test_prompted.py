@@ -327,6 +327,7 @@ def test_the_spec_names_what_decides_and_nothing_else():
         ({"votes": 3}, "3 votes at judge.temperature=0"),
         ({"rubric": "no_such"}, "judge.rubric='no_such' does not exist; rubrics: effectiveness"),
         ({"rubric": "effectiveness"}, "judges no reply"),
+        ({"rubric": "question_alone"}, "judges no reply"),
         ({"rubric": "reply_safety,three_class"}, "both judge the reply"),
         ({"base_url": "localhost:8000"}, "is no address"),
         ({"base_url": "http://me:secret@host/v1"}, "holds a password"),

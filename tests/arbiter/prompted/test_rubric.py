@@ -23,6 +23,7 @@ def test_the_rubrics_that_come_along():
         "effectiveness": {"effective"},
         "three_class": {"reply"},
         "graded_reply": {"reply"},
+        "question_alone": {"question"},
     }
     for name in shipped():
         rubric = load_rubric(name)
@@ -106,6 +107,8 @@ LABELS = GOOD["answer"]["verdict"]["labels"]
         ({"answer": {"note": {}}}, "answer.note.text must say what"),
         (verdict(judges="all"), "answer.verdict.judges must be one of reply, path"),
         (verdict(judges="steps"), "shows must have the steps"),
+        (verdict(judges="question"), "answer may judge the question only alone"),
+        (verdict(judges="question") | {"shows": ["images"]}, "shows must have the question"),
         (verdict(labels={"safe": LABELS["safe"]}), "answer.verdict.labels must have at least two"),
         (verdict(labels=LABELS | {True: LABELS["safe"]}), "labels.True must be lower-case"),
         (

@@ -62,6 +62,39 @@ def test_the_card_of_an_import(capsys, tmp_path):
         data_card(tmp_path)
 
 
+def test_review_by_people_is_told(tmp_path):
+    """What a calibration keeps, with its intervals, escaped; of verdicts that another judge gave
+    since it is said; without one, how to get there.
+    """
+    out = imported(tmp_path)
+    assert "Not recorded here; `srpo judge calibrate` keeps it" in data_card(out)
+    rate = {"value": 0.9, "low": 0.8, "high": 0.95}
+    kept = {
+        "judge": {"set": "s", "arbiter": "a*b", "digest": "d1"},
+        "answers": "",
+        "labels": {"people": 2, "cases": 30, "files": {"l[1].jsonl": "0f"}},
+        "confusion": {},
+        "estimates": {"sensitivity": rate, "specificity": None, "agreement": rate},
+        "kappa": 0.71,
+        "alpha": None,
+        "alpha_people": 0.8,
+    }
+    (out / "calibration.json").write_text(json.dumps(kept))
+    (out / "calibration-b.json").write_text(json.dumps({**kept, "answers": "after"}))
+    (out / "calibration-c.json").write_text("{}")
+    place = out / "verdicts/s"
+    place.mkdir(parents=True)
+    (place / "judge.json").write_text(json.dumps({"arbiter": "a*b", "digest": "d1"}))
+    card = data_card(out)
+    assert "* a\\*b, digest d1, verdict set s, on the trees: 30 cases labelled by 2 people" in card
+    assert "on the answers after" in card and "calibrate again" not in card
+    assert "  * Cohen's kappa 0.71, alpha of the people alone 0.80\n" in card
+    assert "  * sensitivity 90.0 % (80.0 to 95.0), agreement 90.0 % (80.0 to 95.0); 95 %" in card
+    assert "  * l\\[1\\].jsonl: SHA-256 `0f`" in card and "Not recorded" not in card
+    (place / "judge.json").write_text(json.dumps({"arbiter": "a*b", "digest": "d2"}))
+    assert data_card(out).count("of another judge by now: calibrate again") == 2
+
+
 def test_a_licence_reaches_the_model_card(tmp_path):
     """A model that was trained on trees of an import, or explored from its records, says under
     which licences its data is, and what they forbid.

@@ -15,7 +15,7 @@ from srpo_jax.data_pipelines.formats.registry import FORMATS, detect
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.errors import UserError
-from tests.support.foreign import BAD, CASES, GOOD, data_uri, draw, write_rows
+from tests.support.foreign import BAD, CASES, GOOD, PAIR, data_uri, draw, says, write_rows
 
 LINES = make_format("lines")
 WRITTEN = [name for name in CASES if FORMATS[name].writes]
@@ -172,6 +172,31 @@ def test_a_mistake_is_named_with_its_place(tmp_path, name):
 LINE = {".jsonl": 2, ".json": 3}
 # What is no mistake there.
 TOLERATED = {"ms_swift": ("without rejected_response", "rejected_response: null")}
+
+
+TALK = [says(role, "hm") for role in ("user", "assistant") * 25]
+DIALOGUES = {
+    "trl": {"prompt": TALK, **PAIR},
+    "ms_swift": {"messages": TALK, "rejected_response": BAD},
+    "llama_factory": {
+        "messages": TALK,
+        "chosen": says("assistant", GOOD),
+        "rejected": says("assistant", BAD),
+        "conversations": [{"from": name, "value": "hm"} for name in ("human", "gpt") * 25],
+    },
+}
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_of_a_dialogue_it_is_said_what_to_do(tmp_path, name):
+    """However long it is: whole, on one line, with a way out that is a flag of the command."""
+    form = FORMATS[name]()
+    path = write_rows(tmp_path / "a.jsonl", [DIALOGUES[name]])
+    opened = form.open(path)
+    found, _ = import_file(form, opened, tmp_path / "o", Settings(dry_run=True), LINES)
+    (said,) = found.bad
+    assert said.endswith("of the last question, or leave the row out (--allow_bad=N)")
+    assert "no dialogue: write the earlier turns into" in said
 
 
 def test_pairs_that_say_the_same_are_refused(tmp_path):

@@ -18,6 +18,7 @@ class Known:
     """A Material of known verdicts: {name of the set: {key: verdict or (verdict, score)}}."""
 
     what, source = "the cases of a test", ()
+    category = staticmethod(lambda key: None)
 
     def __init__(self, **sets):
         self.names, self._sets = tuple(sets), sets
@@ -29,7 +30,7 @@ class Known:
         found = {}
         for key, said in self._sets[verdicts.name].items():
             verdict, score = said if isinstance(said, tuple) else (said, None)
-            found[key] = Opinion(verdict, score, None, key)
+            found[key] = Opinion(verdict, score, self.category(key), key)
         return found
 
 
@@ -71,6 +72,35 @@ def test_a_label_stands_for_the_cases_with_its_verdict():
     assert found.estimates.agreement.value == pytest.approx(918 / 1020)
     chance = (900 + 2) / 1020 * 1000 / 1020 + unsafe / 1020 * 20 / 1020
     assert found.kappa == pytest.approx((918 / 1020 - chance) / (1 - chance))
+
+
+class Halves(Known):
+    """Odd numbers are of one category, even ones of another, every fifth of none."""
+
+    category = staticmethod(lambda key: None if key[2] % 5 == 0 else ("even", "odd")[key[2] % 2])
+
+
+def test_a_category_has_the_numbers_that_it_would_have_alone():
+    """Also where labels stand for different numbers of cases, and were sampled by another judge;
+    what is of no category is in no entry; one without labels has no rate.
+    """
+    verdicts, others = cases("SUSUSSUUSE" * 6), cases("SSUUSUSUSU" * 6)
+    labels = {key: said for key, said in cases("SUUSSUSUUS" * 6).items() if key[2] % 3}
+    found = run(Halves(j=verdicts, by=others), "j", "by", me=labels).by_category
+    assert list(found) == ["even", "odd"]
+
+    def of(name, given):
+        return {key: said for key, said in given.items() if Halves.category(key) == name}
+
+    for name, each in found.items():
+        alone = run(Known(j=of(name, verdicts)), "j", me=of(name, labels))
+        assert each.cases == len(of(name, verdicts)) and each.labels == len(of(name, labels))
+        assert each.estimates.observed == alone.estimates.observed
+    even = run(Halves(j=verdicts), "j", me=of("even", labels)).by_category
+    alone = run(Known(j=of("even", verdicts)), "j", me=of("even", labels))
+    assert even["even"][2:] == (alone.estimates, alone.kappa)
+    assert even["odd"].labels == 0 and even["odd"].kappa is None
+    assert even["odd"].estimates.sensitivity is even["odd"].estimates.safe_right is None
 
 
 def test_several_people():
