@@ -75,11 +75,11 @@ def read_call(body: bytes) -> ChatCall:
         if value is None or name in KNOWN or name in OF_NO_ACCOUNT:
             continue
         if name not in NEUTRAL:
-            raise _refused(name, f"{name} is not known here")
+            raise _refused(name, f"unsupported parameter {name!r}: it is not known here")
         if value not in NEUTRAL[name] or isinstance(value, bool) != isinstance(
             NEUTRAL[name][0], bool
         ):
-            raise _refused(name, f"{name} cannot be had here; leave it out")
+            raise _refused(name, f"unsupported parameter {name!r}: leave it out")
     data = {name: value for name, value in data.items() if value is not None}
     names = [name for name in ("max_tokens", "max_completion_tokens") if name in data]
     limits = {_whole(data, name, 1, 1, 2**31 - 1) for name in names}

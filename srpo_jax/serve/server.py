@@ -157,7 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_host(self) -> None:
         """Nor a page whose own name leads to this machine (DNS rebinding)."""
-        asked = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        try:
+            asked = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        except ValueError:
+            raise ApiError(400, "the header Host names no host") from None
         if is_loopback(str(self.server.server_address[0])) and not is_loopback(asked or ""):
             raise ApiError(403, "ask for this machine by localhost or its loopback address")
 
