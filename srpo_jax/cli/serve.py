@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import signal
+import sys
 from typing import Any
 
 from srpo_jax.config.convert import stored_config
@@ -17,7 +19,7 @@ from srpo_jax.runs.workdir import read_config
 from srpo_jax.serve.server import listening
 from srpo_jax.serve.service import Service
 
-TERMINATED = 143  # exit code of a program that SIGTERM ended
+INTERRUPTED, TERMINATED = 130, 143  # exit codes of what Ctrl-C and SIGTERM ended
 
 
 def serve(config: Config, model: str, name: str, host: str, port: int) -> None:
@@ -36,7 +38,14 @@ def serve(config: Config, model: str, name: str, host: str, port: int) -> None:
         say(service.about())
         say(f"listening at {server.url}; Ctrl-C ends it")
         signal.signal(signal.SIGTERM, _terminated)
-        server.run(service)
+        try:
+            server.run(service)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if service.wait(0):
+                raise
+            # It is within a program of the device, in which the interpreter's end would abort it.
+            say("srpo serve: interrupted", to=sys.stderr)
+            os._exit(INTERRUPTED if isinstance(end, KeyboardInterrupt) else TERMINATED)
 
 
 def _load(config: Config, model: str) -> tuple[Config, Policy, str]:

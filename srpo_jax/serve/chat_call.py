@@ -206,15 +206,15 @@ def _turn(message: Any, where: str) -> Turn:
 
 def _part(part: Any, where: str) -> str | bytes:
     """A text, or the bytes of a picture."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
+    part = part if isinstance(part, dict) else {}
+    if part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    if kind != "image_url":
+    if part.get("type") != "image_url":
         raise _refused(where, f"{where} is neither a text nor an image_url")
     url = part.get("image_url")
     url = url.get("url") if isinstance(url, dict) else url
     found = DATA_URI.match(url) if isinstance(url, str) else None
-    if not found:
+    if found is None:
         raise _wrong(
             where,
             f"{where}: pictures are taken as data:image/...;base64 alone, nothing is fetched",

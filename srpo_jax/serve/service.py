@@ -35,10 +35,6 @@ MOST_WAITING = 256  # requests that wait for a row; each holds its pictures
 NEVER = "\N{WHITE SMALL SQUARE}" * 64  # a stop text that no answer says
 
 
-class _Over(BaseException):
-    """The engine is to be left as it is: no Exception, which would wait for those it answers."""
-
-
 class _Job:
     """A request on its way: `samples` or `error` when `done`."""
 
@@ -155,22 +151,21 @@ class Service:
     def _run(self) -> None:
         try:
             jobs: dict[int, _Job] = {}
-            for number, samples in self._engine.stream(self._requests(jobs), live=True):
+            source, live = self._requests(jobs), lambda: self._closed is None
+            for number, samples in self._engine.stream(source, live=live):
                 job = jobs.pop(number)
                 job.samples = samples
                 with self._lock:
                     self._open.discard(job)
                 job.done.set()
-        except _Over:
-            pass
         except BaseException as error:
             self.failure = error
             self.close(ApiError(500, "the model failed; the server's log has more"))
 
     def _requests(self, jobs: dict[int, _Job]) -> Iterator[SampleRequest | None]:
         """Those that wait, as the engine takes them; None when there is nobody, but somebody is
-        being answered. jobs: those that are, by their number. Raises _Over when the service is
-        closed: what is being answered then is of no use to anyone."""
+        being answered. jobs: those that are, by their number. Ends when the service is closed.
+        """
         number = 0
         while True:
             try:
@@ -179,7 +174,7 @@ class Service:
                 yield None
                 continue
             if job is None or self._closed:
-                raise _Over
+                return
             jobs[number] = job
             number += 1
             yield job.request

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,8 @@ class OwnSampling(NamedTuple):
     """`Sampling` where every branch has its own: temperature and top_p, float32 [...] each. A draw
     is that of a Sampling with the same two, whatever those of the other branches are."""
 
-    temperature: jax.Array
-    top_p: jax.Array
+    temperature: Any
+    top_p: Any
 
 
 class Seen(NamedTuple):

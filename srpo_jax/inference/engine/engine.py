@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,20 +120,24 @@ class Engine:
         return [found[i] for i in range(len(requests))]
 
     def stream(
-        self, requests: Iterable[SampleRequest | None], *, live: bool = False
+        self,
+        requests: Iterable[SampleRequest | None],
+        *,
+        live: Callable[[], bool] | None = None,
     ) -> Iterator[tuple[int, list[Sample]]]:
         """(number of the request, its branches in order), as each is complete.
 
         requests are taken as rows become free, a few beforehand, in a thread of their own. What
         they raise, and a UserError naming one that does not fit, comes when all requests before it
         are complete. live: of requests that somebody makes meanwhile; each is taken when there is a
-        row for it, in this thread, and None among them says that there is none just now.
+        row for it, in this thread, and None among them says that there is none just now. At every
+        turn live() says whether to go on; if not, all are left as they are.
         """
         work = Working()
         found: dict[int, list[Sample | None]] = {}
-        depth = 0 if live else self._depth
+        depth = 0 if live is not None else self._depth
         with Ahead(self._packed(requests), depth=depth) as source:
-            for part, samples in self._run(iter(source)):
+            for part, samples in self._run(iter(source), live or (lambda: True)):
                 own = found.setdefault(part.number, [None] * part.total)
                 own[part.first : part.first + part.count] = samples
                 there = [sample for sample in own if sample is not None]
@@ -216,14 +220,16 @@ class Engine:
             queue = queue._replace(sampling=sampling, most=np.full(size, most, np.int32))
         return queue
 
-    def _run(self, parts: Iterator[_Part | None]) -> Iterator[tuple[_Part, list[Sample]]]:
+    def _run(
+        self, parts: Iterator[_Part | None], live: Callable[[], bool]
+    ) -> Iterator[tuple[_Part, list[Sample]]]:
         """Every part with its samples, as its row is done."""
         # Whoever leaves in the middle leaves no state behind.
         state, self._state = self._state, None
         seated: dict[int, _Part] = {}
         ended: list[tuple[_Part, Any]] = []
         more = True
-        while True:
+        while live():
             while more and (seats := self._free(seated)):
                 taken = list(itertools.islice(parts, len(seats)))
                 more = len(taken) == len(seats)
@@ -234,6 +240,8 @@ class Engine:
                 if len(given) < len(taken):  # nobody else is there just now
                     break
             if not seated and not more:
+                yield from self._read(ended)
+                self._state = state
                 break
             if not seated:
                 yield from self._read(ended)  # before the next one is waited for
@@ -251,8 +259,6 @@ class Engine:
                 for row in sorted(seated)
                 if not busy[row]
             ]
-        yield from self._read(ended)
-        self._state = state
 
     def _free(self, seated: Container[int]) -> list[int]:
         """A row without a question of each part of the mesh that has one."""
