@@ -213,8 +213,7 @@ def _part(part: Any, where: str) -> str | bytes:
         raise _refused(where, f"{where} is neither a text nor an image_url")
     url = part.get("image_url")
     url = url.get("url") if isinstance(url, dict) else url
-    found = DATA_URI.match(url) if isinstance(url, str) else None
-    if found is None:
+    if not isinstance(url, str) or not (found := DATA_URI.match(url)):
         raise _wrong(
             where,
             f"{where}: pictures are taken as data:image/...;base64 alone, nothing is fetched",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import sys
 import threading
@@ -139,8 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
             except ApiError as error:
                 status, kind = error.status, "application/json"
                 data = json.dumps(error.body()).encode()
-            except (TimeoutError, ConnectionError):
-                raise  # nobody listens
+            except (TimeoutError, ConnectionError):  # nobody listens
+                self.close_connection = True
+                return
             except Exception as error:
                 say(f"serve: a request failed: {one_line(repr(error), 300)}", to=sys.stderr)
                 status, kind = 500, "application/json"
@@ -163,6 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise ApiError(400, "the header Host names no host") from None
         if is_loopback(str(self.server.server_address[0])) and not is_loopback(asked or ""):
             raise ApiError(403, "ask for this machine by localhost or its loopback address")
+
+    def _gone(self) -> bool:
+        """Whether the other end has closed the connection, as clients do that lost patience."""
+        looking = select.poll()
+        looking.register(self.connection, select.POLLIN)
+        return bool(looking.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _pass_over(self, size: int) -> None:
         """Reads what is not wanted: who still sends would not see the answer."""
@@ -214,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise ApiError(400, "the body ends before its Content-Length")
         self.close_connection = kept
         call = read_call(body)
-        found = self._service().answer(call)
+        found = self._service().answer(call, self._gone)
         if call.stream:
             return events(found), "text/event-stream"
         return json.dumps(found).encode(), "application/json"

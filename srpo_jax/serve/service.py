@@ -12,7 +12,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,17 @@ from srpo_jax.serve.errors import ApiError
 
 MOST_ROWS = 32  # requests at once, unless eval.batch says otherwise
 MOST_WAITING = 256  # requests that wait for a row; each holds its pictures
+LOOK_SECONDS = 2.0  # between two looks at whether whoever asked is still there
 NEVER = "\N{WHITE SMALL SQUARE}" * 64  # a stop text that no answer says
 
 
 class _Job:
-    """A request on its way: `samples` or `error` when `done`."""
+    """A request on its way: `samples` or `error` when `done`. wanted: whether anyone waits."""
 
     def __init__(self, request: SampleRequest):
         self.request, self.done = request, threading.Event()
         self.samples: list[Sample] = []
+        self.wanted = True
         self.error: ApiError | None = None
 
 
@@ -105,9 +107,9 @@ class Service:
         """Whether it takes requests."""
         return self._thread.is_alive() and self._closed is None
 
-    def answer(self, call: ChatCall) -> dict[str, Any]:
-        """The body of the completion. Errors: ApiError for what cannot be asked, and 503 when the
-        service is closed before there is an answer."""
+    def answer(self, call: ChatCall, gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """The body of the completion. gone: whether nobody waits for it any more. Errors: ApiError
+        for what cannot be asked, and 503 when the service is closed before there is an answer."""
         prompt = self._encode(call)
         job = _Job(self._request(call, prompt))
         with self._lock:
@@ -118,7 +120,10 @@ class Service:
             except queue.Full:
                 raise ApiError(429, f"{MOST_WAITING} requests wait already; try again") from None
             self._open.add(job)
-        job.done.wait()
+        while not job.done.wait(LOOK_SECONDS):
+            if gone():
+                job.wanted = False  # a row that it has it keeps
+                raise ConnectionAbortedError
         if job.error:
             raise job.error
         choices = [self._choice(self._policy, call, sample) for sample in job.samples]
@@ -175,6 +180,8 @@ class Service:
                 continue
             if job is None or self._closed:
                 return
+            if not job.wanted:
+                continue
             jobs[number] = job
             number += 1
             yield job.request

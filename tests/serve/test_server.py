@@ -273,6 +273,26 @@ def test_whoever_waits_at_the_end_is_told(config, policy, monkeypatch):
         service.answer(call)
 
 
+def test_who_lost_patience_takes_no_row(config, policy, monkeypatch):
+    """A request whose connection was closed is passed over when its turn comes."""
+    monkeypatch.setattr(service_module, "LOOK_SECONDS", 0.05)
+    service = Service(config, policy, "tiny")  # whose engine takes nothing yet
+    with listening("127.0.0.1", 0) as server:
+        server.service = service
+        monkeypatch.setattr(Service, "alive", True)
+        one = http.client.HTTPConnection("127.0.0.1", server.server_port)
+        body = chat_body("Why?")
+        one.request("POST", http_side.CHAT, body, {"Content-Type": "application/json"})
+        while not service._waiting.qsize():
+            pass
+        one.close()
+        (job,) = service._open
+        while job.wanted:
+            pass
+    service._waiting.put(None)  # the end
+    assert list(service._requests({})) == []
+
+
 def test_an_engine_that_fails_fails_who_asks(config, policy, monkeypatch):
     """With 500, and the server ends: nobody waits for ever."""
     service = Service(config, policy, "tiny")
