@@ -247,6 +247,20 @@ def ask(command: Command) -> None:
     print(asking.show(answers))
 
 
+def serve(command: Command) -> None:
+    from srpo_jax.serve.server import check_address
+
+    options = command.options
+    check_address(options["host"], options["port"], options["allow_remote"])
+    if not pathlib.Path(options["model"]).is_dir() or not options["model"]:
+        raise UserError(f"--model={options['model']}: give a HF directory or the workdir of a run")
+    config = command.config(unused=NOT_OF_FILES)
+    _settle()
+    from srpo_jax.cli import serve as serving
+
+    serving.serve(config, options["model"], options["name"], options["host"], options["port"])
+
+
 def report(command: Command) -> None:
     workdir = _workdir(command, must_exist=True)
     from srpo_jax.runs.goodput import goodput, line

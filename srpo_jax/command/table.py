@@ -169,6 +169,21 @@ VERBS: dict[str, Verb] = {
             "max_new_tokens": (512, "an answer that has not ended by then is cut"),
         },
     ),
+    "serve": Verb(
+        "answer requests of the OpenAI chat API with a policy",
+        "srpo serve --model=runs/mini --config.serve.answer=reply",
+        "For lmms-eval, VLMEvalKit, Inspect. A workdir is loaded as its own config says, with its\n"
+        "newest checkpoint; sections eval, explore and serve come from --config. Ctrl-C ends it.",
+        config="configs/common.py",
+        workdir=None,
+        options={
+            "model": ("", "HF directory, or workdir of a run"),
+            "name": ("", "what requests call the model; default: the folder's name"),
+            "host": ("127.0.0.1", "address to listen on"),
+            "port": (8000, "0: any free one, which is printed"),
+            "allow_remote": (False, "another host than this one may ask, without a password"),
+        },
+    ),
     "report": Verb(
         "one HTML page of a run: curves, tables, trees",
         "srpo report runs/mini",
@@ -317,13 +332,13 @@ DATA = ("data import", "data check")
 READ_BY: dict[str, tuple[str, ...]] = {
     "": ("demo", "explore", "pilot", "train", "eval"),
     "model": (
-        *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "plan"),
+        *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "serve", "plan"),
         *DATA,
     ),
-    "data": ("demo", "explore", "pilot", "judge", "train", "eval"),
-    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
-    "format": ("demo", "explore", "pilot", "train", "eval", "ask", *DATA),
-    "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "plan"),
+    "data": ("demo", "explore", "pilot", "judge", "train", "eval", "serve"),
+    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
+    "format": ("demo", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
+    "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "serve", "plan"),
     "arbiter": (*JUDGING, "demo", "explore", "pilot", "train", "data check"),
     "judge": (*JUDGING, "pilot", "data check"),
     "objective": ("demo", "explore", "pilot", "train", "plan"),
@@ -332,5 +347,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "lora": ("demo", "pilot", "train"),
     "mesh": ("demo", "pilot", "train"),
     "processes": ("demo", "explore", "pilot", "train", "eval"),
-    "eval": ("demo", "eval"),
+    "eval": ("demo", "eval", "serve"),
+    "serve": ("serve",),
 }

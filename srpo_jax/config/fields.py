@@ -11,7 +11,7 @@ from typing import Any, cast
 from srpo_jax.config.dialogue_sections import FormatSettings, PromptSettings
 from srpo_jax.config.judging_sections import ArbiterSettings, JudgeSettings
 from srpo_jax.config.rules import Rule, setting
-from srpo_jax.config.sampling_sections import EvalSettings, ExploreSettings
+from srpo_jax.config.sampling_sections import EvalSettings, ExploreSettings, ServeSettings
 from srpo_jax.config.sections import (
     DataSettings,
     LoraSettings,
@@ -51,6 +51,7 @@ class Config:
     mesh: MeshSettings = MeshSettings()
     processes: ProcessesSettings = ProcessesSettings()
     eval: EvalSettings = EvalSettings()
+    serve: ServeSettings = ServeSettings()
 
     def to_dict(self) -> dict[str, Any]:
         """{"arbiter": {"kind": ...}, ...}: plain values, names in alphabetical order throughout,

@@ -137,3 +137,24 @@ class EvalSettings:
     split: str = setting(
         "test", "which records are answered", words=("test", "train"), decides=False
     )
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What `srpo serve` answers, and how large a request may be."""
+
+    answer: str = setting(
+        "whole",
+        "what is sent: path and reply, or the reply alone",
+        words=("whole", "reply"),
+        decides=False,
+    )
+    prompt_tokens: int = setting(
+        2048, "room for a request, its pictures included", low=1, decides=False
+    )
+    patches: int = setting(
+        0,
+        "room for patches of its pictures; 0: as many as fill prompt_tokens",
+        low=0,
+        decides=False,
+    )

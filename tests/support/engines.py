@@ -18,11 +18,10 @@ NEW = 24
 COUNTS = (16, 7, 40, 0, 16, 1, 16, 12, 16, 16, 3, 16)
 
 
-def make_engine(policy, temperature=1.0, sampling=None, **options):
+def make_engine(policy, temperature=1.0, **options):
     """policy: (model, params, processor, or what knows the ids instead of one)."""
     sizes = dict(rows=2, branches=4, prompt_tokens=TOKENS, patches=PATCHES, max_new_tokens=8)
-    sampling = sampling or Sampling(temperature)
-    return Engine(*policy, **{**sizes, "sampling": sampling, **options})
+    return Engine(*policy, **{**sizes, "sampling": Sampling(temperature), **options})
 
 
 def refilling_engine(ending, **options):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,14 @@ class Sampling:
         return self.repetition_penalty != 1 or self.presence_penalty != 0
 
 
+class OwnSampling(NamedTuple):
+    """`Sampling` where every branch has its own: temperature and top_p, float32 [...] each. A draw
+    is that of a Sampling with the same two, whatever those of the other branches are."""
+
+    temperature: Any
+    top_p: Any
+
+
 class Seen(NamedTuple):
     """The ids that stand before a token, bool [..., V] each: in prompt and prefix, and drawn."""
 
@@ -76,7 +84,7 @@ def draw(
     allowed: jax.Array,
     seeds: jax.Array,
     number: jax.Array,
-    sampling: Sampling,
+    sampling: Sampling | OwnSampling,
     seen: Seen | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Token `number` of every branch, int32 [...], and its log-probability, float32 [...].
@@ -87,14 +95,40 @@ def draw(
     """
     with jax.named_scope("draw"):
         plain = jnp.where(allowed, logits, -jnp.inf)
-        wanted = plain if seen is None else _penalised(plain, seen, sampling)
-        if sampling.temperature == 0:
-            token = jnp.argmax(wanted, axis=-1)
+        if isinstance(sampling, OwnSampling):
+            token = _own_token(plain, seeds, number, sampling)
         else:
-            wanted = _filtered(wanted / sampling.temperature, sampling)
-            token = _inverse(wanted, _uniform(seeds, number))
+            wanted = plain if seen is None else _penalised(plain, seen, sampling)
+            if sampling.temperature == 0:
+                token = jnp.argmax(wanted, axis=-1)
+            else:
+                wanted = _filtered(wanted / sampling.temperature, sampling)
+                token = _inverse(wanted, _uniform(seeds, number))
         chosen = jnp.take_along_axis(plain, token[..., None], axis=-1)[..., 0]
         return token.astype(jnp.int32), chosen - jax.nn.logsumexp(plain, axis=-1)
+
+
+def _own_token(
+    logits: jax.Array, seeds: jax.Array, number: jax.Array, sampling: OwnSampling
+) -> jax.Array:
+    """Greedy where the temperature is 0. Who wants no draw, or no top_p, pays for none if nobody
+    beside it does."""
+    temperature, top_p = sampling
+    greedy = jnp.argmax(logits, axis=-1)
+
+    def drawn() -> jax.Array:
+        warm = logits / jnp.where(temperature > 0, temperature, 1)[..., None]
+
+        def filtered() -> jax.Array:
+            kept = _from_threshold(warm, jax.nn.softmax(warm, axis=-1), top_p)
+            return jnp.where((top_p < 1)[..., None], kept, warm)
+
+        return _inverse(
+            jax.lax.cond(jnp.any(top_p < 1), filtered, lambda: warm), _uniform(seeds, number)
+        )
+
+    token = jax.lax.cond(jnp.any(temperature > 0), drawn, lambda: greedy)
+    return jnp.where(temperature > 0, token, greedy)
 
 
 def _penalised(logits: jax.Array, seen: Seen, sampling: Sampling) -> jax.Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from srpo_jax.distributed.sharding import batch_sharding, fetch, put_same, row_s
 from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.ahead import Ahead
 from srpo_jax.inference.engine.counts import Counts
-from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.drawing import OwnSampling, Sampling
 from srpo_jax.inference.engine.lowering import lower
 from srpo_jax.inference.engine.requests import Sample, SampleRequest, TokenIds
 from srpo_jax.inference.engine.slots import Programs, Queue, Shape, State
@@ -60,7 +60,8 @@ def enough_rows(rows: int) -> int:
 
 
 class _Part(NamedTuple):
-    """Branches of a request that share a row: `count` from number `first` on, of `total`."""
+    """Branches of a request that share a row: `count` from number `first` on, of `total`. stop:
+    texts that end them."""
 
     number: int
     total: int
@@ -68,6 +69,7 @@ class _Part(NamedTuple):
     count: int
     inputs: dict[str, np.ndarray]
     queue: Queue
+    stop: tuple[str, ...]
 
 
 class Engine:
@@ -80,8 +82,8 @@ class Engine:
       slots: of a row; 0: slots_for(branches). Neither rows nor slots change a branch.
       prompt_tokens: room for prompt and path together; patches: room for a question's patches, a
         positive multiple of the vision tower's patch_unit. max_new_tokens: of a branch.
-      sampling: how tokens are drawn. stop: texts that end a branch, with the token that completes
-        one of them as its last.
+      sampling: how tokens are drawn; None: every request says it, and its most tokens. stop: texts
+        that end a branch, with the token that completes one of them as its last.
       mesh: with axes data, fsdp and tensor: rows are spread over the first two (their product must
         divide `rows`). None: wherever the parameters are. Of a mesh over several processes all of
         them are to make the same calls with the same requests, and all get all samples.
@@ -98,7 +100,7 @@ class Engine:
         prompt_tokens: int,
         patches: int,
         max_new_tokens: int,
-        sampling: Sampling,
+        sampling: Sampling | None,
         slots: int = 0,
         stop: Sequence[str] = (),
         mesh: jax.sharding.Mesh | None = None,
@@ -128,17 +130,25 @@ class Engine:
         found = dict(self.stream(requests))
         return [found[i] for i in range(len(requests))]
 
-    def stream(self, requests: Iterable[SampleRequest]) -> Iterator[tuple[int, list[Sample]]]:
+    def stream(
+        self,
+        requests: Iterable[SampleRequest | None],
+        *,
+        live: Callable[[], bool] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
         """(number of the request, its branches in order), as each is complete.
 
         requests are taken as rows become free, a few beforehand, in a thread of their own. What
         they raise, and a UserError naming one that does not fit, comes when all requests before it
-        are complete.
+        are complete. live: of requests that somebody makes meanwhile; each is taken when there is a
+        row for it, in this thread, and None among them says that there is none just now. At every
+        turn live() says whether to go on; if not, all are left as they are.
         """
         work = Working()
         found: dict[int, list[Sample | None]] = {}
-        with Ahead(self._packed(requests), depth=self._depth) as source:
-            for part, samples in self._run(iter(source)):
+        depth = 0 if live is not None else self._depth
+        with Ahead(self._packed(requests), depth=depth) as source:
+            for part, samples in self._run(iter(source), live or (lambda: True)):
                 own = found.setdefault(part.number, [None] * part.total)
                 own[part.first : part.first + part.count] = samples
                 there = [sample for sample in own if sample is not None]
@@ -164,7 +174,11 @@ class Engine:
                 f"{request.name}: its pictures have {len(request.prompt.patches)} patches and the "
                 f"sampler has room for {patches}; use smaller pictures or give it more room"
             )
-        last = request.prompt.next_position + len(request.path) + self.shape.new_tokens
+        new = request.max_new_tokens or self.shape.new_tokens
+        if not 1 <= new <= self.shape.new_tokens:
+            raise ValueError(f"{request.name}: more new tokens than the engine has room for")
+        Sampling(request.temperature, request.top_p)  # ValueError for what is none
+        last = request.prompt.next_position + len(request.path) + new
         try:
             check_length(last, self.programs.model.config)
         except UserError as error:
@@ -174,9 +188,15 @@ class Engine:
         if not all(0 <= start <= len(request.path) for start in request.starts):
             raise ValueError(f"{request.name}: a branch starts outside its path")
 
-    def _packed(self, requests: Iterable[SampleRequest]) -> Iterator[_Part]:
-        """The requests in parts that a row holds, as the prefill takes them."""
-        for number, request in enumerate(requests):
+    def _packed(self, requests: Iterable[SampleRequest | None]) -> Iterator[_Part | None]:
+        """The requests in parts that a row holds, as the prefill takes them; None where there is
+        None."""
+        numbers = itertools.count()
+        for request in requests:
+            if request is None:
+                yield None
+                continue
+            number = next(numbers)
             self.check(request)
             row = causal_row(request.prompt, np.asarray(request.path, np.int32))
             inputs = pad_rows([row], tokens=self.shape.tokens, patches=self.shape.patches)
@@ -184,7 +204,8 @@ class Engine:
             for first in range(0, max(total, 1), self.shape.branches):
                 count = min(self.shape.branches, total - first)
                 queue = self._queue(request, slice(first, first + count))
-                yield _Part(number, total, first, count, inputs, queue)
+                stop = self._stop + request.stop
+                yield _Part(number, total, first, count, inputs, queue, stop)
 
     def _queue(self, request: SampleRequest, some: slice) -> Queue:
         """Branches that leave early have the most to say: they come first."""
@@ -203,29 +224,45 @@ class Engine:
         queue.seeds[0, :count] = np.asarray(seeds, np.uint32).reshape(-1, 2)
         queue.wanted[0, :count] = True
         queue.priority[0, :count] = len(request.path) - starts
+        if self.programs.sampling is None:
+            told = (request.temperature, request.top_p)
+            sampling = OwnSampling(*(np.full(size, value, np.float32) for value in told))
+            most = request.max_new_tokens or self.shape.new_tokens
+            queue = queue._replace(sampling=sampling, most=np.full(size, most, np.int32))
         return queue
 
-    def _run(self, parts: Iterator[_Part]) -> Iterator[tuple[_Part, list[Sample]]]:
+    def _run(
+        self, parts: Iterator[_Part | None], live: Callable[[], bool]
+    ) -> Iterator[tuple[_Part, list[Sample]]]:
         """Every part with its samples, as its row is done."""
         # Whoever leaves in the middle leaves no state behind.
         state, self._state = self._state, None
         seated: dict[int, _Part] = {}
         ended: list[tuple[_Part, Any]] = []
         more = True
-        while True:
+        while live():
             while more and (seats := self._free(seated)):
-                given = dict(zip(seats, itertools.islice(parts, len(seats))))
-                more = len(given) == len(seats)
+                taken = list(itertools.islice(parts, len(seats)))
+                more = len(taken) == len(seats)
+                given = {row: part for row, part in zip(seats, taken) if part is not None}
                 if given:
                     state = self._prefill(state, given)
                     seated.update(given)
-            if not seated:
+                if len(given) < len(taken):  # nobody else is there just now
+                    break
+            if not seated and not more:
+                yield from self._read(ended)
+                self._state = state
                 break
-            state, told = self._decode(state, more)
+            if not seated:
+                yield from self._read(ended)  # before the next one is waited for
+                ended = []
+                continue
+            state, told = self._decode(state, more, len(seated))
             yield from self._read(ended)
             busy, steps, used = fetch(told)
             self._count(int(steps), int(used))
-            if self._stop:
+            if any(part.stop for part in seated.values()):
                 state = self._halt(state, seated)
                 busy = fetch(self._call("busy", self.programs.busy, state))
             ended = [
@@ -233,8 +270,6 @@ class Engine:
                 for row in sorted(seated)
                 if not busy[row]
             ]
-        yield from self._read(ended)
-        self._state = state
 
     def _free(self, seated: Container[int]) -> list[int]:
         """A row without a question of each part of the mesh that has one."""
@@ -252,7 +287,9 @@ class Engine:
         for part, arrays in ended:
             tokens, logps, length, finished = fetch(arrays)
             samples = [
-                self._sample(tokens[w, : length[w]], logps[w, : length[w]], bool(finished[w]))
+                self._sample(
+                    tokens[w, : length[w]], logps[w, : length[w]], bool(finished[w]), part.stop
+                )
                 for w in range(part.count)
             ]
             self.counts.questions += 1
@@ -261,28 +298,31 @@ class Engine:
             self.counts.finished += sum(sample.finished for sample in samples)
             yield part, samples
 
-    def _sample(self, tokens: np.ndarray, logps: np.ndarray, finished: bool) -> Sample:
-        if self._stop and self._stopped(tokens):
+    def _sample(
+        self, tokens: np.ndarray, logps: np.ndarray, finished: bool, stop: Sequence[str]
+    ) -> Sample:
+        if stop and self._stopped(tokens, stop):
             lengths = range(1, len(tokens) + 1)
             size = lengths[
-                bisect.bisect_left(lengths, True, key=lambda n: self._stopped(tokens[:n]))
+                bisect.bisect_left(lengths, True, key=lambda n: self._stopped(tokens[:n], stop))
             ]
             tokens, logps, finished = tokens[:size], logps[:size], True
         return Sample(tokens, float(logps.sum(dtype=np.float64)), finished)
 
-    def _stopped(self, tokens: np.ndarray) -> bool:
+    def _stopped(self, tokens: np.ndarray, stop: Sequence[str]) -> bool:
         text = self._ids.decode(tokens.tolist())
-        return any(stop in text for stop in self._stop)
+        return any(each in text for each in stop)
 
     def _halt(self, state: State, seated: dict[int, _Part]) -> State:
         """The state without the branches that have said a stop string."""
         shape, looked = self.shape, (state.tokens, state.which, state.t)
         tokens, which, t = fetch(self._call("look", lambda *arrays: arrays, *looked))
         stop = np.zeros(which.shape, bool)
-        for row in seated:
-            for slot, branch in enumerate(which[row]):
+        for row, part in seated.items():
+            for slot, branch in enumerate(which[row]) if part.stop else ():
                 if branch < shape.branches:
-                    stop[row, slot] = self._stopped(tokens[row, branch, : t[row, slot]])
+                    said = tokens[row, branch, : t[row, slot]]
+                    stop[row, slot] = self._stopped(said, part.stop)
         if not stop.any():
             return state
         return self._call("halt", self.programs.halt, state, self._put(stop), donate=0)
@@ -300,14 +340,15 @@ class Engine:
         inputs = {
             name: np.concatenate([part.inputs[name] for part in parts]) for name in filling.inputs
         }
-        queue = Queue(*map(np.concatenate, zip(*(part.queue for part in parts))))
+        queue = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(p.queue for p in parts))
         told = self._put((inputs, queue, row, used))
         return self._call("prefill", self.programs.prefill, self.params, state, *told, donate=1)
 
-    def _decode(self, state: State, more: bool) -> tuple[State, Any]:
-        # With nobody waiting a row that is done costs nothing.
+    def _decode(self, state: State, more: bool, seated: int) -> tuple[State, Any]:
+        # With nobody to come a row that is done costs nothing. Those that stood empty before do not
+        # count.
         rows = self.shape.rows
-        enough = np.int32(enough_rows(rows) if more else rows + 1)
+        enough = np.int32(enough_rows(rows) + rows - seated if more else rows + 1)
         state, *told = self._call(
             "decode", self.programs.decode, self.params, state, enough, donate=1
         )

@@ -29,7 +29,10 @@ class SampleRequest:
 
     prompt: the encoded question. path: int32 [m] tokens to prefill after it (may be empty).
     starts: per branch, how many tokens of the path it keeps. seeds: per branch, 0 <= seed < 2**64.
-    name: what an error calls this question.
+    name: what an error calls this question. stop: texts that end a branch, besides the engine's.
+
+    Of an engine that leaves it to the requests: temperature and top_p as of Sampling, and the most
+    tokens of a branch, max_new_tokens; 0: as many as the engine has room for.
     """
 
     prompt: EncodedPrompt
@@ -37,6 +40,10 @@ class SampleRequest:
     starts: tuple[int, ...]
     seeds: tuple[int, ...]
     name: str = "question"
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True)

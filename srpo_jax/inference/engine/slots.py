@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from srpo_jax.distributed.sharding import ROW_AXES
-from srpo_jax.inference.engine.drawing import Sampling, Seen, allowed_ids, draw
+from srpo_jax.inference.engine.drawing import OwnSampling, Sampling, Seen, allowed_ids, draw
 from srpo_jax.models.attention.xla import own_length, write_own
 from srpo_jax.models.policy_model import PolicyModel, head_matrix
 
@@ -44,13 +44,16 @@ class Shape:
 
 class Queue(NamedTuple):
     """The branches of a row. first_position, shared_len: [N]; seeds uint32 [N, 2]; wanted bool [N];
-    priority int32 [N]: high ones first."""
+    priority int32 [N]: high ones first. sampling and most int32 [N], which are new tokens: of
+    programs that leave them to the branches, else None."""
 
     shared_len: Any
     first_position: Any
     seeds: Any
     wanted: Any
     priority: Any
+    sampling: Any = None
+    most: Any = None
 
 
 class State(NamedTuple):
@@ -83,15 +86,21 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The pure functions for one model and shape. mesh: None, or one with axes data, fsdp and
-    tensor. eos, blocked: int32 ids that end a branch, and that are never drawn."""
+    """The pure functions for one model and shape. sampling: None leaves it to the branches. mesh:
+    None, or one with axes data, fsdp and tensor. eos, blocked: int32 ids that end a branch, and
+    that are never drawn."""
 
     model: PolicyModel
     shape: Shape
-    sampling: Sampling
+    sampling: Sampling | None
     eos: Any
     blocked: Any
     mesh: Mesh | AbstractMesh | None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a draw depends on the tokens before it."""
+        return self.sampling is not None and self.sampling.remembers
 
     def empty(self, params: Any) -> State:
         """A state without a question. params: real or abstract parameters."""
@@ -102,8 +111,12 @@ class Programs:
         own = (text.num_layers, rows, slots, heads, own_length(s.new_tokens), text.head_dim)
         shared = (text.num_layers, rows, heads, s.tokens, text.head_dim)
         ints = jnp.zeros((rows, branches), jnp.int32)
+        queue = Queue(ints + 1, ints, jnp.zeros((rows, branches, 2), jnp.uint32), ints > 0, ints)
+        if self.sampling is None:
+            ones = jnp.ones((rows, branches), jnp.float32)
+            queue = queue._replace(sampling=OwnSampling(ones - 1, ones), most=ints)
         words = None
-        if self.sampling.remembers:
+        if self.remembers:
             vocabulary = head_matrix(params, self.model.config).shape[-1]
             words = (
                 jnp.full((rows, vocabulary), s.tokens, jnp.int32),
@@ -112,7 +125,7 @@ class Programs:
         return State(
             own=(jnp.zeros(own, dtype), jnp.zeros(own, dtype)),
             shared=(jnp.zeros(shared, dtype), jnp.zeros(shared, dtype)),
-            queue=Queue(ints + 1, ints, jnp.zeros((rows, branches, 2), jnp.uint32), ints > 0, ints),
+            queue=queue,
             order=ints,
             count=jnp.zeros(rows, jnp.int32),
             taken=jnp.zeros(rows, jnp.int32),
@@ -151,16 +164,17 @@ class Programs:
         hidden = jnp.take_along_axis(hidden, last[..., None], axis=1)  # [P, N, D]
         zero = jnp.zeros(queue.shared_len.shape, jnp.int32)
         words = seen = None
-        if self.sampling.remembers:
+        if self.remembers:
             where = self._first_places(inputs["tokens"], params)
             seen = Seen(
                 where[:, None] < queue.shared_len[..., None],
                 jnp.zeros((*zero.shape, where.shape[-1]), bool),
             )
             words = (where, jnp.zeros((len(where), s.slots, where.shape[-1]), bool))
-        first, logp = self._draw(params, hidden, queue.seeds, zero, seen)
+        first, logp = self._draw(params, hidden, queue.seeds, zero, seen, queue.sampling)
         ended = jnp.isin(first, self.eos)
-        decoded = queue.wanted & ~ended & (s.new_tokens > 1)
+        most = s.new_tokens if queue.most is None else queue.most
+        decoded = queue.wanted & ~ended & (most > 1)
         # Stable: of equal priority the one that was asked for first.
         order = jnp.argsort(jnp.where(decoded, -queue.priority, 2**30), axis=1)
         count = decoded.sum(1)
@@ -239,15 +253,19 @@ class Programs:
             )
             own = self._keep(state, new, fed)
         seeds = jnp.take_along_axis(queue.seeds, branch[..., None], axis=1)
+        own_sampling, most = jax.tree.map(
+            lambda x: jnp.take_along_axis(x, branch, axis=1), (queue.sampling, queue.most)
+        )
+        most = s.new_tokens if most is None else most
         words, seen = state.words, None
         if words is not None:
             seen = Seen(words[0][:, None] < shared_len[..., None], words[1])
-        token, logp = self._draw(params, hidden, seeds, t, seen)
+        token, logp = self._draw(params, hidden, seeds, t, seen, own_sampling)
         ended = jnp.isin(token, self.eos)
         tokens = _write(state.tokens, which, t, token)
         logps = _write(state.logps, which, t, logp)
         t = t + 1
-        stop = live & (ended | (t >= s.new_tokens))
+        stop = live & (ended | (t >= most))
         gone = jnp.where(stop, which, s.branches)
         if words is not None:
             words = (words[0], _mark(words[1], token, live))
@@ -306,14 +324,24 @@ class Programs:
             words=words,
         )
 
-    def _draw(self, params: Any, hidden: Any, seeds: Any, t: Any, seen: Seen | None) -> Any:
+    def _draw(
+        self,
+        params: Any,
+        hidden: Any,
+        seeds: Any,
+        t: Any,
+        seen: Seen | None,
+        own: OwnSampling | None,
+    ) -> Any:
         head = head_matrix(params, self.model.config)
         logits = jnp.einsum(
             "brd,dv->brv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
         vocabulary = self.model.config.text.vocab_size
         allowed = allowed_ids(vocabulary, logits.shape[-1], self.blocked)
-        return draw(logits, allowed, seeds, t, self.sampling, seen)
+        sampling = own if self.sampling is None else self.sampling
+        assert sampling is not None  # the queue of such programs has it
+        return draw(logits, allowed, seeds, t, sampling, seen)
 
     def _first_places(self, tokens: Any, params: Any) -> Any:
         """int32 [P, V]: where each id first stands among tokens [P, T]; T for nowhere."""

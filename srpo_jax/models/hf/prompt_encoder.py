@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from srpo_jax.data_pipelines.prompt import BARE, Prompt
+from srpo_jax.data_pipelines.prompt import BARE, Message, Prompt
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json
 from srpo_jax.models.blocks.image_layout import Grid
@@ -81,6 +81,17 @@ class PromptEncoder:
         """Everything that the model needs to know about a question and its pictures."""
         encoded = [self.processor.image(picture) for picture in images]
         outline = self.outline(question, [grid for _, grid in encoded])
+        return self.add_pixels(outline, [patches for patches, _ in encoded])
+
+    def encode_messages(
+        self, messages: Sequence[Message], images: Sequence[Image.Image]
+    ) -> EncodedPrompt:
+        """The same of a conversation that begins as prompt.messages has it; images: all pictures
+        that are not the demonstrations', in order."""
+        encoded = [self.processor.image(picture) for picture in images]
+        grids = [*self._grids, *(grid for _, grid in encoded)]
+        tokens = self.processor.chat_tokens(messages, grids)
+        outline = outline_prompt(tokens, grids, self.processor.config)
         return self.add_pixels(outline, [patches for patches, _ in encoded])
 
     def with_prompt(self, prompt: Prompt) -> PromptEncoder:

@@ -131,6 +131,26 @@ def test_a_draw_is_of_its_seed_and_number():
     assert beside[0] == token[0]
 
 
+def test_branches_with_samplings_of_their_own():
+    """Greedy, warm, and of a few ids, side by side: each draws what a Sampling of the same two
+    draws, whoever else is there."""
+    ways = [(0.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.0, 0.5), (2.0, 0.3)]
+    logits = np.repeat(random_logits(4, 1.5), len(ways), axis=0)
+    pairs = np.asarray(ways * 4, np.float32)
+    seeds = np.stack([np.arange(20), np.arange(20) + 7], 1).astype(np.uint32)
+    number = np.arange(20, dtype=np.int32)
+    drawn = jax.jit(draw)
+    own = drawing.OwnSampling(pairs[:, 0], pairs[:, 1])
+    token, logp = drawn(logits, ALLOWED, seeds, number, own)
+    for i, (temperature, top_p) in enumerate(ways):
+        some = slice(i, None, len(ways))
+        rows = logits[some], ALLOWED, seeds[some], number[some]
+        alone = jax.jit(draw, static_argnums=4)(*rows, Sampling(temperature, top_p))
+        own = drawing.OwnSampling(pairs[some, 0], pairs[some, 1])
+        assert token[some].tolist() == alone[0].tolist() == drawn(*rows, own)[0].tolist()
+        np.testing.assert_allclose(logp[some], alone[1], atol=1e-5)
+
+
 ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 # With blocks of one id, of two, and filled up to blocks of three; few, as each compiles.
 SIZES = (1, 256, 257)

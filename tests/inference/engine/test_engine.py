@@ -1,5 +1,7 @@
 """The engine against transformers' generate, against a full forward pass, and against chance."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.requests import SampleRequest
 from tests.support.chance import fits
-from tests.support.engines import make_engine, reference_path
+from tests.support.engines import make_engine, reference_path, told
 from tests.support.tiny import oracle_inputs
 
 
@@ -159,3 +161,36 @@ def test_wrong_arguments_are_refused(policy, prompts):
     for starts, seeds, said in (((0, 1), (0,), "one seed"), ((3,), (0,), "outside its path")):
         with pytest.raises(ValueError, match=said):
             make_engine(policy)([SampleRequest(prompts[2], path, starts, seeds)])
+
+
+def test_requests_say_how_they_are_drawn(policy, prompts):
+    """Temperature, top_p, limit and stop texts of each, in one engine: what an engine has that is
+    made for them, to the token."""
+    none = np.zeros(0, np.int32)
+    ways = [(0.0, 1.0, 8, ()), (2.0, 1.0, 5, ()), (2.0, 0.4, 1, ()), (2.0, 1.0, 8, ("e", "a"))]
+    requests = [
+        SampleRequest(
+            *(prompts[i % 3], none, (0,) * 3, tuple(range(10 * i, 10 * i + 3)), f"{i}"),
+            stop=stop,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=most,
+        )
+        for i, (temperature, top_p, most, stop) in enumerate(ways * 2)
+    ]
+    mixed = make_engine(policy, sampling=None, rows=3, branches=2)
+    found = mixed(requests)
+    lengths = set()
+    for i, (temperature, top_p, most, stop) in enumerate(ways):
+        made_for = Sampling(temperature, top_p)
+        alone = make_engine(policy, sampling=made_for, max_new_tokens=most, stop=stop)
+        for ours, theirs in zip(
+            found[i :: len(ways)], alone(requests[i :: len(ways)]), strict=True
+        ):
+            assert told([ours]) == told([theirs])
+            lengths |= {len(sample.tokens) for sample in ours}
+    assert {1, 5, 8} <= lengths
+    with pytest.raises(ValueError, match="more new tokens than"):
+        mixed([dataclasses.replace(requests[0], max_new_tokens=9)])
+    with pytest.raises(ValueError, match="no way to sample"):
+        mixed([dataclasses.replace(requests[0], top_p=0)])

@@ -67,6 +67,28 @@ def test_what_is_wrong_comes_after_all_before_it(engine, requests, expected, wro
     assert told(engine(requests)) == expected
 
 
+def test_a_live_source_keeps_nobody_waiting(engine, requests, expected):
+    """Who is at work goes on while nobody else is there, whoever comes then is taken, and all have
+    what they have elsewhere. When it is no longer live, at once nobody is answered any more."""
+    found, asked = {}, []
+
+    def source():
+        for i in range(24):
+            asked.append(threading.current_thread())
+            yield requests[i % len(requests)]
+            while i % 5 == 0 and len(found) <= i:
+                yield None
+
+    for number, samples in engine.stream(source(), live=lambda: True):
+        found[number] = samples
+    assert all(told([found[i]]) == [expected[i % len(requests)]] for i in range(24))
+    assert set(asked) == {threading.current_thread()} and len(found) == 24
+    left = []
+    for number, _ in engine.stream(requests, live=lambda: len(left) < 3):
+        left.append(number)
+    assert 3 <= len(left) < len(requests) and told(engine(requests)) == expected
+
+
 def test_who_leaves_in_the_middle_leaves_an_engine_that_works(engine, requests, expected):
     """No row is taken for ever, no thread goes on reading, and the next run has nothing of it."""
     for count in (1, 3):

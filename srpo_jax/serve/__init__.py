@@ -1,0 +1,1 @@
+"""A policy behind the OpenAI chat API, for the tools that ask models over HTTP."""
