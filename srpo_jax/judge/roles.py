@@ -16,6 +16,7 @@ from typing import Any
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
+OWN_TEACHER = "judged by its own teacher"
 WIDEST = 50  # characters of a cell: two of them fit into 120 columns
 _DIGEST = re.compile(r"@[0-9a-f]{16}$")
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
@@ -68,6 +69,13 @@ def shared(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | None
         )
     digest = scoring.get("digest")
     return str(scoring.get("arbiter")) if digest and digest == training.get("digest") else ""
+
+
+def own_teacher(scores: Mapping[str, Any]) -> bool:
+    """Whether a policy has these scores that was trained on verdicts of the judge that gave them,
+    as their "judge" and "training_judge" say: they are never the headline.
+    """
+    return bool(shared(scores.get("training_judge"), scores.get("judge")))
 
 
 def _alike(one: str, other: str) -> bool:

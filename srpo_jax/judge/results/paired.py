@@ -20,7 +20,7 @@ import numpy as np
 from srpo_jax.judge.results.intervals import RESAMPLES, Interval, Z, wilson
 
 LEVEL, POWER = 0.05, 0.80
-SIGNS = 99_999  # draws of all signs
+SIGNS = 19_999  # draws of all signs
 Hits = Mapping[str, Sequence[bool]]  # by question: whether it holds of each of its answers
 
 
