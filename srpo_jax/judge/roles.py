@@ -71,11 +71,11 @@ def shared(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | None
     return str(scoring.get("arbiter")) if digest and digest == training.get("digest") else ""
 
 
-def own_teacher(scores: Mapping[str, Any]) -> bool:
-    """Whether a policy has these scores that was trained on verdicts of the judge that gave them,
-    as their "judge" and "training_judge" say: they are never the headline.
+def own_teacher(scores: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> bool:
+    """Whether the judge of these scores also judged what the policy was trained on: then they are
+    never the headline. training: whose verdicts these were, where the scores do not say.
     """
-    return bool(shared(scores.get("training_judge"), scores.get("judge")))
+    return bool(shared(scores.get("training_judge") or training, scores.get("judge")))
 
 
 def _alike(one: str, other: str) -> bool:
