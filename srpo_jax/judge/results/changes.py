@@ -79,8 +79,8 @@ def reading(found: Sequence[Tested]) -> str:
     """How such a table is to be read, and which of its changes may be chance."""
     said = (
         "p: McNemar's exact test; for several answers a question the randomisation test, of which "
-        f"that one is a case. Holm: the same, adjusted for all {len(found)} lines. detects: the "
-        "least change in points that so many questions show (5 %, power 80 %); none: too few."
+        f"that one is a case. Holm: the same, adjusted for {len(found)} tests at once. detects: "
+        "the least change in points that so many questions show (5 %, power 80 %); none: too few."
     )
     chance = [each for each in found if each.holm is not None and each.holm >= LEVEL]
     if chance:

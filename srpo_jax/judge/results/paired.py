@@ -16,6 +16,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special  # scipy.stats takes seconds to import
 
 from srpo_jax.judge.results.intervals import RESAMPLES, Interval, Z, wilson
 
@@ -85,10 +86,8 @@ def mcnemar(only_one: int, only_other: int) -> float:
     """McNemar's exact two-sided p-value: of the cases in which two sides differ, whether more are
     for one than for the other. 1 where they differ in none.
     """
-    from scipy.stats import binomtest  # takes half a second to import
-
     differ = only_one + only_other
-    return float(binomtest(only_one, differ, 0.5).pvalue) if differ else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(only_one, only_other), differ, 0.5)))
 
 
 def paired_interval(both: int, gained: int, lost: int, neither: int) -> Interval:
@@ -165,25 +164,28 @@ def _power(questions: int, gained: float, lost: float) -> float:
     """Of McNemar's exact test, where these shares of all questions are gained and lost: its power
     among so many that differ, summed over how many these can be.
     """
-    from scipy.stats import binom
-
     differ, most = _rejected(questions)
     share = gained / (gained + lost)
-    found = binom.cdf(most, differ, share) + binom.sf(differ - most - 1, differ, share)
-    return float(
-        binom.pmf(differ, questions, min(1.0, gained + lost)) @ np.where(most < 0, 0, found)
-    )
+    few = np.maximum(most, 0)
+    found = special.bdtr(few, differ, share) + special.bdtrc(differ - few - 1, differ, share)
+    rate = min(1.0, gained + lost)
+    ways = special.gammaln(questions + 1) - special.gammaln(differ + 1)
+    ways -= special.gammaln(questions - differ + 1)
+    log = ways + special.xlogy(differ, rate) + special.xlog1py(questions - differ, -rate)
+    return float(np.exp(log) @ np.where(most < 0, 0, found))
 
 
 @functools.lru_cache(maxsize=8)
 def _rejected(questions: int) -> tuple[np.ndarray, np.ndarray]:
     """(how many differ, with how few of the rarer kind the test rejects; -1: never)."""
-    from scipy.stats import binom
-
     differ = np.arange(questions + 1)
-    most = binom.ppf(LEVEL / 2, differ, 0.5)
-    most = most - (2 * binom.cdf(most, differ, 0.5) > LEVEL)
-    return differ, np.where(differ > 0, most, -1).astype(np.int64)
+    most = np.full(questions + 1, -1)
+    few = -1
+    for count in range(1, questions + 1):  # as more differ, the rarer kind may be more, too
+        while 2 * special.bdtr(few + 1, count, 0.5) <= LEVEL:
+            few += 1
+        most[count] = few
+    return differ, most
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

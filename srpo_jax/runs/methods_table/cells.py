@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from scipy import special
+
 from srpo_jax.judge.results.rates import BY_NAME
 from srpo_jax.judge.results.scores import read_rate
 from srpo_jax.runs.methods_table.collect import Collected, Column, Evaluation
@@ -64,10 +66,8 @@ def cell(evaluations: Sequence[Evaluation], metric: str) -> Cell | None:
     if len(lows) == len(highs) == len(values):
         low, high = mean(lows), mean(highs)
     if len(values) > 1:
-        from scipy.stats import t  # takes half a second to import
-
         spread = stdev(values)
-        half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+        half = float(special.stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))
         low, high = (
             max(0.0, min(value - half, value if low is None else low)),
             min(100.0, max(value + half, value if high is None else high)),
