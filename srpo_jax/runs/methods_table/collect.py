@@ -107,8 +107,7 @@ class Collected:
 def collect(workdirs: Sequence[str | pathlib.Path]) -> Collected:
     """Every eval/NAME/scores.json of these workdirs, and of the runs/METHOD-SEED in them.
 
-    Errors: UserError for a folder that does not exist or has no scores, and for two evaluations
-    that would be the same seed of the same cell.
+    Errors: UserError for a folder that does not exist or has no scores.
     """
     found: list[Evaluation] = []
     left_out = []
@@ -149,17 +148,13 @@ def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
         key = f"base {_policy(each)}" if is_base else _group(each)
         if policies[each.workdir, column] > 1:
             key += f" {each.name}"  # several policies of one run
-        row = methods.setdefault(key, Method(_title(each, is_base), is_base))
-        own = row.cells.setdefault(column, [])
-        if is_base and own:
+        there = methods[key].cells.get(column, []) if key in methods else []
+        if there and (is_base or _policy(each) in map(_policy, there) and _policy(each)):
             continue  # the same policy, questions and judge, from another workdir
-        for other in own:
-            if _seed(other) == _seed(each):
-                raise UserError(
-                    f"{other.folder} and {each.folder} are the same seed of the same method and "
-                    "benchmark: name one of these workdirs alone"
-                )
-        own.append(each)
+        if _seed(each) in map(_seed, there):
+            key += f" {each.workdir}"  # another policy, by the same words
+        row = methods.setdefault(key, Method(_title(each, is_base), is_base))
+        row.cells.setdefault(column, []).append(each)
     rows = sorted(methods.values(), key=lambda row: not row.is_base)
     _tell_apart(rows)
     return Collected(rows, sorted(columns), left_out)

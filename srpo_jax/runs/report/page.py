@@ -173,17 +173,14 @@ def _results(
 def _methods(
     workdir: pathlib.Path, evaluations: Mapping[str, Mapping], runs: Mapping[str, list[dict]]
 ) -> dict[str, Any]:
-    """{"methods": the table of `srpo table`, None where there is one run alone, or a line that says
-    why there is none, "alike": whether all scores are of one judge}.
+    """{"methods": the table of `srpo table`, None where there is one run alone, "alike": whether
+    all scores are of one judge}.
     """
     measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
     alike = same_judge(*(scores.get("judge") for scores in measured))
     if not runs:
         return {"methods": None, "alike": alike}
-    try:
-        found = build(collect([workdir]))
-    except UserError as error:  # of runs that are the same; the rest of the page does not need it
-        return {"methods": str(error), "alike": alike}
+    found = build(collect([workdir]))
     tables = [*found.tables, *([changes_table(found.changes)] if found.changes else [])]
     notes = [*found.notes, *([reading(found.changes)] if found.changes else [])]
     return {"methods": found._replace(tables=tables, notes=notes), "alike": alike}

@@ -55,13 +55,21 @@ def test_other_questions_and_other_judges_are_other_columns(tmp_path):
     assert [column.judge for column in marked] == [TEACHER["digest"]] != [JUDGE["digest"]]
 
 
-def test_what_cannot_be_told_apart_is_refused(tmp_path):
-    """The same seed twice, a folder without scores, no folder: one line that names it."""
+def test_the_same_seed_twice_is_not_two_seeds(tmp_path):
+    """The same policy under two names counts once; another one, though its config and seed are the
+    same, is a row of its own."""
     (run,) = make_runs(tmp_path, seeds=1)
-    write_run(tmp_path / "copy")
-    write_evaluation(tmp_path / "copy", "after", risky_rows(8), policy="trained 0")
-    with pytest.raises(UserError, match="are the same seed"):
-        collect([run, tmp_path / "copy"])
+    for name, policy in (("copy", "trained 0"), ("again", "trained anew")):
+        write_run(tmp_path / name)
+        write_evaluation(tmp_path / name, "after", risky_rows(8), policy=policy)
+    found = collect([run, tmp_path / "copy", tmp_path / "again"])
+    assert [len(row.evaluations) for row in found.methods] == [1, 1, 1]
+    assert len({row.name for row in found.methods}) == 3
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    """One line that names it, and what to do."""
+    (run,) = make_runs(tmp_path, seeds=1)
     (tmp_path / "empty" / "eval" / "a").mkdir(parents=True)
     with pytest.raises(UserError, match="empty has no eval/NAME/scores.json"):
         collect([run, tmp_path / "empty"])
