@@ -55,6 +55,8 @@ def test_more_answers_to_the_same_questions_are_not_more_questions():
     ten = rate([[i < 30] * 10 for i in range(50)])
     assert ten.n == 500 and ten.value == one.value == 60
     assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=0.1)
+    alike, five = rate([[True, True, True]] * 5), rate([[True]] * 5)
+    assert (alike.low, alike.high) == (five.low, five.high) and alike.n == 15
 
 
 @given(HITS)
