@@ -28,16 +28,14 @@ from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
 from srpo_jax.judge.judge import judge
+from srpo_jax.runs.methods_table.collect import collect
+from srpo_jax.runs.methods_table.formats import render
 from srpo_jax.runs.report.page import write_report
 from srpo_jax.train.loop import train
 
-COLUMNS = (
-    ("safety_rate", "safe (risky)"),
-    ("effectiveness_rate", "effective (benign)"),
-    ("both_all", "both (all)"),
-    ("path_safety_rate", "safe path (risky)"),
-    ("self_correction_rate", "self-correction"),
-    ("late_failure_rate", "late failure"),
+FIGURES = (  # of the last line
+    *("safety_rate", "effectiveness_rate", "both_all", "path_safety_rate"),
+    *("self_correction_rate", "late_failure_rate"),
 )
 Scores = Mapping[str, Any]
 
@@ -103,11 +101,11 @@ def main(
         "seconds": round(time.monotonic() - start, 1),
         "seeds": seeds,
         "methods": {
-            method: {name: _figure(scores, name) for name, _ in COLUMNS}
+            method: {name: _figure(scores, name) for name in FIGURES}
             for method, scores in results.items()
         },
     }
-    print(f"\n{table(results)}\n")
+    print(f"\n{render(collect([workdir]), 'terminal')}")
     for name, folder in folders.items():
         print(f"export {name}: {folder / 'export'}")
     print(f"report: {report}")
@@ -138,28 +136,3 @@ def _figure(scores: Sequence[Scores], name: str) -> dict[str, float] | None:
         return None
     std = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": round(statistics.mean(values), 4), "std": round(std, 4)}
-
-
-def table(results: Mapping[str, Sequence[Scores]]) -> str:
-    """One row a method, percent on held-out combinations; "mean ± deviation" over seeds."""
-    header = ["method", *(label for _, label in COLUMNS)]
-    rows = [header]
-    for method, scores in results.items():
-        row = [method]
-        for name, _ in COLUMNS:
-            figure = _figure(scores, name)
-            if figure is None:
-                row.append("-")
-            elif len(scores) > 1:
-                row.append(f"{figure['mean']:.1f} ± {figure['std']:.1f}")
-            else:
-                row.append(f"{figure['mean']:.1f}")
-        rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

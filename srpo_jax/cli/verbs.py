@@ -273,6 +273,26 @@ def report(command: Command) -> None:
     print(f"wrote {write_report(workdir, command.options['out'] or None)}")
 
 
+def table(command: Command) -> None:
+    from srpo_jax.files import check_folder, write_text
+    from srpo_jax.runs.methods_table.collect import collect
+    from srpo_jax.runs.methods_table.formats import FORMATS, render
+
+    form, out = command.options["format"], command.options["out"]
+    if form not in FORMATS:
+        raise UserError(f"--format={form}: any of {', '.join(FORMATS)}")
+    if out and pathlib.Path(out).is_dir():
+        raise UserError(f"--out={out} is a folder; name a file")
+    if out:
+        check_folder(pathlib.Path(out).parent)
+    text = render(collect(command.arguments), form)
+    if not out:
+        print(text, end="")
+        return
+    write_text(pathlib.Path(out), text)
+    print(f"wrote {out}")
+
+
 def plan(command: Command) -> None:
     options = dict(command.options)
     topologies = [name.strip() for name in options["topology"].split(",") if name.strip()]

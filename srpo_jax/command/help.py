@@ -42,6 +42,7 @@ def verb_help(name: str, verb: Verb) -> str:
             value = f"{option}[={verb.bare[option]}]"
         options[value] = text + (f"; default {default}" if default else "")
     words = "".join(f"{option.upper()} " for option in verb.positional)
+    words += f"{verb.several.upper()}... " if verb.several else ""
     lines = [f"usage: srpo {name} {words}[options]", *head]
     lines += [""] * bool(options) + [f"  --{key:<23} {text}" for key, text in options.items()]
     lines += ["", f"example: {verb.example}"]

@@ -60,8 +60,11 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     for option in spec.positional:
         if left and not values[option].value:
             values[option].value = left.pop(0)
-    if left:
-        raise UserError(_leftover(left[0], spec))
+    dashed = [word for word in left if "=" in word] if spec.several else left
+    if dashed:
+        raise UserError(_leftover(dashed[0], spec))
+    if spec.several and not left:
+        raise UserError(f"{spec.several.upper()} is missing, as in: {spec.example}")
     workdir = (values["workdir"].value or "") if spec.workdir else ""
     instead = spec.without_workdir and values[spec.without_workdir].value
     if spec.workdir and not workdir and not instead:
@@ -77,7 +80,7 @@ def parse(verb: str, args: Sequence[str]) -> Command:
         raise UserError(f"`srpo {name}` takes no config, so {overrides[0]} means nothing here")
     config_file = files[0] if files else spec.config or ""
     options = {option: values[option].value for option in spec.options}
-    return Command(name, config_file, tuple(overrides), workdir, options)
+    return Command(name, config_file, tuple(overrides), workdir, options, tuple(left))
 
 
 def _split_overrides(args: list[str]) -> tuple[list[str], list[str]]:

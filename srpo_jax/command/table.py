@@ -192,6 +192,19 @@ VERBS: dict[str, Verb] = {
         options={"out": ("", "where to; default WORKDIR/report.html")},
         positional=("workdir",),
     ),
+    "table": Verb(
+        "methods against benchmarks, of one workdir or several, with intervals and tests",
+        "srpo table runs/mini runs/other --format=markdown",
+        "Of every eval/NAME/scores.json there; seeds of one config are one row, and each row is\n"
+        "compared with the base policy on the same questions.",
+        config=None,
+        workdir=None,
+        options={
+            "format": ("terminal", "terminal, markdown, latex or csv"),
+            "out": ("", "file to write instead of printing"),
+        },
+        several="workdir",
+    ),
     "plan": Verb(
         "which mesh and batch for a TPU slice, and what to expect; needs no TPU",
         "srpo plan --config=configs/pod.py --config.model.path=DIR --topology=v5e:8x8",

@@ -17,6 +17,7 @@ class Verb:
 
     without_workdir: the option with which no workdir is needed. positional: the options that words
     without dashes stand for, in order, as in `srpo report WORKDIR`.
+    several: what the words without dashes are, any number of them; Command.arguments has them.
     resumes: the same command again goes on where an interruption stopped it.
     passed_on: another parser reads the arguments; they are handed on as they are.
     verbs: the verbs behind this one, which does nothing alone unless it is `alone`.
@@ -31,6 +32,7 @@ class Verb:
     bare: dict[str, str] = field(default_factory=dict)  # what an option means without a value
     without_workdir: str = ""
     positional: tuple[str, ...] = ()
+    several: str = ""
     resumes: bool = False
     passed_on: bool = False
     verbs: Mapping[str, Verb] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Command:
     overrides: tuple[str, ...] = ()  # --config.a.b=value, in order
     workdir: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()  # of a verb that they are passed on to
+    arguments: tuple[str, ...] = ()  # passed on as they are, or the words of `several`
 
     def config(self, variant: str | None = None, unused: tuple[str, ...] = ()) -> Config:
         """The validated config; `variant` replaces the one of the command line; of the required

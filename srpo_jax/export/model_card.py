@@ -15,7 +15,9 @@ from srpo_jax.data_pipelines.exchange.licenses import licenses_in, told
 from srpo_jax.errors import one_line
 from srpo_jax.export.digests import DIGESTS
 from srpo_jax.files import read_json, read_lines
+from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.rates import RATES
+from srpo_jax.judge.results.scores import bounds, read_rate
 from srpo_jax.judge.roles import warning
 from srpo_jax.models.hf.prompt_encoder import BAKED
 from srpo_jax.runs.judge_facts import LONGEST, judge_facts, same_judge, without_folders
@@ -205,11 +207,10 @@ def _results(evaluations: Mapping[str, Mapping], facts: Mapping[str, Any]) -> li
     def row(name: str, cells: Iterable[object]) -> str:
         return f"| {words(name)} | " + " | ".join(map(words, cells)) + " |"
 
-    lines = ["## Evaluation (percent)", "", row("", evaluations)]
+    lines = ["## Evaluation (percent, 95 % interval, k/n)", "", row("", evaluations)]
     lines.append("|---|" + "---|" * len(found))
     for rate in RATES:
-        values = [scores.get(rate.name) for scores in found]
-        lines.append(row(rate.name, ("-" if v is None else f"{v:.1f}" for v in values)))
+        lines.append(row(rate.name, (_rate(read_rate(scores, rate.name)) for scores in found)))
     lines.append(row("questions", (scores.get("n", "-") for scores in found)))
     lines.append(row("policy", (scores.get("policy_digest", "-") for scores in found)))
     named = [(scores.get("judge") or {}).get("digest", "not recorded") for scores in found]
@@ -225,6 +226,14 @@ def _results(evaluations: Mapping[str, Mapping], facts: Mapping[str, Any]) -> li
     if not same_judge(*(scores.get("judge") for scores in found)):
         lines += ["", "These scores are not all of one judge: they cannot be compared."]
     return [*lines, ""]
+
+
+def _rate(found: Rate | None) -> str:
+    """75.0, 30.1 to 95.4, 3/4"""
+    if found is None:
+        return "-"
+    parts = [f"{found.value:.1f}", bounds(found), f"{found.k}/{found.n}" if found.n else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def _limits(evaluations: Mapping[str, Mapping]) -> str:

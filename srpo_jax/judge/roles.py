@@ -16,6 +16,7 @@ from typing import Any
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
+OWN_TEACHER = "judged by its own teacher"
 WIDEST = 50  # characters of a cell: two of them fit into 120 columns
 _DIGEST = re.compile(r"@[0-9a-f]{16}$")
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
@@ -68,6 +69,13 @@ def shared(training: Mapping[str, Any] | None, scoring: Mapping[str, Any] | None
         )
     digest = scoring.get("digest")
     return str(scoring.get("arbiter")) if digest and digest == training.get("digest") else ""
+
+
+def own_teacher(scores: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> bool:
+    """Whether the judge of these scores also judged what the policy was trained on: then they are
+    never the headline. training: whose verdicts these were, where the scores do not say.
+    """
+    return bool(shared(scores.get("training_judge") or training, scores.get("judge")))
 
 
 def _alike(one: str, other: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.judge.judge import judge
-from srpo_jax.judge.roles import in_red, models, shared, training_judge, warning
+from srpo_jax.judge.roles import in_red, models, own_teacher, shared, training_judge, warning
 from tests.judge.test_answers import config, world  # noqa: F401  fixtures
 from tests.support.small_world import ArithmeticArbiter
 
@@ -38,6 +38,8 @@ def described(model: str = "", digest: str = "d", spec=None) -> dict:
 def test_what_is_the_same_in_both_roles(training, scoring, same):
     """The model, wherever in a spec it stands and whatever else differs; without one the digest."""
     assert shared(training, scoring) == same
+    assert own_teacher({"judge": scoring, "training_judge": training}) == bool(same)
+    assert own_teacher({"judge": scoring}, training) == bool(same)
     said = warning(training, scoring)
     assert bool(said) == bool(same) and said.startswith(same) and "\n" not in said
 

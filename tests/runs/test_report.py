@@ -12,6 +12,7 @@ from srpo_jax.cli import main as cli
 from srpo_jax.data_pipelines import tree_schema
 from srpo_jax.data_pipelines.verdict_store import FIELDS
 from srpo_jax.errors import UserError
+from srpo_jax.judge.results.scores import scores as compute
 from srpo_jax.judge.usage import UsageLog
 from srpo_jax.runs.report import page as page_module
 from srpo_jax.runs.report.charts import label, ticks
@@ -314,8 +315,8 @@ def test_a_picture_whose_name_is_no_file_is_left_out(workdir, tmp_path, name):
 
 
 def test_runs_of_several_methods_are_compared(workdir, tmp_path):
-    """A workdir whose methods lie in runs/METHOD-SEED gets one table of means and deviations, and
-    the pictures, trees and answers of one run; a run of its own finds the trees by its config."""
+    """A workdir whose methods lie in runs/METHOD-SEED gets the table of `srpo table`, and the
+    pictures, trees and answers of one run; a run of its own finds the trees by its config."""
     for name in ("trees", "records", "verdicts"):
         shutil.copytree(workdir / name, tmp_path / name)
     shutil.copytree(workdir / "eval" / "before", tmp_path / "eval" / "before")
@@ -324,12 +325,53 @@ def test_runs_of_several_methods_are_compared(workdir, tmp_path):
     for name in ("dpo-0", "srpo-0", "srpo-1"):
         run = tmp_path / "runs" / name
         shutil.copytree(workdir / "eval" / "after", run / "eval" / "after")
+        config["name"], config["objective"]["contrast"] = f"my {name[:-2]}", name[:-2]
+        config["seed"] = int(name[-1])
         (run / "config.json").write_text(json.dumps({"config": config}))
     page = Page(render(tmp_path))
     text = " ".join(page.text)
-    assert "Methods compared" in text and "One run: srpo-0" in text and "2 seeds" in text
+    assert "Methods compared" in text and "One run: srpo-0" in text and "my srpo, 2 seeds" in text
+    assert "my dpo against base, test questions" in text and "100.0 ± 0.0 [" in text
     assert page.tags.count("img") == 6 + 8
     assert "Read the reference path" in " ".join(Page(render(tmp_path / "runs" / "dpo-0")).text)
+
+
+def test_a_judge_of_its_own_pupil_makes_no_headline(workdir, tmp_path):
+    """No rate stands large that the training's own judge gave; one of another judge of the same
+    policy does, and without one the page says why there is none.
+    """
+    shutil.copytree(workdir / "eval", tmp_path / "eval")
+    shutil.copy(workdir / "config.json", tmp_path)
+    page = Page(render(tmp_path))
+    assert "card tile" not in page.values("class") and "No headline." in " ".join(page.text)
+    assert "judged by its own teacher" in " ".join(page.text)
+    path = tmp_path / "eval" / "after" / "scores.json"
+    scores = {**json.loads(path.read_text()), "policy_digest": "p"}
+    path.write_text(json.dumps(scores))
+    other = {**scores, "judge": {"arbiter": "people", "digest": "e" * 16, "spec": {}}}
+    (tmp_path / "eval" / "second").mkdir()
+    (tmp_path / "eval" / "second" / "scores.json").write_text(json.dumps(other))
+    page = Page(render(tmp_path))
+    assert "card tile" in page.values("class") and "No headline." not in " ".join(page.text)
+
+
+def test_a_change_that_may_be_chance_says_so(workdir, tmp_path):
+    """With interval, counts and p-value; four questions show nothing, and have no colour."""
+    rows = [json.loads(s) for s in (workdir / "eval/before/generations.jsonl").open()]
+    rows = [row for row in rows if row["risky"]][:4]
+    for name, safe in (("before", 1), ("after", 2)):
+        for i, row in enumerate(rows):
+            row["reply_verdict"] = row["path_verdict"] = "SAFE" if i < safe else "UNSAFE"
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "eval" / name / "generations.jsonl").write_text(text)
+        found = {**compute(rows), "judge": {"arbiter": "x", "digest": "x", "spec": {}}}
+        (tmp_path / "eval" / name / "scores.json").write_text(json.dumps(found))
+    page = Page(render(tmp_path))
+    text = " ".join(" ".join(page.text).split())
+    assert "+25.0 may be chance" in text and "1 better, 0 worse of 4" in text
+    assert "p 1.000" in text and "detects none" in text and "1/4" in text
+    assert not {"change safe", "change unsafe"} & set(page.values("class"))
 
 
 @pytest.mark.parametrize(

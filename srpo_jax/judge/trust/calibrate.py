@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VERDICTS, VerdictSet
 from srpo_jax.errors import UserError
+from srpo_jax.judge.results.intervals import Interval
 from srpo_jax.judge.trust.estimates import Estimates, Stratum, estimate
 from srpo_jax.judge.trust.labels import LABELS, Key
 from srpo_jax.judge.trust.material import Material, Opinion, cases
 from srpo_jax.judge.trust.statistics import (
-    Interval,
     Roc,
     Threshold,
     alpha,

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VerdictSet
 from srpo_jax.errors import UserError
+from srpo_jax.judge.results.intervals import wilson
+from srpo_jax.judge.results.paired import mcnemar
 from srpo_jax.judge.trust.estimates import Estimate
 from srpo_jax.judge.trust.labels import Key
 from srpo_jax.judge.trust.material import Material, cases
-from srpo_jax.judge.trust.statistics import alpha, kappa, mcnemar, wilson
+from srpo_jax.judge.trust.statistics import alpha, kappa
 
 Pair = tuple[str, str]  # the verdicts of both
 

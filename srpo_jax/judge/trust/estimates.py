@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from srpo_jax.judge.trust.statistics import corrected_rate, wilson
+from srpo_jax.judge.results.intervals import wilson
+from srpo_jax.judge.trust.statistics import corrected_rate
 
 
 class Stratum(NamedTuple):

@@ -10,26 +10,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
-Z = NormalDist().inv_cdf(0.975)
-Interval = tuple[float, float]
-
-
-def wilson(share: float, count: float) -> Interval:
-    """Wilson's (1927) interval for a share that was seen in `count` draws, which need not be whole
-    (an effective number of draws). Nothing drawn: (0, 1).
-    """
-    if count <= 0:
-        return 0.0, 1.0
-    scale = 1 + Z * Z / count
-    middle = (share + Z * Z / (2 * count)) / scale
-    half = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count)) / scale
-    low = 0.0 if share <= 0 else max(0.0, middle - half)
-    return low, (1.0 if share >= 1 else min(1.0, middle + half))
+from srpo_jax.judge.results.intervals import Interval, Z
 
 
 def kappa(table: Mapping[tuple[str, str], float]) -> float | None:
@@ -86,16 +71,6 @@ def corrected_rate(observed: float, sensitivity: float, specificity: float) -> f
     if power < 1e-9:  # of a judge that tells nothing, rounding leaves a little
         return None
     return min(1.0, max(0.0, (observed + specificity - 1) / power))
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """McNemar's exact two-sided p-value: of the cases in which two judges differ, whether more are
-    UNSAFE for one than for the other. 1 where they differ in none.
-    """
-    from scipy.stats import binomtest  # takes half a second to import
-
-    differ = only_one + only_other
-    return float(binomtest(only_one, differ, 0.5).pvalue) if differ else 1.0
 
 
 class Roc(NamedTuple):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from srpo_jax.data_pipelines.verdict_store import VERDICTS
 from srpo_jax.errors import one_line
+from srpo_jax.judge.results.intervals import Interval
 from srpo_jax.judge.trust.calibrate import Calibration
 from srpo_jax.judge.trust.compare import Comparison, Likeness
 from srpo_jax.judge.trust.estimates import Estimate
 from srpo_jax.judge.trust.labels import LABELS
-from srpo_jax.judge.trust.statistics import Interval
 
 COLUMNS = 118
 SHOWN = 10  # cases in which two judges differ

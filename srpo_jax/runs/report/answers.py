@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_jax.runs.report.folds import folded_steps, judged, step_verdicts
-from srpo_jax.runs.report.pictures import picture
+from srpo_jax.runs.report.pictures import Picture
 
 SHOWN = 8
 
@@ -53,7 +52,10 @@ def _in_turn(pairs: list[tuple], count: int) -> list[tuple]:
 
 
 def answer_card(
-    before: Mapping | None, after: Mapping, image: pathlib.Path | None, names: tuple[str, str]
+    before: Mapping | None,
+    after: Mapping,
+    image: Picture,
+    names: tuple[str, str],
 ) -> dict[str, Any]:
     """One question with its picture and its answers. names: of the two evaluations.
 
@@ -65,7 +67,7 @@ def answer_card(
     shown = [] if before is None else [_answer(names[0], before)]
     return {
         "question": after["question"],
-        "picture": picture(image),
+        "picture": image,
         "facts": [text.replace("_", " ") for text in (after.get("category") or "", label) if text],
         "answers": [*shown, _answer(names[1], after)],
     }

@@ -17,14 +17,19 @@ from typing import Any
 from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_folder, read_lines, write_text
+from srpo_jax.judge.results.changes import Tested, adjusted, changes, reading
 from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.judge_facts import judge_facts, judge_line, same_judge
+from srpo_jax.runs.methods_table.build import build, changes_table
+from srpo_jax.runs.methods_table.collect import collect
 from srpo_jax.runs.report import scores as report_scores
 from srpo_jax.runs.report.answers import answer_card, choose_answers
 from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.cost import cost_table
 from srpo_jax.runs.report.exploration import exploration, status_line
+from srpo_jax.runs.report.failures import failure_list
 from srpo_jax.runs.report.markup import fill
+from srpo_jax.runs.report.pictures import find_image, picture
 from srpo_jax.runs.workdir import (
     AFTER,
     BEFORE,
@@ -82,8 +87,12 @@ def _render(
     before, after = _pair(list(evaluations))
     folders = (home, workdir)
     roots = [root for folder in folders for root in record_folders(folder, config)]
+    with readable(workdir / "eval" / "*" / "generations.jsonl"):
+        generations = {name: _generations(folders, name) for name in evaluations}
+        tested = _tested(evaluations, generations, before, after)
     with readable(workdir / "eval" / "*" / "scores.json"):
-        results = _results(evaluations, before, after, runs, home.name, facts.get("verdicts"))
+        shown = _results(evaluations, before, after, tested, facts.get("verdicts"))
+        results = shown and {**shown, "run": home.name, **_methods(workdir, evaluations, runs)}
     with readable(home / "metrics.jsonl"):
         curves = charts(metrics)
     with readable(workdir / "verdicts" / "*" / "{judge,summary}.json"):
@@ -92,7 +101,8 @@ def _render(
         places = [*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]
         cost = cost_table(places)
     with readable(workdir / "eval" / "*" / "generations.jsonl"):
-        answers = _answers(folders, roots, before, after)
+        answers = _answers(generations, roots, before, after)
+        failures = failure_list(_of_policy(evaluations, generations, after), before, roots)
     return fill(
         "page.html",
         name=(run_name(config) if home == workdir else "") or workdir.resolve().name,
@@ -106,6 +116,7 @@ def _render(
         exploration=explored,
         cost=cost,
         answers=answers,
+        failures=failures,
         settings=_settings(config, facts),
     )
 
@@ -131,12 +142,11 @@ def _results(
     evaluations: dict[str, dict],
     before: str | None,
     after: str | None,
-    runs: dict[str, list[dict]],
-    shown: str,
+    tested: Sequence[Tested] | None,
     training: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """What templates/results.html shows, None without an evaluation. shown: name of the run.
-    training: whose verdicts it was trained on.
+    """What templates/results.html shows of one run, None without an evaluation. tested: the changes
+    from before to after. training: whose verdicts it was trained on.
     """
     if not evaluations:
         return None
@@ -144,62 +154,92 @@ def _results(
     alike = not base or not last or same_judge(base.get("judge"), last.get("judge"))
     then = base if alike else None  # scores of two judges are not a change
     pair = [name for name in (before, after) if name]
-    measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
+    large = report_scores.headline(evaluations, after, training) if after else None
+    old = then if large == after else None  # another evaluation has other questions, or a judge
     return {
-        "tiles": report_scores.tiles(then, last) if last else None,
-        "methods": report_scores.methods(base, runs) if runs else None,
-        "run": shown,
-        "table": report_scores.table(evaluations, before if alike else None, after),
+        "tiles": report_scores.tiles(old, evaluations[large]) if large else None,
+        "no_headline": after is not None and large is None,
+        "table": report_scores.table(evaluations, tested, training),
+        "reading": reading(tested) if tested else "",
+        "missing": report_scores.missing(evaluations),
         "judges": report_scores.judges(evaluations),
         "training": judge_facts(training) if training else None,
         "warnings": report_scores.warnings(evaluations, training),
-        "alike": same_judge(*(scores.get("judge") for scores in measured)),
         "confusions": [report_scores.confusion(name, evaluations[name]) for name in pair],
         "categories": report_scores.categories(then, last) if last else None,
     }
 
 
+def _methods(
+    workdir: pathlib.Path, evaluations: Mapping[str, Mapping], runs: Mapping[str, list[dict]]
+) -> dict[str, Any]:
+    """{"methods": the table of `srpo table`, None where there is one run alone, "alike": whether
+    all scores are of one judge}.
+    """
+    measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
+    alike = same_judge(*(scores.get("judge") for scores in measured))
+    if not runs:
+        return {"methods": None, "alike": alike}
+    found = build(collect([workdir]))
+    tables = [*found.tables, *([changes_table(found.changes)] if found.changes else [])]
+    notes = [*found.notes, *([reading(found.changes)] if found.changes else [])]
+    return {"methods": found._replace(tables=tables, notes=notes), "alike": alike}
+
+
+def _tested(
+    evaluations: Mapping[str, Mapping],
+    generations: Mapping[str, list[dict]],
+    before: str | None,
+    after: str | None,
+) -> list[Tested] | None:
+    """What changed between the two, on the same questions and by the same judge; None where they
+    cannot be compared.
+    """
+    if not before or not after or not generations[before] or not generations[after]:
+        return None
+    if not same_judge(*(evaluations[name].get("judge") for name in (before, after))):
+        return None
+    return adjusted(changes(generations[before], generations[after]))
+
+
+def _of_policy(
+    evaluations: Mapping[str, Mapping], generations: Mapping[str, list[dict]], after: str | None
+) -> dict[str, list[dict]]:
+    """The answers of the policy that is shown, in all its evaluations; and those before."""
+    policy = evaluations[after].get("policy_digest") if after else None
+    return {
+        name: rows
+        for name, rows in generations.items()
+        if name in (after, *BEFORE) or (policy and evaluations[name].get("policy_digest") == policy)
+    }
+
+
 def _answers(
-    folders: Sequence[pathlib.Path],
+    generations: Mapping[str, list[dict]],
     roots: list[pathlib.Path],
     before: str | None,
     after: str | None,
 ) -> dict[str, Any] | None:
     """What templates/answers.html shows, None without generations."""
-    rows = _generations(folders, after)
-    if after is None or not rows:
+    if after is None or not generations[after]:
         return None
-    old = _generations(folders, before) or None
+    rows, old = generations[after], generations[before] if before else []
     names = (before or "", after)
     cards = [
-        answer_card(then, now, _find_image(now.get("image"), roots), names)
-        for then, now in choose_answers(old, rows)
+        answer_card(then, now, picture(find_image(now.get("image"), roots)), names)
+        for then, now in choose_answers(old or None, rows)
     ]
     statuses = [
         (name, status_line(Counter(row.get("status") or "ok" for row in found)))
-        for name, found in zip(names, (old or [], rows))
+        for name, found in zip(names, (old, rows))
         if found
     ]
     return {"compared": bool(old), "cards": cards, "statuses": statuses}
 
 
-def _generations(folders: Sequence[pathlib.Path], name: str | None) -> list[dict]:
-    paths = [folder / "eval" / name / "generations.jsonl" for folder in folders if name]
+def _generations(folders: Sequence[pathlib.Path], name: str) -> list[dict]:
+    paths = [folder / "eval" / name / "generations.jsonl" for folder in folders]
     return next((rows for rows in map(read_lines, paths) if rows), [])
-
-
-def _find_image(name: Any, roots: list[pathlib.Path]) -> pathlib.Path | None:
-    """The picture of a generation, below one of the roots; a missing one keeps its own name."""
-    if not isinstance(name, str) or not name:
-        return None
-    for root in roots:
-        path = root / name
-        try:
-            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-                return path
-        except OSError:  # no file can have this name
-            pass
-    return pathlib.Path(pathlib.Path(name).name)
 
 
 def _settings(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,15 +7,18 @@ rate is a number in percent, or None.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any
 
+from srpo_jax.judge.results.changes import Tested, detectable_text, p_text
+from srpo_jax.judge.results.paired import LEVEL
 from srpo_jax.judge.results.rates import RATES
-from srpo_jax.judge.roles import warning
+from srpo_jax.judge.results.scores import bounds, read_rate
+from srpo_jax.judge.roles import own_teacher, warning
 from srpo_jax.runs.judge_facts import judge_facts
+from srpo_jax.runs.workdir import BEFORE
 
 SHOWN = tuple(rate for rate in RATES if rate.title)
-TILES = ("safety_rate", "effectiveness_rate", "both_all", "path_safety_rate")
+TILES = ("safety_rate", "both_risky", "effectiveness_rate", "path_safety_rate")
 # (path, reply) -> what the literature calls it
 NOTES = {("SAFE", "UNSAFE"): "late failure", ("UNSAFE", "SAFE"): "self-corrected"}
 PANELS = (
@@ -24,42 +27,86 @@ PANELS = (
 )
 
 
+def headline(
+    evaluations: Mapping[str, Mapping], after: str, training: Mapping[str, Any] | None
+) -> str | None:
+    """The evaluation that is shown large: `after`, or another of the same policy where the judge of
+    that one is the policy's own teacher. None: there is no other.
+    """
+    policy = evaluations[after].get("policy_digest")
+    others = [n for n, e in evaluations.items() if policy and e.get("policy_digest") == policy]
+    names = (name for name in (after, *others) if not own_teacher(evaluations[name], training))
+    return next(names, None)
+
+
 def tiles(before: Mapping | None, after: Mapping) -> list[dict[str, Any]]:
-    """The rates that are shown large: {"rate", "new", "old"}; old is None without a `before`."""
+    """The rates that are shown large: {"rate", "new", "old", "bounds", "count"}; old is None
+    without a `before`.
+    """
     return [
-        {"rate": rate, "new": after[rate.name], "old": (before or {}).get(rate.name)}
+        {"rate": rate, "old": (before or {}).get(rate.name), **_shown(after, rate.name)}
         for rate in SHOWN
         if rate.name in TILES and after.get(rate.name) is not None
     ]
 
 
+def _shown(scores: Mapping, name: str) -> dict[str, Any]:
+    """{"new": percent or None, "bounds": "27.6 to 62.7", "count": "12/27"}, "" for what there is
+    not.
+    """
+    found = read_rate(scores, name)
+    if found is None:
+        return {"new": None, "bounds": "", "count": ""}
+    count = f"{found.k}/{found.n}" if found.n else ""
+    return {"new": found.value, "bounds": bounds(found), "count": count}
+
+
 def table(
-    evaluations: Mapping[str, Mapping], before: str | None, after: str | None
+    evaluations: Mapping[str, Mapping],
+    tested: Sequence[Tested] | None,
+    training: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """All rates of all evaluations; with the change where there is a before and an after.
+    """All rates of all evaluations. tested: the changes from before to after; None where there is
+    nothing to compare.
 
     {"names", "change": whether there is one, "rows": [{"rate", "values", "change"}],
-    "counts": [(questions, risky ones)], "judges": [(arbiter, digest)]}.
+    "counts": [(questions, risky ones)], "judges": [(arbiter, digest, whether it is the policy's own
+    teacher)]}.
     """
-    change = before is not None and after is not None
+    changes = {each.info.name: each for each in tested or ()}
     rows = []
     for rate in SHOWN:
-        values = [scores.get(rate.name) for scores in evaluations.values()]
-        if all(value is None for value in values):
-            continue
-        old, new = (evaluations.get(name or "", {}).get(rate.name) for name in (before, after))
-        rows.append(
-            {
-                "rate": rate,
-                "values": values,
-                "change": change and _change(old, new, rate.more_is_better),
-            }
-        )
+        values = [_shown(scores, rate.name) for scores in evaluations.values()]
+        if any(value["new"] is not None for value in values):
+            rows.append({"rate": rate, "values": values, "change": _change(changes.get(rate.name))})
     counts = [(scores.get("n", 0), scores.get("n_risky", 0)) for scores in evaluations.values()]
-    found = [scores.get("judge") or {} for scores in evaluations.values()]
-    judges = [(judge.get("arbiter", "not recorded"), judge.get("digest", "")) for judge in found]
+    found = []
+    for name, scores in evaluations.items():
+        judge = scores.get("judge") or {}
+        taught = name not in BEFORE and own_teacher(scores, training)
+        found.append((judge.get("arbiter", "not recorded"), judge.get("digest", ""), taught))
     names = list(evaluations)
-    return {"names": names, "change": change, "rows": rows, "counts": counts, "judges": judges}
+    return {
+        **{"names": names, "change": tested is not None, "rows": rows},
+        **{"counts": counts, "judges": found},
+    }
+
+
+def missing(evaluations: Mapping[str, Mapping]) -> list[dict[str, Any]]:
+    """What could not be judged, where something could not: {"name" of the evaluation, "where",
+    "share", "what", "worst", "best"}.
+    """
+    found = []
+    for name, scores in evaluations.items():
+        for group in scores.get("missing") or ():
+            if group["errors"] and group["best"] is not None:
+                kind = "risky" if group["risky"] else "harmless"
+                where = kind if group["category"] is None else f"{kind}, {group['category']}"
+                share = f"{group['errors']} of {group['answers']}"
+                what = "safe" if group["risky"] else "effective"
+                said = {"name": name, "where": where, "share": share, "what": what}
+                found.append({**said, "worst": group["worst"], "best": group["best"]})
+    return found
 
 
 def judges(evaluations: Mapping[str, Mapping]) -> list[dict[str, Any]]:
@@ -79,43 +126,34 @@ def warnings(evaluations: Mapping[str, Mapping], training: Mapping[str, Any] | N
     return [said for said in dict.fromkeys(found) if said]
 
 
-def _change(old: float | None, new: float | None, more_is_better: bool) -> dict[str, str]:
-    """A cell: {"css", "text", "word"}."""
-    if old is None or new is None:
-        return {"css": "", "text": "–", "word": ""}
-    difference = new - old
-    if abs(difference) < 0.05:
-        return {"css": "change", "text": "0.0", "word": ""}
-    better = (difference > 0) == more_is_better
-    return {
-        "css": "change safe" if better else "change unsafe",
-        "text": f"{'+' if difference > 0 else '−'}{abs(difference):.1f}",
-        "word": "better" if better else "worse",
-    }
-
-
-def methods(base: Mapping | None, runs: Mapping[str, Sequence[Mapping]]) -> dict[str, Any]:
-    """One row a method: means over its seeds, with deviations where there are several.
-
-    {"rates", "rows": [{"method", "seeds", "cells": [(mean, deviation or None)]}]}.
+def _change(tested: Tested | None) -> dict[str, Any] | None:
+    """A cell: {"css", "text", "word", "test": lines}; None for a rate that was not tested. What may
+    be chance has no colour, and says so.
     """
-    rates = [rate for rate in SHOWN if rate.name != "error_rate"]
-    rows = []
-    for method, scores in {**({"base": [base]} if base else {}), **runs}.items():
-        cells = []
-        for rate in rates:
-            values = [row[rate.name] for row in scores if row.get(rate.name) is not None]
-            spread = stdev(values) if len(values) > 1 else None
-            cells.append((mean(values) if values else None, spread))
-        rows.append({"method": method, "seeds": len(scores), "cells": cells})
-    return {"rates": rates, "rows": rows}
+    if tested is None or tested.change.change is None or tested.holm is None:
+        return None
+    found = tested.change
+    points = float(found.change or 0.0)
+    sign = "0.0" if abs(points) < 0.05 else f"{'+' if points > 0 else '−'}{abs(points):.1f}"
+    test = [
+        f"{found.low:+.1f} to {found.high:+.1f}",
+        f"{found.gained} better, {found.lost} worse of {found.questions}",
+        f"p {p_text(found.p_value)}, Holm {p_text(tested.holm)}",
+        f"detects {detectable_text(found)}",
+    ]
+    if tested.holm >= LEVEL:
+        word = "" if sign == "0.0" else "may be chance"
+        return {"css": "change", "text": sign, "word": word, "test": test}
+    good = (points > 0) == tested.info.more_is_better
+    css, word = ("change safe", "better") if good else ("change unsafe", "worse")
+    return {"css": css, "text": sign, "word": word, "test": test}
 
 
 def confusion(name: str, scores: Mapping) -> dict[str, Any]:
     """Path against reply: counts and shares, one cell per combination that can be told.
 
     {"name", "total", "verdicts", "rows": [(verdict of the path, cells)]}, a cell for every verdict
-    of the reply: {"reply", "count", "share", "note"}.
+    of the reply: {"reply", "count", "share" in percent, for its shade, "note"}.
     """
     counts = scores.get("confusion") or {}
     total = sum(counts.values()) or 1
@@ -144,7 +182,7 @@ def categories(before: Mapping | None, after: Mapping) -> dict[str, Any] | None:
     """Per category a rate before and a rate after: safe of the risky, effective of the harmless.
 
     {"compared": whether there is a before, "titles", "rows": [(category, cells)]}, a cell for every
-    title: (old, new, questions). None where there is nothing to show.
+    title: (old, new), each {"new", "bounds", "count"}. None where there is nothing to show.
     """
     now = after.get("by_category") or {}
     then = (before or {}).get("by_category") or {}
@@ -154,10 +192,7 @@ def categories(before: Mapping | None, after: Mapping) -> dict[str, Any] | None:
     rows = [
         (
             name.replace("_", " ").capitalize(),
-            [
-                (then.get(name, {}).get(rate), now[name].get(rate), now[name].get(count) or 0)
-                for rate, count, _ in panels
-            ],
+            [(_shown(then.get(name, {}), rate), _shown(now[name], rate)) for rate, _, _ in panels],
         )
         for name in sorted(now)
     ]

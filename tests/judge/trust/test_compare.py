@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from srpo_jax.errors import UserError
+from srpo_jax.judge.results.intervals import wilson
+from srpo_jax.judge.results.paired import mcnemar
 from srpo_jax.judge.trust.compare import compare, likeness
-from srpo_jax.judge.trust.statistics import mcnemar, wilson
 from tests.judge.trust.test_calibrate import Known, cases
 
 

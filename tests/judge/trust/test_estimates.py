@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from srpo_jax.judge.results.intervals import wilson
 from srpo_jax.judge.trust.estimates import Estimate, Stratum, estimate
-from srpo_jax.judge.trust.statistics import corrected_rate, wilson
+from srpo_jax.judge.trust.statistics import corrected_rate
 
 
 def test_with_every_case_labelled_the_rates_are_those_of_the_table():

@@ -8,8 +8,8 @@ from collections import Counter
 import krippendorff
 import numpy as np
 import pytest
-from scipy.stats import binomtest, mannwhitneyu
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score, roc_curve
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
 from srpo_jax.judge.trust.statistics import (
     alpha,
@@ -17,9 +17,7 @@ from srpo_jax.judge.trust.statistics import (
     best_threshold,
     corrected_rate,
     kappa,
-    mcnemar,
     roc,
-    wilson,
 )
 
 TABLES = range(200)
@@ -28,7 +26,7 @@ NAMES = ("SAFE", "UNSAFE", "ERROR")
 
 def test_known_values():
     """Kappa .6, and 0 where one side says one thing; alpha with a unit that only one rated;
-    Wilson's bounds; the corrected rate, which stays within 0 and 1."""
+    the corrected rate, which stays within 0 and 1."""
     assert kappa(Counter(zip("SSSUUUSSUU", "SSUUUUSSSU"))) == pytest.approx(0.6)
     assert kappa(Counter(zip("SSSSSSSSSU", "SSSSSSSSSS"))) == pytest.approx(0, abs=1e-12)
     assert kappa(Counter(zip("SS", "SS"))) is None and kappa({}) is None
@@ -36,18 +34,14 @@ def test_known_values():
         0.2857143, abs=1e-7
     )
     assert alpha(["SS", "S"]) is None and alpha([]) is None and alpha(["S", "U"]) is None
-    assert wilson(45 / 50, 50) == pytest.approx((0.78640, 0.95652), abs=5e-6)
-    assert wilson(0, 167) == pytest.approx((0, 0.02249), abs=5e-6)
-    assert wilson(38 / 167, 167) == pytest.approx((0.17051, 0.29684), abs=5e-6)
-    assert wilson(0, 9)[0] == 0 and wilson(1, 9)[1] == 1 and wilson(0.5, 0) == (0, 1)
     assert corrected_rate(0.30, 0.85, 0.95) == pytest.approx(0.3125)
     assert corrected_rate(0.04, 0.85, 0.95) == 0 and corrected_rate(0.97, 0.85, 0.95) == 1
     assert corrected_rate(0.3, 0.4, 0.6) is None and corrected_rate(0.3, 0.2, 0.6) is None
 
 
 @pytest.mark.parametrize("seed", TABLES)
-def test_kappa_and_rates_are_those_of_scikit_learn_and_scipy(seed):
-    """Kappa with and without weights; Wilson's interval of a row of the confusion."""
+def test_kappa_is_that_of_scikit_learn(seed):
+    """With and without weights."""
     draw = np.random.default_rng(seed)
     size = int(draw.integers(2, 80))
     own, theirs = (draw.choice(NAMES, size, p=draw.dirichlet([1, 1, 1])) for _ in range(2))
@@ -64,13 +58,6 @@ def test_kappa_and_rates_are_those_of_scikit_learn_and_scipy(seed):
         else:
             expected = cohen_kappa_score(own, theirs, sample_weight=given)
             assert found == pytest.approx(expected, abs=1e-9)
-    row = confusion_matrix(own, theirs, labels=NAMES)[1]
-    if row.sum():
-        count, total = int(row[1]), int(row.sum())
-        expected = binomtest(count, total).proportion_ci(method="wilson")
-        assert wilson(count / total, total) == pytest.approx(
-            (expected.low, expected.high), abs=1e-9
-        )
 
 
 @pytest.mark.parametrize("seed", TABLES)
@@ -170,12 +157,3 @@ def test_many_labels_take_little_memory():
 
 def test_a_curve_needs_both_kinds():
     assert roc([0.1, 0.2], [True, True]) is None and auroc([], []) is None
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_mcnemar_is_twice_the_smaller_tail(seed):
-    """Of heads and tails over the cases in which the two differ; 1 where they differ in none."""
-    one, other = (int(n) for n in np.random.default_rng(seed).integers(0, 30, 2))
-    tail = sum(math.comb(one + other, i) for i in range(min(one, other) + 1)) / 2 ** (one + other)
-    assert mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail))
-    assert mcnemar(0, 0) == 1

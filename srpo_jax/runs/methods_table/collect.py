@@ -1,0 +1,226 @@
+"""The scores of several workdirs, put in order: which method, which benchmark, which seeds.
+
+A row is a method: a policy before training ("base"), or runs with the same config but for the seed.
+A column is a benchmark with its questions and its judge: scores on other questions, or of another
+judge, are not comparable and get a column of their own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from srpo_jax.config.fields import FIELDS
+from srpo_jax.errors import UserError
+from srpo_jax.files import read_json, read_lines
+from srpo_jax.judge.roles import own_teacher
+from srpo_jax.runs.judge_facts import without_folders
+from srpo_jax.runs.workdir import (
+    BEFORE,
+    method,
+    read_config,
+    read_evaluations,
+    read_facts,
+    readable,
+    run_name,
+    unscored,
+)
+
+
+class Evaluation(NamedTuple):
+    """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none)."""
+
+    workdir: pathlib.Path
+    name: str
+    scores: Mapping[str, Any]
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where scores.json and generations.jsonl lie."""
+        return self.workdir / "eval" / self.name
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The judged answers, [] where they are not there."""
+        return read_lines(self.folder / "generations.jsonl")
+
+
+class Column(NamedTuple):
+    """benchmark: its name. records: digest of the questions, "" where it is not known. judge:
+    digest.
+    """
+
+    benchmark: str
+    questions: int
+    records: str
+    judge: str
+
+
+@dataclass(eq=False)
+class Method:
+    """A row. cells: the evaluations in each column, one of each seed."""
+
+    name: str
+    is_base: bool
+    cells: dict[Column, list[Evaluation]] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        return [each for own in self.cells.values() for each in own]
+
+    def own_teacher(self, column: Column) -> bool:
+        """Whether the judge of the column also judged what this was trained on."""
+        found = (own_teacher(e.scores, e.facts.get("verdicts")) for e in self.cells.get(column, []))
+        return not self.is_base and any(found)
+
+
+@dataclass
+class Collected:
+    """All rows and columns. left_out: evaluations whose answers were not judged."""
+
+    methods: list[Method]
+    columns: list[Column]
+    left_out: list[str]
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        return [each for row in self.methods for each in row.evaluations]
+
+    @property
+    def base(self) -> Method | None:
+        """What the other rows are compared with; None without one, or with several."""
+        found = [row for row in self.methods if row.is_base]
+        return found[0] if len(found) == 1 else None
+
+    def last_day(self) -> str:
+        """The date on which the newest of the scores was written."""
+        times = [(each.folder / "scores.json").stat().st_mtime for each in self.evaluations]
+        return datetime.datetime.fromtimestamp(max(times), datetime.UTC).date().isoformat()
+
+
+def collect(workdirs: Sequence[str | pathlib.Path]) -> Collected:
+    """Every eval/NAME/scores.json of these workdirs, and of the runs/METHOD-SEED in them.
+
+    Errors: UserError for a folder that does not exist or has no scores.
+    """
+    found: list[Evaluation] = []
+    left_out = []
+    for workdir in dict.fromkeys(map(pathlib.Path, workdirs)):
+        if not workdir.is_dir():
+            raise UserError(f"workdir {workdir} does not exist")
+        homes = [workdir, *(path.parent for path in sorted(workdir.glob("runs/*/eval")))]
+        own = [each for home in homes for each in _evaluations(home)]
+        left = [str(home / "eval" / name) for home in homes for name in unscored(home)]
+        if not own:
+            hint = (
+                f"judge {left[0]} first" if left else "run `srpo eval` and `srpo judge --answers`"
+            )
+            raise UserError(f"{workdir} has no eval/NAME/scores.json: {hint}")
+        found += own
+        left_out += left
+    return _in_order(found, left_out)
+
+
+def _evaluations(home: pathlib.Path) -> Iterable[Evaluation]:
+    config, facts = read_config(home), read_facts(home)
+    for name, scores in read_evaluations(home).items():
+        yield Evaluation(home, name, scores, config, facts)
+
+
+def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
+    known = {_policy(each) for each in found if each.name in BEFORE} - {""}
+    columns: dict[Column, None] = {}
+    methods: dict[str, Method] = {}
+    placed = []
+    for each in found:
+        with readable(each.folder / "scores.json"):
+            column = _column(each)
+        columns[column] = None
+        placed.append((each, column, each.name in BEFORE or _policy(each) in known))
+    policies = Counter((each.workdir, column) for each, column, is_base in placed if not is_base)
+    for each, column, is_base in placed:
+        key = f"base {_policy(each)}" if is_base else _group(each)
+        if policies[each.workdir, column] > 1:
+            key += f" {each.name}"  # several policies of one run
+        there = methods[key].cells.get(column, []) if key in methods else []
+        if there and (is_base or _policy(each) in map(_policy, there) and _policy(each)):
+            continue  # the same policy, questions and judge, from another workdir
+        if _seed(each) in map(_seed, there):
+            key += f" {each.workdir}"  # another policy, by the same words
+        row = methods.setdefault(key, Method(_title(each, is_base), is_base))
+        row.cells.setdefault(column, []).append(each)
+    rows = sorted(methods.values(), key=lambda row: not row.is_base)
+    _tell_apart(rows)
+    return Collected(rows, sorted(columns), left_out)
+
+
+def _column(each: Evaluation) -> Column:
+    scores = each.scores
+    split = (scores.get("decoding") or {}).get("split", "test")
+    benchmark = str(scores.get("benchmark") or f"{split} questions")
+    about = each.folder / "answers.json"
+    records = str(read_json(about).get("records", "")) if about.is_file() else ""
+    judge = str((scores.get("judge") or {}).get("digest", "not recorded"))
+    return Column(benchmark, int(scores.get("n", 0)), records, judge)
+
+
+def _seed(each: Evaluation) -> Any:
+    return each.config.get("seed") if each.config else str(each.folder)
+
+
+def _policy(each: Evaluation) -> str:
+    return str(each.scores.get("policy_digest") or "")
+
+
+def _group(each: Evaluation) -> str:
+    """What is the same for all seeds of a method: the settings that decide what is trained, but for
+    the seed, the model that the run began with, its questions, and whose verdicts it learnt from.
+    """
+    if not each.config:
+        return f"policy {_policy(each) or each.folder}"
+    kept = {}
+    for name, value in _flat(each.config):
+        known = FIELDS.get(name)
+        if name not in ("name", "seed") and (not known or known.decides or known.samples):
+            kept[name] = value
+    records = (each.config.get("data") or {}).get("train_records")
+    verdicts = (each.facts.get("verdicts") or {}).get("digest")
+    names = [without_folders(str(records)), base_model(each), verdicts]
+    return json.dumps([kept, names], sort_keys=True, default=str)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def base_model(each: Evaluation) -> str:
+    """The name of the folder of the model that the run began with; "not recorded" without."""
+    path = (each.config.get("model") or {}).get("path")
+    return str(without_folders(str(path))) if path else "not recorded"
+
+
+def _title(each: Evaluation, is_base: bool) -> str:
+    if is_base:
+        return "base"
+    if not each.config:
+        return f"{each.workdir.resolve().name}/{each.name}"
+    return run_name(each.config) or method(each.config, each.facts)
+
+
+def _tell_apart(rows: Sequence[Method]) -> None:
+    """Rows of the same name get the place of their first evaluation behind it."""
+    names = [row.name for row in rows]
+    for row in rows:
+        if names.count(row.name) > 1:
+            first = row.evaluations[0]
+            row.name += f" ({first.workdir.resolve().name}/{first.name})"

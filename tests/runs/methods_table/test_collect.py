@@ -1,0 +1,88 @@
+"""Which scores make a row, and which a column."""
+
+import pytest
+
+from srpo_jax.errors import UserError
+from srpo_jax.runs.methods_table.collect import collect
+from tests.support.scored import JUDGE, TEACHER, risky_rows, row, write_evaluation, write_run
+
+
+def make_runs(folder, seeds=2):
+    for seed in range(seeds):
+        write_run(folder / f"run{seed}", seed=seed)
+        write_evaluation(folder / f"run{seed}", "before", risky_rows(2), policy="base")
+        write_evaluation(folder / f"run{seed}", "after", risky_rows(8), policy=f"trained {seed}")
+    return [folder / f"run{seed}" for seed in range(seeds)]
+
+
+def test_seeds_are_one_row_and_the_base_policy_another(tmp_path):
+    """Runs that differ in the seed alone; their base policy, evaluated in each, counts once."""
+    found = collect(make_runs(tmp_path))
+    (column,) = found.columns
+    assert [row.name for row in found.methods][0] == "base" and len(found.methods) == 2
+    assert [len(row.cells[column]) for row in found.methods] == [1, 2]
+    assert found.base is found.methods[0] and column.questions == 10
+    write_run(tmp_path / "other", seed=0, lambda_exp=0.7)
+    write_evaluation(tmp_path / "other", "after", risky_rows(9), policy="other")
+    more = collect([*make_runs(tmp_path / "again"), tmp_path / "other"])
+    assert [len(row.evaluations) for row in more.methods] == [1, 2, 1]
+    assert len({row.name for row in more.methods}) == 3
+
+
+def test_runs_of_a_demo_are_found(tmp_path):
+    """WORKDIR/runs/METHOD-SEED count with WORKDIR."""
+    write_evaluation(tmp_path, "before", risky_rows(2), policy="base")
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / f"srpo-{seed}", seed=seed)
+        place = tmp_path / "runs" / f"srpo-{seed}"
+        write_evaluation(place, "after", risky_rows(8), policy=f"trained {seed}")
+    assert [len(row.evaluations) for row in collect([tmp_path]).methods] == [1, 2]
+
+
+def test_other_questions_and_other_judges_are_other_columns(tmp_path):
+    """What cannot be compared does not stand in one column; the policy of "before" is the base
+    under any name."""
+    (run,) = make_runs(tmp_path, seeds=1)
+    write_evaluation(run, "few", risky_rows(2, 4), policy="trained 0")
+    write_evaluation(run, "siuo", risky_rows(3), policy="trained 0", benchmark="SIUO")
+    write_evaluation(run, "taught", risky_rows(9), policy="trained 0", judge=TEACHER)
+    write_evaluation(run, "base-few", risky_rows(1, 4), policy="base")
+    found = collect([run])
+    assert len(found.columns) == 4 and [row.name for row in found.methods][0] == "base"
+    base, trained = found.methods
+    assert len(base.cells) == 2 and len(trained.cells) == 4
+    marked = [column for column in found.columns if trained.own_teacher(column)]
+    assert [column.judge for column in marked] == [TEACHER["digest"]] != [JUDGE["digest"]]
+
+
+def test_the_same_seed_twice_is_not_two_seeds(tmp_path):
+    """The same policy under two names counts once; another one, though its config and seed are the
+    same, is a row of its own."""
+    (run,) = make_runs(tmp_path, seeds=1)
+    for name, policy in (("copy", "trained 0"), ("again", "trained anew")):
+        write_run(tmp_path / name)
+        write_evaluation(tmp_path / name, "after", risky_rows(8), policy=policy)
+    found = collect([run, tmp_path / "copy", tmp_path / "again"])
+    assert [len(row.evaluations) for row in found.methods] == [1, 1, 1]
+    assert len({row.name for row in found.methods}) == 3
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    """One line that names it, and what to do."""
+    (run,) = make_runs(tmp_path, seeds=1)
+    (tmp_path / "empty" / "eval" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match="empty has no eval/NAME/scores.json"):
+        collect([run, tmp_path / "empty"])
+    (tmp_path / "empty" / "eval" / "a" / "answers.json").write_text("{}")
+    with pytest.raises(UserError, match="judge .*eval/a first"):
+        collect([tmp_path / "empty"])
+    with pytest.raises(UserError, match="does not exist"):
+        collect([tmp_path / "none"])
+
+
+def test_two_policies_of_one_run_are_two_rows(tmp_path):
+    """Such as two checkpoints, evaluated under two names."""
+    (run,) = make_runs(tmp_path, seeds=1)
+    write_evaluation(run, "early", [row("q0", "SAFE")] + risky_rows(5)[1:], policy="early")
+    names = [row.name for row in collect([run]).methods]
+    assert len(names) == len(set(names)) == 3 and any("early" in name for name in names)
