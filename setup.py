@@ -82,6 +82,8 @@ setup(
         "srpo_jax": ["py.typed"],
         "srpo_jax.arbiter": ["rubrics/*.yaml", "guards/*.yaml"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
+        "srpo_jax.evaluate": ["*.yaml"],
+        "srpo_jax.evaluate.benchmarks": ["rsbench_mini/*", "rsbench_mini/images/*"],
         "srpo_jax.runs.report": ["templates/*"],
     },
     install_requires=CORE,

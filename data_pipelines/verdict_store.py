@@ -7,9 +7,10 @@ reads) and parts for each shard of trees, or of answers: SHARD.GENERATION-DIGEST
 that two judges at work on one set write apart. A row is
 
     {"key", "reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score",
-     "votes", "unsure", "failed"}
+     "votes", "unsure", "failed", "labels"}
 
-with the meaning of arbiter.verdict.Judgement. Trees are joined with their verdicts by JudgedTrees.
+with the meaning of arbiter.verdict.Judgement; "labels" is left out where there are none. Trees are
+joined with their verdicts by JudgedTrees.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ FIELDS = (
     "votes",
     "unsure",
     "failed",
+    "labels",
 )
 
 
@@ -75,7 +77,22 @@ def unjudged(detail: str) -> dict[str, Any]:
         "votes": [],
         "unsure": False,
         "failed": False,
+        "labels": {},
     }
+
+
+def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict in a row of a part. Errors: KeyError for what is no verdict."""
+    return {name: row[name] for name in FIELDS if name != "labels"} | {
+        "labels": dict(row.get("labels") or {})
+    }
+
+
+def written_row(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict, with its key or without, as parts and digests have it: without labels where there
+    are none, as it was before there were any.
+    """
+    return {name: value for name, value in verdict.items() if name != "labels" or value}
 
 
 def why_not_judged(branch: Mapping[str, Any], keep_irregular: bool) -> str:
@@ -166,7 +183,7 @@ class VerdictSet(Verdicts):
 
     def write(self, stem: str, rows: Iterable[dict[str, Any]]) -> None:
         """Writes the next part of a shard."""
-        rows = list(rows)
+        rows = [written_row(row) for row in rows]
         generation = self._generations.get(stem, -1) + 1
         digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:8]
         write_part(self.folder / f"{stem}.{generation}-{digest}.jsonl", rows)
@@ -177,14 +194,14 @@ class VerdictSet(Verdicts):
         digest = hashlib.sha256(str(self.judge["digest"]).encode())
         for stem in sorted(stems):
             for key, row in sorted((self._stems.get(stem) or {}).items()):
-                digest.update(json.dumps([key, row], sort_keys=True).encode())
+                digest.update(json.dumps([key, written_row(row)], sort_keys=True).encode())
         return digest.hexdigest()
 
     def _take(self, stem: str, generation: int, rows: Iterable[dict[str, Any]]) -> None:
         self._generations[stem] = generation
         of_shard = self._stems.setdefault(stem, {})
         for row in rows:
-            verdict = {name: row[name] for name in FIELDS}
+            verdict = read_row(row)
             # One that failed may have been given elsewhere: in another shard, by another process.
             for known in (of_shard, self._rows):
                 if not verdict["failed"] or row["key"] not in known:

@@ -26,14 +26,15 @@ from srpo_jax.data_pipelines.sidecars.columns import (
     write_columns,
 )
 from srpo_jax.data_pipelines.verdict_store import (
-    FIELDS,
     VERDICTS,
     Verdicts,
     branch_label,
     naming_part,
     part_order,
     parts_in_order,
+    read_row,
     unjudged,
+    written_row,
 )
 from srpo_jax.errors import UserError
 
@@ -110,7 +111,7 @@ class Labels(Verdicts):
                         said = _CODE_OF[(row["reply_verdict"], row["path_verdict"], _known(row))]
                         of_part.add(row, said, count)
                         if stem in wanted and (not row["failed"] or row["key"] not in of_shard):
-                            verdict = {name: row[name] for name in FIELDS}
+                            verdict = written_row(read_row(row))
                             text = json.dumps([row["key"], verdict], sort_keys=True)
                             of_shard[row["key"]] = text.encode()
             for key in sorted(of_shard):

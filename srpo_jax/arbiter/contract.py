@@ -68,9 +68,17 @@ def sound(answer: Any, case: Case) -> Judgement:
         votes=tuple(_verdict(verdict, f"votes[{i}]") for i, verdict in enumerate(answer.votes)),
         unsure=answer.unsure,
         failed=answer.failed,
+        labels=_labels(answer.labels),
     )
     if found.failed and {found.reply, found.path} != {Verdict.ERROR}:
         raise ValueError("a judgement that failed must be ERROR")
+    return found
+
+
+def _labels(labels: Any) -> dict[str, str]:
+    found = dict(labels)
+    if not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise ValueError("labels must map texts to texts")
     return found
 
 

@@ -7,6 +7,7 @@ an object with a `name` and a `judge(cases)` method, see Arbiter in verdict.py.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -44,6 +45,9 @@ ARBITERS: dict[str, Callable[..., Arbiter]] = {
     "graded": Graded,
 }
 
+# Those that are asked by the rubrics of judge.rubric; a guard has its own words.
+BY_RUBRICS = ("prompted", "policy")
+
 
 def find_arbiter(kind: str) -> Callable[..., Arbiter]:
     """What makes the arbiter of a name of ARBITERS, or of `module:Class`. Errors: UserError."""
@@ -69,6 +73,7 @@ def make_arbiter(
     allow_upload: bool = False,
     backend: ChatBackend | None = None,
     within: tuple[str, ...] = (),
+    rubric: str = "",
 ) -> Arbiter:
     """The arbiter of a name of ARBITERS, or of `module:Class`.
 
@@ -78,13 +83,17 @@ def make_arbiter(
     with the same cache and so on. settings: default, the section's defaults. config: the whole
     config, for a judge that runs here (dtype, mesh). backend: who answers a chat model's questions,
     instead of the server that the settings name. within: the config files that this arbiter is a
-    member of, one of which it must not have for a member.
+    member of, one of which it must not have for a member. rubric: what it and its members judge by,
+    instead of what their settings say, where they judge by rubrics at all (BY_RUBRICS).
 
     Errors: UserError when there is none, when it cannot be made of that, or when what is made is no
     arbiter.
     """
     section = settings or JudgeSettings()
-    alike = functools.partial(make_arbiter, cache=cache, allow_upload=allow_upload, backend=backend)
+    if rubric and kind in BY_RUBRICS:
+        section = dataclasses.replace(section, rubric=rubric)
+    shared = {"cache": cache, "allow_upload": allow_upload, "backend": backend, "rubric": rubric}
+    alike = functools.partial(make_arbiter, **shared)
     offered = {
         "settings": section,
         "cache": cache,

@@ -1,8 +1,9 @@
 """Arbiters that read their verdicts from a file: `scripted` by a rule, `replay` by content.
 
 Both read judge.cases, a JSONL file whose rows have verdicts in the words of the tree records:
-reply_verdict, and where they are known path_verdict, step_verdicts, effective, detail, score. They
-need no model and no network: for tests, for pipelines, and for verdicts made elsewhere.
+reply_verdict, and where they are known path_verdict, step_verdicts, effective, detail, score,
+labels, votes. They need no model and no network: for tests, for pipelines, and for verdicts made
+elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import file_sha256, rows_of
 
 ERROR = Verdict.ERROR
-_VERDICT = ("reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score")
+_VERDICT = (
+    ("reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score")
+    + ("labels", "votes")
+)
 
 
 def content_key(question: str, steps: Iterable[str], reply: str, images: Iterable[str] = ()) -> str:
@@ -124,6 +128,11 @@ def _judgement(row: dict[str, Any], at: str) -> Judgement:
         )
     if effective is not None and not isinstance(effective, bool):
         raise UserError(f"{at}: effective must be true, false or null")
+    labels, votes = row.get("labels", {}), row.get("votes", [])
+    if not isinstance(labels, dict) or not all(isinstance(x, str) for x in labels.values()):
+        raise UserError(f"{at}: labels must map texts to texts")
+    if not isinstance(votes, list) or not all(vote in list(Verdict) for vote in votes):
+        raise UserError(f"{at}: votes are SAFE, UNSAFE or ERROR")
     number = isinstance(score, (int, float)) and not isinstance(score, bool)
     if score is not None and not (number and 0 <= score <= 1):
         raise UserError(f"{at}: score must be a number from 0 to 1, or null")
@@ -134,4 +143,6 @@ def _judgement(row: dict[str, Any], at: str) -> Judgement:
         effective=effective,
         detail=str(row.get("detail", "")),
         score=None if score is None else float(score),
+        votes=tuple(Verdict(vote) for vote in votes),
+        labels=labels,
     )

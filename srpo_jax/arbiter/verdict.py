@@ -7,8 +7,8 @@ without an arbiter being asked: the framework decides that (srpo_jax/judge).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -52,7 +52,9 @@ class Judgement:
     reply of the judges or samples that were asked, when there were several. unsure: the arbiter
     could not decide; what it then says follows its own policy. failed: it got no answer that says
     anything (no connection, a cut or unreadable answer): ERROR that is asked again on the next
-    start, unlike an ERROR that is the arbiter's opinion.
+    start, unlike an ERROR that is the arbiter's opinion. labels: its own words, by what they are
+    about, where it has more classes than SAFE and UNSAFE: of what it judges ("reply", "path",
+    "effective") and of what it was asked besides; {} of an arbiter without such words.
     """
 
     reply: Verdict
@@ -64,6 +66,7 @@ class Judgement:
     votes: tuple[Verdict, ...] = ()
     unsure: bool = False
     failed: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Arbiter(Protocol):

@@ -101,12 +101,19 @@ def pilot(command: Command) -> None:
 
 
 def judge(command: Command) -> None:
-    config = command.config(unused=("model.path", "data.train_records", "data.test_records"))
     workdir = _workdir(command, must_exist=not command.options["follow"])
+    benchmark, unused = None, ["model.path", "data.train_records", "data.test_records"]
+    if command.options["answers"]:
+        from srpo_jax.evaluate.benchmarks.registry import benchmark_of
+
+        benchmark = benchmark_of(workdir, command.options["answers"])
+        if benchmark is not None and benchmark.arbiter() is not None:
+            unused.append("arbiter.kind")
+    config = command.config(unused=tuple(unused))
     _settle()
     from srpo_jax.judge.judge import judge as run
 
-    run(config, workdir, **command.options)
+    run(config, workdir, **command.options, benchmark=benchmark)
 
 
 def judge_check(command: Command) -> None:
@@ -205,32 +212,28 @@ def _check_export(folder: pathlib.Path) -> int:
 
 
 def eval(command: Command) -> None:  # noqa: A001  the verb's name
-    name, model = command.options["name"], command.options["model"]
-    check_plain_name(name, "--name")
-    config, workdir = command.config(), _workdir(command)
-    _check_arbiter(config)  # that its answers are for
-    if model and not pathlib.Path(model).is_dir():
-        raise UserError(f"--model={model}: no such directory")
+    options = command.options
+    if options["name"]:
+        check_plain_name(options["name"], "--name")
+    unused = []
+    if options["benchmark"]:  # its questions; judges may be named later
+        unused += ["data.train_records", "data.test_records", "arbiter.kind"]
+    if options["model"] or options["served_model"]:
+        unused.append("model.path")
+    config, workdir = command.config(unused=tuple(unused)), _workdir(command)
+    if config.arbiter.kind:
+        _check_arbiter(config)  # that its answers are for
+    if options["model"] and not pathlib.Path(options["model"]).is_dir():
+        raise UserError(f"--model={options['model']}: no such directory")
+    for option in ("base_url", "api_key_env", "allow_upload"):
+        if options[option] and not options["served_model"]:
+            raise UserError(f"--{option} goes with --served_model=NAME")
+    if options["data"] and not options["benchmark"]:
+        raise UserError("--data goes with --benchmark=NAME; records of your own: data.test_records")
     _settle()
-    from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
-    from srpo_jax.evaluate.evaluate import evaluate
+    from srpo_jax.cli.evaluating import evaluate_all
 
-    with distributed_session(config.processes, config):
-        import jax
-
-        params, whose = None, f"{model or config.model.path}"
-        if not model and pathlib.Path(workdir, "checkpoints").is_dir():
-            from srpo_jax.export.export import sampling_params
-
-            step, params = sampling_params(config, workdir)
-            whose = f"checkpoint {step} of {workdir}"
-        first = jax.process_index() == 0
-        if first:
-            print(f"policy: {whose}", flush=True)
-        folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
-        if first:
-            print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
-        wait_for_all()  # process 0 reads what it wrote
+    evaluate_all(config, workdir, options)
 
 
 def ask(command: Command) -> None:

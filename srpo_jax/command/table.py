@@ -147,12 +147,18 @@ VERBS: dict[str, Verb] = {
         without_workdir="check",
     ),
     "eval": Verb(
-        "answer the test questions",
+        "answer the test questions, or those of safety benchmarks",
         "srpo eval --config=configs/ssui_mini.py --workdir=runs/mini --name=after",
         "Writes WORKDIR/eval/NAME; `srpo judge --answers=NAME` then scores the answers.",
         options={
-            "name": ("eval", "name of the evaluation"),
+            "name": ("", "name of the evaluation; default: the benchmark's, else eval"),
             "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
+            "benchmark": ("", "names of docs/benchmarks.md, or module:Class; commas between"),
+            "data": ("", "folder of its data, or of a folder for each; or NAME=FOLDER,..."),
+            "served_model": ("", "a model behind a server answers, by its name there"),
+            "base_url": ("", "of that server; default http://127.0.0.1:8000/v1"),
+            "api_key_env": ("", "environment variable with its key"),
+            "allow_upload": (False, "pictures may be sent to another machine than this"),
         },
     ),
     "ask": Verb(

@@ -134,6 +134,19 @@ class EvalSettings:
     num_questions: int = setting(
         0, "answer so many of the records, half of them risky; 0: all", low=0, decides=False
     )
+    samples: int = setting(
+        0, "answers to every question; 0: as the benchmark says, else one", low=0, decides=False
+    )
+    temperature: float = setting(
+        -1.0,
+        "of the sampler, 0 is greedy; -1: as the benchmark says, else 0",
+        low=0,
+        also=(-1.0,),
+        decides=False,
+    )
+    forced_prefix: str = setting(
+        "", "what every answer is made to begin with: a name of docs/benchmarks.md", decides=False
+    )
     split: str = setting(
         "test", "which records are answered", words=("test", "train"), decides=False
     )

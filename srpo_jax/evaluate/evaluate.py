@@ -1,4 +1,4 @@
-"""Evaluation: the policy answers held-out questions greedily.
+"""Evaluation: the policy answers held-out questions, or those of a benchmark.
 
     records -> WORKDIR/eval/NAME/answers-*  (data_pipelines/answer_store.py)
 
@@ -19,27 +19,32 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srpo_jax import __version__
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
-from srpo_jax.console import Bar, Working, duration, say
+from srpo_jax.console import say
 from srpo_jax.data_pipelines.answer_store import STEM, answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
 from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
-from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
 from srpo_jax.distributed.agreement import as_first_says
+from srpo_jax.errors import UserError
+from srpo_jax.evaluate.answering import Answered, Answerer, Decoding, decoding_of
+from srpo_jax.evaluate.benchmarks.base import Benchmark
+from srpo_jax.evaluate.benchmarks.registry import find_benchmark
+from srpo_jax.evaluate.choosing import Choosing
+from srpo_jax.evaluate.served import ServedAnswerer, ServedPolicy, Server
 from srpo_jax.files import check_writable
 from srpo_jax.inference.engine.drawing import Sampling
-from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.engine import MOST_SLOTS, Engine
 from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.owners import Owner
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
+DATA = "data"  # folder of a workdir: what of a benchmark's data had no file of its own
 
 
 def evaluate(
@@ -49,14 +54,20 @@ def evaluate(
     *,
     model_dir: str | os.PathLike | None = None,
     params: Any = None,
+    policy: Policy | None = None,
+    benchmark: str = "",
+    data: str | os.PathLike = "",
+    server: Server | None = None,
 ) -> pathlib.Path:
     """Answer the questions of cfg.eval.split, or finish that. Returns the folder WORKDIR/eval/NAME.
 
     name: an evaluation of that name is replaced when the new one is complete. model_dir: the
-    policy, instead of cfg.model.path. params: use these instead of that folder's weights. Raises
-    UserError for bad records or settings. Several processes that have met (distributed_session)
-    make the same call: they answer on one mesh, and process 0 writes. More than half of the answers
-    without a reply that can be read is a warning on stderr.
+    policy, instead of cfg.model.path. params: use these instead of that folder's weights. policy:
+    one that is loaded already. benchmark: answer its questions instead, those in the folder `data`
+    (a name of evaluate/benchmarks/registry.py, or module:Class). server: a model behind a server
+    answers. Raises UserError for bad records or settings. Several processes that have met
+    (distributed_session) make the same call: they answer on one mesh, and process 0 writes. More
+    than half of the answers without a reply that can be read is a warning on stderr.
 
     Example:
         config = srpo_jax.load_config("configs/ssui_mini.py")
@@ -64,12 +75,18 @@ def evaluate(
         scores = srpo_jax.judge(config, "runs/mini", answers="after")
         print(scores["safety_rate"], scores["path_safety_rate"])
     """
-    cfg = as_config(cfg)
-    split = cfg.eval.split
-    source = records_path(cfg.data.records(split), workdir, field=f"data.{split}_records")
-    known = read_records(source)
+    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
+    asked = find_benchmark(benchmark) if benchmark else None
+    decoding = decoding_of(cfg, asked)
+    if asked is None:
+        source = f"data.{cfg.eval.split}_records"
+        known = read_records(records_path(cfg.data.records(cfg.eval.split), workdir, field=source))
+    else:
+        source = f"the data of {asked.name}"
+        known = asked.records(data_of(asked, data), workdir / DATA / asked.name)
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
-    folder = pathlib.Path(workdir) / "eval" / name
+    choosing = asked if asked is not None and asked.choices(records[0]) else None
+    folder = workdir / "eval" / name
     writes = jax.process_index() == 0  # of several processes, which answer together
     again = "wait for it or stop it, or give another --name"
     with contextlib.ExitStack() as held:
@@ -77,26 +94,43 @@ def evaluate(
         if writes:
             check_writable(folder)
             owner = held.enter_context(Owner(folder / ".owner", str(folder), "answered", again))
-        policy = load_policy(cfg, model_dir=model_dir, params=params)
-        check_disjoint(policy.asking.encoder.prompt, known, f"data.{split}_records")
+        if server is not None:
+            whose = ServedPolicy(cfg, server, records)
+            prompt = whose.prompt
+        else:
+            whose = policy or load_policy(cfg, model_dir=model_dir, params=params)
+            prompt = whose.asking.encoder.prompt
+        check_disjoint(prompt, known, source)
         about = {
-            "policy_digest": policy.digest,
-            "prompt_digest": policy.prompt_digest,
+            "policy_digest": whose.digest,
+            "prompt_digest": whose.prompt_digest,
             "decoding": {
-                "temperature": 0.0,
-                "max_new_tokens": cfg.eval.max_new_tokens,
-                "dtype": cfg.model.dtype,
-                "split": split,
+                **(decoding.about() if choosing is None else {"options": "log-likelihood"}),
+                "split": cfg.eval.split if asked is None else asked.name,
             },
-            "path_format": policy.path_format,
+            "path_format": whose.path_format,
             "records": records_digest(records),
         }
+        if asked is not None:
+            about["benchmark"] = benchmark
+        if server is not None:
+            about["served_model"] = server.model
+        else:
+            about["decoding"]["dtype"] = cfg.model.dtype
         place = answers_folder(folder, about)
         count = -(-len(records) // SHARD_QUESTIONS)
         paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
         todo = as_first_says(lambda: [i for i, path in enumerate(paths) if not shard_done(path)])
         if todo:
-            answer = Answerer(cfg, policy, records, name, about)
+            common = (name, len(records), about)
+            if isinstance(whose, ServedPolicy):
+                if choosing is not None:
+                    raise UserError(f"{choosing.name} needs log-probabilities: give --model")
+                answer = ServedAnswerer(cfg, whose, *common, decoding, workdir)
+            elif choosing is not None:
+                answer = Choosing(cfg, whose, *common, choosing)
+            else:
+                answer = Sampled(cfg, whose, *common, decoding, records)
             answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
             for i, trees in answer.shards({i: _part(records, i) for i in todo}):
                 if owner is not None:
@@ -109,89 +143,80 @@ def evaluate(
     return folder
 
 
+def data_of(benchmark: Benchmark, data: str | os.PathLike) -> pathlib.Path:
+    """The folder of a benchmark's data: the user's, else what comes with it. Errors: UserError."""
+    place = pathlib.Path(data) if os.fspath(data) else benchmark.own_data
+    if place is None:
+        raise UserError(
+            f"--data=DIR is missing: {benchmark.name} is to be had from {benchmark.source}; DIR "
+            f"holds {benchmark.layout}"
+        )
+    if not place.exists():
+        raise UserError(
+            f"--data: {place} does not exist; for {benchmark.name} it holds {benchmark.layout}, "
+            f"to be had from {benchmark.source}"
+        )
+    return place
+
+
 def _part(records: Sequence[Record], index: int) -> Sequence[Record]:
     return records[index * SHARD_QUESTIONS : (index + 1) * SHARD_QUESTIONS]
 
 
-class Answerer:
-    """Makes tree records of one greedy answer to each question; prints how far it is.
-
-    records: all that may come; the engine is shaped for them.
-    """
+class Sampled(Answerer):
+    """Answers that our own engine samples. records: all that may come; it is shaped for them."""
 
     def __init__(
         self,
         cfg: Config,
         policy: Policy,
-        records: Sequence[Record],
         name: str,
-        about: dict[str, Any],
+        total: int,
+        about: Mapping[str, Any],
+        decoding: Decoding,
+        records: Sequence[Record],
     ):
-        self._policy, self._name, self._total = policy, name, len(records)
-        self._provenance = {
-            "policy_digest": policy.digest,
-            "sampler": about["decoding"],
-            "seed": cfg.seed,
-            "created_by": f"srpo_jax {__version__}",
-        }
-        tokens, patches = policy.budgets(records, [0] * len(records))
-        shape = Shape(tokens, 1, cfg.eval.max_new_tokens, patches)
+        super().__init__(cfg, name, total, about)
+        self._policy, self._decoding = policy, decoding
+        self._forced = policy.forced_start(decoding.prefix)
+        tokens, patches = policy.budgets(records, [len(self._forced)] * len(records))
+        slots = min(decoding.samples, MOST_SLOTS)
+        shape = Shape(tokens, slots, decoding.max_new_tokens, patches)
         self._engine = Engine(
             policy.model,
             policy.params,
             policy.processor,
             rows=policy.rows(cfg.eval.batch, len(records), shape),
-            branches=1,
+            slots=slots,
+            branches=decoding.samples,
             prompt_tokens=tokens,
             patches=patches,
-            max_new_tokens=cfg.eval.max_new_tokens,
-            sampling=Sampling(temperature=0.0),
+            max_new_tokens=decoding.max_new_tokens,
+            sampling=Sampling(temperature=decoding.temperature),
             mesh=policy.mesh,
         )
-        self._done = self._before = 0
-        self._bar, self._work = Bar(), Working()
 
-    def skip(self, questions: int) -> None:
-        """So many of the questions were answered before."""
-        self._done = self._before = questions
-
-    def shards(
-        self, parts: Mapping[int, Sequence[Record]]
-    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """(number of the part, the tree records of its questions in order) of every part, as it is
-        done; the next one is begun before that, so that no row stands idle."""
-        found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in parts}
-        asked = [(i, j) for i, part in parts.items() for j in range(len(part))]
+    def answers(self, records: Sequence[Record]) -> Iterator[Answered]:
+        """See Answerer.answers."""
 
         def requests() -> Iterator[SampleRequest]:
-            for i, j in asked:
-                record = parts[i][j]
-                prompt = self._policy.encode(record)
+            for record in records:
+                seeds = self._decoding.seeds(record)
                 yield SampleRequest(
-                    prompt, np.zeros(0, np.int32), (0,), (0,), f"record {record.id!r}"
+                    self._policy.encode(record),
+                    np.asarray(self._forced, np.int32),
+                    (len(self._forced),) * len(seeds),
+                    seeds,
+                    f"record {record.id!r}",
                 )
 
-        for number, (sample,) in self._engine.stream(requests()):
-            i, j = asked[number]
-            found[i][j] = self._tree(parts[i][j], sample)
-            self._done += 1
-            self._tell()
-            if len(found[i]) == len(parts[i]):
-                trees = found.pop(i)
-                yield i, [trees[j] for j in range(len(trees))]
-
-    def _tree(self, record: Record, sample: Any) -> dict[str, Any]:
-        branch = self._policy.branch((), 0, 0, sample.tokens.tolist(), sample)
-        form = self._policy.path_format
-        return make_tree_record(record, (), [branch], self._provenance, form)
-
-    def _tell(self) -> None:
-        if jax.process_index():
-            return
-        each = self._work.seconds() / (self._done - self._before)
-        left = duration(each * (self._total - self._done))
-        text = f"eval {self._name}: {self._done}/{self._total} questions, {left} left"
-        self._bar.show(text, self._done, self._total)
+        forced = self._forced.tolist()
+        for number, samples in self._engine.stream(requests()):
+            branches = [
+                self._policy.branch((), 0, k, [*forced, *sample.tokens.tolist()], sample)
+                for k, sample in enumerate(samples)
+            ]
+            yield number, records[number], branches
 
 
 def tell_statuses(folder: pathlib.Path, name: str) -> None:
@@ -200,10 +225,10 @@ def tell_statuses(folder: pathlib.Path, name: str) -> None:
     example = kind = ""
     for shard in read_answers(folder)[1]:
         for tree in read_shard(shard):
-            branch = tree["branches"][0]
-            found[branch["status"]] += 1
-            if branch["status"] != OK and not example:
-                example = branch["text"]
+            for branch in tree["branches"]:
+                found[branch["status"]] += 1
+                if branch["status"] != OK and not example:
+                    example = branch["text"]
             kind = tree["path_format"].get("kind", "")
     counts = count_statuses(found)
     told = ", ".join(f"{status} {count}" for status, count in counts.items())

@@ -8,20 +8,36 @@ from __future__ import annotations
 import json
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
+from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, join
+from srpo_jax.errors import UserError
 from srpo_jax.files import check_plain_name, check_writable, write_json, write_text
 from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.dry_run import dry_run
+from srpo_jax.judge.results.intervals import Rate
+from srpo_jax.judge.results.repeated import sample_rates
 from srpo_jax.judge.results.scores import format_scores, scores
 from srpo_jax.judge.roles import in_red, side_by_side, training_judge, warning
 from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts
+
+
+class Measured(Protocol):
+    """What judging has to know of a benchmark; see evaluate/benchmarks/base.py."""
+
+    name: str
+    title: str
+    rubrics: str
+
+    def arbiter(self) -> Arbiter | None: ...
+
+    def measure(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rate]: ...
 
 
 def judge_answers(
@@ -29,18 +45,27 @@ def judge_answers(
     workdir: pathlib.Path,
     answers: str,
     asking: Asking,
+    benchmark: Measured | None = None,
 ) -> dict[str, Any]:
     """Judges the answers of one evaluation and returns the content of its scores.json.
 
-    answers: the name that `srpo eval` gave them. score: from the rows of generations.jsonl to
-    rates (judge/results/scores.py). asking, errors: as judge.judge; an
-    answer that failed to be judged is counted as ERROR, and asked again at the next call. {} of a
-    dry run, {"files"} when a batch was written.
+    answers: the name that `srpo eval` gave them. benchmark: what they are answers to, where it is
+    one: then its rubrics are judged by, and its rates are in "metrics". asking, errors: as
+    judge.judge; an answer that failed to be judged is counted as ERROR, and asked again at the next
+    call. {} of a dry run, {"files"} when a batch was written.
     """
     check_plain_name(answers, "--answers")
     folder = workdir / "eval" / answers
     about, shards = read_answers(folder)
     stage, used = f"answers {answers}", None
+    if about.get("benchmark"):
+        if benchmark is None:
+            raise UserError(
+                f"the answers {answers} are to the benchmark {about['benchmark']}: hand it in as "
+                "benchmark=find_benchmark(...), of srpo_jax.evaluate.benchmarks.registry"
+            )
+        arbiter = asking.arbiter or benchmark.arbiter()
+        asking = asking._replace(arbiter=arbiter, rubric=benchmark.rubrics)
     if asking.batch.write:
         return write_batch(cfg, workdir, asking, shards)
     if asking.batch.read:
@@ -59,12 +84,16 @@ def judge_answers(
     )
     keep = cfg.explore.keep_irregular
     rows = [
-        _row(join(tree, verdicts, keep_irregular=keep))
+        row
         for shard in shards
         for tree in read_shard(shard)
+        for row in _rows(join(tree, verdicts, keep_irregular=keep))
     ]
+    metrics = {**(benchmark.measure(rows) if benchmark else {}), **sample_rates(rows)}
     result = {
         **scores(rows),
+        **({"benchmark": benchmark.name} if benchmark else {}),
+        "metrics": {name: found._asdict() for name, found in metrics.items()},
         **{key: about[key] for key in ("policy_digest", "prompt_digest", "decoding")},
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
@@ -77,6 +106,8 @@ def judge_answers(
     write_text(folder / "generations.jsonl", "".join(lines))
     write_json(folder / "scores.json", result)
     print(format_scores(result, answers), flush=True)
+    if metrics:
+        print(format_metrics(metrics, benchmark.title if benchmark else answers), flush=True)
     judged = f"{judge['arbiter']}, digest {judge['digest']}, verdict set {verdicts.name}"
     print(f"{answers}: judged by {judged}", flush=True)
     if training:
@@ -87,19 +118,32 @@ def judge_answers(
     return result
 
 
-def _row(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of generations.jsonl."""
-    (branch,) = tree["branches"]
-    return {
-        "id": tree["id"],
-        "image": tree["images"][0]["name"] if tree["images"] else None,
-        "question": tree["question"],
-        "category": tree["category"],
-        "risky": tree["risky"],
-        "text": branch["text"],
-        "steps": branch["step_texts"],
-        "reply": branch["reply_text"],
-        "status": branch["status"],
-        "finished": branch["finished"],
-        **{name: branch[name] for name in FIELDS if name != "failed"},
-    }
+def _rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of generations.jsonl that a question has, one a sample."""
+    for branch in tree["branches"]:
+        yield {
+            "id": tree["id"],
+            "sample": branch["k"],
+            "image": tree["images"][0]["name"] if tree["images"] else None,
+            "question": tree["question"],
+            "category": tree["category"],
+            "risky": tree["risky"],
+            "meta": tree["meta"],
+            "text": branch["text"],
+            "steps": branch["step_texts"],
+            "reply": branch["reply_text"],
+            "status": branch["status"],
+            "finished": branch["finished"],
+            **{name: branch[name] for name in FIELDS if name != "failed"},
+        }
+
+
+def format_metrics(metrics: Mapping[str, Rate], title: str) -> str:
+    """The rates of a benchmark as text lines for a terminal."""
+    lines = [title]
+    width = max(map(len, metrics))
+    for name, found in metrics.items():
+        value = "-" if found.value is None else f"{found.value:.1f}"
+        within = "" if found.low is None else f"  [{found.low:.1f}, {found.high:.1f}]"
+        lines.append(f"  {name:<{width}}{value:>7} %  {found.k}/{found.n}{within}")
+    return "\n".join(lines)

@@ -186,4 +186,5 @@ def _row(answer: Any, case: Case) -> dict[str, Any]:
         "votes": [verdict.value for verdict in found.votes],
         "unsure": found.unsure,
         "failed": found.failed,
+        "labels": {_storable(name): _storable(label) for name, label in found.labels.items()},
     }

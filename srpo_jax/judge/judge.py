@@ -28,7 +28,7 @@ from srpo_jax.data_pipelines.tree_store import fingerprint, read_shards, shards_
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, VerdictSet, branch_label
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
-from srpo_jax.judge.answers import judge_answers
+from srpo_jax.judge.answers import Measured, judge_answers
 from srpo_jax.judge.batches import check_batch
 from srpo_jax.judge.batches import read_batch as take_answers
 from srpo_jax.judge.batches import write_batch as write_requests
@@ -60,6 +60,7 @@ def judge(
     write_batch: str = "",
     read_batch: str = "",
     batch_mb: float = MAX_MB,
+    benchmark: Measured | None = None,
 ) -> dict[str, Any]:
     """Judge the trees of a workdir (cfg.data.trees, default WORKDIR/trees, and WORKDIR/roots), or
     finish that. Returns what the verdict set's summary.json says (nothing for roots alone), and as
@@ -73,7 +74,7 @@ def judge(
     dry_run: only print what would be asked. write_batch: write that into this batch file instead,
     of at most batch_mb MiB, else into several; returns {"files"}. read_batch: judge by the answers
     in these files, folders or patterns (commas between) and by what the cache has; nothing is
-    asked.
+    asked. benchmark: what the answers are to, see evaluate/benchmarks/registry.py.
     Errors: UserError for settings, or when a set of that name is another judge's; RunFailure when
     more than cfg.arbiter.max_error_fraction of what was asked could not be judged (the verdicts are
     kept, and what failed is asked again at the next start).
@@ -88,7 +89,7 @@ def judge(
     asking = Asking(arbiter, name, cache, allow_upload, dry_run, batch)
     check_batch(cfg, asking, follow=follow)
     if answers:
-        return judge_answers(cfg, workdir, answers, asking)
+        return judge_answers(cfg, workdir, answers, asking, benchmark)
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
     roots = trees.parent / "roots"
     if not follow and not shards_of(roots) and not shards_of(trees):

@@ -63,7 +63,8 @@ class Asking(NamedTuple):
     "readwrite", "readonly" (nothing is asked) or "off". allow_upload: pictures may leave this
     machine. dry_run: nothing is asked and nothing written, only said. batch: the requests go into
     a batch file, or the answers come from one (batches.py). replies, backend: instead of the cache
-    in the workdir, and of the server that the settings name.
+    in the workdir, and of the server that the settings name. rubric: what is judged by instead of
+    judge.rubric; see make_arbiter.
     """
 
     arbiter: Arbiter | None = None
@@ -74,6 +75,7 @@ class Asking(NamedTuple):
     batch: Batch = Batch()
     replies: ReplyCache | None = None
     backend: ChatBackend | None = None
+    rubric: str = ""
 
 
 def open_verdicts(
@@ -96,6 +98,7 @@ def open_verdicts(
         cache=cache,
         allow_upload=asking.allow_upload,
         backend=asking.backend,
+        rubric=asking.rubric,
     )
     if scope == "path" and not getattr(arbiter, "judges_paths", True):
         raise UserError(

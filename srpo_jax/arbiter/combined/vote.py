@@ -76,7 +76,14 @@ def merge(said: Sequence[Judgement], names: Sequence[str]) -> Judgement:
         score=mean_score(said),
         votes=votes,
         unsure=reply == ERROR,
+        labels=poll_labels(said),
     )
+
+
+def poll_labels(said: Sequence[Judgement]) -> dict[str, str]:
+    """The labels that more than half of all members gave."""
+    counts = Counter(pair for judged in said for pair in judged.labels.items())
+    return {about: label for (about, label), count in counts.items() if 2 * count > len(said)}
 
 
 class _Poll:

@@ -23,11 +23,11 @@ _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said: a label for each part that judges, and one for each step. note: its free
+    """What a judge said: a label for each part that has some, and one for each step. note: its free
     text. score: how unsafe it holds the reply, 0 to 1, by its grade or its log-probabilities.
     """
 
-    labels: dict[str, str]  # by what is judged: reply, path, effective
+    labels: dict[str, str]  # by what they are about: reply, path, effective, or the part's key
     steps: tuple[str, ...]
     note: str
     score: float | None = None
@@ -130,8 +130,8 @@ def _read(data: dict[str, Any], rubric: Rubric, steps: int) -> Answer:
                 _exact(data[key], inner, key)
                 _text(data[key].get("evidence", ""), f"{key}.evidence")
                 judged.append(_label(data[key]["verdict"], part, f"{key}.verdict"))
-        elif part.judges:
-            labels[part.judges] = _label(data[part.key], part, part.key)
+        elif part.about:
+            labels[part.about] = _label(data[part.key], part, part.key)
         else:
             notes.append(_text(data[part.key], part.key))
     return Answer(labels, tuple(judged), one_line(" ".join(notes), 200))

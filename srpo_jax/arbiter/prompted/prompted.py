@@ -7,6 +7,7 @@ so that only what is missing is asked.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from srpo_jax.arbiter.chat.messages import ChatBackend, ChatReply, ChatRequest, 
 from srpo_jax.arbiter.chat.openai_api import OpenAIChat, is_loopback
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.answers import PARSER, Answer, Fault, read_answer
-from srpo_jax.arbiter.prompted.rubric import Rubric, load_rubrics
+from srpo_jax.arbiter.prompted.rubric import OF_META, Rubric, load_rubrics
 from srpo_jax.arbiter.prompted.tally import Ballot, judgement
 from srpo_jax.arbiter.prompted.untrusted import RULE, block, tags
 from srpo_jax.arbiter.verdict import Case, Judgement
@@ -39,7 +40,7 @@ BATCHES = 16  # cases at once are so many times the requests at once: few moment
 class _Question:
     """One vote on one case by one rubric, and what came of it."""
 
-    rubric: Rubric
+    rubric: Rubric  # as it is asked about this case
     steps: int
     request: ChatRequest | None = None
     outcome: Answer | Fault | None = None
@@ -126,9 +127,10 @@ class Prompted:
         judged = []
         for of_case in asked:
             ballots = []
-            for rubric in self.rubrics:
-                outcomes = [q.outcome or Fault("not asked") for q in of_case if q.rubric is rubric]
-                ballots.append(Ballot(rubric, outcomes, self._unsure(rubric)))
+            for _, votes in itertools.groupby(of_case, lambda question: question.rubric.sha256):
+                own = list(votes)
+                outcomes = [question.outcome or Fault("not asked") for question in own]
+                ballots.append(Ballot(own[0].rubric, outcomes, self._unsure(own[0].rubric)))
             judged.append(judgement(ballots))
         return judged
 
@@ -177,11 +179,21 @@ class Prompted:
         return [
             [
                 self._question(case, rubric, vote, pictures)
-                for rubric in self.rubrics
+                for rubric in self._asked(case)
                 for vote in range(self._votes(rubric))
             ]
             for case in cases
         ]
+
+    def _asked(self, case: Case) -> list[Rubric]:
+        """The rubrics that are asked about this case, as they are about its question; where that
+        cannot be told, all as they are, and each says why it cannot be asked.
+        """
+        try:
+            found = [rubric.for_question(case.record.risky) for rubric in self.rubrics]
+        except ValueError:
+            return list(self.rubrics)
+        return [rubric for rubric in found if rubric is not None]
 
     def _question(
         self, case: Case, rubric: Rubric, vote: int, pictures: dict[int, Picture]
@@ -200,6 +212,7 @@ class Prompted:
         weighed = settings.logprobs and part is not None and part.grades is None
         labels = tuple(label.name for label in part.labels) if part and weighed else ()
         try:
+            rubric.for_question(case.record.risky)
             question.request = ChatRequest(
                 model=settings.model,
                 messages=self.messages(case, rubric, shown),
@@ -298,7 +311,14 @@ def make_messages(case: Case, rubric: Rubric, pictures: Sequence[Picture]) -> tu
         "steps": {f"step_{i + 1}": step for i, step in enumerate(case.steps)},
         "reply": case.reply,
     }
-    texts = [block(name, values[name]) for name in values if name in rubric.shows]
+    for name in rubric.shows:
+        if name.startswith(OF_META):
+            key = name.removeprefix(OF_META)
+            if not isinstance(record.meta.get(key), str):
+                raise ValueError(f"its meta has no text {key!r}, which {rubric.name} shows")
+            values[name] = record.meta[key]
+    shown = (name for name in values if name in rubric.shows)
+    texts = [block(name.removeprefix(OF_META), values[name]) for name in shown]
     if case.opinions:
         texts += [OPINIONS, block("opinions", list(case.opinions))]
     count = f"There are {len(case.steps)} steps. " if "steps" in rubric.judges else ""

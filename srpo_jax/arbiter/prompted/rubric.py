@@ -35,6 +35,8 @@ SHOWS = {
     "reference_reply": "reply",
     "unsafe_reply": "unsafe_reply",
 }
+OF_META = "meta."  # in front of what is shown of the record's meta, a text
+RISK = {"risky": True, "benign": False}
 _MEANINGS: dict[str, dict[Any, Any]] = {
     "effective": {True: True, False: False, UNSURE: None},
     **{
@@ -45,17 +47,21 @@ _MEANINGS: dict[str, dict[Any, Any]] = {
 MOST_GRADES = 100
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _STEP = re.compile(r"step_\d+")
+_META = re.compile(r"meta\.[A-Za-z]\w{0,60}")
 
 
 @dataclass(frozen=True)
 class Label:
     """A word that the judge may answer. means: a Verdict, or True or False (effective), or None:
-    unsure.
+    unsure, or nothing in a part that judges nothing. benign: what it means on a harmless question,
+    where that is something else.
     """
 
     name: str
     means: Verdict | bool | None
     when: str
+    benign: Verdict | bool | None = None
+    twofold: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,10 @@ class Grades:
 
 @dataclass(frozen=True)
 class Part:
-    """A key of the answer: free text when `judges` is None, else one of the labels. `text` says
-    what is to be written; of steps: what before the label of each step, "" for nothing. grades:
-    what the labels are when they are numbers; then `text` says what they stand for.
+    """A key of the answer: one of the labels, or free text where there are none. Labels of a part
+    that judges nothing are kept in the verdict, and mean nothing by themselves. `text` says what
+    is to be written; of steps: what before the label of each step, "" for nothing. grades: what
+    the labels are when they are numbers; then `text` says what they stand for.
     """
 
     key: str
@@ -88,10 +95,17 @@ class Part:
         """What a label of this part stands for."""
         return next(found.means for found in self.labels if found.name == label)
 
+    @property
+    def about(self) -> str | None:
+        """What its label is kept as: what it judges, else its key; None of free text."""
+        return self.judges or (self.key if self.labels else None)
+
 
 @dataclass(frozen=True)
 class Rubric:
-    """A rubric as read; sha256: of its file."""
+    """A rubric as read; sha256: of its file. asks: about which questions, "risky" or "benign"
+    ones, "" for all.
+    """
 
     name: str
     role: str
@@ -101,10 +115,36 @@ class Rubric:
     unsure: str  # drop: ERROR; unsafe: as if it were UNSAFE
     sha256: str
     where: str
+    asks: str = ""
+
+    def for_question(self, risky: bool | None) -> Rubric | None:
+        """The rubric as it is asked about a question that is risky or not, None where it is not
+        asked. Errors: ValueError where that matters and is not known.
+        """
+        twofold = any(label.twofold for part in self.parts for label in part.labels)
+        if not self.asks and not twofold:
+            return self
+        if risky is None:
+            raise ValueError(f"{self.name} must know whether the question is risky")
+        if self.asks and RISK[self.asks] != risky:
+            return None
+        if risky or not twofold:
+            return self
+        parts = (
+            replace(
+                part,
+                labels=tuple(
+                    replace(x, means=x.benign, twofold=False) if x.twofold else x
+                    for x in part.labels
+                ),
+            )
+            for part in self.parts
+        )
+        return replace(self, parts=tuple(parts))
 
     def labels_only(self) -> Rubric:
         """The same without free text: of the answer only the labels are left."""
-        judging = [part for part in self.parts if part.judges]
+        judging = [part for part in self.parts if part.labels]
         # Before the labels of steps stands a text, too; that of other parts only explains them.
         parts = [replace(p, text="") if p.judges == "steps" else p for p in judging]
         return replace(self, parts=tuple(parts))
@@ -124,14 +164,17 @@ class Rubric:
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields of the record that it needs, for Arbiter.reads."""
-        return tuple(name for shown in self.shows if (name := SHOWS[shown]))
+        shown = ("meta" if s.startswith(OF_META) else SHOWS[s] for s in self.shows)
+        twofold = any(label.twofold for part in self.parts for label in part.labels)
+        by_risk = ["risky"] if self.asks or twofold else []
+        return tuple(dict.fromkeys([*filter(None, shown), *by_risk]))
 
     def schema(self, steps: int) -> dict[str, Any]:
         """JSON schema of the answer about a path of so many steps, in OpenAI's strict subset."""
         properties: dict[str, Any] = {}
         for part in self.parts:
             if part.judges != "steps":
-                properties[part.key] = _word(part) if part.judges else {"type": "string"}
+                properties[part.key] = _word(part) if part.labels else {"type": "string"}
                 continue
             inner = {"evidence": {"type": "string"}} if part.text else {}
             inner["verdict"] = _word(part)
@@ -142,7 +185,7 @@ class Rubric:
         """What the answer must look like, in words."""
         lines = ["Answer with one JSON object and nothing else. Its keys, in this order:"]
         for part in self.parts:
-            if part.judges is None:
+            if not part.labels:
                 lines.append(f'"{part.key}": a string. {part.text}')
             elif part.judges == "steps":
                 inner = f'"evidence", a string ({part.text}), and then ' if part.text else ""
@@ -186,21 +229,24 @@ def load_rubrics(names: str) -> list[Rubric]:
     """The rubrics of a setting: names of shipped() or files, with commas between.
 
     Errors: UserError for one that does not exist or is wrong, when none judges the reply, and when
-    two judge the same.
+    two judge the same of the same questions.
     """
     rubrics = [load_rubric(name.strip()) for name in names.split(",")]
-    seen: dict[str, str] = {}
-    for rubric in rubrics:
-        subjects = {"path" if s == "steps" else s for s in rubric.judges}
-        for subject in subjects:
-            if subject in seen:
-                raise UserError(
-                    f"judge.rubric={names!r}: {seen[subject]} and {rubric.name} both judge the"
-                    f" {subject}: name one of them"
-                )
-            seen[subject] = rubric.name
-    if "reply" not in seen:
-        raise UserError(f"judge.rubric={names!r} judges no reply: add reply_safety, say")
+    for risk in RISK:
+        asked = [rubric for rubric in rubrics if rubric.asks in ("", risk)]
+        seen: dict[str, str] = {}
+        for rubric in asked:
+            abouts = {part.about for part in rubric.parts} - {None}
+            for about in {"path" if name == "steps" else str(name) for name in abouts}:
+                if about in seen:
+                    raise UserError(
+                        f"judge.rubric={names!r}: {seen[about]} and {rubric.name} both judge the"
+                        f" {about}: name one of them"
+                    )
+                seen[about] = rubric.name
+        if "reply" not in seen:
+            of = f" of {risk} questions" if any(rubric.asks for rubric in rubrics) else ""
+            raise UserError(f"judge.rubric={names!r} judges no reply{of}: add reply_safety, say")
     return rubrics
 
 
@@ -246,7 +292,7 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
     def fail(key: str, why: str) -> UserError:
         return UserError(f"{where}: {key} {why}")
 
-    known = {"name", "role", "shows", "answer", "votes", "unsure"}
+    known = {"name", "role", "shows", "answer", "votes", "unsure", "asks"}
     if not isinstance(data, dict) or not {"name", "role", "shows", "answer"} <= set(data):
         raise fail("a rubric", "has at least name, role, shows and answer")
     if unknown := [key for key in data if key not in known]:
@@ -256,8 +302,8 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
         raise fail("name", "must be lower-case letters, digits and _")
     if not isinstance(data["role"], str) or not data["role"].strip():
         raise fail("role", "must be text")
-    if not isinstance(shows, list) or not shows or [s for s in shows if s not in list(SHOWS)]:
-        raise fail("shows", f"must be a list of some of {', '.join(SHOWS)}")
+    if not isinstance(shows, list) or not shows or not all(map(_shown, shows)):
+        raise fail("shows", f"must be a list of some of {', '.join(SHOWS)}, or meta.KEY")
     if not isinstance(answer, dict) or not answer:
         raise fail("answer", "must have a key for each part of the answer")
     votes, unsure = data.get("votes", 1), data.get("unsure", "drop")
@@ -265,9 +311,13 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
         raise fail("votes", "must be an odd number")
     if unsure not in ("drop", "unsafe"):
         raise fail("unsure", "must be drop or unsafe")
+    asks = data.get("asks", "")
+    if asks not in ("", *RISK):
+        raise fail("asks", "must be risky or benign, where it is not asked about every question")
     parts = tuple(_part(key, value, fail) for key, value in answer.items())
     judged = [part.judges for part in parts if part.judges]
-    if not judged or len(set(judged)) < len(judged) or {"path", "steps"} <= set(judged):
+    labelled = any(part.labels for part in parts)
+    if not labelled or len(set(judged)) < len(judged) or {"path", "steps"} <= set(judged):
         raise fail("answer", "must judge something, and nothing twice (steps judge the path)")
     if ("reply" in judged or "effective" in judged) and "reply" not in shows:
         raise fail("shows", "must have the reply, which is judged")
@@ -278,7 +328,12 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
     if ("path" in judged or "steps" in judged) and "steps" not in shows:
         raise fail("shows", "must have the steps, which are judged")
     role = " ".join(data["role"].split())
-    return Rubric(name, role, tuple(dict.fromkeys(shows)), parts, votes, unsure, sha256, where)
+    shown = tuple(dict.fromkeys(shows))
+    return Rubric(name, role, shown, parts, votes, unsure, sha256, where, asks)
+
+
+def _shown(name: Any) -> bool:
+    return isinstance(name, str) and (name in SHOWS or _META.fullmatch(name) is not None)
 
 
 def _part(key: Any, value: Any, fail: Any) -> Part:
@@ -299,12 +354,15 @@ def _part(key: Any, value: Any, fail: Any) -> Part:
         if not text:
             raise fail(f"{at}.text", "must say what is to be written there")
         return Part(key, None, text, ())
-    if judges not in SUBJECTS:
+    if judges is not None and judges not in SUBJECTS:
         raise fail(f"{at}.judges", f"must be one of {', '.join(SUBJECTS)}")
+    if judges is None and key in SUBJECTS:
+        raise fail(at, "is the name of what is judged, so it must judge that")
     if not isinstance(labels, dict) or len(labels) < 2:
         raise fail(f"{at}.labels", "must have at least two labels")
     found = tuple(_label(name, said, judges, f"{at}.labels", fail) for name, said in labels.items())
-    if len({label.means for label in found} - {None}) < 2:
+    meant = {label.means for label in found} | {x.benign for x in found if x.twofold}
+    if judges and len(meant - {None}) < 2:
         raise fail(f"{at}.labels", "must have one for each of the two verdicts")
     return Part(key, judges, text, found)
 
@@ -329,16 +387,23 @@ def _graded(key: str, text: str, grades: Any, fail: Any) -> Part:
     return Part(key, "reply", text, labels, Grades(of, high == "safe"))
 
 
-def _label(name: Any, said: Any, judges: str, at: str, fail: Any) -> Label:
-    meanings = _MEANINGS[judges]
+def _label(name: Any, said: Any, judges: str | None, at: str, fail: Any) -> Label:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise fail(f"{at}.{name}", "must be lower-case letters, digits and _ (quote yes and no)")
-    if not isinstance(said, dict) or set(said) != {"means", "when"}:
-        raise fail(f"{at}.{name}", "must have means and when")
+    if not isinstance(said, dict) or set(said) != ({"means", "when"} if judges else {"when"}):
+        raise fail(f"{at}.{name}", "must have means and when; without judges only when")
     if not isinstance(said["when"], str) or not said["when"].strip():
         raise fail(f"{at}.{name}.when", "must say when this label is right")
-    means = said["means"]
-    if not isinstance(means, (str, bool)) or means not in meanings:
+    when = " ".join(said["when"].split())
+    if judges is None:
+        return Label(name, None, when)
+    meanings, means = _MEANINGS[judges], said["means"]
+    twofold = isinstance(means, dict)
+    if twofold and set(means) != set(RISK):
+        raise fail(f"{at}.{name}.means", "must be one word, or have risky and benign")
+    both = [means["risky"], means["benign"]] if twofold else [means, means]
+    if not all(isinstance(word, (str, bool)) and word in meanings for word in both):
         words = ", ".join(str(m).lower() if isinstance(m, bool) else m for m in meanings)
         raise fail(f"{at}.{name}.means", f"must be one of {words}")
-    return Label(name, meanings[means], " ".join(said["when"].split()))
+    risky, benign = (meanings[word] for word in both)
+    return Label(name, risky, when, benign, twofold)

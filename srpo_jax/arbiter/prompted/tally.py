@@ -28,6 +28,7 @@ class Ballot:
     steps: list[Verdict] = field(default_factory=list)
     unsures: set[str] = field(default_factory=set)
     split: bool = False  # something has no majority
+    labels: dict[str, str] = field(default_factory=dict)  # those that most readable answers have
 
     def __post_init__(self) -> None:
         self.answers = [o for o in self.outcomes if isinstance(o, Answer)]
@@ -41,6 +42,10 @@ class Ballot:
                 self.found["path"] = path_verdict(self.steps)
             else:
                 self.found[subject] = self._decide(subject, self.meanings(subject))
+        if self.quorum:
+            for about in self.answers[0].labels:
+                if label := _most([answer.labels[about] for answer in self.answers]):
+                    self.labels[about] = label
 
     @property
     def failed(self) -> bool:
@@ -70,14 +75,15 @@ class Ballot:
         if not self.quorum:
             return f"{self.rubric.name}: {self.faults[0].why}"
         counts = []
-        for subject in self.found:
-            if subject in self.rubric.judges:
-                labels = Counter(answer.labels[subject] for answer in self.answers)
-                said = ", ".join(
-                    label if len(self.outcomes) == 1 else f"{n} {label}"
-                    for label, n in sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-                )
-                counts.append(said if len(self.found) == 1 else f"{subject} {said}")
+        abouts = list(self.answers[0].labels)
+        for about in abouts:
+            labels = Counter(answer.labels[about] for answer in self.answers)
+            said = ", ".join(
+                label if len(self.outcomes) == 1 else f"{n} {label}"
+                for label, n in sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+            )
+            alone = len(abouts) == len(self.found) == 1
+            counts.append(said if alone else f"{about} {said}")
         if self.faults:
             counts.append(f"{len(self.faults)} unreadable")
         note = self.answers[0].note
@@ -121,6 +127,7 @@ def judgement(ballots: Sequence[Ballot]) -> Judgement:
         score=sum(scores) / len(scores) if scores else None,
         votes=votes,
         unsure=any(ballot.rubric.main in ballot.unsures for ballot in ballots),
+        labels={name: label for ballot in ballots for name, label in ballot.labels.items()},
     )
 
 

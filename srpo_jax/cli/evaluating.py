@@ -1,0 +1,66 @@
+"""`srpo eval`: whose answers, and to what: records of the config, or several benchmarks."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from srpo_jax.config.fields import Config
+from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
+from srpo_jax.errors import UserError
+from srpo_jax.evaluate.benchmarks.registry import chosen, find_benchmark
+from srpo_jax.evaluate.evaluate import data_of, evaluate
+from srpo_jax.evaluate.served import Server
+from srpo_jax.files import check_plain_name
+from srpo_jax.inference.policy import load_policy
+
+USUAL = "eval"  # the name of an evaluation of records
+
+
+def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> None:
+    """Answers everything that the options name, with one policy. What of them is wrong is told
+    before it is loaded. Errors: UserError.
+    """
+    tasks = [("", "", options["name"] or USUAL)]
+    if options["benchmark"]:
+        tasks = chosen(options["benchmark"], options["data"], options["name"])
+    for benchmark, data, name in tasks:
+        check_plain_name(name, "--name")
+        if benchmark:
+            data_of(find_benchmark(benchmark), data)
+    with distributed_session(config.processes, config):
+        first = jax.process_index() == 0
+        whose, how = _policy(config, workdir, options)
+        if first:
+            print(f"policy: {whose}", flush=True)
+        for benchmark, data, name in tasks:
+            folder = evaluate(config, workdir, name, benchmark=benchmark, data=data, **how)
+            if first:
+                print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+        wait_for_all()  # process 0 reads what it wrote
+
+
+def _policy(
+    config: Config, workdir: str, options: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """(whose answers, what evaluate is told of that)."""
+    model, served = options["model"], options["served_model"]
+    if served:
+        if model:
+            raise UserError("--model and --served_model exclude each other")
+        fields = ("base_url", "api_key_env", "allow_upload")
+        given = {name: options[name] for name in fields if options[name]}
+        server = Server(served, **given)
+        return f"{served} at {server.base_url}", {"server": server}
+    if not model and pathlib.Path(workdir, "checkpoints").is_dir():
+        from srpo_jax.export.export import sampling_params
+
+        step, params = sampling_params(config, workdir)
+        policy = load_policy(config, params=params)
+        return f"checkpoint {step} of {workdir}", {"policy": policy}
+    if "," not in options["benchmark"]:  # it is loaded when its place is seen to be free
+        return model or config.model.path, {"model_dir": model or None}
+    return model or config.model.path, {"policy": load_policy(config, model_dir=model or None)}
