@@ -50,11 +50,14 @@ $(VENV)/cuda: $(VENV)/.test
 	  'nvidia-cuda-nvcc>=13,<14' 'nvidia-nvvm>=13,<14'
 	mv $@.part $@
 
-# LLaMA-Factory reads what is written for it: in an environment of its own, as it wants an older
-# transformers (several GB, since it brings a torch for GPUs).
+# LLaMA-Factory and ms-swift read what is written for them: in an environment of their own, as they
+# want an older transformers (several GB, since it brings a torch for GPUs). Of ms-swift its reader
+# alone is needed, and what that imports.
 $(VENV)/oracles: | $(BIN)/python
 	$(PYTHON) -m venv $@.part
-	$@.part/bin/python -m pip install --quiet --disable-pip-version-check 'llamafactory>=0.9.5,<0.10'
+	$@.part/bin/python -m pip install --quiet --disable-pip-version-check 'llamafactory>=0.9.5,<0.10' \
+	  'modelscope>=1.23,<2' 'json_repair<1'
+	$@.part/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'ms-swift>=4.6,<4.7'
 	mv $@.part $@
 
 demo: $(VENV)/.core

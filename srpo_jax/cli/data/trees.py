@@ -110,6 +110,14 @@ class FileLabels(Verdicts):
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
         self.rows: dict[str, dict[str, Any]] = {}
+        self._keys: dict[tuple[str, ...], str] = {}  # of one tree, by steps and reply
+
+    def key(self, tree: Mapping[str, Any], steps: Sequence[str], reply: str) -> str:
+        """See Verdicts.key: of the tree that was added last each is made once."""
+        path = (*steps, reply)
+        if path not in self._keys:
+            self._keys[path] = super().key(tree, steps, reply)
+        return self._keys[path]
 
     def get(self, key: str) -> dict[str, Any] | None:
         """See Verdicts.get."""
@@ -117,6 +125,7 @@ class FileLabels(Verdicts):
 
     def add(self, tree: Mapping[str, Any], item: Item) -> None:
         """Takes in what the file says of the answers of the item that the tree was made of."""
+        self._keys.clear()
         for branch, answer in zip(tree["branches"], item.answers, strict=True):
             if answer.safe is not None:
                 key = self.key(tree, path_steps(tree, branch), branch["reply_text"])

@@ -36,7 +36,7 @@ def kept_beside(page: pathlib.Path) -> pathlib.Path:
 
 
 def keep(
-    path: pathlib.Path, found: Calibration, files: Sequence[str | pathlib.Path], answers: str
+    path: pathlib.Path, found: Calibration, files: Sequence[str], answers: str
 ) -> pathlib.Path:
     """Writes what was found. files: of the labels. answers: the evaluation that was judged, "" for
     the trees.
@@ -45,11 +45,9 @@ def keep(
     return path
 
 
-def as_json(
-    found: Calibration, files: Sequence[str | pathlib.Path], answers: str
-) -> dict[str, Any]:
+def as_json(found: Calibration, files: Sequence[str], answers: str) -> dict[str, Any]:
     """What the file holds: see the module's docstring."""
-    sums = {pathlib.Path(file).name: file_sha256(file) for file in files}
+    sums = {path.name: file_sha256(path) for path in map(pathlib.Path, files)}
     grades = found.grades
     return {
         "judge": found.judge,

@@ -119,7 +119,8 @@ def file_of(world, name, tmp_path):
     """A file of the format: hand-made rows, or what we write of some."""
     if name == "records":
         return write_rows(world / "records.jsonl", [RECORD])
-    case = CASES[{"srpo": "trl", "llama_factory_alpaca": "ms_swift"}.get(name, name)]()
+    others = {"srpo": "trl", "llama_factory_alpaca": "ms_swift"}  # of whose items it is written
+    case = CASES[others[name] if name in others else name]()
     path = write_rows(world / case.file, case.rows)
     if name in CASES:
         return path

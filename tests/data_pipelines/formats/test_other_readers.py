@@ -1,6 +1,7 @@
-"""What is written for TRL and LLaMA-Factory is read by their own code.
+"""What is written for TRL, LLaMA-Factory and ms-swift is read by their own code.
 
-TRL is in the environment of `make test-all`; LLaMA-Factory in one of its own, `make oracles`.
+TRL is in the environment of `make test-all`; the two others in one of their own, `make oracles`, as
+they want older libraries. Of ms-swift it holds the reader alone, without what its trainers need.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import sys
 import pytest
 
 from srpo_jax.data_pipelines.exchange.exporting import export_items
-from srpo_jax.data_pipelines.exchange.item import Item, pair
+from srpo_jax.data_pipelines.exchange.item import Item, pair, pairs_of
 from srpo_jax.data_pipelines.formats.registry import FORMATS
-from tests.support.foreign import draw
+from tests.support.foreign import CASES, draw, write_rows
 
 ORACLES = pathlib.Path(sys.prefix, "oracles", "bin", "python")
 QUESTIONS = ("Clean how?", "Is <image> like <image>?", "No picture?")
@@ -84,20 +85,26 @@ print(json.dumps(rows))
 """
 
 
+def oracle_rows(script, folder, tmp_path):
+    """The rows that a script prints of a folder, in the environment of `make oracles`."""
+    if not ORACLES.exists():
+        pytest.skip("`make oracles` has not been run")
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PATH": ""}
+    env |= {"MODELSCOPE_CACHE": str(tmp_path / "home"), "ROOT_IMAGE_DIR": str(folder)}
+    command = [str(ORACLES), "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama_factory", "llama_factory_alpaca"])
 def test_llama_factory_reads_it(tmp_path, name):
     """Its own parser and converter, in its own environment: no row is skipped or loses an answer,
     every picture is found, and there are as many marks as pictures.
     """
-    if not ORACLES.exists():
-        pytest.skip("`make oracles` has not been run")
     folder = written(tmp_path, name)
-    command = [str(ORACLES), "-c", READ, str(folder)]
-    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PATH": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads(done.stdout.splitlines()[-1])
+    rows = oracle_rows(READ, folder, tmp_path)
     assert [row["_response"][0]["content"] for row in rows] == [
         "Look.\nThink.\nYes.",
         "Good",
@@ -108,3 +115,85 @@ def test_llama_factory_reads_it(tmp_path, name):
         pictures = row["_images"] or []
         assert row["_prompt"][0]["content"].count("<image>") == len(pictures)
         assert all(pathlib.Path(picture).is_file() for picture in pictures)
+
+
+SWIFT = """
+import json, sys
+from types import SimpleNamespace as Names
+from datasets import Dataset
+from swift.dataset.preprocessor import AutoPreprocessor
+from swift.template.template_inputs import TemplateInputs
+from swift.template.vision_utils import load_image
+
+def path(image):
+    return image if isinstance(image, str) else image["path"]
+
+def told(row):
+    both = TemplateInputs.from_dict(row)
+    return {
+        "chosen": both.chosen.messages,
+        "rejected": both.rejected.messages,
+        "sizes": [load_image(path(each)).size for each in both.chosen.images],
+        "alike": both.chosen.images == both.rejected.images,
+    }
+
+file = f"{sys.argv[1]}/train.jsonl"
+"""
+READ_SWIFT = f"""{SWIFT}
+data = Dataset.from_json(file, cache_dir=f"{{sys.argv[1]}}/cache")
+rows = AutoPreprocessor()(data, num_proc=1, load_from_cache_file=False, strict=True)
+print(json.dumps([told(row) for row in rows]))
+"""
+READ_SWIFT_ROWS = f"""{SWIFT}
+found = []
+for row in map(json.loads, open(file)):  # each alone, as a table has the same columns in all
+    reader = AutoPreprocessor()._get_preprocessor(Names(features=row))
+    given = {{name: [row[name]] for name in row}}
+    made = reader.batched_preprocess(given, strict=True, ignore_max_length_error=False)
+    found += [told(each) for each in reader.batched_to_rows(made)]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_ms_swift_reads_it(tmp_path):
+    """Its own preprocessor, which is strict, and what its templates are given: both answers to the
+    same question with the same pictures, which it finds by ROOT_IMAGE_DIR as our README says, and
+    as many marks as pictures.
+    """
+    rows = oracle_rows(READ_SWIFT, written(tmp_path, "ms_swift"), tmp_path)
+    questions = ("<image>Clean how?", "Is <image> like <image>?", "No picture?")
+    assert [row["sizes"] for row in rows] == [[[56, 56]], [[84, 56], [56, 56]], []]
+    for name, answers in {
+        "chosen": ("Look.\nThink.\nYes.", "Good", "Fine"),
+        "rejected": ("Look.\nThink.\nNo.", "Bad", "Not fine"),
+    }.items():
+        assert [row[name] for row in rows] == [
+            [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
+            for q, a in zip(questions, answers)
+        ]
+    assert all(row["alike"] for row in rows)
+
+
+@pytest.mark.slow
+def test_we_read_rows_as_ms_swift_does(tmp_path):
+    """Every way in which it takes a pair (a rejected response, rejected messages, query and
+    response, pictures in the content): question, both answers and pictures are those of our import.
+    """
+    draw(tmp_path)
+    case = CASES["ms_swift"]()
+    write_rows(tmp_path / "train.jsonl", case.rows)
+    theirs = oracle_rows(READ_SWIFT_ROWS, tmp_path, tmp_path)
+    form = FORMATS["ms_swift"]()
+    for row, read in zip(case.rows, theirs, strict=True):
+        item = form.item(row)
+        ((chosen, rejected),) = pairs_of(item)
+        asked = read["chosen"][0]["content"]
+        assert (asked.removeprefix("<image>"), len(read["sizes"])) == (
+            item.question,
+            len(item.images),
+        )
+        assert (chosen.text, rejected.text) == (
+            read["chosen"][-1]["content"],
+            read["rejected"][-1]["content"],
+        )
