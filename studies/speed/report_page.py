@@ -184,6 +184,7 @@ class Browser:
 
 
 LEFT = "[...document.querySelectorAll('.failure')].filter(e => e.offsetParent !== null).length"
+SCROLL = "document.getElementById('failures').scrollIntoView({behavior: 'instant'})"
 PRESS = """(() => {
   const button = document.getElementById('%s'), start = performance.now();
   button.click();
@@ -211,7 +212,7 @@ def browse(program: str, page: pathlib.Path, shots: pathlib.Path | None) -> dict
             if shots:
                 shots.mkdir(parents=True, exist_ok=True)
                 browser.shot(shots / "top.png")
-                browser.value("document.getElementById('failures').scrollIntoView()")
+                browser.value(SCROLL)
                 browser.shot(shots / "failures.png")
             buttons = [name for name in browser.value(BUTTONS) if not name.endswith("-all")]
             for name in buttons[:CHOSEN]:

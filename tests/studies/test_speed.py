@@ -169,3 +169,15 @@ def test_checkpoint_save():
     printed, result = _run("studies.speed.checkpoint_save", "--mb=1", "--rounds=2", "--arrays=2")
     assert "plain orbax" in printed and result["rounds"] == 2
     assert all(result[f"{what}_ratio"] > 0 for what in ("blocks", "total", "cpu"))
+
+
+@pytest.mark.slow
+def test_report_page_quick():
+    """Every failure is on the page; where there is a Chromium, each button leaves as many as it
+    says.
+    """
+    printed, result = _run("studies.speed.report_page", "--questions=40")
+    assert result["questions"] == 40 and result["page_mb"] > 0
+    if "open_s" in result:
+        assert result["failures"] == 40 and len(result["filters"]) == 8
+        assert all(each["says"] == each["left"] > 0 for each in result["filters"])

@@ -123,7 +123,8 @@ def compare_with_base(collected: Collected) -> list[Against]:
                 own = changes(before, after, what) if before and after else []
                 places += [(row, column)] * len(own)
                 found += own
-    return [Against(*place, each) for place, each in zip(places, adjusted(found), strict=True)]
+    tested = zip(places, adjusted(found), strict=True)
+    return [Against(row, column, each) for (row, column), each in tested]
 
 
 def changes_table(tested: Sequence[Tested]) -> Table:
@@ -142,8 +143,9 @@ def changes_table(tested: Sequence[Tested]) -> Table:
 
 def _facts(collected: Collected, names: dict[Column, str]) -> list[tuple[str, str]]:
     """Base model, date, data and judges."""
+    models = [base_model(each) for each in collected.evaluations if each.config]
     facts = [
-        ("base model", ", ".join(dict.fromkeys(map(base_model, collected.evaluations)))),
+        ("base model", ", ".join(dict.fromkeys(models)) or "not recorded"),
         ("date", f"{collected.last_day()} (the newest scores)"),
     ]
     for row in collected.methods:

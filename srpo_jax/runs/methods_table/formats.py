@@ -8,6 +8,7 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from srpo_jax.errors import one_line
 from srpo_jax.judge.results.changes import format_changes, reading
@@ -154,7 +155,11 @@ def _csv(collected: Collected) -> str:
         for column, own in row.cells.items():
             for metric in metrics(collected, column):
                 found = cell(own, metric)
-                line = {"method": row.name, "base_model": base_model(own[0]), "date": day}
+                line: dict[str, Any] = {
+                    "method": row.name,
+                    "base_model": base_model(own[0]),
+                    "date": day,
+                }
                 line |= {**column._asdict(), "metric": metric}
                 line["judged_by_own_teacher"] = row.own_teacher(column)
                 line |= found._asdict() if found else {}

@@ -14,7 +14,7 @@ from srpo_jax.errors import one_line
 from srpo_jax.runs.report.markup import DataUri
 
 SIDE = 360  # pixels; shown at most that large on a screen
-LARGE = 0.3  # bytes a pixel of a PNG from which on the picture counts as a photograph
+LARGE, SMALL = 0.3, 8000  # a PNG of more bytes a pixel, and bytes, counts as a photograph
 
 
 class Picture(NamedTuple):
@@ -37,7 +37,7 @@ def picture(source: bytes | pathlib.Path | None, side: int = SIDE) -> Picture:
     image.thumbnail((side, side))
     buffer, form = io.BytesIO(), "png"
     image.save(buffer, "PNG", optimize=True)
-    if buffer.tell() > LARGE * image.width * image.height:
+    if buffer.tell() > max(SMALL, LARGE * image.width * image.height):
         buffer, form = io.BytesIO(), "jpeg"
         image.save(buffer, "JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
