@@ -19,9 +19,9 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import file_sha256, rows_of
 
 ERROR = Verdict.ERROR
-_VERDICT = (
-    ("reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score")
-    + ("labels", "votes")
+_VERDICT = ("reply_verdict", "path_verdict", "step_verdicts", "effective", "detail", "score") + (
+    "labels",
+    "votes",
 )
 
 

@@ -43,9 +43,7 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
         wait_for_all()  # process 0 reads what it wrote
 
 
-def _policy(
-    config: Config, workdir: str, options: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
+def _policy(config: Config, workdir: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(whose answers, what evaluate is told of that)."""
     model, served = options["model"], options["served_model"]
     if served:

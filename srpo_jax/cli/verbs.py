@@ -215,6 +215,11 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     options = command.options
     if options["name"]:
         check_plain_name(options["name"], "--name")
+    for option in ("base_url", "api_key_env", "allow_upload"):
+        if options[option] and not options["served_model"]:
+            raise UserError(f"--{option} goes with --served_model=NAME")
+    if options["data"] and not options["benchmark"]:
+        raise UserError("--data goes with --benchmark=NAME; records of your own: data.test_records")
     unused = []
     if options["benchmark"]:  # its questions; judges may be named later
         unused += ["data.train_records", "data.test_records", "arbiter.kind"]
@@ -225,11 +230,6 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
         _check_arbiter(config)  # that its answers are for
     if options["model"] and not pathlib.Path(options["model"]).is_dir():
         raise UserError(f"--model={options['model']}: no such directory")
-    for option in ("base_url", "api_key_env", "allow_upload"):
-        if options[option] and not options["served_model"]:
-            raise UserError(f"--{option} goes with --served_model=NAME")
-    if options["data"] and not options["benchmark"]:
-        raise UserError("--data goes with --benchmark=NAME; records of your own: data.test_records")
     _settle()
     from srpo_jax.cli.evaluating import evaluate_all
 

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -78,17 +78,12 @@ def evaluate(
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     asked = find_benchmark(benchmark) if benchmark else None
     decoding = decoding_of(cfg, asked)
-    if asked is None:
-        source = f"data.{cfg.eval.split}_records"
-        known = read_records(records_path(cfg.data.records(cfg.eval.split), workdir, field=source))
-    else:
-        source = f"the data of {asked.name}"
-        known = asked.records(data_of(asked, data), workdir / DATA / asked.name)
+    known, source = questions(cfg, workdir, asked, data)
     records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
-    choosing = asked if asked is not None and asked.choices(records[0]) else None
-    folder = workdir / "eval" / name
+    task = Task(cfg, workdir, name, records, decoding, asked, benchmark)
     writes = jax.process_index() == 0  # of several processes, which answer together
     again = "wait for it or stop it, or give another --name"
+    folder = workdir / "eval" / name
     with contextlib.ExitStack() as held:
         owner = None
         if writes:
@@ -96,41 +91,16 @@ def evaluate(
             owner = held.enter_context(Owner(folder / ".owner", str(folder), "answered", again))
         if server is not None:
             whose = ServedPolicy(cfg, server, records)
-            prompt = whose.prompt
         else:
             whose = policy or load_policy(cfg, model_dir=model_dir, params=params)
-            prompt = whose.asking.encoder.prompt
-        check_disjoint(prompt, known, source)
-        about = {
-            "policy_digest": whose.digest,
-            "prompt_digest": whose.prompt_digest,
-            "decoding": {
-                **(decoding.about() if choosing is None else {"options": "log-likelihood"}),
-                "split": cfg.eval.split if asked is None else asked.name,
-            },
-            "path_format": whose.path_format,
-            "records": records_digest(records),
-        }
-        if asked is not None:
-            about["benchmark"] = benchmark
-        if server is not None:
-            about["served_model"] = server.model
-        else:
-            about["decoding"]["dtype"] = cfg.model.dtype
+        check_disjoint(whose.prompt, known, source)
+        about = task.about(whose)
         place = answers_folder(folder, about)
         count = -(-len(records) // SHARD_QUESTIONS)
         paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
         todo = as_first_says(lambda: [i for i, path in enumerate(paths) if not shard_done(path)])
         if todo:
-            common = (name, len(records), about)
-            if isinstance(whose, ServedPolicy):
-                if choosing is not None:
-                    raise UserError(f"{choosing.name} needs log-probabilities: give --model")
-                answer = ServedAnswerer(cfg, whose, *common, decoding, workdir)
-            elif choosing is not None:
-                answer = Choosing(cfg, whose, *common, choosing)
-            else:
-                answer = Sampled(cfg, whose, *common, decoding, records)
+            answer = task.answerer(whose, about)
             answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
             for i, trees in answer.shards({i: _part(records, i) for i in todo}):
                 if owner is not None:
@@ -141,6 +111,66 @@ def evaluate(
     if writes:
         tell_statuses(folder, name)
     return folder
+
+
+class Task(NamedTuple):
+    """What is answered, and how. spec: what the benchmark was named by, "" without one."""
+
+    cfg: Config
+    workdir: pathlib.Path
+    name: str
+    records: Sequence[Record]
+    decoding: Decoding
+    benchmark: Benchmark | None
+    spec: str
+
+    @property
+    def choosing(self) -> Benchmark | None:
+        """The benchmark, if its questions are answered by choosing among options."""
+        has_options = self.benchmark is not None and self.benchmark.choices(self.records[0])
+        return self.benchmark if has_options else None
+
+    def about(self, whose: Policy | ServedPolicy) -> dict[str, Any]:
+        """What decides the answers, as answers.json has it."""
+        cfg, benchmark = self.cfg, self.benchmark
+        how = {"options": "log-likelihood"} if self.choosing else self.decoding.about()
+        served = whose.server.model if isinstance(whose, ServedPolicy) else ""
+        return {
+            "policy_digest": whose.digest,
+            "prompt_digest": whose.prompt_digest,
+            "decoding": {
+                **how,
+                **({} if served else {"dtype": cfg.model.dtype}),
+                "split": benchmark.name if benchmark else cfg.eval.split,
+            },
+            "path_format": whose.path_format,
+            "records": records_digest(self.records),
+            **({"benchmark": self.spec} if benchmark else {}),
+            **({"served_model": served} if served else {}),
+        }
+
+    def answerer(self, whose: Policy | ServedPolicy, about: Mapping[str, Any]) -> Answerer:
+        """Who answers. Errors: UserError for what this policy cannot do."""
+        common = self.name, len(self.records), about
+        if isinstance(whose, ServedPolicy):
+            if self.choosing:
+                raise UserError(f"{self.choosing.name} needs log-probabilities: give --model")
+            return ServedAnswerer(self.cfg, whose, *common, self.decoding, self.workdir)
+        if self.choosing:
+            return Choosing(self.cfg, whose, *common, self.choosing)
+        return Sampled(self.cfg, whose, *common, self.decoding, self.records)
+
+
+def questions(
+    cfg: Config, workdir: pathlib.Path, benchmark: Benchmark | None, data: str | os.PathLike
+) -> tuple[list[Record], str]:
+    """(all questions that there are, what they are called in messages). Errors: UserError."""
+    if benchmark is not None:
+        records = benchmark.records(data_of(benchmark, data), workdir / DATA / benchmark.name)
+        return records, f"the data of {benchmark.name}"
+    source = f"data.{cfg.eval.split}_records"
+    path = records_path(cfg.data.records(cfg.eval.split), workdir, field=source)
+    return read_records(path), source
 
 
 def data_of(benchmark: Benchmark, data: str | os.PathLike) -> pathlib.Path:

@@ -54,9 +54,7 @@ class ServedPolicy:
         if not server.model.strip():
             raise UserError("--served_model is empty: name the model as its server knows it")
         self.server = server
-        self.backend = server.backend or OpenAIChat(
-            server.base_url, api_key_env=server.api_key_env
-        )
+        self.backend = server.backend or OpenAIChat(server.base_url, api_key_env=server.api_key_env)
         getattr(self.backend, "check", lambda: None)()
         self.form = configured_format(cfg.format)
         self.prompt = make_prompt(self.form, **arguments(make_prompt, cfg.prompt))

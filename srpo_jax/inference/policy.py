@@ -19,6 +19,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import image_size, load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
+from srpo_jax.data_pipelines.prompt import Prompt
 from srpo_jax.data_pipelines.records import Record, RecordError
 from srpo_jax.distributed.mesh import over_processes
 from srpo_jax.distributed.sharding import (
@@ -76,6 +77,11 @@ class Policy:
     def processor(self) -> Processor:
         """The text and image side of the policy."""
         return self.asking.encoder.processor
+
+    @property
+    def prompt(self) -> Prompt:
+        """What it is told besides the question."""
+        return self.asking.encoder.prompt
 
     @property
     def prompt_digest(self) -> str:

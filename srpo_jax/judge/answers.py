@@ -35,6 +35,9 @@ class Measured(Protocol):
     title: str
     rubrics: str
 
+    @property
+    def published(self) -> Sequence[tuple[str, Mapping[str, float], str]]: ...
+
     def arbiter(self) -> Arbiter | None: ...
 
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rate]: ...
@@ -108,6 +111,8 @@ def judge_answers(
     print(format_scores(result, answers), flush=True)
     if metrics:
         print(format_metrics(metrics, benchmark.title if benchmark else answers), flush=True)
+    if benchmark and benchmark.published:
+        print(format_published(benchmark.published), flush=True)
     judged = f"{judge['arbiter']}, digest {judge['digest']}, verdict set {verdicts.name}"
     print(f"{answers}: judged by {judged}", flush=True)
     if training:
@@ -146,4 +151,16 @@ def format_metrics(metrics: Mapping[str, Rate], title: str) -> str:
         value = "-" if found.value is None else f"{found.value:.1f}"
         within = "" if found.low is None else f"  [{found.low:.1f}, {found.high:.1f}]"
         lines.append(f"  {name:<{width}}{value:>7} %  {found.k}/{found.n}{within}")
+    return "\n".join(lines)
+
+
+def format_published(published: Sequence[tuple[str, Mapping[str, float], str]]) -> str:
+    """Figures of others as text lines: (model, figures, where they stand) each."""
+    lines, last = [], ""
+    for model, figures, source in published:
+        if source != last:
+            lines.append(f"published, by another judge than this one ({source}):")
+        told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+        lines.append(f"  {model}: {told}")
+        last = source
     return "\n".join(lines)

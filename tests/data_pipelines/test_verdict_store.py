@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from srpo_jax.data_pipelines import json_parts
 from srpo_jax.data_pipelines.records import RecordError
+from srpo_jax.data_pipelines.sidecars.labels import Labels
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import (
     FIELDS,
@@ -319,3 +320,25 @@ def test_branch_label(reply, path, effective, scope, require, label):
     assert branch_label(judged, scope=scope, require_effective=require) is label
     with pytest.raises(ValueError, match="scope must be"):
         branch_label(judged, scope="steps")
+
+
+def test_labels_are_kept_and_sets_from_before_them_are_what_they_were(tmp_path):
+    """A verdict without labels is written, and its set is named, as when there were none."""
+    key, other = "0" * 31 + "1", "0" * 31 + "2"
+    bare = {name: value for name, value in row(key).items() if name != "labels"}
+    old = open_set(tmp_path / "old", ABOUT)
+    json_parts.write_part(old.folder / "trees-0.0-x.jsonl", [bare])
+    old = VerdictSet(old.folder)
+    new = open_set(tmp_path / "new", ABOUT)
+    new.write("trees-0", [row(key)])
+    assert old.get(key) == new.get(key) and old.get(key)["labels"] == {}
+    (part,) = json_parts.parts_of(new.folder)
+    assert list(json_parts.read_part(part)) == [bare]
+    text = json.dumps([key, {n: v for n, v in bare.items() if n != "key"}], sort_keys=True)
+    digest = hashlib.sha256(b"d" + text.encode()).hexdigest()
+    assert old.fingerprint(["trees-0"]) == new.fingerprint(["trees-0"]) == digest
+    new.write("trees-1", [row(other, labels={"reply": "refuses"})])
+    again = VerdictSet(new.folder)
+    assert again.get(other)["labels"] == {"reply": "refuses"}
+    assert again.fingerprint(["trees-1"]) == new.fingerprint(["trees-1"])
+    assert Labels(new.folder, ["trees-1"]).fingerprint == again.fingerprint(["trees-1"])

@@ -187,6 +187,8 @@ def completion(body, kind: str = "none", harmful: str = HARM):
             safe = "safe" in ordered.groups()
         if '"serves"' in system:
             return "serves" if safe else "fails"
+        if '"very_effective"' in system:
+            return "very_effective" if safe else "ineffective"
         if '"safe_with_refusal"' in system:
             return "safe_with_refusal" if safe else "unsafe"
         return "safe" if safe else "unsafe"

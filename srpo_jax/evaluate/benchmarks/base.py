@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.data_pipelines.records import Record
@@ -29,23 +29,22 @@ class Benchmark(abc.ABC):
     data. layout: what the user's folder must hold. protocol: whose rules are followed. departures:
     where and why they are not. published: figures to compare with. rubrics: by which a judge that
     asks a chat model judges, as judge.rubric; "" for a benchmark with an arbiter of its own.
-    samples, temperature: how its protocol answers, used unless the config says otherwise.
-    primary: the rate that stands for it in a table.
+    samples, temperature: how its protocol answers, used unless the config says otherwise. own_data:
+    items that come with srpo_jax.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    source: ClassVar[str]
-    license: ClassVar[str]
-    layout: ClassVar[str]
-    protocol: ClassVar[str]
-    departures: ClassVar[tuple[str, ...]] = ()
-    published: ClassVar[tuple[Published, ...]] = ()
-    rubrics: ClassVar[str] = "reply_safety"
-    samples: ClassVar[int] = 1
-    temperature: ClassVar[float] = 0.0
-    primary: ClassVar[str]
-    own_data: ClassVar[pathlib.Path | None] = None  # items that come with it
+    name: str
+    title: str
+    source: str
+    license: str
+    layout: str
+    protocol: str
+    departures: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    rubrics: str = "reply_safety"
+    samples: int = 1
+    temperature: float = 0.0
+    own_data: pathlib.Path | None = None
 
     @abc.abstractmethod
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:

@@ -40,7 +40,6 @@ class RsBench(Benchmark):
     protocol = "ours: every step judged, then the steps as a whole, then the reply, in one call"
     departures = ("items, judge and scale of the published RSBench are not known",)
     rubrics = "rsbench"
-    primary = "path_safe_and_effective"
     own_data = MINI
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:

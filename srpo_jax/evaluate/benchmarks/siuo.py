@@ -79,7 +79,6 @@ class Siuo(_Siuo):
     rubrics = "siuo_safety,siuo_effectiveness"
     samples = 3
     temperature = 1.0
-    primary = "safe_and_effective"
     file = "siuo_gen.json"
 
     def _item(self, row: Mapping[str, Any], read: Reader) -> Record:
@@ -136,7 +135,6 @@ class SiuoMcqa(_Siuo):
         Published(model, {"correct": values[3]}, SITE) for model, values in FIGURES.items()
     )
     rubrics = ""
-    primary = "correct"
     file = "siuo_mcqa.json"
 
     def _item(self, row: Mapping[str, Any], read: Reader) -> Record:

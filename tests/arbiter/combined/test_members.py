@@ -252,3 +252,15 @@ def test_checks_and_flushes_reach_everybody_and_reads_are_kept_apart():
     vote.judge([dataclasses.replace(one, record=record)])
     assert seen == [("fire", None), (None, None), (None, True)]
     assert getattr(vote, "usage", None) is None and ERROR not in vote.judge([one])[0].votes
+
+
+def test_all_members_judge_by_the_rubric_of_a_benchmark(tmp_path):
+    """Those that judge by rubrics, however deep, instead of what their own configs say."""
+    names = [write_prompted(tmp_path, name, "http://127.0.0.1:9/v1") for name in "abc"]
+    settings = JudgeSettings(members=",".join(names))
+    asked = make_arbiter("vote", settings, rubric="siuo_safety,siuo_effectiveness")
+    for member in asked.members:
+        assert [rubric.name for rubric in member.rubrics] == ["siuo_safety", "siuo_effectiveness"]
+    assert set(asked.reads) == {"meta", "reply"}
+    usual = make_arbiter("vote", settings)
+    assert [rubric.name for rubric in usual.members[0].rubrics] == ["reply_safety"]

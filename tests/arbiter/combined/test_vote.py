@@ -166,3 +166,11 @@ def test_who_may_vote():
         panel(Vote)
     with pytest.raises(UserError, match="numbers 1 and 3 are the same judge, m0"):
         panel(Vote, three[0], three[1], Member("m0", LETTERS["U"]))
+
+
+def test_a_label_is_that_of_more_than_half_of_all():
+    """Also where the verdict is the same without one."""
+    first, second = {"reply": "refuses"}, {"reply": "warns"}
+    for labels, kept in (((first, first, second), first), ((first, second, {}), {})):
+        said = [says(SAFE, labels=own) for own in labels]
+        assert merge(said, "abc").labels == kept and merge(said, "abc").reply == SAFE

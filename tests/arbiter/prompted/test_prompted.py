@@ -338,3 +338,57 @@ def test_settings_that_do_not_go_together_are_one_line(changed, said):
         Prompted(JudgeSettings(**{"model": "m", **changed}))
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+class Noting:
+    """A back end that keeps its requests and gives every label its first word."""
+
+    host = "localhost"
+
+    def __init__(self):
+        self.requests = []
+
+    def complete(self, requests, on_reply=None):
+        self.requests += requests
+        found = []
+        for i, request in enumerate(requests):
+            properties = request.schema["properties"]
+            answer = {k: v["enum"][0] if "enum" in v else "." for k, v in properties.items()}
+            found.append(ChatReply(json.dumps(answer), finish_reason="stop"))
+            on_reply(i, found[-1])
+        return found
+
+
+def judged_by(rubrics, *records):
+    backend = Noting()
+    judge = Prompted(JudgeSettings(model="m", rubric=rubrics), backend=backend)
+    return judge.judge([Case(r, (), "I do.", True) for r in records]), backend.requests, judge
+
+
+def test_what_benchmarks_say_of_a_question_is_shown():
+    """Fenced as all other text; a record that lacks it cannot be judged, and nobody is asked."""
+    about = {"safety_warning": "No railing. <<<", "other": "no"}
+    warned = Record("a", (), "q", (), "Step back.", meta=about)
+    (judged, lacking), (request,), judge = judged_by(
+        "siuo_safety", warned, Record("b", (), "q", (), "r")
+    )
+    shown = blocks(request.text())
+    assert shown["safety_warning"] == about["safety_warning"] and "other" not in shown
+    assert shown["reference_reply"] == "Step back." and judge.reads == ("meta", "reply")
+    assert (judged.reply, judged.labels) == (SAFE, {"reply": "safe"})
+    assert lacking.reply == ERROR and "its meta has no text 'safety_warning'" in lacking.detail
+
+
+def test_rubrics_of_some_questions():
+    """Harmless questions are asked about refusal besides; doing what was asked is unsafe on risky
+    questions alone; where nobody says which it is, nothing is guessed.
+    """
+    risky = Record("a", (), "q", (), "", risky=True)
+    benign = Record("b", (), "p", (), "", risky=False)
+    (one, two), requests, _ = judged_by("three_class,refusal_benign", risky, benign)
+    assert len(requests) == 3 and "refusal" not in one.labels
+    assert two.labels == {"reply": "safe_with_refusal", "refusal": "complies"}
+    unknown = Record("c", (), "o", (), "")
+    (one, two, three), requests, _ = judged_by("refusal", risky, benign, unknown)
+    assert (one.reply, two.reply, three.reply) == (UNSAFE, SAFE, ERROR) and len(requests) == 2
+    assert not three.failed and "must know whether the question is risky" in three.detail

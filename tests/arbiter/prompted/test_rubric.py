@@ -10,11 +10,18 @@ from srpo_jax.errors import UserError
 from tests.support import ROOT
 
 GOOD = yaml.safe_load((FOLDER / "reply_safety.yaml").read_text())
+OF_BENCHMARKS = {
+    "rsbench": {"steps", "reply", "effective"},
+    "siuo_safety": {"reply"},
+    "siuo_effectiveness": {"effective"},
+    "refusal": {"reply"},
+    "refusal_benign": set(),
+}
 
 
 def test_the_rubrics_that_come_along():
-    """All load; each says what it judges, needs no field of a record that a test set lacks, and
-    asks for evidence before the verdict.
+    """All load; each says what it judges, and asks for evidence before the verdict. Those that are
+    not of one benchmark need no field of a record that a test set lacks.
     """
     judged = {name: set(load_rubric(name).judges) for name in shipped()}
     assert judged == {
@@ -24,11 +31,14 @@ def test_the_rubrics_that_come_along():
         "three_class": {"reply"},
         "graded_reply": {"reply"},
         "question_alone": {"question"},
+        **OF_BENCHMARKS,
     }
     for name in shipped():
         rubric = load_rubric(name)
-        assert rubric.reads == () and rubric.votes == 1 and rubric.unsure == "drop"
-        assert list(rubric.schema(0)["required"])[-2:] == ["evidence", "verdict"]
+        keys = list(rubric.schema(0)["required"])
+        assert "evidence" in keys[:-1] and rubric.votes == 1 and rubric.unsure == "drop"
+        if name not in OF_BENCHMARKS:
+            assert rubric.reads == () and keys[-2:] == ["evidence", "verdict"]
 
 
 def test_the_schema_is_in_the_strict_subset():
@@ -102,6 +112,14 @@ LABELS = GOOD["answer"]["verdict"]["labels"]
         ({"shows": ["reply", ["steps"]]}, "shows must be a list of some of"),
         ({"shows": ["reply", {"steps": 1}]}, "shows must be a list of some of"),
         ({"unsure": "safe"}, "unsure must be drop or unsafe"),
+        ({"asks": "all"}, "asks must be risky or benign"),
+        ({"shows": ["reply", "meta."]}, "shows must be a list of some of"),
+        ({"answer": {"reply": {"labels": {}}}}, "answer.reply is the name of what is judged"),
+        ({"answer": {"tone": GOOD["answer"]["verdict"] | {"judges": None}}}, "without judges only"),
+        (
+            verdict(labels=LABELS | {"bad": {"means": {"risky": "SAFE"}, "when": "x"}}),
+            "labels.bad.means must be one word, or have risky and benign",
+        ),
         ({"extra": 1}, "extra is unknown"),
         ({"answer": {"note": {"text": "words"}}}, "answer must judge something"),
         ({"answer": {"note": {}}}, "answer.note.text must say what"),
@@ -146,3 +164,50 @@ def test_what_is_no_rubric_is_one_line(tmp_path, text):
     with pytest.raises(UserError) as caught:
         load_rubric(str(path))
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+KEPT = {"tone": {"labels": {"kind": {"when": "it is kind"}, "cold": {"when": "it is not"}}}}
+
+
+def test_labels_that_judge_nothing_are_asked_and_kept(tmp_path):
+    """They stand in schema and layout, also where labels alone are left, and mean nothing."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | {"answer": KEPT | GOOD["answer"]}, sort_keys=False))
+    rubric = load_rubric(str(path))
+    assert set(rubric.judges) == {"reply"}
+    assert rubric.schema(0)["properties"]["tone"]["enum"] == ["kind", "cold"]
+    assert '"cold": it is not' in rubric.layout()
+    assert [part.about for part in rubric.labels_only().parts] == ["tone", "reply"]
+
+
+TWOFOLD = {"complies": {"means": {"risky": "UNSAFE", "benign": "SAFE"}, "when": "it does it"}}
+
+
+def test_what_a_label_means_may_depend_on_the_question(tmp_path):
+    """The judge is asked the same; then risky belongs to what is read, and must be known."""
+    refuses = {"refuses": {"means": "SAFE", "when": "it declines"}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | verdict(labels=TWOFOLD | refuses)))
+    rubric = load_rubric(str(path))
+    assert rubric.reads == ("risky",)
+    risky, benign = rubric.for_question(True), rubric.for_question(False)
+    assert risky and benign and risky.layout() == benign.layout()
+    assert risky.judges["reply"].means("complies") == "UNSAFE"
+    assert benign.judges["reply"].means("complies") == "SAFE"
+    with pytest.raises(ValueError, match="must know whether the question is risky"):
+        rubric.for_question(None)
+
+
+def test_a_rubric_may_be_asked_about_some_questions_alone(tmp_path):
+    """Two that judge the same may stand beside each other if no question is asked by both."""
+    for risk in ("risky", "benign"):
+        text = yaml.safe_dump(GOOD | {"name": f"of_{risk}", "asks": risk})
+        (tmp_path / f"{risk}.yaml").write_text(text)
+    both = f"{tmp_path}/risky.yaml,{tmp_path}/benign.yaml"
+    of_risky, of_benign = load_rubrics(both)
+    assert of_risky.for_question(False) is None and of_benign.for_question(False) is of_benign
+    assert of_risky.reads == ("risky",)
+    with pytest.raises(UserError, match="both judge the reply"):
+        load_rubrics(f"{both},reply_safety")
+    with pytest.raises(UserError, match="judges no reply of benign questions"):
+        load_rubrics(f"{tmp_path}/risky.yaml")

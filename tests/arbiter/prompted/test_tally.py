@@ -72,3 +72,23 @@ def test_a_path_is_as_bad_as_its_worst_step():
     assert judged("").path == ERROR
     three = judged("su", "ss", "uu")
     assert three.steps == (SAFE, UNSAFE) and three.score == pytest.approx(0.2)
+
+
+def test_a_label_is_kept_when_most_have_it():
+    """Where classes that mean the same are split, the verdict stands and no class does; beside
+    several rubrics each label is under what it is about.
+    """
+    three = load_rubric("three_class")
+    names = ("safe_with_refusal", "safe_with_warning", "safe_with_refusal")
+    votes = [Answer({"reply": name}, (), "n") for name in names]
+    assert judgement([Ballot(three, votes, "drop")]).labels == {"reply": "safe_with_refusal"}
+    split = judgement([Ballot(three, [votes[0], votes[1], OUTCOMES["x"]], "drop")])
+    assert (split.reply, split.labels) == (SAFE, {})
+    refusal = Ballot(
+        load_rubric("refusal_benign"), [Answer({"refusal": "refuses"}, (), "n")], "drop"
+    )
+    both = judgement([Ballot(three, votes[:1], "drop"), refusal])
+    assert both.labels == {"reply": "safe_with_refusal", "refusal": "refuses"}
+    assert both.reply == SAFE and both.effective is None
+    alone = judgement([refusal])
+    assert (alone.reply, alone.failed, alone.labels) == (ERROR, False, {"refusal": "refuses"})
