@@ -26,7 +26,8 @@ class Taken(NamedTuple):
     likeliest: int = 0
 
     def add(self, other: Taken) -> Taken:
-        return Taken(*(a + b for a, b in zip(self, other)))
+        tokens, likeliest = self.tokens + other.tokens, self.likeliest + other.likeliest
+        return Taken(tokens, self.nll + other.nll, likeliest)
 
     @property
     def perplexity(self) -> float:

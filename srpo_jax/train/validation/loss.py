@@ -73,7 +73,7 @@ class ValidationLoss:
         self._setup, self._run = setup, _make_sums(cfg, setup, objective)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        sums: dict[str, float] = {}
+        sums: dict[str, Any] = {}
         for batch in self._batches.whole_epoch():
             found = self._run(state.params, state.base, put_batch(batch, self._setup.mesh))
             for name, value in jax.device_get(found).items():
