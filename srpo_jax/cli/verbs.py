@@ -157,6 +157,7 @@ def judge_compare(command: Command) -> None:
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
+    from srpo_jax.cli.validation import make_evaluators
     from srpo_jax.distributed.lifecycle import distributed_session
     from srpo_jax.runs.ledger import process_start
     from srpo_jax.runs.profiling import parse_window
@@ -172,7 +173,14 @@ def train(command: Command) -> None:
             if process.index == 0:
                 print(report)
             return
-        summary = run(config, workdir, profile=profile, born=process_start(), verify=verify)
+        summary = run(
+            config,
+            workdir,
+            profile=profile,
+            born=process_start(),
+            verify=verify,
+            make_evaluators=make_evaluators,
+        )
         if process.index == 0:
             print(f"step {summary['step']} is saved and verified: {summary['checkpoint']}")
 

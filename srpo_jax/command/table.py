@@ -366,6 +366,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "lora": ("demo", "pilot", "train"),
     "mesh": ("demo", "pilot", "train"),
     "processes": ("demo", "explore", "pilot", "train", "eval"),
-    "eval": ("demo", "eval", "serve"),
+    "eval": ("demo", "train", "eval", "serve"),
     "serve": ("serve",),
 }

@@ -119,6 +119,18 @@ def _check_together(config: Config | ConfigDict) -> None:
         )
     if config.lora.rank and not config.lora.targets:
         raise UserError("config.lora.targets is empty, so config.lora.rank adapts nothing")
+    by_look = config.train.best_metric.startswith("validation/")
+    if config.train.patience and not by_look:
+        raise UserError(
+            f"config.train.patience is {config.train.patience} and config.train.best_metric is "
+            f"{config.train.best_metric!r}: early stopping needs a metric of held-out data, one of "
+            "validation/"
+        )
+    if by_look and (config.train.patience or config.train.keep_best) and not config.eval.every:
+        raise UserError(
+            f"config.train.best_metric is {config.train.best_metric!r} but config.eval.every is 0: "
+            "say how often to look at held-out data"
+        )
     if config.pack.rows % config.train.accumulate:
         raise UserError(
             f"config.pack.rows is {config.pack.rows}, which config.train.accumulate "

@@ -148,7 +148,13 @@ class EvalSettings:
         "", "what every answer is made to begin with: a name of docs/benchmarks.md", decides=False
     )
     split: str = setting(
-        "test", "which records are answered", words=("test", "train"), decides=False
+        "test", "which records are answered", words=("test", "train", "validation"), decides=False
+    )
+    every: int = setting(
+        0, "training steps between two looks at held-out data; 0: none", low=0, decides=False
+    )
+    validation_questions: int = setting(
+        64, "so many of the validation records, half of them risky; 0: all", low=0, decides=False
     )
 
 

@@ -20,6 +20,17 @@ BEST_METRICS = {
     "srpo/loss_exp": -1,
     "rewards/accuracies": 1,
     "rewards/margins": 1,
+    # Of looks at held-out data: docs/validation.md.
+    "validation/loss": -1,
+    "validation/loss_ref": -1,
+    "validation/loss_exp": -1,
+    "validation/accuracies": 1,
+    "validation/margins": 1,
+    "validation/safety_rate": 1,
+    "validation/path_safety_rate": 1,
+    "validation/both_all": 1,
+    "validation/benign_perplexity": -1,
+    "validation/benign_agreement": 1,
 }
 
 
@@ -68,6 +79,15 @@ class DataSettings:
         "", "JSONL of the questions to explore and train on", required=True, decides=False
     )
     test_records: str = setting("", "JSONL of the held-out questions", required=True, decides=False)
+    validation_records: str = setting(
+        "", "JSONL of questions to look at while training", decides=False
+    )
+    validation_trees: str = setting(
+        "", "folder of judged trees to look at while training", decides=False
+    )
+    benign_records: str = setting(
+        "", "JSONL of harmless questions that are to be answered as before", decides=False
+    )
     trees: str = setting("", "folder of the trees to train on; empty: WORKDIR/trees", decides=False)
     max_pixels: int = setting(
         0,
@@ -77,8 +97,12 @@ class DataSettings:
     )
 
     def records(self, split: str) -> str:
-        """The records of a split, "train" or "test"."""
-        return {"train": self.train_records, "test": self.test_records}[split]
+        """The records of a split, "train", "test" or "validation"."""
+        return {
+            "train": self.train_records,
+            "test": self.test_records,
+            "validation": self.validation_records,
+        }[split]
 
 
 @dataclass(frozen=True)
@@ -238,8 +262,15 @@ class TrainSettings:
     )
     best_metric: str = setting(
         "loss",
-        "what best means: losses low, rewards high",
+        "what best means: losses low, rewards and rates high",
         words=tuple(BEST_METRICS),
+        decides=False,
+        host_only=True,
+    )
+    patience: int = setting(
+        0,
+        "end when best_metric, one of validation/, is no better after so many looks; 0: never",
+        low=0,
         decides=False,
         host_only=True,
     )

@@ -19,7 +19,7 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -163,7 +163,27 @@ class Batches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of this process's rows of batch `step`, first axis R / process_count."""
         rows = self.rows(step)
-        everything = [plan.items[i] for plan, row in rows for i in row]
+        return self._filled(rows, rows)
+
+    def whole_epoch(self) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of every tree once, for a measure over all: their weights are divided by the
+        numbers of all of them, so that sums over the batches are the means. The last batch has
+        rows of padding where there are no more trees.
+        """
+        plan, size = self.plan(0), self.rows_per_batch
+        rows: list[tuple[EpochPlan, tuple[int, ...]]] = [(plan, row) for row in plan.rows]
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            yield self._filled(some + [(plan, ())] * (size - len(some)), rows)
+
+    def _filled(
+        self,
+        rows: Sequence[tuple[EpochPlan, tuple[int, ...]]],
+        counted: Sequence[tuple[EpochPlan, tuple[int, ...]]],
+    ) -> dict[str, np.ndarray]:
+        """This process's part of a batch of `rows`, with weights divided by the numbers of all
+        `counted` rows."""
+        everything = [plan.items[i] for plan, row in counted for i in row]
         questions = math.fsum(item.question_share for item in everything)
         ref_tokens = math.fsum(item.ref_tokens for item in everything) or 1.0
         paired = math.fsum(item.paired_share for item in everything) or 1.0

@@ -27,6 +27,7 @@ MEANING = {
     "restore": "reading a checkpoint",
     "compile": "the first step of a session",
     "data": "waiting for a batch",
+    "validate": "looks at held-out data",
     "save": "held up by saving",
     "verify": "reading the last checkpoint back",
     "other": "the rest",

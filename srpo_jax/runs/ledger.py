@@ -5,7 +5,8 @@ A run is always in exactly one phase, so the seconds of the phases add up to the
     init     imports, model, data, mesh       data     waiting for a batch
     restore  reading a checkpoint             save     what saving holds the loop up
     compile  the first step                   verify   reading the last checkpoint back
-    step     everything else of the loop      other    the rest
+    step     everything else of the loop      validate looks at held-out data
+                                              other    the rest
 
 Only process 0 writes. A line is whole or is the last one: it is appended with one write, and a
 torn last line is passed over. Seconds are of the monotonic clock, from the one reading of the wall
@@ -25,7 +26,7 @@ from typing import Any
 from srpo_jax.runs.appended import Appended
 
 FILE = "events.jsonl"
-PHASES = ("init", "restore", "compile", "data", "step", "save", "verify", "other")
+PHASES = ("init", "restore", "compile", "data", "step", "validate", "save", "verify", "other")
 
 
 class Ledger:

@@ -23,24 +23,38 @@ from srpo_jax.runs.trackers import make_trackers
 FILE = "metrics.jsonl"
 
 
-def cut_after(path: pathlib.Path, step: int) -> None:
-    """Drops the lines of later steps than `step`, and a last line that a kill left half-written."""
+def cut_after(path: pathlib.Path, step: int, *, look: bool = False) -> None:
+    """Drops the lines of later steps than `step`, and a last line that a kill left half-written;
+    with `look` also what is said of a look at held-out data after `step`, which comes again.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            again = look and values["step"] == step and any(map(_is_look, values))
+            if values["step"] <= step and not again:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
     write_text(path, "".join(kept))
 
 
+def _is_look(name: str) -> bool:
+    return name.startswith("validation/")
+
+
 # Columns of a step's line: metric, how it is written, and in which order columns are left out when
 # a line is too long; 0: never.
 COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("loss", "loss {:7.4f}", 0),
+    ("validation/loss", "held-out loss {:7.4f}", 0),
+    ("validation/loss_ref", "held-out ref {:7.4f}", 0),
+    ("validation/accuracies", "acc {:4.2f}", 4),
+    ("validation/safety_rate", "safe {:5.1f} %", 1),
+    ("validation/effectiveness_rate", "effective {:5.1f} %", 2),
+    ("validation/benign_agreement", "as before {:4.2f}", 3),
     ("srpo/loss_ref", "ref {:7.4f}", 5),
     ("srpo/loss_exp", "exp {:6.4f}", 6),
     ("rewards/margins", "margin {:5.2f}", 7),
@@ -79,7 +93,8 @@ def line(step: int, steps: int, values: dict[str, float], width: int = WIDTH) ->
 class Metrics:
     """Writes the metrics of one run; in a `with`. Only process 0 should make one.
 
-    report_to: see trackers.py; name and config are what they are told of the run. A tracker that
+    look: whether there will be a look at held-out data at step `start`, see cut_after. report_to:
+    see trackers.py; name and config are what they are told of the run. A tracker that
     fails later on is dropped, which is said once: all it would get is in metrics.jsonl.
     Errors: UserError when a package is missing.
     """
@@ -93,13 +108,14 @@ class Metrics:
         report_to: str,
         name: str = "",
         config: Mapping[str, Any] | None = None,
+        look: bool = False,
     ):
         self.steps = steps
         self._path = path = pathlib.Path(workdir) / FILE
         self._trackers = make_trackers(
             report_to, path.parent, name=name, config=config or {}, start=start
         )
-        cut_after(path, start)
+        cut_after(path, start, look=look)
         self._file = Appended(path)
         self._bar = Bar(every=True)
 

@@ -41,6 +41,7 @@ from srpo_jax.train.setup import Setup, check_attention, headline, make_setup, w
 from srpo_jax.train.step_metrics import StepMetrics
 from srpo_jax.train.train_state import TrainState, init_state
 from srpo_jax.train.train_step import make_train_step
+from srpo_jax.train.validation.validation import MakeEvaluators, Validation
 
 PLACE = "place"  # in the notes of a checkpoint: where its data ends, see Batches.place
 
@@ -53,6 +54,7 @@ def train(
     profile: tuple[int, int] | None = None,
     born: float | None = None,
     verify: bool = False,
+    make_evaluators: MakeEvaluators | None = None,
 ) -> dict[str, Any]:
     """Trains to cfg.train.steps and returns a summary: step, started_at, loss, seconds, checkpoint.
 
@@ -61,7 +63,9 @@ def train(
     last checkpoint is on disk and was read back. profile: these steps, counted from the start of
     this call, are traced into WORKDIR/profile, see profiling.py. born: when the program began, in
     seconds of the wall clock, for the ledger (runs/ledger.py); default: now. verify: trees and
-    verdicts are read in full first; else they are known by size and time.
+    verdicts are read in full first; else they are known by size and time. make_evaluators: what is
+    looked at every cfg.eval.every steps besides the loss (train/validation). Looks change nothing
+    of what is trained; with cfg.train.patience they may end the run before cfg.train.steps.
     Errors: UserError for settings that do not fit together, a workdir of another run, or a loss
     that is no number; RunFailure when the last checkpoint does not verify. SIGTERM and the first
     Ctrl-C finish the step, save, and raise SystemExit (code 0, or SRPO_STOPPED_EXIT_CODE) or
@@ -90,6 +94,7 @@ def train(
         check_writable(workdir)
         owner = held.enter_context(owner_of(workdir)) if first else None
         agree("owner", {})  # the others wait, or are told, before they touch the workdir
+        validation = Validation(cfg, setup, workdir, make_evaluators)
         kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():
@@ -97,6 +102,7 @@ def train(
             state, notes = first_state(cfg, setup, checkpoints)
             start = saved = int(state.step)
             setup.batches.start_from(notes.get(PLACE))
+            validation.go_on_from(notes)
             ledger.enter("init")
             ledger.open(start)
             if first:
@@ -127,17 +133,30 @@ def train(
                     report_to=cfg.train.report_to,
                     name=cfg.name,
                     config=cfg.to_dict(),
+                    look=validation.due(start),
                 )
                 if first
                 else nullcontext()
             )
-            loader = make_loader(setup.batches, start_step=start, num_steps=cfg.train.steps)
+
+            def look(step: int, state: TrainState) -> None:
+                ledger.enter("validate")
+                watchdog.beat(f"step {step}", patient=True)
+                begin = time.monotonic()
+                values = validation.look(step, state, writer)
+                step_metrics.looked(values, time.monotonic() - begin)
+                watchdog.beat(f"the look at step {step}")
+
+            end = start if validation.spent else cfg.train.steps
+            loader = make_loader(setup.batches, start_step=start, num_steps=end)
             tracer = Profile(profile, workdir / "profile", start, cfg.train.steps - start)
             leaving = False
             pending = None  # metrics of the step before: read while the device works on this one
             with StopRequest() as stop:  # also while the last save is still being written
                 # report_failure: the others are told before anything below waits for them.
                 with log as writer, closing(loader), tracer, report_failure():
+                    if validation.due(start) and start < end:
+                        look(start, state)
                     for k, batch, waited in _timed(loader, ledger):
                         ledger.enter("compile" if k == start else "step")
                         with tracer.step(k - start, pending):
@@ -152,19 +171,25 @@ def train(
                             step_metrics.report(*pending, saved, writer)
                         pending = (k + 1, metrics, waited)
                         leaving = stop.asked(k + 1)
-                        last = leaving or k + 1 == cfg.train.steps
                         ledger.steps(k + 1)
+                        if validation.due(k + 1) and not leaving:  # else when the run goes on
+                            step_metrics.report(*pending, saved, writer)
+                            pending = None
+                            look(k + 1, state)
+                        last = leaving or validation.spent or k + 1 == cfg.train.steps
                         if last or (k + 1) % cfg.train.save_every == 0:
-                            step_metrics.report(*pending, saved, writer)  # no number: never saved
+                            if pending:  # no number: never saved
+                                step_metrics.report(*pending, saved, writer)
                             pending = None
                             if owner:
                                 owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
-                            notes = {**step_metrics.notes, PLACE: setup.batches.place(k + 1)}
+                            place = {PLACE: setup.batches.place(k + 1)}
+                            notes = {**step_metrics.notes, **place, **validation.notes}
                             saved = checkpoints.save(state, setup.run, notes, step_metrics.means())
                         watchdog.beat(f"step {k + 1}", patient=last)
-                        if leaving:
+                        if leaving or validation.spent:
                             break
                 del state  # makes room: the checkpoint is read back where the state lay
                 if saved > start:

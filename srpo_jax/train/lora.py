@@ -169,15 +169,18 @@ def variables(lora: Lora, adapters: Any, key: jax.Array | None = None) -> dict:
     return _nested(leaves)
 
 
-def merged_params(lora: Lora, params: Any, adapters: Any) -> Any:
+def merged_params(lora: Lora, params: Any, adapters: Any, *, keep: bool = False) -> Any:
     """`params` with scale * A B added to the kernels, in float32 and then in the kernel's dtype.
 
-    Kernel by kernel, each into the place of the old one: those of `params` are used up.
+    Kernel by kernel, each into the place of the old one: those of `params` are used up, unless
+    they are to be kept.
     """
     kernels, leaves, merged = by_path(params), by_path(adapters), {}
     for path, site in lora.sites.items():
         old = kernels[path + KERNEL]
-        add = jax.jit(_add, static_argnums=(3, 4), donate_argnums=0, out_shardings=old.sharding)
+        donated = () if keep else (0,)
+        options: dict[str, Any] = {"donate_argnums": donated, "out_shardings": old.sharding}
+        add = jax.jit(_add, static_argnums=(3, 4), **options)
         ab = leaves[f"{path}/lora_a"], leaves[f"{path}/lora_b"]
         merged[path + KERNEL] = add(old, *ab, _product(site), lora.scale)
     return merge(params, merged)

@@ -48,6 +48,11 @@ class Rates:
         self._ends: deque[tuple[float, Done | None]] = deque(maxlen=WINDOW + 1)
         self._ends.append((time.monotonic(), None))
 
+    def pause(self, seconds: float) -> None:
+        """So long nothing was done that counts."""
+        ends = [(end + seconds, done) for end, done in self._ends]
+        self._ends = deque(ends, maxlen=WINDOW + 1)
+
     def add(self, done: Done, steps_left: int) -> dict[str, float]:
         """The rates when a step that did this ends now; {} for the first one, which compiles."""
         self._ends.append((time.monotonic(), done))
@@ -120,6 +125,12 @@ class StepMetrics:
         }
         if writer and (step % self.settings.log_every == 0 or step == self.settings.steps):
             writer.write(step, values)
+
+    def looked(self, values: dict[str, float], seconds: float) -> None:
+        """A look at held-out data, whose time is none of the steps'."""
+        for name, value in values.items():
+            self._since_save.setdefault(name, []).append(value)
+        self._rates.pause(seconds)
 
     def means(self) -> dict[str, float]:
         """The mean of each metric over the steps since the call before: one batch says little."""

@@ -160,6 +160,11 @@ class Engine:
             if source.error is not None:
                 raise source.error
 
+    def leave_device(self) -> None:
+        """Frees what it holds on the devices but its programs; `params` is to be set before it
+        samples again."""
+        self.params = self._state = None
+
     def check(self, request: SampleRequest) -> None:
         """UserError naming a request that does not fit the budgets; ValueError for a wrong one."""
         used = len(request.prompt.tokens) + len(request.path)

@@ -1,0 +1,208 @@
+"""What a run looks at during training besides its loss: answers that are judged, and how harmless
+questions are answered now. Handed in to the loop by `srpo train`.
+
+    safety_rate, path_safety_rate, effectiveness_rate, both_all, error_rate, readable
+                         greedy answers to the validation questions, in percent, by the arbiter of
+                         the config where it can be asked here (judge/results/scores.py)
+    benign_perplexity    of the base policy's own greedy answers to data.benign_records
+    benign_agreement     share of the tokens of those answers that the policy would say too
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from srpo_jax.arbiter.registry import find_arbiter, make_arbiter
+from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.config.fields import Config
+from srpo_jax.console import say
+from srpo_jax.data_pipelines.path_formats.statuses import OK
+from srpo_jax.data_pipelines.records import Record, read_records, records_digest
+from srpo_jax.data_pipelines.sources import records_path
+from srpo_jax.data_pipelines.tree_schema import make_tree_record
+from srpo_jax.data_pipelines.verdict_store import unjudged, why_not_judged
+from srpo_jax.distributed.agreement import as_first_says
+from srpo_jax.files import read_json, write_json
+from srpo_jax.inference.engine.drawing import Sampling
+from srpo_jax.inference.engine.engine import Engine
+from srpo_jax.inference.engine.requests import Sample, SampleRequest
+from srpo_jax.inference.forced_answers import ForcedAnswers
+from srpo_jax.inference.policy import Policy, choose_questions, load_network, sampling_model
+from srpo_jax.inference.prompting import load_asking
+from srpo_jax.inference.sampling_mesh import Shape, sampling_mesh
+from srpo_jax.judge.asking import ask, describe
+from srpo_jax.judge.cases import cases_of_tree
+from srpo_jax.judge.results.scores import scores
+from srpo_jax.models.hf.weights_digest import policy_digest
+from srpo_jax.models.registry import load_model_config
+
+RATES = ("safety_rate", "path_safety_rate", "effectiveness_rate", "both_all", "error_rate")
+BENIGN = pathlib.Path("validation", "benign.json")  # in the workdir: the base policy's answers
+
+
+def make_evaluators(
+    cfg: Config, records: Sequence[Record], workdir: pathlib.Path
+) -> list[Callable[[Any], dict[str, float]]]:
+    """See train.validation.validation.MakeEvaluators. Errors: UserError for records and arbiters.
+
+    An arbiter that is a server, or needs a device, is not asked: a run must not wait for one.
+    """
+    found: list[Callable[[Any], dict[str, float]]] = []
+    if records and getattr(find_arbiter(cfg.arbiter.kind), "in_process", False):
+        arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, config=cfg)
+        found.append(JudgedAnswers(cfg, records, arbiter))
+    elif records and jax.process_index() == 0:
+        say(
+            f"note: arbiter.kind={cfg.arbiter.kind} is not asked during training; of the "
+            "validation questions only the loss on their reference paths is looked at"
+        )
+    if cfg.data.benign_records:
+        found.append(Benign(cfg, workdir))
+    return found
+
+
+class Greedy:
+    """Greedy answers to the same questions again and again, each time by other weights."""
+
+    def __init__(self, cfg: Config, records: Sequence[Record]):
+        config = load_model_config(cfg.model.path, cfg.model.family)
+        mesh = sampling_mesh(cfg, config)
+        asking = load_asking(cfg, cfg.model.path, config.family)
+        self.policy = Policy(sampling_model(cfg, config, mesh), None, asking, "", mesh)
+        self.records, self._cfg = records, cfg
+        self.tokens, self.patches = self.policy.budgets(records, [0] * len(records))
+        self._engine: Engine | None = None
+
+    def __call__(self, params: Any) -> list[Sample]:
+        """One for each record, in order."""
+        if self._engine is None:
+            self._engine = self._make(params)
+        self._engine.params = params
+        requests = (
+            SampleRequest(
+                *(self.policy.encode(record), np.zeros(0, np.int32), (0,), (0,)),
+                name=f"record {record.id!r}",
+            )
+            for record in self.records
+        )
+        found = dict(self._engine.stream(requests))
+        self._engine.leave_device()
+        return [found[i][0] for i in range(len(self.records))]
+
+    def _make(self, params: Any) -> Engine:
+        cfg, policy = self._cfg, self.policy
+        new = cfg.eval.max_new_tokens
+        weighed = Policy(policy.model, params, policy.asking, "", policy.mesh)
+        rows = weighed.rows(
+            cfg.eval.batch, len(self.records), Shape(self.tokens, 1, new, self.patches)
+        )
+        return Engine(
+            policy.model,
+            params,
+            policy.processor,
+            rows=rows,
+            branches=1,
+            prompt_tokens=self.tokens,
+            patches=self.patches,
+            max_new_tokens=new,
+            sampling=Sampling(temperature=0.0),
+            mesh=policy.mesh,
+        )
+
+
+class JudgedAnswers:
+    """Rates of greedy answers, judged here and now."""
+
+    def __init__(self, cfg: Config, records: Sequence[Record], arbiter: Arbiter):
+        self._cfg, self._arbiter = cfg, arbiter
+        self._reads = describe(arbiter, cfg.arbiter.kind)["reads"]
+        self._greedy = Greedy(cfg, records)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        samples = self._greedy(params)
+        return as_first_says(lambda: self._judged(samples))
+
+    def _judged(self, samples: Sequence[Sample]) -> dict[str, float]:
+        policy, keep = self._greedy.policy, self._cfg.explore.keep_irregular
+        form, cases, rows = policy.path_format, [], []
+        for record, sample in zip(self._greedy.records, samples, strict=True):
+            branch = policy.branch((), 0, 0, sample.tokens.tolist(), sample)
+            tree = make_tree_record(record, (), [branch], {}, form)
+            own = [keyed.case for keyed in cases_of_tree(tree, self._reads, keep_irregular=keep)]
+            why = why_not_judged(branch, keep)
+            rows.append(
+                {
+                    "risky": record.risky,
+                    "category": record.category,
+                    "read": branch["status"] == OK,
+                    **unjudged(why or "not judged"),
+                }
+            )
+            cases += [(len(rows) - 1, case) for case in own]
+        verdicts = ask(
+            self._arbiter,
+            [case for _, case in cases],
+            timeout=self._cfg.arbiter.timeout_seconds,
+        )
+        for (number, _), verdict in zip(cases, verdicts, strict=True):
+            rows[number] |= verdict
+        rates = scores(rows)
+        found = {name: float(rates[name]) for name in RATES if rates[name] is not None}
+        return {**found, "readable": 100 * float(np.mean([row["read"] for row in rows]))}
+
+
+class Benign:
+    """How far a policy has come from the base policy where nothing was to change: on the base
+    policy's greedy answers to data.benign_records, which are kept in the workdir.
+    """
+
+    def __init__(self, cfg: Config, workdir: pathlib.Path):
+        spec = records_path(cfg.data.benign_records, workdir, field="data.benign_records")
+        known = read_records(spec)
+        records = choose_questions(known, cfg.eval.validation_questions, seed=cfg.seed)
+        greedy = Greedy(cfg, records)
+        self._answers = _base_answers(cfg, greedy, workdir / BENIGN)
+        self._policy, self._records = greedy.policy, records
+        longest = max(map(len, self._answers))
+        self._taken = ForcedAnswers(
+            greedy.policy,
+            tokens=greedy.tokens + longest,
+            patches=greedy.patches,
+            answer=longest,
+        )
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        prompts = [self._policy.encode(record) for record in self._records]
+        taken = self._taken(params, prompts, self._answers)
+        return {"benign_perplexity": taken.perplexity, "benign_agreement": taken.agreement}
+
+
+def _base_answers(cfg: Config, greedy: Greedy, file: pathlib.Path) -> list[list[int]]:
+    """Token ids of the base policy's answers: those of the file, if it is of the same policy and
+    questions, else sampled and kept there."""
+
+    def found() -> list[list[int]] | None:
+        kept = read_json(file) if file.is_file() else {}
+        return kept["answers"] if kept.get("of") == about else None
+
+    about = {
+        "policy_digest": policy_digest(cfg.model.path),
+        "prompt_digest": greedy.policy.prompt_digest,
+        "records": records_digest(greedy.records),
+        "max_new_tokens": cfg.eval.max_new_tokens,
+        "dtype": cfg.model.dtype,
+    }
+    kept = as_first_says(found)
+    if kept is not None:
+        return kept
+    params = load_network(cfg, cfg.model.path).params
+    answers = [sample.tokens.tolist() for sample in greedy(params)]
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"of": about, "answers": answers})
+    return answers

@@ -1,0 +1,1 @@
+"""Looks at held-out data during training, which change nothing of what is trained."""
