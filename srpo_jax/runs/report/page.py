@@ -173,8 +173,8 @@ def _results(
 def _methods(
     workdir: pathlib.Path, evaluations: Mapping[str, Mapping], runs: Mapping[str, list[dict]]
 ) -> dict[str, Any]:
-    """{"methods": the table of `srpo table`, None for one run without benchmarks, "several": whether
-    there are several runs, "alike": whether all scores are of one judge}.
+    """{"methods": the table of `srpo table`, None for one run without benchmarks, "several":
+    whether there are several runs, "alike": whether all scores are of one judge}.
     """
     measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
     alike = same_judge(*(scores.get("judge") for scores in measured))
