@@ -23,6 +23,7 @@ from srpo_jax.runs.report.trees import choose_trees
 from srpo_jax.runs.report.twigs import make_twigs
 from tests.support import ROOT, judged
 from tests.support.report_sample import make_workdir
+from tests.support.scored import risky_rows, write_evaluation
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert(1)</script><img src="http://evil/x.png" onerror=alert(1)>\u202e & "quoted"'
@@ -334,6 +335,16 @@ def test_runs_of_several_methods_are_compared(workdir, tmp_path):
     assert "my dpo against base, test questions" in text and "100.0 ± 0.0 [" in text
     assert page.tags.count("img") == 6 + 8
     assert "Read the reference path" in " ".join(Page(render(tmp_path / "runs" / "dpo-0")).text)
+
+
+def test_metrics_of_benchmarks_are_shown(tmp_path):
+    """Those that a benchmark has of its own, with interval and count, also of a single run."""
+    metric = {"value": 12.5, "k": 1, "n": 8, "low": 2.2, "high": 47.1, "method": "wilson"}
+    more = {"benchmark": "siuo", "metrics": {"S&E": metric}}
+    write_evaluation(tmp_path, "siuo", risky_rows(5, 8), policy="p", **more)
+    text = " ".join(" ".join(Page(render(tmp_path)).text).split())
+    assert "Benchmarks" in text and "siuo, 8 questions" in text
+    assert "S&E" in text and "12.5 [2.2, 47.1] 1/8" in text
 
 
 def test_a_judge_of_its_own_pupil_makes_no_headline(workdir, tmp_path):

@@ -43,11 +43,15 @@ def write_evaluation(
     (folder / "scores.json").write_text(json.dumps(found))
 
 
-def write_run(workdir: pathlib.Path, *, seed: int = 0, **objective: Any) -> None:
-    """WORKDIR/config.json of a run that was trained on verdicts of TEACHER."""
+def write_run(
+    workdir: pathlib.Path, *, seed: int = 0, began_with: str = "", **objective: Any
+) -> None:
+    """WORKDIR/config.json of a run that was trained on verdicts of TEACHER. began_with: digest."""
     config = Config().to_dict()
     config["seed"], config["model"]["path"] = seed, "/models/tiny"
     config["objective"].update(objective)
     facts = {"questions": 8, "pairs": 30, "verdicts": TEACHER}
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps({"config": config, "data": facts}))
+    run = {"model weights": began_with}
+    stored = {"config": config, "data": facts, "run": run}
+    (workdir / "config.json").write_text(json.dumps(stored))

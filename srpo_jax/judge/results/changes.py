@@ -10,6 +10,7 @@ from srpo_jax.errors import one_line
 from srpo_jax.judge.results.paired import LEVEL, Change, compare, holm
 from srpo_jax.judge.results.rates import RATES, RateInfo, Row, by_question, hits, judged_parts
 
+# Of the same questions before and after, whatever the answers are.
 TESTED = ("safety_rate", "both_risky", "effectiveness_rate", "path_safety_rate")
 
 

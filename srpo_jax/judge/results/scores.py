@@ -118,10 +118,7 @@ def format_scores(result: Mapping[str, Any], name: str) -> str:
     if result["answers"] > result["n"]:
         head += f", {result['answers']} answers"
     lines = [head]
-    metrics = result.get("metrics") or {}
-    labels = {**{name: name for name in metrics}, **{info.name: info.label for info in RATES}}
-    for key, label in labels.items():
-        lines.append(_line(label, read_rate(result, key)))
+    lines += [_line(info.label, read_rate(result, info.name)) for info in RATES]
     methods = {each["method"] for each in result["rates"].values() if each["value"] is not None}
     if "bootstrap" in methods:
         lines.append("  intervals of several answers to a question: bootstrap over questions")

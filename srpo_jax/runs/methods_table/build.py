@@ -38,7 +38,7 @@ class Against(NamedTuple):
 
 class Page(NamedTuple):
     """All that is written down. facts: (name, value) for the head. tables: one of each benchmark.
-    notes: sentences below. changes: against the base policy, where there is one.
+    notes: sentences below. changes: against base policies, where they have the same questions.
     """
 
     facts: list[tuple[str, str]]
@@ -63,7 +63,7 @@ def build(collected: Collected) -> Page:
         )
     if not tested and len(collected.methods) > 1:
         notes.append(
-            "Nothing was tested: that takes one base policy and answers to the same questions."
+            "Nothing was tested: that takes a base policy and answers to the same questions."
         )
     if collected.left_out:
         notes.append(f"Left out, as not judged yet: {', '.join(collected.left_out)}.")
@@ -109,17 +109,18 @@ def cell_text(found: Cell | None) -> str:
 
 
 def compare_with_base(collected: Collected) -> list[Against]:
-    """Every method against the one base policy, on each benchmark where both have their answers;
-    the seeds of a method are answers to the same questions. All are adjusted together.
+    """Every method against its base policy, on each benchmark where both have their answers; the
+    seeds of a method are answers to the same questions. All are adjusted together.
     """
-    base, places, found = collected.base, [], []
+    places, found = [], []
     names = _titles(collected)
-    for row in collected.methods if base else ():
+    for row in collected.methods:
+        base = collected.base_of(row)
         for column in collected.columns:
-            if row is not base and base and column in row.cells and column in base.cells:
+            if base and column in row.cells and column in base.cells:
                 before = base.cells[column][0].rows()
                 after = [line for each in row.cells[column] for line in each.rows()]
-                what = f"{row_name(row, column)} against base, {names[column]}"
+                what = f"{row_name(row, column)} against {base.name}, {names[column]}"
                 own = changes(before, after, what) if before and after else []
                 places += [(row, column)] * len(own)
                 found += own

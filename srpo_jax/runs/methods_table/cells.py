@@ -13,7 +13,7 @@ from srpo_jax.judge.results.rates import BY_NAME
 from srpo_jax.judge.results.scores import read_rate
 from srpo_jax.runs.methods_table.collect import Collected, Column, Evaluation
 
-# Of an evaluation without metrics of its own; what every one ends with.
+# Of what is no benchmark with metrics of its own; what every one ends with.
 HEADLINE = ("safety_rate", "both_risky", "effectiveness_rate")
 LAST = ("error_rate",)
 
@@ -33,14 +33,14 @@ class Cell(NamedTuple):
 
 
 def metrics(collected: Collected, column: Column) -> list[str]:
-    """The names of what is shown of a column: the benchmark's own metrics, else HEADLINE; and how
-    much could not be judged.
+    """The names of what is shown of a column: of a benchmark with metrics of its own these, else
+    HEADLINE and what metrics there are (of several answers); and how much could not be judged.
     """
-    own: dict[str, None] = {}
-    for row in collected.methods:
-        for each in row.cells.get(column, []):
-            own |= dict.fromkeys(each.scores.get("metrics") or {})
-    return [*(own or HEADLINE), *(name for name in LAST if name not in own)]
+    found = [each for row in collected.methods for each in row.cells.get(column, [])]
+    own = {name: None for each in found for name in each.scores.get("metrics") or {}}
+    if not (own and all(each.scores.get("benchmark") for each in found)):
+        own = {**dict.fromkeys(HEADLINE), **own}
+    return list({**own, **dict.fromkeys(LAST)})
 
 
 def label(metric: str) -> str:

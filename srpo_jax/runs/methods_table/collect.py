@@ -1,6 +1,7 @@
 """The scores of several workdirs, put in order: which method, which benchmark, which seeds.
 
-A row is a method: a policy before training ("base"), or runs with the same config but for the seed.
+A row is a method: a policy before training ("base": evaluations that are called so, and of what a
+run began with), or runs with the same config but for the seed.
 A column is a benchmark with its questions and its judge: scores on other questions, or of another
 judge, are not comparable and get a column of their own.
 """
@@ -33,13 +34,16 @@ from srpo_jax.runs.workdir import (
 
 
 class Evaluation(NamedTuple):
-    """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none)."""
+    """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none).
+    began_with: digest of the policy that the run began with, "" where that is not known.
+    """
 
     workdir: pathlib.Path
     name: str
     scores: Mapping[str, Any]
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
+    began_with: str = ""
 
     @property
     def folder(self) -> pathlib.Path:
@@ -92,11 +96,15 @@ class Collected:
     def evaluations(self) -> list[Evaluation]:
         return [each for row in self.methods for each in row.evaluations]
 
-    @property
-    def base(self) -> Method | None:
-        """What the other rows are compared with; None without one, or with several."""
-        found = [row for row in self.methods if row.is_base]
-        return found[0] if len(found) == 1 else None
+    def base_of(self, row: Method) -> Method | None:
+        """What a row is compared with: the policy that its runs began with, or else the only one
+        there is. None without one, and for one itself.
+        """
+        bases = [other for other in self.methods if other.is_base]
+        begun = {each.began_with for each in row.evaluations} - {""}
+        own = [base for base in bases if {_policy(e) for e in base.evaluations} == begun]
+        found = own or bases
+        return found[0] if len(found) == 1 and not row.is_base else None
 
     def last_day(self) -> str:
         """The date on which the newest of the scores was written."""
@@ -129,12 +137,15 @@ def collect(workdirs: Sequence[str | pathlib.Path]) -> Collected:
 
 def _evaluations(home: pathlib.Path) -> Iterable[Evaluation]:
     config, facts = read_config(home), read_facts(home)
+    run = read_json(home / "config.json").get("run") if config else None
+    began_with = str((run or {}).get("model weights", ""))
     for name, scores in read_evaluations(home).items():
-        yield Evaluation(home, name, scores, config, facts)
+        yield Evaluation(home, name, scores, config, facts, began_with)
 
 
 def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
-    known = {_policy(each) for each in found if each.name in BEFORE} - {""}
+    named = {_policy(each) for each in found if each.name in BEFORE}
+    begun = {each.began_with for each in found}
     columns: dict[Column, None] = {}
     methods: dict[str, Method] = {}
     placed = []
@@ -142,7 +153,9 @@ def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
         with readable(each.folder / "scores.json"):
             column = _column(each)
         columns[column] = None
-        placed.append((each, column, each.name in BEFORE or _policy(each) in known))
+        # What another run began with may be what this one ended with.
+        known = named | (begun if not each.config else {each.began_with})
+        placed.append((each, column, each.name in BEFORE or _policy(each) in known - {""}))
     policies = Counter((each.workdir, column) for each, column, is_base in placed if not is_base)
     for each, column, is_base in placed:
         key = f"base {_policy(each)}" if is_base else _group(each)
@@ -191,7 +204,7 @@ def _group(each: Evaluation) -> str:
             kept[name] = value
     records = (each.config.get("data") or {}).get("train_records")
     verdicts = (each.facts.get("verdicts") or {}).get("digest")
-    names = [without_folders(str(records)), base_model(each), verdicts]
+    names = [without_folders(str(records)), each.began_with or base_model(each), verdicts]
     return json.dumps([kept, names], sort_keys=True, default=str)
 
 

@@ -173,17 +173,18 @@ def _results(
 def _methods(
     workdir: pathlib.Path, evaluations: Mapping[str, Mapping], runs: Mapping[str, list[dict]]
 ) -> dict[str, Any]:
-    """{"methods": the table of `srpo table`, None where there is one run alone, "alike": whether
-    all scores are of one judge}.
+    """{"methods": the table of `srpo table`, None for one run without benchmarks, "several":
+    whether there are several runs, "alike": whether all scores are of one judge}.
     """
     measured = [*evaluations.values(), *(scores for seeds in runs.values() for scores in seeds)]
     alike = same_judge(*(scores.get("judge") for scores in measured))
-    if not runs:
-        return {"methods": None, "alike": alike}
+    about = {"several": bool(runs), "alike": alike}
+    if not runs and not any(each.get("metrics") for each in evaluations.values()):
+        return {"methods": None, **about}
     found = build(collect([workdir]))
     tables = [*found.tables, *([changes_table(found.changes)] if found.changes else [])]
     notes = [*found.notes, *([reading(found.changes)] if found.changes else [])]
-    return {"methods": found._replace(tables=tables, notes=notes), "alike": alike}
+    return {"methods": found._replace(tables=tables, notes=notes), **about}
 
 
 def _tested(

@@ -21,12 +21,36 @@ def test_seeds_are_one_row_and_the_base_policy_another(tmp_path):
     (column,) = found.columns
     assert [row.name for row in found.methods][0] == "base" and len(found.methods) == 2
     assert [len(row.cells[column]) for row in found.methods] == [1, 2]
-    assert found.base is found.methods[0] and column.questions == 10
+    base, trained = found.methods
+    assert found.base_of(trained) is base and found.base_of(base) is None
+    assert column.questions == 10
     write_run(tmp_path / "other", seed=0, lambda_exp=0.7)
     write_evaluation(tmp_path / "other", "after", risky_rows(9), policy="other")
     more = collect([*make_runs(tmp_path / "again"), tmp_path / "other"])
     assert [len(row.evaluations) for row in more.methods] == [1, 2, 1]
     assert len({row.name for row in more.methods}) == 3
+
+
+def test_what_a_run_began_with_is_its_base(tmp_path):
+    """Under any name, in a workdir of its own; of two base policies each run has its own."""
+    for name in ("one", "two"):
+        write_evaluation(tmp_path / "models", name, risky_rows(2), policy=f"weights {name}")
+        write_run(
+            tmp_path / name, began_with=f"weights {name}", lambda_exp=len(name) + (name == "one")
+        )
+        write_evaluation(tmp_path / name, "after", risky_rows(8), policy=f"trained {name}")
+    write_evaluation(tmp_path / "models", "stranger", risky_rows(9), policy="weights of others")
+    found = collect([tmp_path / name for name in ("models", "one", "two")])
+    assert [row.is_base for row in found.methods] == [True, True, False, False, False]
+    own = {row.name: found.base_of(row) for row in found.methods if not row.is_base}
+    assert own.pop("models/stranger") is None and None not in own.values()
+    for method in found.methods[2:]:
+        if base := found.base_of(method):
+            assert base.evaluations[0].name == method.evaluations[0].workdir.name
+    write_run(tmp_path / "next", began_with="trained one")
+    write_evaluation(tmp_path / "next", "after", risky_rows(9), policy="trained twice")
+    more = collect([tmp_path / "one", tmp_path / "next"])
+    assert [method.is_base for method in more.methods] == [False, False]
 
 
 def test_runs_of_a_demo_are_found(tmp_path):
