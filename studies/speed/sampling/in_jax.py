@@ -22,7 +22,7 @@ from srpo_jax.models.inputs import encode_prompt  # noqa: E402
 from srpo_jax.models.policy_model import PolicyModel  # noqa: E402
 from srpo_jax.models.registry import load_model_config  # noqa: E402
 
-BATCH = 4  # questions at a time, the same for both
+BEFORE = 4  # questions at a time of the sampler that was there before, as explore chose them then
 
 
 def main() -> None:
@@ -40,17 +40,20 @@ def main() -> None:
         patches=len(found[0].patches),
         max_new_tokens=sizes.new_tokens,
     )
-    batch = min(BATCH, len(found))
     try:
         from srpo_jax.inference.engine.drawing import Sampling
-        from srpo_jax.inference.engine.engine import Engine
+        from srpo_jax.inference.engine.engine import Engine, slots_for
         from srpo_jax.inference.engine.requests import SampleRequest
     except ImportError:
         before = importlib.import_module("srpo_jax.inference.prefix_sampler")
         SampleRequest = before.SampleRequest
-        sampler: Any = before.Sampler(model, params, ids, batch=batch, temperature=1.0, **room)
+        rows = min(BEFORE, len(found))
+        sampler: Any = before.Sampler(model, params, ids, batch=rows, temperature=1.0, **room)
     else:
-        sampler = Engine(model, params, ids, rows=batch, sampling=Sampling(1.0), **room)
+        from srpo_jax.inference.sampling_mesh import slots_that_pay
+
+        rows = min(slots_that_pay() // slots_for(branches), len(found))
+        sampler = Engine(model, params, ids, rows=rows, sampling=Sampling(1.0), **room)
     requests = [
         SampleRequest(prompt, q.path, q.starts, tuple(range(i * branches, (i + 1) * branches)))
         for i, (prompt, q) in enumerate(zip(prompts, found, strict=True))
