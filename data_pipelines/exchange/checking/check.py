@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from srpo_jax.data_pipelines.records import RecordError
 from srpo_jax.errors import one_line
 
 SHOWN = 10  # examples of each kind
+COLUMNS = 118
 Count = Callable[[str], int]
 
 
@@ -265,7 +267,7 @@ def as_text(tables: Sequence[Table]) -> str:
     """The tables for a terminal."""
     lines = []
     for table in tables:
-        lines += ["", table.title] + [table.lead] * bool(table.lead)
+        lines += ["", table.title, *textwrap.wrap(table.lead, COLUMNS)]
         cells = [[one_line(cell, 60) for cell in row] for row in (table.head, *table.rows)]
         widths = [max(map(len, column)) for column in zip(*cells)]
         for row in cells:

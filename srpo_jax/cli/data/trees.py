@@ -6,7 +6,6 @@ that the config names, and as it will be asked in training. Its weights are not 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import pathlib
 import unicodedata
@@ -47,7 +46,9 @@ from srpo_jax.models.registry import load_model_config
 GIVEN = "given"  # the status of a text that no path format has read
 SHARD = 1000  # trees
 AHEAD = 64  # trees whose texts are tokenised at once
-Tokens = dict[tuple[str, bool], list[int]]  # by text, and whether an answer begins with it
+# (ids, the text that they read as), or why there are none, by text and whether an answer begins
+# with it.
+Tokens = dict[tuple[str, bool], tuple[list[int], str] | UserError]
 # Labels are of a row: what one prefers to a second answer, another may reject for a third.
 READS = ("id",)
 
@@ -140,7 +141,6 @@ class TreeMaker:
         self._form = asking.form
         self._processor = asking.encoder.processor
         self._known: Tokens = {}
-        self._read_as: dict[tuple[str, bool], tuple[list[int], str]] = {}  # of one tree
 
     def trees(self, items: Iterable[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
         """(item, its tree), in order, of items with a reference path. While trees are made, the
@@ -165,8 +165,8 @@ class TreeMaker:
                 yield item, self._tree(item)
 
     def _tokens(self, items: Sequence[Item]) -> Tokens:
-        """Ids of all texts of the items, each once; of none if some cannot be written: who asks for
-        that one says so.
+        """All texts of the items, each once. Nobody else asks the tokenizer meanwhile: not all of
+        them bear that.
         """
         asked: dict[bool, dict[str, None]] = {True: {}, False: {}}  # by whether an answer begins
         for item in items:
@@ -175,13 +175,22 @@ class TreeMaker:
                     asked[begins][text] = None
         found: Tokens = {}
         for begins, texts in asked.items():
-            with contextlib.suppress(UserError):
-                ids = self._processor.encode_all(list(texts), after_text=not begins)
-                found |= {(text, begins): own for text, own in zip(texts, ids)}
+            try:
+                found |= self._read_back(list(texts), begins)
+            except UserError:  # of one of them, which is found by reading each alone
+                for text in texts:
+                    try:
+                        found |= self._read_back([text], begins)
+                    except UserError as error:
+                        found[text, begins] = error
         return found
 
+    def _read_back(self, texts: Sequence[str], begins: bool) -> Tokens:
+        ids = self._processor.encode_all(texts, after_text=not begins)
+        read = self._processor.decode_all(ids, after_text=not begins)
+        return {(text, begins): (own, found) for text, own, found in zip(texts, ids, read)}
+
     def _tree(self, item: Item) -> dict[str, Any]:
-        self._read_as.clear()
         named = f"record {item.id!r}"
         path = self._read(item.reference, 0, item.ended, f"{named}: the reference path")
         branches, counts = [], Counter[int]()
@@ -247,21 +256,15 @@ class TreeMaker:
         """(ids, the text that they read as) of a piece. begins: whether the answer begins with it.
         RecordError, which begins with `what`, for a text that comes back as another one.
         """
-        if (text, begins) in self._read_as:  # the chosen answer is often the reference path
-            return self._read_as[text, begins]
-        try:
-            tokens = self._known.get((text, begins))
-            if tokens is None:
-                tokens = self._processor.encode(text, after_text=not begins)
-        except UserError as error:
-            raise RecordError(f"{what}: {error}") from None
-        found = self._processor.decode(tokens, after_text=not begins)
+        known = self._known[text, begins]
+        if isinstance(known, UserError):
+            raise RecordError(f"{what}: {known}")
+        tokens, found = known
         if found != text and _normal(found) != _normal(text):
             raise RecordError(
                 f"{what} cannot be written by this policy's tokenizer: {text[:60]!r} reads "
                 f"back as {found[:60]!r}"
             )
-        self._read_as[text, begins] = tokens, found
         return tokens, found
 
 

@@ -260,18 +260,28 @@ class Processor:
         """Text of `ids`, without special tokens but for markers. It undoes `encode`: without
         after_text, the ids are the start of an answer, and its lead is left out.
         """
-        text = self._text(ids)
-        return text if after_text else text.removeprefix(self._shown_lead)
+        return self.decode_all([ids], after_text)[0]
+
+    def decode_all(self, rows: Iterable[Iterable[int]], after_text: bool = False) -> list[str]:
+        """The text of each row of ids, as decode gives it, by one call of the tokenizer, during
+        which other threads run.
+        """
+        lead = "" if after_text else self._shown_lead
+        return [text.removeprefix(lead) for text in self._texts(rows)]
 
     def _text(self, ids: Iterable[int]) -> str:
-        shown = list(map(int, ids))
-        if not self._hidden_ids.isdisjoint(shown):
-            shown = [i for i in shown if i not in self._hidden_ids]
+        return self._texts([ids])[0]
+
+    def _texts(self, rows: Iterable[Iterable[int]]) -> list[str]:
+        shown = [list(map(int, ids)) for ids in rows]
+        hidden = self._hidden_ids
+        shown = [
+            ids if hidden.isdisjoint(ids) else [i for i in ids if i not in hidden] for ids in shown
+        ]
         if self._fast is not None:
-            return self._fast.decode(shown, skip_special_tokens=False)
-        return self._tokenizer.decode(
-            shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+            return self._fast.decode_batch(shown, skip_special_tokens=False)
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return [self._tokenizer.decode(ids, **plain) for ids in shown]
 
     def encode_question(self, question: str, images: Sequence[Image.Image]) -> EncodedPrompt:
         """Everything that the model needs to know about a question and its pictures."""

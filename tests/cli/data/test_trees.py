@@ -22,6 +22,8 @@ from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.exchange.exporting import export_items
 from srpo_jax.data_pipelines.exchange.importing import read_items
 from srpo_jax.data_pipelines.formats.registry import FORMATS
+from srpo_jax.errors import UserError
+from srpo_jax.models.hf.processor import Processor
 from srpo_jax.pack.packing import Budgets
 from srpo_jax.train.loop import train
 from tests.support.families import oracle, reset
@@ -250,3 +252,21 @@ def test_questions_without_answers_make_records_and_no_trees(capsys, world, tmp_
     out = imported(world, name, tmp_path, code=2)
     assert "holds no answer to learn from, so no tree can be made" in capsys.readouterr().err
     assert (out / "records.jsonl").is_file() and not (out / "trees").exists()
+
+
+def test_a_text_that_the_tokenizer_cannot_write_is_named(capsys, world, tmp_path, monkeypatch):
+    """Texts are tokenised many at a time: of these the one that cannot be is told, by its question
+    and its answer, and no shard of trees is written.
+    """
+    encode = Processor.encode_all
+
+    def refusing(self, texts, *more, **settings):
+        if any("Run." in text for text in texts):
+            raise UserError("text that cannot be told from a control token")
+        return encode(self, texts, *more, **settings)
+
+    monkeypatch.setattr(Processor, "encode_all", refusing)
+    out = imported(world, "ms_swift", tmp_path, code=2)
+    said = capsys.readouterr().err
+    assert "record 'ms_swift-swift.jsonl:2': answer 1: text that cannot be told from" in said
+    assert said.count("\n") == 1 and not list(out.glob("trees/*.array_record"))
