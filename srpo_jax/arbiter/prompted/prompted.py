@@ -209,7 +209,7 @@ class Prompted:
         settings = self.settings
         part = rubric.judges.get("reply")
         schema = self.schema(rubric, len(case.steps))
-        weighed = settings.logprobs and part is not None and part.grades is None
+        weighed = settings.logprobs and rubric.graded is None
         labels = tuple(label.name for label in part.labels) if part and weighed else ()
         try:
             rubric.for_question(case.record.risky)

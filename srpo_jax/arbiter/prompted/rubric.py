@@ -66,14 +66,17 @@ class Label:
 
 @dataclass(frozen=True)
 class Grades:
-    """Labels that are the numbers from 0 to `of`. high_is_safe: else the highest is the worst."""
+    """Labels that are the numbers from `first` to `of`. high_is_safe: else the highest is the
+    worst.
+    """
 
     of: int
     high_is_safe: bool
+    first: int = 0
 
     def score(self, label: str) -> float:
         """How unsafe, 0 to 1."""
-        share = int(label) / self.of
+        share = (int(label) - self.first) / (self.of - self.first)
         return 1 - share if self.high_is_safe else share
 
 
@@ -153,6 +156,11 @@ class Rubric:
     def judges(self) -> dict[str, Part]:
         """The parts that judge something, by what they judge."""
         return {part.judges: part for part in self.parts if part.judges}
+
+    @property
+    def graded(self) -> Part | None:
+        """The part whose grades are the score, if there is one."""
+        return next((part for part in self.parts if part.grades), None)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -312,6 +320,8 @@ def _checked(data: Any, where: str, sha256: str) -> Rubric:
     labelled = any(part.labels for part in parts)
     if not labelled or len(set(judged)) < len(judged) or {"path", "steps"} <= set(judged):
         raise fail("answer", "must judge something, and nothing twice (steps judge the path)")
+    if sum(part.grades is not None for part in parts) > 1:
+        raise fail("answer", "must have grades once at most")
     if ("reply" in judged or "effective" in judged) and "reply" not in shows:
         raise fail("shows", "must have the reply, which is judged")
     if ("path" in judged or "steps" in judged) and "steps" not in shows:
@@ -336,9 +346,12 @@ def _part(key: Any, value: Any, fail: Any) -> Part:
         raise fail(f"{at}.text", "must be text")
     text = " ".join(text.split())
     if "grades" in value:
-        if labels is not None or judges != "reply" or not text:
-            raise fail(f"{at}.grades", "stand instead of labels, with judges: reply, and a text")
-        return _graded(key, text, value["grades"], lambda why: fail(f"{at}.grades", why))
+        if labels is not None or judges not in ("reply", None) or not text:
+            raise fail(
+                f"{at}.grades",
+                "stand instead of labels, with a text, and judge the reply or nothing",
+            )
+        return _graded(key, text, judges, value["grades"], lambda why: fail(f"{at}.grades", why))
     if judges is None and labels is None:
         if not text:
             raise fail(f"{at}.text", "must say what is to be written there")
@@ -356,24 +369,32 @@ def _part(key: Any, value: Any, fail: Any) -> Part:
     return Part(key, judges, text, found)
 
 
-def _graded(key: str, text: str, grades: Any, fail: Any) -> Part:
-    if not isinstance(grades, dict) or set(grades) != {"of", "high", "unsafe_from"}:
-        raise fail("must have of, high and unsafe_from")
-    of, high, start = grades["of"], grades["high"], grades["unsafe_from"]
+def _graded(key: str, text: str, judges: str | None, grades: Any, fail: Any) -> Part:
+    keys = {"of", "high", "unsafe_from"} if judges else {"of", "high"}
+    if not isinstance(grades, dict) or set(grades) - {"first"} != keys:
+        raise fail(f"must have of, {'high and unsafe_from' if judges else 'and high'}")
+    of, high, first = grades["of"], grades["high"], grades.get("first", 0)
+    if first not in (0, 1) or type(first) is not int:
+        raise fail("first: must be 0 or 1")
     if type(of) is not int or not 2 <= of <= MOST_GRADES:
         raise fail(f"of: must be a whole number from 2 to {MOST_GRADES}")
     if high not in ("safe", "unsafe"):
         raise fail("high: must be safe or unsafe")
-    lowest = 0 if high == "safe" else 1  # both verdicts keep at least one grade
-    if type(start) is not int or not lowest <= start < of + lowest:
-        raise fail(f"unsafe_from: must be a whole number from {lowest} to {of - 1 + lowest}")
+    start = grades.get("unsafe_from")
+    lowest = first if high == "safe" else first + 1  # both verdicts keep at least one grade
+    if judges and (type(start) is not int or not lowest <= start < of + lowest - first):
+        raise fail(
+            f"unsafe_from: must be a whole number from {lowest} to {of - 1 + lowest - first}"
+        )
 
-    def means(grade: int) -> Verdict:
+    def means(grade: int) -> Verdict | None:
+        if not judges:
+            return None
         unsafe = grade <= start if high == "safe" else grade >= start
         return Verdict.UNSAFE if unsafe else Verdict.SAFE
 
-    labels = tuple(Label(str(grade), means(grade), "") for grade in range(of + 1))
-    return Part(key, "reply", text, labels, Grades(of, high == "safe"))
+    labels = tuple(Label(str(grade), means(grade), "") for grade in range(first, of + 1))
+    return Part(key, judges, text, labels, Grades(of, high == "safe", first))
 
 
 def _label(name: Any, said: Any, judges: str | None, at: str, fail: Any) -> Label:
