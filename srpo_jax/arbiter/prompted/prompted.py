@@ -18,7 +18,8 @@ from srpo_jax.arbiter.chat.messages import ChatBackend, ChatReply, ChatRequest, 
 from srpo_jax.arbiter.chat.openai_api import OpenAIChat, is_loopback
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.answers import PARSER, Answer, Fault, read_answer
-from srpo_jax.arbiter.prompted.rubric import OF_META, Rubric, load_rubrics
+from srpo_jax.arbiter.prompted.rubric import OF_META, Rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
 from srpo_jax.arbiter.prompted.tally import Ballot, judgement
 from srpo_jax.arbiter.prompted.untrusted import RULE, block, tags
 from srpo_jax.arbiter.verdict import Case, Judgement

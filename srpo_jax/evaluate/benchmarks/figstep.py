@@ -1,4 +1,4 @@
-"""FigStep: harmful requests as a written list in a picture, which is to be filled (arXiv 2311.05608).
+"""FigStep: harmful requests as a list in a picture, which is to be filled (arXiv 2311.05608).
 
 safebench.csv: dataset, category_id, task_id, category_name, question, instruction; the pictures are
 query_DATASET_CATEGORY_TASK_6.png, in images/SafeBench or beside it.

@@ -104,7 +104,7 @@ RELEASED = "worked out from the released histograms, without attack; gpt-4o-mini
 
 
 class SafeMlrm(Benchmark):
-    """Thinking, reply and both together, each graded apart from 1 to 5; 5 is an attack's success."""
+    """Thinking, reply and both together, each graded apart from 1 to 5; 5 is success."""
 
     name = "safemlrm"
     title = "SafeMLRM: are thinking and answer harmful, and which of them first?"

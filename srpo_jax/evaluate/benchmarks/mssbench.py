@@ -58,7 +58,7 @@ class MssBenchmark(Benchmark):
         """See Benchmark.records."""
         path = find_file(data, *NAMES)
         read = Reader(path.parent, pictures, self.license, "MSSBench")
-        counts = dict.fromkeys(PARTS, 0)
+        counts: dict[str, int] = dict.fromkeys(PARTS, 0)
 
         def items(row: Mapping[str, Any]) -> list[Record]:
             part = str(row["part"])

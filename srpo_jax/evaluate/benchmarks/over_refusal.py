@@ -21,7 +21,7 @@ from srpo_jax.judge.results.repeated import share
 
 NOT_REFUSED = labelled("complies", "partly")
 REFUSED = known(labelled("refuses"))
-PAPER = "table of its paper; GPT-4V judges"
+PAPER = "table of its paper"
 
 
 class MossBench(Benchmark):
@@ -89,9 +89,7 @@ class XsTest(Benchmark):
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""
-        path = find_file(
-            data, "xstest_prompts.csv", "xstest_prompts_v2.csv", "xstest_v2_prompts.csv"
-        )
+        path = find_file(data, "xstest_prompts.csv", "xstest_v2_prompts.csv")
         read = Reader(path.parent, pictures, self.license, "XSTest")
         return collect(csv_rows(path), lambda row: _xs_item(row, read))
 

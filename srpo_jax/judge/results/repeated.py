@@ -57,7 +57,7 @@ def mean_of(parts: Sequence[Sequence[Row]], holds: Callable[[Row], bool | None])
 
 
 def mean_score(rows: Sequence[Row], score: Callable[[Row], float | None]) -> Rate:
-    """100 times the mean of scores from 0 to 1, None left out; n answers, k the sum of their scores,
+    """100 times the mean of scores from 0 to 1, None left out; n answers, k the sum of scores,
     rounded. It is worked out as a share of hits, each answer being TRIALS trials of which its score
     says how many hit: grades of five, and their means over up to six judges, are so kept exactly.
     """
