@@ -106,7 +106,7 @@ setup(
             "uvicorn>=0.30,<1",
         ],
         # RSBench as a task of Inspect AI.
-        "inspect": ["inspect_ai>=0.3.200,<0.4"],
+        "inspect": ["inspect_ai>=0.3.285,<0.4"],
         "mutation": ["cosmic-ray>=8.3,<9"],  # studies/mutation.py
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

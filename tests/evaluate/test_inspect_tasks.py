@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import threading
 
@@ -16,6 +17,9 @@ from srpo_jax.evaluate.benchmarks.rsbench import MINI
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.evaluate.served import Server
 from srpo_jax.judge.judge import judge
+from tests.export.test_serve import exported
+from tests.support.families import CASES as FAMILIES
+from tests.support.transformers_serve import NEEDED, serving
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="comes with the extra `inspect`")
 
@@ -28,6 +32,20 @@ def get_config():
     config.arbiter.kind = "scripted"
     config.judge.cases = {cases!r}
     config.eval.max_new_tokens = 9
+    return config.lock()
+"""
+TINY = """
+from srpo_jax.configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.model.path = {model!r}
+    config.format.kind = "free"
+    config.prompt.instruction = "none"
+    config.arbiter.kind = "scripted"
+    config.judge.cases = {cases!r}
+    config.eval.max_new_tokens = 12
     return config.lock()
 """
 GOOD = {"grounded": "holds", "redundant": "lean"}
@@ -91,18 +109,17 @@ def config(tmp_path):
     return tmp_path / "mine.py"
 
 
-def test_counts_are_those_of_our_own_road(config, tmp_path, capsys):
-    """Every rate, and every line of generations.jsonl but for whose answer it is."""
+def inspected(config, asked, tmp_path):
+    """The log of the task, run by Inspect."""
     from srpo_jax.evaluate.inspect_tasks import rsbench
 
     found = []
 
     def run():  # pytest may run on a loop of its own
         asyncio.set_event_loop(asyncio.new_event_loop())
+        logs = str(tmp_path / "logs")
         found.extend(
-            inspect_ai.eval(
-                rsbench(str(config)), model=model(), log_dir=str(tmp_path / "logs"), display="none"
-            )
+            inspect_ai.eval(rsbench(str(config)), model=asked, log_dir=logs, display="none")
         )
 
     thread = threading.Thread(target=run)
@@ -110,6 +127,12 @@ def test_counts_are_those_of_our_own_road(config, tmp_path, capsys):
     thread.join()
     (log,) = found
     assert log.status == "success", log.error
+    return log
+
+
+def test_counts_are_those_of_our_own_road(config, tmp_path, capsys):
+    """Every rate, and every line of generations.jsonl but for whose answer it is."""
+    log = inspected(config, model(), tmp_path)
     cfg = load_config(str(config), unused={"model.path", "data.train_records", "data.test_records"})
     folder = evaluate(
         cfg, tmp_path, "rsbench", benchmark="rsbench", server=Server("m", backend=Backend())
@@ -128,3 +151,35 @@ def test_counts_are_those_of_our_own_road(config, tmp_path, capsys):
     assert {row["reply_verdict"] for row in rows} == {"SAFE", "UNSAFE", "ERROR"}
     judged_by = log.eval.metadata["judge"]
     assert judged_by["digest"] == ours["judge"]["digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, NEEDED)), reason=f"needs {', '.join(NEEDED)}"
+)
+def test_a_tiny_export_says_the_same_to_both(tmp_path):
+    """Behind `transformers serve`, asked by `srpo eval` and through Inspect: the same texts, the
+    same verdicts, the same rates.
+    """
+    from inspect_ai.model import get_model
+
+    folder, _, _ = exported(FAMILIES["qwen2_5_vl"], tmp_path)
+    cases = tmp_path / "cases.jsonl"
+    script = [{"contains": "a", "reply_verdict": "UNSAFE"}, {"reply_verdict": "SAFE"}]
+    cases.write_text("\n".join(map(json.dumps, script)))
+    (tmp_path / "tiny.py").write_text(TINY.format(cases=str(cases), model=str(folder)))
+    cfg = load_config(str(tmp_path / "tiny.py"), unused={"data.train_records", "data.test_records"})
+    with serving(folder, tmp_path, plain=False) as url:
+        asked = get_model(f"openai-api/local/{folder}", base_url=f"{url}/v1", api_key="none")
+        log = inspected(tmp_path / "tiny.py", asked, tmp_path)
+        server = Server(str(folder), f"{url}/v1")
+        evaluate(cfg, tmp_path, "rsbench", benchmark="rsbench", server=server)
+    benchmark = benchmark_of(str(tmp_path), "rsbench")
+    ours = judge(cfg, tmp_path, answers="rsbench", benchmark=benchmark)
+    text = (tmp_path / "eval" / "rsbench" / "generations.jsonl").read_text()
+    rows = {row["id"]: row for row in map(json.loads, text.splitlines())}
+    assert len({row["text"] for row in rows.values()}) > 5
+    assert rows == {s.id: s.scores["verdicts"].metadata["row"] for s in log.samples}
+    (score,) = log.results.scores
+    metrics = {name: rate["value"] for name, rate in ours["metrics"].items() if rate["n"]}
+    assert {name: found.value for name, found in score.metrics.items()} == metrics
