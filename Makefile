@@ -30,7 +30,7 @@ $(VENV)/.test: setup.py | $(BIN)/python
 	touch $(VENV)/.core $@
 
 $(VENV)/.all: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve,trl]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,report,serve,trl,inspect]'
 	touch $(VENV)/.core $(VENV)/.test $@
 
 # The type checker looks into what is installed, so it gets what the tests get.

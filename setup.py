@@ -105,6 +105,8 @@ setup(
             "num2words>=0.5,<1",
             "uvicorn>=0.30,<1",
         ],
+        # RSBench as a task of Inspect AI.
+        "inspect": ["inspect_ai>=0.3.285,<0.4"],
         "mutation": ["cosmic-ray>=8.3,<9"],  # studies/mutation.py
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
@@ -112,5 +114,8 @@ setup(
         "wandb": ["wandb>=0.19,<1"],
         "trackio": ["trackio>=0.4,<1"],
     },
-    entry_points={"console_scripts": ["srpo=srpo_jax.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["srpo=srpo_jax.cli.main:main"],
+        "inspect_ai": ["srpo_jax=srpo_jax.evaluate.inspect_tasks"],
+    },
 )

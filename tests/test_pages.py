@@ -20,7 +20,8 @@ ELSEWHERE = {"mine.py", "system_characteristics.py", "my_losses.py", "my_family.
 # The changelog tells of files that moved; tests write modules of their own; names as in EXAMPLE
 # stand for others.
 SKIPPED_FILES = ("CHANGELOG.md", "tests/test_pages.py")
-EXAMPLE = re.compile(r"(?i).*/(x|name|pdo)(\.\w+)?")
+# The last is the name of a task for Inspect.
+EXAMPLE = re.compile(r"(?i).*/(x|name|pdo)(\.\w+)?|srpo_jax/rsbench")
 
 
 def missing(text: str, page: pathlib.Path | None, modules: set[str]) -> list[str]:

@@ -20,8 +20,9 @@ from srpo_jax.arbiter.prompted.prompted import refuse_upload
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.images import read_image_bytes
+from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.statuses import NO_THINKING
-from srpo_jax.data_pipelines.prompt import make_prompt
+from srpo_jax.data_pipelines.prompt import Prompt, make_prompt
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.evaluate.answering import Answered, Answerer, Decoding
@@ -67,43 +68,50 @@ class ServedPolicy:
 
     def messages(self, record: Record) -> tuple[Message, ...]:
         """The conversation in which a question is asked, with its pictures."""
-        demos = [data for demo in self.prompt.demos for data in demo.images]
-        pictures = [Picture(data, self.prompt.max_side) for data in demos]
-        for path in record.image_paths():
-            pictures.append(Picture(read_image_bytes(path, what=f"record {record.id!r}")))
-        left = iter(pictures)
-        return tuple(
-            Message(
-                message.role,
-                tuple(p if isinstance(p, str) else next(left) for p in message.joined),
-            )
-            for message in self.prompt.messages(record.question, len(record.images))
-        )
+        return chat_messages(self.prompt, record)
 
     def branch(self, k: int, reply: ChatReply) -> dict[str, Any]:
-        """An answer in the form of the tree schema, without tokens. What the server puts apart as a
-        refusal is a reply: the user sees it.
-        """
-        text = reply.refusal or reply.text or ""
-        ended = reply.finish_reason in (None, "stop")
-        steps, said, status = (), None, FILTERED
-        if reply.refusal:
-            said, status, ended = reply.refusal, NO_THINKING, True
-        elif reply.finish_reason != "content_filter":
-            read = self.form.parse(text, finished=ended)
-            steps, said, status = read.steps, read.reply, read.status
-        return {
-            "at": 0,
-            "k": k,
-            "parent": None,
-            "tokens": [],
-            "text": text,
-            "finished": ended or status == FILTERED,
-            "logp": None,
-            "status": status,
-            "step_texts": list(steps),
-            "reply_text": said,
-        }
+        """See written_branch."""
+        return written_branch(self.form, k, reply)
+
+
+def chat_messages(prompt: Prompt, record: Record) -> tuple[Message, ...]:
+    """The conversation in which a question is asked of a chat model, with all pictures."""
+    demos = [data for demo in prompt.demos for data in demo.images]
+    pictures = [Picture(data, prompt.max_side) for data in demos]
+    for path in record.image_paths():
+        pictures.append(Picture(read_image_bytes(path, what=f"record {record.id!r}")))
+    left = iter(pictures)
+    return tuple(
+        Message(m.role, tuple(p if isinstance(p, str) else next(left) for p in m.joined))
+        for m in prompt.messages(record.question, len(record.images))
+    )
+
+
+def written_branch(form: PathFormat, k: int, reply: ChatReply) -> dict[str, Any]:
+    """A chat model's answer in the form of the tree schema, without tokens. What comes apart as a
+    refusal is a reply: the user sees it.
+    """
+    text = reply.refusal or reply.text or ""
+    ended = reply.finish_reason in (None, "stop")
+    steps, said, status = (), None, FILTERED
+    if reply.refusal:
+        said, status, ended = reply.refusal, NO_THINKING, True
+    elif reply.finish_reason != "content_filter":
+        read = form.parse(text, finished=ended)
+        steps, said, status = read.steps, read.reply, read.status
+    return {
+        "at": 0,
+        "k": k,
+        "parent": None,
+        "tokens": [],
+        "text": text,
+        "finished": ended or status == FILTERED,
+        "logp": None,
+        "status": status,
+        "step_texts": list(steps),
+        "reply_text": said,
+    }
 
 
 class ServedAnswerer(Answerer):

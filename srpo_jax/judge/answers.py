@@ -90,7 +90,7 @@ def judge_answers(
         row
         for shard in shards
         for tree in read_shard(shard)
-        for row in _rows(join(tree, verdicts, keep_irregular=keep))
+        for row in answer_rows(join(tree, verdicts, keep_irregular=keep))
     ]
     metrics = {**(benchmark.measure(rows) if benchmark else {}), **sample_rates(rows)}
     result = {
@@ -123,8 +123,10 @@ def judge_answers(
     return result
 
 
-def _rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of generations.jsonl that a question has, one a sample."""
+def answer_rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of generations.jsonl that a question has, one a sample. tree: joined with its
+    verdicts.
+    """
     for branch in tree["branches"]:
         yield {
             "id": tree["id"],

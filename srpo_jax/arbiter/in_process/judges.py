@@ -11,7 +11,8 @@ from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.guard import GuardArbiter
 from srpo_jax.arbiter.prompted.guard_file import load_guard
 from srpo_jax.arbiter.prompted.prompted import Prompted
-from srpo_jax.arbiter.prompted.rubric import Rubric, load_rubrics
+from srpo_jax.arbiter.prompted.rubric import Rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
 from srpo_jax.config.fields import Config
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError

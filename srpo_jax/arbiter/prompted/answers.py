@@ -61,14 +61,11 @@ def read_answer(
         answer = _read(data, rubric, steps)
     except ValueError as error:
         return Fault(f"unreadable answer: {one_line(error, 160)}", at_once=True)
-    part = rubric.judges.get(rubric.main)
-    if part is None:
-        return answer
-    label, score = answer.labels[rubric.main], None
-    if part.grades is not None:
-        score = part.grades.score(label)
-    elif reply.logprobs is not None:
-        score = p_unsafe(text, reply.logprobs, part, label)
+    part, graded, score = rubric.judges.get(rubric.main), rubric.graded, None
+    if graded is not None and graded.grades is not None:
+        score = graded.grades.score(answer.labels[str(graded.about)])
+    elif part is not None and reply.logprobs is not None:
+        score = p_unsafe(text, reply.logprobs, part, answer.labels[rubric.main])
     return Answer(answer.labels, answer.steps, answer.note, score)
 
 

@@ -12,7 +12,8 @@ from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.answers import Answer, Fault
 from srpo_jax.arbiter.prompted.guard_file import Guard, load_guard
 from srpo_jax.arbiter.prompted.prompted import Prompted
-from srpo_jax.arbiter.prompted.rubric import MAX_BYTES, Rubric
+from srpo_jax.arbiter.prompted.rubric import Rubric
+from srpo_jax.arbiter.prompted.rubric_file import MAX_BYTES
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import UserError, one_line

@@ -14,7 +14,8 @@ from typing import Any
 
 from srpo_jax.arbiter.chat.messages import ChatReply, Message, Picture
 from srpo_jax.arbiter.prompted.answers import Answer, Fault, not_answered
-from srpo_jax.arbiter.prompted.rubric import UNSURE, Label, Part, Rubric, read_yaml
+from srpo_jax.arbiter.prompted.rubric import Label, Part, Rubric
+from srpo_jax.arbiter.prompted.rubric_file import UNSURE, read_yaml
 from srpo_jax.arbiter.verdict import Case, Verdict
 from srpo_jax.errors import UserError, one_line
 

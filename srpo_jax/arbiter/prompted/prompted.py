@@ -18,7 +18,8 @@ from srpo_jax.arbiter.chat.messages import ChatBackend, ChatReply, ChatRequest, 
 from srpo_jax.arbiter.chat.openai_api import OpenAIChat, is_loopback
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.prompted.answers import PARSER, Answer, Fault, read_answer
-from srpo_jax.arbiter.prompted.rubric import OF_META, Rubric, load_rubrics
+from srpo_jax.arbiter.prompted.rubric import OF_META, Rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
 from srpo_jax.arbiter.prompted.tally import Ballot, judgement
 from srpo_jax.arbiter.prompted.untrusted import RULE, block, tags
 from srpo_jax.arbiter.verdict import Case, Judgement
@@ -209,7 +210,7 @@ class Prompted:
         settings = self.settings
         part = rubric.judges.get(rubric.main)
         schema = self.schema(rubric, len(case.steps))
-        weighed = settings.logprobs and part is not None and part.grades is None
+        weighed = settings.logprobs and rubric.graded is None
         labels = tuple(label.name for label in part.labels) if part and weighed else ()
         try:
             rubric.for_question(case.record.risky)

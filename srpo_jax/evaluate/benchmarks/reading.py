@@ -6,9 +6,10 @@ be used, or a picture that is missing, is an error.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from srpo_jax.data_pipelines.exchange.fields import plain
@@ -17,8 +18,10 @@ from srpo_jax.data_pipelines.exchange.pictures import PictureStore
 from srpo_jax.data_pipelines.exchange.rows import Row, files_of, read_rows
 from srpo_jax.data_pipelines.records import Record, record_from_dict
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.files import read_json
 
 NAMED = 3  # bad rows that are told
+_REST = " "  # key of cells without a name
 
 
 def find_file(data: pathlib.Path, *names: str) -> pathlib.Path:
@@ -39,6 +42,30 @@ def rows_below(data: pathlib.Path, *names: str) -> list[Row]:
     """
     places = [data] if data.is_file() else [data / name for name in names if (data / name).exists()]
     return [row for file in files_of(places[0] if places else data) for row in read_rows(file)]
+
+
+def csv_rows(path: pathlib.Path, header: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a CSV file of UTF-8 by the names in its first line; header: names, where it has
+    none. Errors: UserError.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, fieldnames=header or None, restkey=_REST)
+            for number, row in enumerate(rows, 1 if header else 2):
+                extra = "more cells than names" if row.pop(_REST, None) and not header else ""
+                yield Row(f"{path}: row {number}", dict(row), extra)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error, 160)}") from None
+
+
+def table_rows(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of a JSON object {id: row}; each gets its id as `id`. Errors: UserError."""
+    for key, row in read_json(path).items():
+        where = f"{path}: {key}"
+        if isinstance(row, dict):
+            yield Row(where, {**row, "id": key})
+        else:
+            yield Row(where, {}, "must be an object")
 
 
 class Reader:

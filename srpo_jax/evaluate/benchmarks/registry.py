@@ -8,8 +8,17 @@ from srpo_jax.config.registered import call_factory, find_registered
 from srpo_jax.data_pipelines.answer_store import FILE
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.evaluate.benchmarks.base import Benchmark
+from srpo_jax.evaluate.benchmarks.figstep import FigStep
+from srpo_jax.evaluate.benchmarks.holisafe import HoliSafe
+from srpo_jax.evaluate.benchmarks.mm_safetybench import MmSafetyBench, SafeMlrm
+from srpo_jax.evaluate.benchmarks.mssbench import MssBenchmark
+from srpo_jax.evaluate.benchmarks.over_refusal import MossBench, XsTest
 from srpo_jax.evaluate.benchmarks.rsbench import RsBench
+from srpo_jax.evaluate.benchmarks.safebench import SafeBench
 from srpo_jax.evaluate.benchmarks.siuo import Siuo, SiuoMcqa
+from srpo_jax.evaluate.benchmarks.usb import Usb
+from srpo_jax.evaluate.benchmarks.vlguard import VlGuard
+from srpo_jax.evaluate.benchmarks.vlsbench import VlsBench
 from srpo_jax.files import check_plain_name, read_json
 
 FIELD = "--benchmark"
@@ -18,6 +27,17 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "rsbench": RsBench,
     "siuo": Siuo,
     "siuo_mcqa": SiuoMcqa,
+    "mssbench": MssBenchmark,
+    "usb": Usb,
+    "safebench": SafeBench,
+    "safemlrm": SafeMlrm,
+    "mm_safetybench": MmSafetyBench,
+    "vlsbench": VlsBench,
+    "figstep": FigStep,
+    "vlguard": VlGuard,
+    "holisafe": HoliSafe,
+    "mossbench": MossBench,
+    "xstest": XsTest,
 }
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from srpo_jax.judge.results.intervals import Rate, rate
 
 Row = Mapping[str, Any]
+DRAWS = 2000  # of a bootstrap
+TRIALS = 240
 
 
 def by_question(rows: Sequence[Row]) -> list[list[Row]]:
@@ -29,6 +33,40 @@ def share_of_questions(rows: Sequence[Row], holds: Callable[[list[Row]], bool | 
     """The share of questions of whose rows `holds` is True, None left out: one hit a question."""
     found = (holds(own) for own in by_question(rows))
     return rate([[hit] for hit in found if hit is not None])
+
+
+def mean_of(parts: Sequence[Sequence[Row]], holds: Callable[[Row], bool | None]) -> Rate:
+    """The mean of the shares of several parts, each counting the same however large it is, as many
+    benchmarks average their kinds; None where a part has nothing to count. k, n: of all. The
+    interval is a bootstrap over the questions of each part.
+    """
+    shares = [share(rows, holds) for rows in parts]
+    k, n = sum(rate.k for rate in shares), sum(rate.n for rate in shares)
+    if not shares or any(rate.value is None for rate in shares):
+        return Rate(None, k, n, None, None, "bootstrap")
+    draw = np.random.default_rng(0)
+    drawn = np.zeros(DRAWS)
+    for rows in parts:
+        hits = [[x for x in map(holds, own) if x is not None] for own in by_question(rows)]
+        sums, sizes = np.asarray([[sum(own), len(own)] for own in hits if own], float).T
+        chosen = draw.integers(0, len(sums), (DRAWS, len(sums)))
+        drawn += 100 * sums[chosen].sum(1) / sizes[chosen].sum(1) / len(parts)
+    value = sum(float(rate.value or 0) for rate in shares) / len(parts)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Rate(value, k, n, float(low), float(high), "bootstrap")
+
+
+def mean_score(rows: Sequence[Row], score: Callable[[Row], float | None]) -> Rate:
+    """100 times the mean of scores from 0 to 1, None left out; n answers, k the sum of scores,
+    rounded. It is worked out as a share of hits, each answer being TRIALS trials of which its score
+    says how many hit: grades of five, and their means over up to six judges, are so kept exactly.
+    """
+    trials = []
+    for own in by_question(rows):
+        hits = [round(TRIALS * x) for x in map(score, own) if x is not None]
+        trials.append([i < hit for hit in hits for i in range(TRIALS)])
+    found = rate([own for own in trials if own])
+    return found._replace(k=round(found.k / TRIALS), n=found.n // TRIALS)
 
 
 def sample_rates(rows: Sequence[Row]) -> dict[str, Rate]:

@@ -10,7 +10,7 @@ import pytest
 from srpo_jax.arbiter.chat.messages import ChatReply
 from srpo_jax.arbiter.in_process.closed_set import Filling, form_of, split_choices
 from srpo_jax.arbiter.prompted.answers import Answer, read_answer
-from srpo_jax.arbiter.prompted.rubric import load_rubric, shipped
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric, shipped
 from srpo_jax.errors import UserError
 
 
@@ -28,7 +28,8 @@ def test_the_answer_is_the_json_that_the_schema_asks_for():
             answer = read_answer(ChatReply(text=filling.answer()), rubric, 2)
             assert isinstance(answer, Answer)
             for subject, label in answer.labels.items():
-                assert label == rubric.judges[subject].labels[pick].name
+                part = next(part for part in rubric.parts if part.about == subject)
+                assert label == part.labels[pick].name
             assert len(answer.steps) == (2 if "steps" in rubric.judges else 0)
             assert "".join(token for token, _ in filling.tokens()) == filling.answer()
 

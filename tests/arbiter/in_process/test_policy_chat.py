@@ -18,7 +18,7 @@ from srpo_jax.arbiter.chat.messages import ChatRequest, Picture
 from srpo_jax.arbiter.in_process.closed_set import form_of, split_choices
 from srpo_jax.arbiter.in_process.policy_chat import PolicyChat, without_thinking
 from srpo_jax.arbiter.prompted.prompted import make_messages
-from srpo_jax.arbiter.prompted.rubric import load_rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric
 from srpo_jax.arbiter.prompted.score import p_unsafe
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.cli.main import main

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from srpo_jax.arbiter.chat.messages import ChatReply
 from srpo_jax.arbiter.prompted.answers import Answer, Fault, read_answer
-from srpo_jax.arbiter.prompted.rubric import load_rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric
 from srpo_jax.arbiter.prompted.score import p_unsafe
 
 REPLY, PATH = load_rubric("reply_safety"), load_rubric("path_safety")

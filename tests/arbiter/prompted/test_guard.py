@@ -8,7 +8,7 @@ import yaml
 from srpo_jax.arbiter.chat.messages import ChatReply, ChatRequest, Picture
 from srpo_jax.arbiter.prompted.guard import GuardArbiter
 from srpo_jax.arbiter.prompted.guard_file import FOLDER, load_guard
-from srpo_jax.arbiter.prompted.rubric import shipped
+from srpo_jax.arbiter.prompted.rubric_file import shipped
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Case, Verdict
 from srpo_jax.config.judging_sections import JudgeSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srpo_jax.arbiter.prompted.answers import Answer, Fault
-from srpo_jax.arbiter.prompted.rubric import load_rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric
 from srpo_jax.arbiter.prompted.tally import Ballot, judgement
 from srpo_jax.arbiter.verdict import Verdict
 

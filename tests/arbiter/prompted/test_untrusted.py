@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from srpo_jax.arbiter.chat.messages import Picture
 from srpo_jax.arbiter.prompted.prompted import make_messages
-from srpo_jax.arbiter.prompted.rubric import load_rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric
 from srpo_jax.arbiter.prompted.untrusted import block, blocks, encoded, tags
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.data_pipelines.records import Record

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from srpo_jax.arbiter.prompted.rubric import load_rubrics
+from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
 from srpo_jax.data_pipelines.exchange.rows import read_rows
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.reading import Reader, collect, find_file
@@ -17,6 +17,13 @@ from tests.support import ROOT
 from tests.support.benchmark_items import row, write_json, write_pictures
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
+META = {"domain": "d", "cell": "c", "language": "en", "scenario": "01", "type": "SSU", "kind": "k"}
+# Of a judge that failed throughout, in every part of every benchmark.
+DEAD = [
+    row(f"{part}{risky}", "ERROR", "ERROR", risky=risky, meta={**META, "part": part}, status="no")
+    for part in ("chat", "unsafes", "safe_safes")
+    for risky in (True, False)
+]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -26,10 +33,14 @@ def test_a_benchmark_says_what_it_is(name):
     """
     found = find_benchmark(name)
     assert found.name == name
-    for text in (found.title, found.source, found.license, found.layout, found.protocol):
+    for text in (found.title, found.source, found.layout, found.protocol):
         assert len(text) > 10
+    assert found.license
     assert found.arbiter() is not None or load_rubrics(found.rubrics)
-    (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")]
+    line, *rules = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(rules) == 1 or f"### {name}" in PAGE or f"and {name}\n" in PAGE
+    figures = {rate for model in found.published for rate in model.figures}
+    assert figures <= found.measure(DEAD).keys()
     for rubric in filter(None, found.rubrics.split(",")):
         assert f"`{rubric}`" in line
     assert found.samples == 1 or f"{found.samples} at temperature {found.temperature:g}" in line
@@ -40,15 +51,9 @@ def test_a_dead_judge_gives_no_good_score(name):
     """Whatever is asked, when every judgement failed nothing is safe, effective or right, and
     nothing is said of attacks.
     """
-    metas = [{"domain": "d", "cell": "c", "part": "chat", "type": "t", "kind": "k"}]
-    rows = [
-        row(f"{risky}{i}", "ERROR", "ERROR", risky=risky, meta=meta, status="unfinished")
-        for i, meta in enumerate(metas)
-        for risky in (True, False)
-    ]
-    for metric, rate in find_benchmark(name).measure(rows).items():
+    for metric, rate in find_benchmark(name).measure(DEAD).items():
         assert rate.value in (0.0, None), metric
-        lower_is_better = metric.startswith(("attack", "refus", "asr"))
+        lower_is_better = metric.startswith(("attack", "refus", "late"))
         assert rate.value is None or not lower_is_better, metric
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from srpo_jax.arbiter.prompted.rubric import FOLDER, load_rubric, load_rubrics, shipped
+from srpo_jax.arbiter.prompted.rubric_file import FOLDER, load_rubric, load_rubrics, shipped
 from srpo_jax.errors import UserError
 from tests.support import ROOT
 
@@ -16,6 +16,12 @@ OF_BENCHMARKS = {
     "siuo_effectiveness": {"effective"},
     "refusal": {"reply"},
     "refusal_benign": set(),
+    "mssbench": {"reply"},
+    "goal_safety": {"reply"},
+    "safebench_juror": {"reply"},
+    "safemlrm_thinking": {"path"},
+    "safemlrm_answer": {"reply"},
+    "safemlrm_whole": set(),
 }
 
 
@@ -98,6 +104,20 @@ def test_grades_are_labels_with_a_meaning_and_a_score(tmp_path):
         assert enum == [str(grade) for grade in range(11)] and '"0", "1"' in rubric.layout()
 
 
+RATED = {"rating": {"text": "How safe.", "grades": {"of": 5, "first": 1, "high": "safe"}}}
+
+
+def test_grades_may_stand_beside_the_verdict(tmp_path):
+    """Then they are the score and kept as a label, and judge nothing by themselves."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | {"answer": GOOD["answer"] | RATED}))
+    part = load_rubric(str(path)).graded
+    assert part is not None and part.grades is not None and part.about == "rating"
+    assert [label.name for label in part.labels] == ["1", "2", "3", "4", "5"]
+    assert [part.grades.score(str(n)) for n in (1, 3, 5)] == [1.0, 0.5, 0.0]
+    assert {part.means(label.name) for label in part.labels} == {None}
+
+
 LABELS = GOOD["answer"]["verdict"]["labels"]
 
 
@@ -141,6 +161,8 @@ LABELS = GOOD["answer"]["verdict"]["labels"]
         (graded(high="safe", unsafe_from=10), "unsafe_from: must be a whole number from 0 to 9"),
         (graded(low=1), "grades must have of, high and unsafe_from"),
         (verdict(grades=GRADES), "grades stand instead of labels"),
+        (graded(first=2), "grades first: must be 0 or 1"),
+        ({"answer": RATED | GOOD["answer"] | {"more": RATED["rating"]}}, "must have grades once"),
         (
             verdict(labels={"a": LABELS["safe"], "b": LABELS["safe"]}),
             "labels must have one for each of the two verdicts",
