@@ -238,6 +238,12 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
         folder = evaluate(config, workdir, name, params=params, model_dir=model or None)
         if first:
             print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+        if first and config.eval.split == "test":
+            from srpo_jax.data_pipelines.answer_store import read_answers
+            from srpo_jax.runs.looks import FILE, count_look
+
+            look = count_look(workdir, name, read_answers(folder)[0])
+            print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
         wait_for_all()  # process 0 reads what it wrote
 
 

@@ -234,12 +234,12 @@ def test_patience_ends_a_run(world, tmp_path, capsys):
     )
     config = looking(world, **changes)
     validate_sections(config)
-    make, asked = scripted([40.0, 60.0, 60.0, 50.0])
+    make, asked = scripted([40.0, 60.0, 59.0, 50.0])
     summary = train(config, tmp_path, make_evaluators=make)
-    assert summary["step"] == 6 and asked == [40.0, 60.0, 60.0, 50.0]
+    assert summary["step"] == 6 and asked == [40.0, 60.0, 59.0, 50.0]
     assert "was no better than 60.0 at 2 looks" in capsys.readouterr().out
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
-    assert kept == {"2", "6"}
+    assert kept == {"2", "6"}, kept
     before = rows(tmp_path)
     again = train(config, tmp_path, make_evaluators=scripted([])[0])
     assert again["step"] == 6 and rows(tmp_path) == before
