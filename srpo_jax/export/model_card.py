@@ -254,9 +254,11 @@ def _last_metrics(metrics: list[dict], step: int) -> list[str]:
     rows = [row for row in metrics if isinstance(row.get("step"), int) and row["step"] <= step]
     if not rows:
         return []
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # the step, and a look after it
     shown = {
         name: value
-        for name, value in rows[-1].items()
+        for row in last
+        for name, value in row.items()
         if isinstance(value, float) and not name.startswith("perf/")
     }
     listed = ", ".join(f"{words(name)} {value:.4g}" for name, value in shown.items())

@@ -17,7 +17,7 @@ from srpo_jax.arbiter.chat.cost import Preview, total_preview
 from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.arbiter.in_process.judges import policy_judge
 from srpo_jax.arbiter.prompted.prompted import Prompted
-from srpo_jax.arbiter.prompted.rubric import load_rubric
+from srpo_jax.arbiter.prompted.rubric_file import load_rubric
 from srpo_jax.arbiter.verdict import Case
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.exchange.checking.check import Table

@@ -58,7 +58,8 @@ class Service:
         self._choice = whole_choice if cfg.serve.answer == "whole" else reply_choice
         tokens, new = -(-cfg.serve.prompt_tokens // 16) * 16, cfg.eval.max_new_tokens
         patches = self._patches()
-        self.rows = policy.rows(cfg.eval.batch, MOST_ROWS, Shape(tokens, 1, new, patches))
+        most = cfg.eval.batch or MOST_ROWS
+        self.rows = policy.rows(cfg.eval.batch, most, Shape(tokens, 1, new, patches))
         self._engine = Engine(
             policy.model,
             policy.params,
@@ -123,6 +124,8 @@ class Service:
         while not job.done.wait(LOOK_SECONDS):
             if gone():
                 job.wanted = False  # a row that it has it keeps
+                with self._lock:
+                    self._open.discard(job)
                 raise ConnectionAbortedError
         if job.error:
             raise job.error

@@ -155,9 +155,11 @@ def train(
             with StopRequest() as stop:  # also while the last save is still being written
                 # report_failure: the others are told before anything below waits for them.
                 with log as writer, closing(loader), tracer, report_failure():
-                    if validation.due(start) and start < end:
+                    if validation.due(start) and not validation.spent:
                         look(start, state)
                     for k, batch, waited in _timed(loader, ledger):
+                        if validation.spent:  # by the look before
+                            break
                         ledger.enter("compile" if k == start else "step")
                         with tracer.step(k - start, pending):
                             arrays = put_batch(batch, setup.mesh)
@@ -189,7 +191,7 @@ def train(
                             notes = {**step_metrics.notes, **place, **validation.notes}
                             saved = checkpoints.save(state, setup.run, notes, step_metrics.means())
                         watchdog.beat(f"step {k + 1}", patient=last)
-                        if leaving or validation.spent:
+                        if leaving:
                             break
                 del state  # makes room: the checkpoint is read back where the state lay
                 if saved > start:

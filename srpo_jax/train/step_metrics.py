@@ -94,6 +94,7 @@ class StepMetrics:
         self.notes = {"num_tokens": 0, "num_questions": 0.0, **notes}
         self._flops, self._rates = flops, Rates(devices)
         self._since_save: dict[str, list[float]] = {}
+        self._looked: dict[str, float] = {}
         self._begin = time.monotonic()
 
     def seconds(self) -> float:
@@ -110,7 +111,7 @@ class StepMetrics:
                     f"step {step}: {name} is {values[name]}; stopped, the last checkpoint is that "
                     f"of step {saved}: try a lower train.learning_rate or train.clip_norm"
                 )
-        self.loss = values["loss"]
+        self.loss, self._looked = values["loss"], {}
         done = self._done(step, waited)
         self.notes["num_tokens"] += done.work.tokens
         self.notes["num_questions"] += done.questions
@@ -127,16 +128,17 @@ class StepMetrics:
             writer.write(step, values)
 
     def looked(self, values: dict[str, float], seconds: float) -> None:
-        """A look at held-out data, whose time is none of the steps'."""
-        for name, value in values.items():
-            self._since_save.setdefault(name, []).append(value)
+        """A look at held-out data after the step that was reported last; its time is none of the
+        steps'."""
+        self._looked = values
         self._rates.pause(seconds)
 
     def means(self) -> dict[str, float]:
-        """The mean of each metric over the steps since the call before: one batch says little."""
+        """The mean of each metric over the steps since the call before, as one batch says little;
+        and what was seen of held-out data after the last of them, if anything was."""
         found = {name: math.fsum(seen) / len(seen) for name, seen in self._since_save.items()}
         self._since_save = {}
-        return found
+        return found | self._looked
 
     def _done(self, step: int, waited: float) -> Done:
         items = [plan.items[i] for plan, row in self.batches.rows(step - 1) for i in row]

@@ -150,6 +150,20 @@ def test_weights_are_of_the_whole_batch(examples):
             assert sum(part["pair_weight"].sum() for part in parts) == pytest.approx(1, abs=1e-6)
 
 
+def test_a_whole_epoch_is_measured_once(examples):
+    """Every question once, whatever the rows of a batch; the sums are means over all; rows without
+    a tree are padding, of the shape of the others."""
+    for size in (2, 3, 50):
+        batches = Batches(examples, rows_per_batch=size, seed=1)
+        found = list(batches.whole_epoch())
+        assert len(found) == -(-len(batches.plan(0).rows) // size)
+        assert {batch["tokens"].shape for batch in found} == {batches[0]["tokens"].shape}
+        for name in ("ref_weight", "pair_weight"):
+            assert sum(float(batch[name].sum()) for batch in found) == pytest.approx(1, abs=1e-5)
+        ends = sum(int((batch["ref_weight"] > 0).sum()) for batch in found)
+        assert ends == len(batches.used)
+
+
 @pytest.mark.parametrize("denominator, total", [("paired", 1.0), ("all", 2 / 6)])
 def test_what_the_pairs_are_averaged_over(processor, denominator, total):
     """L_exp is the mean over the questions that have a pair, or over all: also where processes

@@ -143,3 +143,24 @@ def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys
         "train.report_to: trackio did not get the end of the run (TimeoutError: no answer); "
         "metrics.jsonl has it all",
     ]
+
+
+def test_a_look_that_comes_again_is_written_once(tmp_path):
+    """A run that goes on drops what it will say again: later steps, and with `look` the look after
+    the step that it goes on from, but not that step."""
+    with Metrics(tmp_path, steps=9, start=0, report_to="none") as metrics:
+        metrics.write(0, {"validation/loss": 3.0})
+        metrics.write(1, {"loss": 2.0})
+        metrics.write(1, {"validation/loss": 2.5})
+        metrics.write(2, {"loss": 1.0})
+
+    def left(start, look):
+        text = (tmp_path / FILE).read_text()
+        Metrics(tmp_path, steps=9, start=start, report_to="none", look=look)
+        found = [json.loads(row) for row in (tmp_path / FILE).read_text().splitlines()]
+        (tmp_path / FILE).write_text(text)
+        return [(row["step"], next(iter(set(row) - {"step"}))) for row in found]
+
+    first = [(0, "validation/loss"), (1, "loss")]
+    assert left(1, False) == [*first, (1, "validation/loss")]
+    assert left(1, True) == first and left(0, True) == []

@@ -287,8 +287,9 @@ def test_who_lost_patience_takes_no_row(config, policy, monkeypatch):
             pass
         one.close()
         (job,) = service._open
-        while job.wanted:
+        while service._open:
             pass
+        assert not job.wanted
     service._waiting.put(None)  # the end
     assert list(service._requests({})) == []
 

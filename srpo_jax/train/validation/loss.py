@@ -68,7 +68,7 @@ class ValidationLoss:
             cfg = dataclasses.replace(cfg, objective=own)
             examples: Any = _Trees(cfg, setup, records)
         self._batches = make_batches(cfg, examples, setup.mesh)
-        if objective.lambda_exp != 0 and not self._batches.with_pair:
+        if not self._batches.with_pair:  # what compares says nothing
             self._names = OF_RECORDS
         self._setup, self._run = setup, _make_sums(cfg, setup, objective)
 

@@ -133,7 +133,7 @@ class Validation:
         best, sign = self._said["best"], BEST_METRICS[self._metric]
         if math.isfinite(value) and (best is None or sign * value > sign * best):
             self._said.update(best=value, since=0)
-        else:
+        elif best is not None:
             self._said["since"] += 1
 
 

@@ -183,6 +183,25 @@ def assert_same_ends(one, other):
     assert looks(one) == looks(other)
 
 
+def test_asked_to_leave_at_the_end_it_looks_all_the_same(world, straight, tmp_path):
+    """SIGTERM within the last step: the same command, which has nothing else to do, looks."""
+    sent = []
+
+    def make(*_):
+        def term(_):
+            sent.append(True)
+            if len(sent) == 2:  # after step 5
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {}
+
+        return [term]
+
+    with pytest.raises(SystemExit):
+        train(looking(world, eval__every=5), tmp_path, make_evaluators=make)
+    train(looking(world), tmp_path)
+    assert looks(tmp_path)[-1] == looks(straight)[-1]
+
+
 @pytest.mark.slow
 def test_killed_in_a_look(world, straight, tmp_path):
     """SIGKILL, in a process of its own, which leaves no chance to write anything."""
@@ -234,12 +253,12 @@ def test_patience_ends_a_run(world, tmp_path, capsys):
     )
     config = looking(world, **changes)
     validate_sections(config)
-    make, asked = scripted([40.0, 60.0, 60.0, 50.0])
+    make, asked = scripted([40.0, 60.0, 59.0, 50.0])
     summary = train(config, tmp_path, make_evaluators=make)
-    assert summary["step"] == 6 and asked == [40.0, 60.0, 60.0, 50.0]
+    assert summary["step"] == 6 and asked == [40.0, 60.0, 59.0, 50.0]
     assert "was no better than 60.0 at 2 looks" in capsys.readouterr().out
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
-    assert kept == {"2", "6"}
+    assert kept == {"2", "6"}, kept
     before = rows(tmp_path)
     again = train(config, tmp_path, make_evaluators=scripted([])[0])
     assert again["step"] == 6 and rows(tmp_path) == before
