@@ -21,6 +21,7 @@ from srpo_jax.data_pipelines.path_formats.base import PathFormat
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
 from srpo_jax.data_pipelines.prompt import Prompt
 from srpo_jax.data_pipelines.records import Record, RecordError
+from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.mesh import over_processes
 from srpo_jax.distributed.sharding import (
     bytes_per_device,
@@ -248,7 +249,9 @@ def _fitting_rows(policy: Policy, shape: Shape) -> int:
 def load_network(
     cfg: Config, folder: str | pathlib.Path, *, params: Any = None, alone: bool = False
 ) -> Network:
-    """The model in `folder` in the computing dtype; params, alone: as of load_policy."""
+    """The model in `folder` in the computing dtype; params, alone: as of load_policy. What it
+    compiles is kept as train.compilation_cache says."""
+    compile_cache.use(cfg.train.compilation_cache)
     config = load_model_config(folder, cfg.model.family)
     dtype, shardings = jnp.dtype(cfg.model.dtype), None
     mesh = sampling_mesh(cfg, config, alone=alone)

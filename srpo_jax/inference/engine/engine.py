@@ -26,7 +26,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.inference.engine.ahead import Ahead
 from srpo_jax.inference.engine.counts import Counts
 from srpo_jax.inference.engine.drawing import OwnSampling, Sampling
-from srpo_jax.inference.engine.lowering import lower
+from srpo_jax.inference.engine.lowering import compile_once, lower
 from srpo_jax.inference.engine.requests import Sample, SampleRequest, TokenIds
 from srpo_jax.inference.engine.slots import Programs, Queue, Shape, State
 from srpo_jax.models.inputs import causal_row, check_length, pad_rows
@@ -368,8 +368,8 @@ class Engine:
         if name not in self._compiled:
             lowered = lower(self.programs, function, *args, donate=donate)
             quiet = name not in ("prefill", "decode") or jax.process_index() > 0
-            with compiling(f"sampling ({name})", quiet=quiet):
-                self._compiled[name] = lowered.compile()
+            told = compiling(f"sampling ({name})", quiet=quiet)
+            self._compiled[name] = compile_once(lowered, *args, told=told)
             if self._together:
                 wait_for_all()
         return self._compiled[name](*args)

@@ -74,6 +74,20 @@ def test_it_compiles_once(refilled, requests, compilations):
     assert engine._compiled == programs
 
 
+def test_a_second_engine_of_the_same_programs_compiles_nothing(
+    refilled, ending, requests, compilations
+):
+    """Who evaluates several policies of one kind compiles once; with other slots it is another
+    program."""
+    before = len(compilations)
+    with short_blocks():
+        again = refilling_engine(ending)
+        assert told(again(requests)) == told(refilled[1])
+        assert len(compilations) == before
+        assert told(refilling_engine(ending, slots=3)(requests[:1])) == told(refilled[1][:1])
+        assert len(compilations) > before
+
+
 def test_ends_of_all_kinds(refilled, ending, requests):
     """A branch has its end token and nothing after it, as its first token too, and is finished by
     that alone; a question without branches has none."""
