@@ -12,8 +12,10 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
 from srpo_jax.errors import UserError
+from srpo_jax.evaluate.answering import decoding_of
+from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.registry import chosen, find_benchmark
-from srpo_jax.evaluate.evaluate import data_of, evaluate
+from srpo_jax.evaluate.evaluate import evaluate, questions
 from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
 from srpo_jax.inference.policy import load_policy
@@ -32,7 +34,7 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
     for benchmark, data, name in tasks:
         check_plain_name(name, "--name")
         if benchmark:
-            data_of(find_benchmark(benchmark), data)
+            _check(config, pathlib.Path(workdir), find_benchmark(benchmark), data, options)
     with distributed_session(config.processes, config):
         first = jax.process_index() == 0
         whose, how = _policy(config, workdir, options)
@@ -46,6 +48,20 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
                 look = count_look(workdir, name, read_answers(folder)[0])
                 print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
         wait_for_all()  # process 0 reads what it wrote
+
+
+def _check(
+    config: Config,
+    workdir: pathlib.Path,
+    benchmark: Benchmark,
+    data: str,
+    options: Mapping[str, Any],
+) -> None:
+    """What is wrong with a benchmark's data, settings or policy, before others are answered."""
+    decoding_of(config, benchmark)
+    records, _ = questions(config, workdir, benchmark, data)
+    if options["served_model"] and benchmark.choices(records[0]):
+        raise UserError(f"{benchmark.name} needs log-probabilities: give --model")
 
 
 def _policy(config: Config, workdir: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -49,6 +49,10 @@ def folder(tmp_path, monkeypatch):
     write_pictures(tmp_path / "sets" / "siuo", "a.png")
     item = {**ITEM, "safety_warning": "Mind the gap.", "reference_answer": "Wait."}
     write_json(tmp_path / "sets" / "siuo" / "siuo_gen.json", [item])
+    write_json(tmp_path / "bad" / "siuo" / "siuo_gen.json", [{**item, "category": None}])
+    write_pictures(tmp_path / "mcqa", "a.png")
+    options = {"options": dict.fromkeys("ABCD", "x"), "correct_option": "A"}
+    write_json(tmp_path / "mcqa" / "siuo_mcqa.json", [item | options])
     return tmp_path
 
 
@@ -113,6 +117,12 @@ def test_a_benchmark_of_ones_own_and_a_served_policy(folder, capsys):
         ("--benchmark=siuo --data=nowhere", "nowhere does not exist; for siuo it holds siuo_gen"),
         ("--benchmark=siuo --data=.", "has no siuo_gen.json"),
         ("--benchmark=siuo,siuo --data=sets", "one is named twice"),
+        (
+            "--benchmark=rsbench,vlsbench --data=sets",
+            "--data=DIR is missing: vlsbench is",
+        ),
+        ("--benchmark=rsbench,siuo --data=bad", "siuo_gen.json:1: field 'category' is missing"),
+        ("--benchmark=siuo_mcqa --data=mcqa --served_model=m", "siuo_mcqa needs log-probabilities"),
         ("--benchmark=siuo --data=other=sets", "NAME=FOLDER with commas between for the bench"),
         ("--data=sets", "--data goes with --benchmark=NAME"),
         ("--base_url=http://a", "--base_url goes with --served_model"),

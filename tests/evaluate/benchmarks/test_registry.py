@@ -58,7 +58,7 @@ def test_a_dead_judge_gives_no_good_score(name):
 
 
 def test_the_example_of_the_docs(tmp_path):
-    code = PAGE.split("```python\n")[1].split("```")[0]
+    code = PAGE.split("```python\n")[-1].split("```")[0]
     space = {
         "Benchmark": Benchmark,
         "Reader": Reader,
