@@ -96,7 +96,7 @@ def test_each_fault_alone(kind):
     may pass is tried as often as allowed, what is unreadable once more, what is final once.
     """
     with ChatStub(faults=1.0, kinds=(kind,)) as stub:
-        judge = make_judge(stub.url, retries=2, timeout=0.1)
+        judge = make_judge(stub.url, retries=2, timeout=0.5)
         if kind in ("drop", "cut"):
             judge.backend._answered = True  # else it is taken for a server that is not there
         (judged,) = judge.judge([make_case(0)])
