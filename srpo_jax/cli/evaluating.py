@@ -15,6 +15,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.evaluate.answering import decoding_of
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.registry import chosen, find_benchmark
+from srpo_jax.evaluate.best_of import choose_best, open_pool
 from srpo_jax.evaluate.evaluate import evaluate, questions
 from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
@@ -48,6 +49,22 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
                 look = count_look(workdir, name, read_answers(folder)[0])
                 print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
         wait_for_all()  # process 0 reads what it wrote
+
+
+def choose_among(config: Config, workdir: str, options: Mapping[str, Any]) -> None:
+    """Makes an evaluation of the best answers among those that --best_of names. Errors:
+    UserError.
+    """
+    pool = open_pool(pathlib.Path(workdir), options["best_of"], options["verdicts"])
+    spec = str(pool.about.get("benchmark", "")).rpartition(":")[2]
+    name = options["name"] or f"best_of_{pool.samples}{spec and '-'}{spec}"
+    folder = choose_best(config, pathlib.Path(workdir), name, pool)
+    judge = pool.verdicts.judge
+    told = f"best of {pool.samples} of {pool.name} by {judge['arbiter']}, digest {judge['digest']}"
+    print(f"answers: {folder}, {told}; `srpo judge --answers={name}` scores them", flush=True)
+    if pool.about.get("benchmark") or pool.about["decoding"].get("split") == "test":
+        look = count_look(workdir, name, read_answers(folder)[0])
+        print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
 
 
 def _check(

@@ -219,6 +219,9 @@ def _check_export(folder: pathlib.Path) -> int:
     return 1 if faults else 0
 
 
+_ANSWERING = ("model", "served_model", "benchmark")  # options of eval that say who answers what
+
+
 def eval(command: Command) -> None:  # noqa: A001  the verb's name
     options = command.options
     if options["name"]:
@@ -228,10 +231,15 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
             raise UserError(f"--{option} goes with --served_model=NAME")
     if options["data"] and not options["benchmark"]:
         raise UserError("--data goes with --benchmark=NAME; records of your own: data.test_records")
+    if options["verdicts"] and not options["best_of"]:
+        raise UserError("--verdicts goes with --best_of=NAME")
+    if options["best_of"] and (other := [n for n in _ANSWERING if options[n]]):
+        raise UserError(f"--best_of chooses among answers that are there: leave out --{other[0]}")
     unused = []
-    if options["benchmark"]:  # its questions; judges may be named later
+    # Questions of a benchmark, or of the pool; judges may be named later.
+    if options["benchmark"] or options["best_of"]:
         unused += ["data.train_records", "data.test_records", "arbiter.kind"]
-    if options["model"] or options["served_model"]:
+    if options["model"] or options["served_model"] or options["best_of"]:
         unused.append("model.path")
     config, workdir = command.config(unused=tuple(unused)), _workdir(command)
     if config.arbiter.kind:
@@ -239,8 +247,11 @@ def eval(command: Command) -> None:  # noqa: A001  the verb's name
     if options["model"] and not pathlib.Path(options["model"]).is_dir():
         raise UserError(f"--model={options['model']}: no such directory")
     _settle()
-    from srpo_jax.cli.evaluating import evaluate_all
+    from srpo_jax.cli.evaluating import choose_among, evaluate_all
 
+    if options["best_of"]:
+        choose_among(config, workdir, options)
+        return
     evaluate_all(config, workdir, options)
 
 

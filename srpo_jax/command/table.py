@@ -155,6 +155,8 @@ VERBS: dict[str, Verb] = {
             "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
             "benchmark": ("", "names of docs/benchmarks.md, or module:Class; commas between"),
             "data": ("", "folder of its data, or of a folder for each; or NAME=FOLDER,..."),
+            "best_of": ("", "choose among these answers (eval.samples) by a judge's verdicts"),
+            "verdicts": ("", "with best_of: the verdict set; needed where there are several"),
             "served_model": ("", "a model behind a server answers, by its name there"),
             "base_url": ("", "of that server; default http://127.0.0.1:8000/v1"),
             "api_key_env": ("", "environment variable with its key"),

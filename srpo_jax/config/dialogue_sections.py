@@ -15,7 +15,10 @@ class PromptSettings:
     """What stands around a question: docs/prompts.md."""
 
     system: str = setting(
-        "", "a system message; empty: what the template does by itself", decides=True, samples=True
+        "",
+        "a system message; empty: what the template does by itself; safety: our own short text",
+        decides=True,
+        samples=True,
     )
     instruction: str = setting(
         "auto",
@@ -27,9 +30,15 @@ class PromptSettings:
     demos: str = setting(
         "", "JSONL of records that are shown before the question", decides=True, samples=True
     )
-    num_demos: int = setting(
-        0, "so many of them, the first ones", low=0, decides=True, samples=True
+    num_demos: int = setting(0, "so many of them", low=0, decides=True, samples=True)
+    demo_select: str = setting(
+        "first",
+        "which: the first, drawn ones, or drawn ones of the question's category",
+        words=("first", "random", "category"),
+        decides=True,
+        samples=True,
     )
+    demo_seed: int = setting(0, "by which they are drawn", decides=True, samples=True)
     demo_images: str = setting(
         "keep", "their pictures", words=("keep", "drop"), decides=True, samples=True
     )

@@ -60,6 +60,8 @@ class ServedPolicy:
         self.form = configured_format(cfg.format)
         self.prompt = make_prompt(self.form, **arguments(make_prompt, cfg.prompt))
         self.path_format = self.form.settings()
+        for record in records:
+            self.prompt.of_category(record.category)  # what it cannot be asked with is told now
         shown = sum(len(record.images) for record in records)
         shown += sum(len(demo.images) for demo in self.prompt.demos)
         refuse_upload(shown, self.backend.host, allowed=server.allow_upload)
@@ -76,7 +78,10 @@ class ServedPolicy:
 
 
 def chat_messages(prompt: Prompt, record: Record) -> tuple[Message, ...]:
-    """The conversation in which a question is asked of a chat model, with all pictures."""
+    """The conversation in which a question is asked of a chat model, with all pictures. Errors:
+    UserError as Prompt.of_category.
+    """
+    prompt = prompt.of_category(record.category)
     demos = [data for demo in prompt.demos for data in demo.images]
     pictures = [Picture(data, prompt.max_side) for data in demos]
     for path in record.image_paths():

@@ -93,7 +93,8 @@ class Policy:
         """The record's pictures and question as model inputs, with all that the policy is told
         around them. UserError names the record."""
         with _naming(record):
-            return self.asking.encoder.encode(record.question, load_record_images(record))
+            encoder = self.asking.encoder.of_category(record.category)
+            return encoder.encode(record.question, load_record_images(record))
 
     def sizes(self, record: Record) -> tuple[int, int]:
         """(tokens, patches) of what `encode` gives; of the record's pictures only the headers are
@@ -102,7 +103,8 @@ class Policy:
             what = f"record {record.id!r}"
             sizes = [image_size(path, what=what) for path in record.image_paths()]
             grids = [self.processor.images.grid(*size) for size in sizes]
-            return self.asking.encoder.sizes(record.question, grids)
+            encoder = self.asking.encoder.of_category(record.category)
+            return encoder.sizes(record.question, grids)
 
     def reference(self, record: Record) -> tuple[Record, list[np.ndarray]]:
         """(the record with the texts of its reference path as the tokens read, the path as int32

@@ -24,7 +24,13 @@ from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import sample_rates
 from srpo_jax.judge.results.scores import format_scores, scores
-from srpo_jax.judge.roles import in_red, side_by_side, training_judge, warning
+from srpo_jax.judge.roles import (
+    choice_warning,
+    in_red,
+    side_by_side,
+    training_judge,
+    warning,
+)
 from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts
 
 
@@ -101,6 +107,8 @@ def judge_answers(
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
     }
+    if "chosen" in about:  # best of several, by the verdicts of this judge
+        result["chosen"] = about["chosen"]
     if training := training_judge(workdir):
         result["training_judge"] = training
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -119,6 +127,11 @@ def judge_answers(
         found = verdicts.judge
         print(side_by_side(training, str(training.get("set", "-")), found, verdicts.name))
         if said := warning(training, found):
+            print(in_red(textwrap.fill(said, 100)), flush=True)
+    if "chosen" in about:
+        by = about["chosen"]["judge"]
+        print(f"{answers}: chosen by {by['arbiter']}, digest {by['digest']}", flush=True)
+        if said := choice_warning(result):
             print(in_red(textwrap.fill(said, 100)), flush=True)
     return result
 

@@ -78,6 +78,24 @@ def own_teacher(scores: Mapping[str, Any], training: Mapping[str, Any] | None = 
     return bool(shared(scores.get("training_judge") or training, scores.get("judge")))
 
 
+def own_chooser(scores: Mapping[str, Any]) -> str:
+    """What is the same in who chose the answers among several and who scored them, as of shared; ""
+    too where nobody chose.
+    """
+    return shared((scores.get("chosen") or {}).get("judge"), scores.get("judge"))
+
+
+def choice_warning(scores: Mapping[str, Any]) -> str:
+    """One sentence for people when something is the same in choosing and scoring, else ""."""
+    same = own_chooser(scores)
+    if not same:
+        return ""
+    return (
+        f"{one_line(same, 200)} both chose these answers among several and scored them, so the "
+        "scores say less than those of another judge would."
+    )
+
+
 def _alike(one: str, other: str) -> bool:
     """Whether two names may be of one model. One that ran here has its digest behind an @, which
     says more than its name where both have one.

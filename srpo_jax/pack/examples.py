@@ -88,7 +88,10 @@ class Examples:
             images = self.source[index]["images"] if tree.prompt.grids else ()
             with named(tree.id) as what:
                 patches = [self._picture(image, what) for image in images]
-                return self._prompts_of.encoder.add_pixels(tree.prompt, patches)
+                encoder = self._prompts_of.encoder
+                if encoder.prompt.by_category:
+                    encoder = encoder.of_category(self.source[index]["category"])
+                return encoder.add_pixels(tree.prompt, patches)
 
         return self._prompts.get(index, make, lambda prompt: prompt.patches.nbytes + 4096)
 

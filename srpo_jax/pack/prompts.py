@@ -34,7 +34,8 @@ class Prompts:
         with named(record["id"]) as what:
             grids = [self._grid(image, what) for image in record["images"]]
             with self._tokenizer_lock:
-                return self.encoder.outline(record["question"], grids)
+                encoder = self.encoder.of_category(record["category"])
+                return encoder.outline(record["question"], grids)
 
     def _grid(self, image: dict[str, Any], what: str) -> Grid:
         def read():

@@ -98,6 +98,16 @@ def read_evaluations(workdir: pathlib.Path) -> dict[str, dict]:
     return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 1), n))}
 
 
+def asked(scores: Mapping[str, Any]) -> tuple[str, str, int]:
+    """How the policy of these scores was asked, besides the questions: digest of the prompt, what
+    its answers were made to begin with, and among how many answers one was chosen (0: not). A
+    policy that is asked in another way is another method.
+    """
+    decoding = scores.get("decoding") or {}
+    prefix, best_of = decoding.get("forced_prefix", ""), decoding.get("best_of", 0)
+    return str(scores.get("prompt_digest") or ""), str(prefix), int(best_of)
+
+
 def unscored(workdir: pathlib.Path) -> list[str]:
     """The names of evaluations whose answers lie there and were not judged."""
     answered = sorted(path.parent for path in workdir.glob("eval/*/answers.json"))

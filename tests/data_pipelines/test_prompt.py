@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.prompt import (
     BARE,
+    SAFETY,
     Demonstration,
     Message,
     Picture,
@@ -20,7 +21,7 @@ from srpo_jax.data_pipelines.prompt import (
     make_prompt,
     question_parts,
 )
-from srpo_jax.data_pipelines.records import Record, read_records, write_records
+from srpo_jax.data_pipelines.records import CATEGORIES, Record, read_records, write_records
 from srpo_jax.errors import UserError
 from tests.support.tiny import picture
 
@@ -201,3 +202,60 @@ def test_damaged_pictures_name_the_demonstration():
     prompt = Prompt(demos=(Demonstration("d7", "q", "a", (b"no picture",)),))
     with pytest.raises(UserError, match="demonstration 'd7'"):
         prompt.pictures()
+
+
+def test_the_safety_prompt_is_a_system_message():
+    """By its name; another text stays what it is."""
+    prompt = make_prompt(make_format("lines"), system=" safety ", instruction="none")
+    assert shown(prompt.messages("Why?", 0)) == [("system", SAFETY), ("user", "Why?")]
+    assert make_prompt(make_format("lines"), system="safety first").system == "safety first"
+
+
+@pytest.fixture
+def sorted_demos(tmp_path):
+    """Twelve records: four harmless ones and four of each of two categories, without pictures."""
+    kinds = (None, *CATEGORIES[:2])
+    records = [
+        Record(f"d{i}", (), f"Why {i}?", ("I look.",), "So.", category=kinds[i % 3])
+        for i in range(12)
+    ]
+    write_records(records, tmp_path / "sorted.jsonl")
+    return tmp_path / "sorted.jsonl"
+
+
+def test_demonstrations_are_drawn_by_a_seed(sorted_demos):
+    """The same ones for the same seed, others for another; without drawing the first."""
+
+    def ids(**settings):
+        prompt = make_prompt(make_format("lines"), demos=sorted_demos, num_demos=3, **settings)
+        return [demo.id for demo in prompt.demos]
+
+    assert ids() == ["d0", "d1", "d2"]
+    draws = [tuple(ids(demo_select="random", demo_seed=seed)) for seed in range(8)]
+    assert draws[3] == tuple(ids(demo_select="random", demo_seed=3))
+    assert len(set(draws)) > 4 and all(len(set(draw)) == 3 for draw in draws)
+
+
+def test_demonstrations_of_the_questions_category(sorted_demos):
+    """Each question sees those of its own category, harmless ones see harmless ones; who is asked
+    without a category to go by, or for one that is not there, is refused.
+    """
+    settings = {"demos": sorted_demos, "num_demos": 2, "demo_select": "category"}
+    prompt = make_prompt(make_format("lines"), **settings)
+    known = {record.id: record.category for record in read_records(sorted_demos)}
+    assert len(prompt.demos) == 6
+    for category in (None, *CATEGORIES[:2]):
+        own = prompt.of_category(category)
+        assert [known[demo.id] for demo in own.demos] == [category] * 2
+        assert len(own.messages("Why?", 0)) == 5
+    with pytest.raises(UserError, match=f"category {CATEGORIES[2]}, only of {CATEGORIES[0]}, "):
+        prompt.of_category(CATEGORIES[2])
+    with pytest.raises(UserError, match="use demo_select=first or random"):
+        prompt.messages("Why?", 0)
+    with pytest.raises(UserError, match="has at most 4 records of a category"):
+        make_prompt(make_format("lines"), **settings | {"num_demos": 5})
+    with pytest.raises(UserError, match="demonstration 'd.' of prompt.demos is record"):
+        check_disjoint(prompt, read_records(sorted_demos), "the test records")
+    plain = make_prompt(make_format("lines"), demos=sorted_demos, num_demos=2)
+    assert plain.of_category("any") is plain
+    assert len({prompt.digest(), plain.digest(), prompt.of_category(None).digest()}) == 3

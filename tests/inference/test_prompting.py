@@ -10,10 +10,11 @@ from srpo_jax.config.convert import as_config
 from srpo_jax.configs import common
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.prompt import BARE
+from srpo_jax.data_pipelines.records import CATEGORIES, Record, write_records
 from srpo_jax.errors import UserError
 from srpo_jax.inference.prompting import load_asking
 from srpo_jax.models.hf.prompt_encoder import BAKED
-from tests.support.tiny import tiny_qwen2_5_vl
+from tests.support.tiny import picture, tiny_qwen2_5_vl
 
 
 def config(**changes):
@@ -93,3 +94,25 @@ def test_a_baked_prompt_is_not_said_twice(folder):
         with pytest.raises(UserError, match="has a prompt in it already") as error:
             load_asking(config(**changes), folder)
         assert "\n" not in str(error.value)
+
+
+def test_each_category_is_asked_with_its_own_demonstrations(folder, tmp_path):
+    """Texts and pictures are those of a prompt that shows these alone."""
+    records = []
+    for i, category in enumerate((None, CATEGORIES[0])):
+        picture(56 + 28 * i, 56, seed=i).save(tmp_path / f"{i}.png")
+        name = f"{i}.png"
+        records.append(Record(f"d{i}", (name,), f"Why {i}?", ("I look.",), "So.", category))
+        write_records(records[i:], tmp_path / f"only{i}.jsonl")
+    write_records(records, tmp_path / "both.jsonl")
+    told = {"prompt__num_demos": 1, "prompt__instruction": "none"}
+    both = {"prompt__demos": str(tmp_path / "both.jsonl"), "prompt__demo_select": "category"}
+    encoder = load_asking(config(**told, **both), folder).encoder
+    asked = picture(28, 28, seed=5)
+    for i, category in enumerate((None, CATEGORIES[0])):
+        only = {"prompt__demos": str(tmp_path / f"only{i}.jsonl")}
+        wanted = load_asking(config(**told, **only), folder).encoder.encode("And?", [asked])
+        found = encoder.of_category(category).encode("And?", [asked])
+        assert found.tokens.tolist() == wanted.tokens.tolist()
+        assert (found.patches == wanted.patches).all()
+    assert encoder.of_category(None) is encoder.of_category(None)

@@ -16,6 +16,7 @@ from srpo_jax.evaluate.benchmarks.over_refusal import MossBench, XsTest
 from srpo_jax.evaluate.benchmarks.rsbench import RsBench
 from srpo_jax.evaluate.benchmarks.safebench import SafeBench
 from srpo_jax.evaluate.benchmarks.siuo import Siuo, SiuoMcqa
+from srpo_jax.evaluate.benchmarks.spa_vl import SpaVlEval
 from srpo_jax.evaluate.benchmarks.usb import Usb
 from srpo_jax.evaluate.benchmarks.vlguard import VlGuard
 from srpo_jax.evaluate.benchmarks.vlsbench import VlsBench
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "holisafe": HoliSafe,
     "mossbench": MossBench,
     "xstest": XsTest,
+    "spa_vl": SpaVlEval,
 }
 
 

@@ -50,9 +50,19 @@ class PromptEncoder:
 
     def __init__(self, processor: Processor, prompt: Prompt = BARE):
         self.processor, self.prompt = processor, prompt
-        shown = [processor.image(picture) for picture in prompt.pictures()]
+        self._of: dict[str | None, PromptEncoder] = {}
+        pictures = [] if prompt.by_category else prompt.pictures()  # each category has its own
+        shown = [processor.image(picture) for picture in pictures]
         self._patches = [patches for patches, _ in shown]
         self._grids = [grid for _, grid in shown]
+
+    def of_category(self, category: str | None) -> PromptEncoder:
+        """How questions of this category are asked; UserError as Prompt.of_category."""
+        if not self.prompt.by_category:
+            return self
+        if category not in self._of:
+            self._of[category] = self.with_prompt(self.prompt.of_category(category))
+        return self._of[category]
 
     def outline(self, question: str, grids: Sequence[Grid]) -> PromptOutline:
         """The whole prompt without pixels. UserError as Processor.chat_tokens."""

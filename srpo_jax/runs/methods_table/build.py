@@ -16,6 +16,7 @@ from srpo_jax.judge.roles import OWN_TEACHER
 from srpo_jax.runs.judge_facts import HEX, judge_line
 from srpo_jax.runs.methods_table.cells import Cell, cell, label, metrics
 from srpo_jax.runs.methods_table.collect import Collected, Column, Method, base_model
+from srpo_jax.runs.workdir import asked
 
 MARK = "*"  # behind what was judged by its own teacher
 
@@ -58,8 +59,9 @@ def build(collected: Collected) -> Page:
     ]
     if any(row.own_teacher(column) for row in collected.methods for column in collected.columns):
         notes.append(
-            f"{MARK} {OWN_TEACHER}: that judge also labelled what the method was trained on, so "
-            "the score says less than another judge's and is no headline."
+            f"{MARK} {OWN_TEACHER}: that judge also labelled what the method was trained on, or "
+            "chose the answers among several, so the score says less than another judge's and is "
+            "no headline."
         )
     if not tested and len(collected.methods) > 1:
         notes.append(
@@ -150,8 +152,9 @@ def _facts(collected: Collected, names: dict[Column, str]) -> list[tuple[str, st
         ("date", f"{collected.last_day()} (the newest scores)"),
     ]
     for row in collected.methods:
-        if not row.is_base and (said := _trained_on(row)):
+        if row.trained and (said := _trained_on(row)):
             facts.append((f"{row.name}, trained on", said))
+        facts += [(f"{row.name}, chosen by", said) for said in _chosen_by(row)]
     for column, title in names.items():
         records = f", records {column.records[:HEX]}" if column.records else ""
         facts.append((title, f"{column.questions} questions{records}, judge {column.judge[:HEX]}"))
@@ -162,6 +165,17 @@ def _facts(collected: Collected, names: dict[Column, str]) -> list[tuple[str, st
     }
     facts += [(f"judge {digest[:HEX]}", judge_line(judge)) for digest, judge in judges.items()]
     return facts
+
+
+def _chosen_by(row: Method) -> list[str]:
+    """Who chose the answers among how many, where somebody did."""
+    found = {}
+    for each in row.evaluations:
+        if chosen := each.scores.get("chosen"):
+            judge, count = chosen.get("judge") or {}, asked(each.scores)[2]
+            digest = str(judge.get("digest"))[:HEX]
+            found[f"{judge.get('arbiter')}, digest {digest}, best of {count}"] = None
+    return list(found)
 
 
 def _trained_on(row: Method) -> str:

@@ -1,7 +1,8 @@
 """The scores of several workdirs, put in order: which method, which benchmark, which seeds.
 
 A row is a method: a policy before training ("base": evaluations that are called so, and of what a
-run began with), or runs with the same config but for the seed.
+run began with), that policy asked in another way (a safety prompt, a forced prefix, demonstrations,
+the best of several answers), or runs with the same config but for the seed.
 A column is a benchmark with its questions and its judge: scores on other questions, or of another
 judge, are not comparable and get a column of their own.
 """
@@ -19,10 +20,11 @@ from typing import Any, NamedTuple
 from srpo_jax.config.fields import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, read_lines
-from srpo_jax.judge.roles import own_teacher
+from srpo_jax.judge.roles import own_chooser, own_teacher
 from srpo_jax.runs.judge_facts import without_folders
 from srpo_jax.runs.workdir import (
     BEFORE,
+    asked,
     method,
     read_config,
     read_evaluations,
@@ -68,10 +70,14 @@ class Column(NamedTuple):
 
 @dataclass(eq=False)
 class Method:
-    """A row. cells: the evaluations in each column, one of each seed."""
+    """A row. base: digest of the policy before training that this is, asked in another way; "" for
+    that policy itself and for what was trained. cells: the evaluations in each column, one of each
+    seed.
+    """
 
     name: str
     is_base: bool
+    base: str = ""
     cells: dict[Column, list[Evaluation]] = field(default_factory=dict)
 
     @property
@@ -79,9 +85,19 @@ class Method:
         return [each for own in self.cells.values() for each in own]
 
     def own_teacher(self, column: Column) -> bool:
-        """Whether the judge of the column also judged what this was trained on."""
-        found = (own_teacher(e.scores, e.facts.get("verdicts")) for e in self.cells.get(column, []))
-        return not self.is_base and any(found)
+        """Whether the judge of the column also judged what this was trained on, or chose the
+        answers among several.
+        """
+        own = self.cells.get(column, [])
+        if any(own_chooser(each.scores) for each in own):
+            return True
+        found = (own_teacher(each.scores, each.facts.get("verdicts")) for each in own)
+        return self.trained and any(found)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is no policy before training."""
+        return not self.is_base and not self.base
 
 
 @dataclass
@@ -101,7 +117,7 @@ class Collected:
         there is. None without one, and for one itself.
         """
         bases = [other for other in self.methods if other.is_base]
-        begun = {each.began_with for each in row.evaluations} - {""}
+        begun = {row.base} if row.base else {each.began_with for each in row.evaluations} - {""}
         own = [base for base in bases if {_policy(e) for e in base.evaluations} == begun]
         found = own or bases
         return found[0] if len(found) == 1 and not row.is_base else None
@@ -144,33 +160,72 @@ def _evaluations(home: pathlib.Path) -> Iterable[Evaluation]:
 
 
 def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
-    named = {_policy(each) for each in found if each.name in BEFORE}
+    named = {_policy(each) for each in found if _name(each) in BEFORE}
     begun = {each.began_with for each in found}
+    plain = _plain_ways(found)
     columns: dict[Column, None] = {}
     methods: dict[str, Method] = {}
     placed = []
     for each in found:
         with readable(each.folder / "scores.json"):
-            column = _column(each)
+            column, way = _column(each), asked(each.scores)
         columns[column] = None
         # What another run began with may be what this one ended with.
         known = named | (begun if not each.config else {each.began_with})
-        placed.append((each, column, each.name in BEFORE or _policy(each) in known - {""}))
-    policies = Counter((each.workdir, column) for each, column, is_base in placed if not is_base)
-    for each, column, is_base in placed:
-        key = f"base {_policy(each)}" if is_base else _group(each)
-        if policies[each.workdir, column] > 1:
-            key += f" {each.name}"  # several policies of one run
+        untrained = _name(each) in BEFORE or _policy(each) in known - {""}
+        is_base = untrained and (_name(each) in BEFORE or way in plain.get(_policy(each), ()))
+        placed.append((each, column, is_base, _policy(each) if untrained and not is_base else ""))
+    trained = [
+        (each.workdir, column) for each, column, is_base, base in placed if not (is_base or base)
+    ]
+    several = {workdir for (workdir, _), count in Counter(trained).items() if count > 1}
+    for each, column, is_base, base in placed:
+        key = f"base {_policy(each)}" if is_base or base else _group(each)
+        if base:
+            key += f" {asked(each.scores)} {_name(each)}"
+        elif not is_base and each.workdir in several:
+            key += f" {_name(each)}"  # several policies of one run
         there = methods[key].cells.get(column, []) if key in methods else []
-        if there and (is_base or _policy(each) in map(_policy, there) and _policy(each)):
+        same = is_base or base or (_policy(each) and _policy(each) in map(_policy, there))
+        if there and same:
             continue  # the same policy, questions and judge, from another workdir
         if _seed(each) in map(_seed, there):
             key += f" {each.workdir}"  # another policy, by the same words
-        row = methods.setdefault(key, Method(_title(each, is_base), is_base))
+        row = methods.setdefault(key, Method(_title(each, is_base, base), is_base, base))
         row.cells.setdefault(column, []).append(each)
-    rows = sorted(methods.values(), key=lambda row: not row.is_base)
+    rows = sorted(methods.values(), key=lambda row: (not row.is_base, row.trained))
     _tell_apart(rows)
     return Collected(rows, sorted(columns), left_out)
+
+
+def _plain_ways(found: Sequence[Evaluation]) -> dict[str, set[tuple]]:
+    """{policy: the ways in which it is asked (workdir.asked) as a base policy}: those of
+    evaluations that are called so, else the first one without forced prefix and choice.
+    """
+    ways: dict[str, set[tuple]] = {}
+    first: dict[str, set[tuple]] = {}
+    for each in found:
+        with readable(each.folder / "scores.json"):
+            way = asked(each.scores)
+        if _name(each) in BEFORE:
+            ways.setdefault(_policy(each), set()).add(way)
+        elif not way[1] and not way[2]:
+            first.setdefault(_policy(each), {way})
+    return {**first, **ways}
+
+
+def _name(each: Evaluation) -> str:
+    """The name that the user gave the evaluation: of one of several benchmarks without that of the
+    benchmark, "" where there is no other.
+    """
+    about = each.folder / "answers.json"
+    spec = str(read_json(about).get("benchmark") or "") if about.is_file() else ""
+    for benchmark in (str(each.scores.get("benchmark") or ""), spec.rpartition(":")[2]):
+        if benchmark and each.name == benchmark:
+            return ""
+        if benchmark and each.name.endswith(f"-{benchmark}"):
+            return each.name.removesuffix(f"-{benchmark}")
+    return each.name
 
 
 def _column(each: Evaluation) -> Column:
@@ -222,9 +277,11 @@ def base_model(each: Evaluation) -> str:
     return str(without_folders(str(path))) if path else "not recorded"
 
 
-def _title(each: Evaluation, is_base: bool) -> str:
+def _title(each: Evaluation, is_base: bool, base: str) -> str:
     if is_base:
         return "base"
+    if base:
+        return f"base, {_name(each) or 'asked otherwise'}"
     if not each.config:
         return f"{each.workdir.resolve().name}/{each.name}"
     return run_name(each.config) or method(each.config, each.facts)

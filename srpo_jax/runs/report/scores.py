@@ -13,9 +13,9 @@ from srpo_jax.judge.results.changes import Tested, detectable_text, p_text
 from srpo_jax.judge.results.paired import LEVEL
 from srpo_jax.judge.results.rates import RATES
 from srpo_jax.judge.results.scores import bounds, read_rate
-from srpo_jax.judge.roles import own_teacher, warning
+from srpo_jax.judge.roles import own_chooser, own_teacher, warning
 from srpo_jax.runs.judge_facts import judge_facts
-from srpo_jax.runs.workdir import BEFORE
+from srpo_jax.runs.workdir import BEFORE, asked
 
 SHOWN = tuple(rate for rate in RATES if rate.title)
 TILES = ("safety_rate", "both_risky", "effectiveness_rate", "path_safety_rate")
@@ -30,11 +30,15 @@ PANELS = (
 def headline(
     evaluations: Mapping[str, Mapping], after: str, training: Mapping[str, Any] | None
 ) -> str | None:
-    """The evaluation that is shown large: `after`, or another of the same policy where the judge of
-    that one is the policy's own teacher. None: there is no other.
+    """The evaluation that is shown large: `after`, or another of the same policy that is asked
+    alike, where the judge of that one is the policy's own teacher. None: there is no other.
     """
-    policy = evaluations[after].get("policy_digest")
-    others = [n for n, e in evaluations.items() if policy and e.get("policy_digest") == policy]
+    policy, how = evaluations[after].get("policy_digest"), asked(evaluations[after])
+    others = [
+        name
+        for name, scores in evaluations.items()
+        if policy and scores.get("policy_digest") == policy and asked(scores) == how
+    ]
     names = (name for name in (after, *others) if not own_teacher(evaluations[name], training))
     return next(names, None)
 
@@ -83,7 +87,7 @@ def table(
     found = []
     for name, scores in evaluations.items():
         judge = scores.get("judge") or {}
-        taught = name not in BEFORE and own_teacher(scores, training)
+        taught = bool(own_chooser(scores)) or (name not in BEFORE and own_teacher(scores, training))
         found.append((judge.get("arbiter", "not recorded"), judge.get("digest", ""), taught))
     names = list(evaluations)
     return {

@@ -96,6 +96,7 @@ def _tree(asking: Asking, record: Record) -> Tree:
     encoder = asking.encoder
     record = as_read_back(record, encoder.processor, asking.form)
     pieces = tokenize_reference(record, encoder.processor, asking.form, encoder.processor.opened)
+    encoder = encoder.of_category(record.category)
     prompt = encoder.encode(record.question, load_record_images(record))
     return Tree(record.id, prompt, tuple(pieces), ())
 

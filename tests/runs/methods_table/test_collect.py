@@ -110,3 +110,49 @@ def test_two_policies_of_one_run_are_two_rows(tmp_path):
     write_evaluation(run, "early", [row("q0", "SAFE")] + risky_rows(5)[1:], policy="early")
     names = [row.name for row in collect([run]).methods]
     assert len(names) == len(set(names)) == 3 and any("early" in name for name in names)
+
+
+def test_a_base_policy_asked_otherwise_is_a_row_of_its_own(tmp_path):
+    """Safety prompt, forced prefix and best of several, on two benchmarks each; they are compared
+    with the base policy, and no judge of the training is their teacher.
+    """
+    write_run(tmp_path, began_with="base")
+    plain = {"policy": "base", "prompt_digest": "p"}
+    ways = {
+        "before": plain,
+        "safety": {**plain, "prompt_digest": "other"},
+        "warns": {**plain, "decoding": {"forced_prefix": "I first ask."}},
+        "best": {**plain, "decoding": {"best_of": 4}, "chosen": {"from": "pool", "judge": JUDGE}},
+        "copy": plain,
+    }
+    for name, way in ways.items():
+        for benchmark, judge in (("siuo", JUDGE), ("rsbench", TEACHER)):
+            more = {"benchmark": benchmark, "judge": judge}
+            write_evaluation(tmp_path, f"{name}-{benchmark}", risky_rows(2), **way, **more)
+    write_evaluation(
+        tmp_path, "rsbench", risky_rows(8), policy="t", judge=TEACHER, benchmark="rsbench"
+    )
+    found = collect([tmp_path])
+    names = [row.name for row in found.methods]
+    assert names[:4] == ["base", "base, best", "base, safety", "base, warns"] and len(names) == 5
+    rsbench, siuo = found.columns
+    assert all(set(row.cells) == {rsbench, siuo} for row in found.methods[:4])
+    base, best, safety, warns, trained = found.methods
+    assert {found.base_of(row) for row in (best, safety, warns, trained)} == {base}
+    marked = [
+        (row, column) for row in found.methods for column in row.cells if row.own_teacher(column)
+    ]
+    assert marked == [(best, siuo), (trained, rsbench)]
+    assert trained.cells.keys() == {rsbench}
+
+
+def test_a_trained_policy_asked_otherwise_is_one_row_over_benchmarks(tmp_path):
+    """Its evaluations go by the name in front of the benchmark's."""
+    write_run(tmp_path)
+    for name, digest in (("after", "p"), ("safety", "other")):
+        for benchmark in ("siuo", "rsbench"):
+            more = {"benchmark": benchmark, "prompt_digest": digest, "policy": "t"}
+            write_evaluation(tmp_path, f"{name}-{benchmark}", risky_rows(2), **more)
+    found = collect([tmp_path])
+    assert [len(row.cells) for row in found.methods] == [2, 2]
+    assert len({row.name for row in found.methods}) == 2
