@@ -169,7 +169,7 @@ def train(command: Command) -> None:
     verify = command.options["verify"]
     with distributed_session(config.processes, config) as process:
         if command.options["dry_run"]:
-            report = dry_run(config, workdir, verify=verify)
+            report = dry_run(config, workdir, verify=verify, make_evaluators=make_evaluators)
             if process.index == 0:
                 print(report)
             return
