@@ -100,8 +100,8 @@ def _check_no_benchmark(metric: Any) -> None:
     """That train.best_metric is not what a look at a benchmark finds, validation/BENCHMARK/RATE."""
     if isinstance(metric, str) and metric.startswith("validation/") and metric.count("/") > 1:
         raise UserError(
-            f"config.train.best_metric is {metric!r}: a benchmark is a test set, so no checkpoint is "
-            "chosen by it, and no run ended; choose by data.validation_records"
+            f"config.train.best_metric is {metric!r}: a benchmark is a test set, so it chooses no "
+            "checkpoint and ends no run; choose by data.validation_records"
         )
 
 

@@ -83,8 +83,8 @@ def chosen(
             spec, equals, place = part.strip().partition("=")
             if not equals or not place or spec not in specs or spec in places:
                 raise UserError(
-                    f"{fields[1]}={data}: must be a folder, or NAME=FOLDER with commas between for the "
-                    f"benchmarks {', '.join(specs)}"
+                    f"{fields[1]}={data}: must be a folder, or NAME=FOLDER with commas between for "
+                    f"the benchmarks {', '.join(specs)}"
                 )
             places[spec] = place
     elif data:

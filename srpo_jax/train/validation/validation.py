@@ -37,12 +37,15 @@ class Evaluator(Protocol):
     Whatever is wrong with its settings and data is told when it is made.
     """
 
-    names: Sequence[str]  # of what it may find, without PREFIX
+    @property
+    def names(self) -> Sequence[str]:
+        """Of what it may find, without PREFIX."""
+        ...
 
     def prepare(self) -> None:
         """What takes a device, before the first look."""
 
-    def __call__(self, weights: Any) -> dict[str, float]:
+    def __call__(self, weights: Any, /) -> dict[str, float]:
         """Numbers by name. weights: of the policy as it is now (sampling_weights)."""
         ...
 

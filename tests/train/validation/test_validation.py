@@ -55,6 +55,20 @@ def looking(world, **changes):
     return config
 
 
+class Evaluator:
+    """One that says what a function says."""
+
+    def __init__(self, says, *names):
+        self.says, self.names, self.prepared = says, names, False
+
+    def prepare(self):
+        self.prepared = True
+
+    def __call__(self, weights):
+        assert self.prepared
+        return self.says(weights)
+
+
 def looks(workdir):
     return [row for row in without_times(rows(workdir)) if any("validation/" in n for n in row)]
 
@@ -167,7 +181,7 @@ def test_asked_to_leave_it_looks_when_it_goes_on(world, straight, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-        return [term]
+        return [Evaluator(term)]
 
     config = looking(world, eval__every=1)
     with pytest.raises(SystemExit):
@@ -194,7 +208,7 @@ def test_asked_to_leave_at_the_end_it_looks_all_the_same(world, straight, tmp_pa
                 os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-        return [term]
+        return [Evaluator(term)]
 
     with pytest.raises(SystemExit):
         train(looking(world, eval__every=5), tmp_path, make_evaluators=make)
@@ -235,7 +249,7 @@ def scripted(values):
             asked.append(values[len(asked)])
             return {"safety_rate": asked[-1]}
 
-        return [rate]
+        return [Evaluator(rate, "safety_rate")]
 
     return make, asked
 
@@ -321,7 +335,7 @@ def test_evaluators_get_what_an_export_has(world, tmp_path, changes):
     seen = []
 
     def make(*_):
-        return [lambda weights: seen.append(jax.device_get(weights)) or {}]
+        return [Evaluator(lambda weights: seen.append(jax.device_get(weights)) or {})]
 
     config = looking(world, train__steps=2, **changes)
     train(config, tmp_path, make_evaluators=make)

@@ -6,7 +6,7 @@ questions are answered now. Handed in to the loop by `srpo train`.
                          the config where it can be asked here (judge/results/scores.py)
     benign_perplexity    of the base policy's own greedy answers to data.benign_records
     benign_agreement     share of the tokens of those answers that the policy would say too
-    BENCHMARK/...        of each of eval.benchmarks, see benchmark_looks.py
+    BENCHMARK/...        of each of eval.benchmarks, see benchmarks.py
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
-from srpo_jax.cli.benchmark_looks import Benchmarks, asked_here, without_weights
+from srpo_jax.cli.validation.benchmarks import Benchmarks, asked_here, without_weights
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.path_formats.statuses import OK
