@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from srpo_jax.config.fields import Config
-from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate.answering import decoding_of
@@ -20,7 +19,6 @@ from srpo_jax.evaluate.evaluate import evaluate, questions
 from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
 from srpo_jax.inference.policy import load_policy
-from srpo_jax.runs.looks import FILE, count_look
 
 USUAL = "eval"  # the name of an evaluation of records
 
@@ -45,9 +43,6 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
             folder = evaluate(config, workdir, name, benchmark=benchmark, data=data, **how)
             if first:
                 print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
-            if first and (benchmark or config.eval.split == "test"):
-                look = count_look(workdir, name, read_answers(folder)[0])
-                print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
         wait_for_all()  # process 0 reads what it wrote
 
 

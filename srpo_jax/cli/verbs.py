@@ -157,7 +157,7 @@ def judge_compare(command: Command) -> None:
 def train(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     _settle()
-    from srpo_jax.cli.validation import make_evaluators
+    from srpo_jax.cli.validation.evaluators import make_evaluators
     from srpo_jax.distributed.lifecycle import distributed_session
     from srpo_jax.runs.ledger import process_start
     from srpo_jax.runs.profiling import parse_window
@@ -169,7 +169,7 @@ def train(command: Command) -> None:
     verify = command.options["verify"]
     with distributed_session(config.processes, config) as process:
         if command.options["dry_run"]:
-            report = dry_run(config, workdir, verify=verify)
+            report = dry_run(config, workdir, verify=verify, make_evaluators=make_evaluators)
             if process.index == 0:
                 print(report)
             return

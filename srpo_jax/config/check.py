@@ -78,6 +78,8 @@ def validate(config: Config | ConfigDict, unused: Container[str] = ()) -> None:
             continue
         if rule.required and flat[name] == "":
             raise UserError(f"config.{name} is empty; give it with --config.{name}=...")
+        if name == "train.best_metric":
+            _check_no_benchmark(flat[name])
         if not rule.accepts(flat[name]):
             raise UserError(f"config.{name} is {flat[name]!r}; allowed is {rule.allowed()}")
     _check_together(config)
@@ -91,6 +93,15 @@ def check_exploring(config: Config | ConfigDict) -> None:
             f"config.explore.temperature is 0 and config.explore.branches is {explore.branches}: "
             "greedy branches of a point are all the same, so there is no pair; raise the "
             "temperature, or sample one branch"
+        )
+
+
+def _check_no_benchmark(metric: Any) -> None:
+    """That train.best_metric is not what a look at a benchmark finds, validation/BENCHMARK/RATE."""
+    if isinstance(metric, str) and metric.startswith("validation/") and metric.count("/") > 1:
+        raise UserError(
+            f"config.train.best_metric is {metric!r}: a benchmark is a test set, so it chooses no "
+            "checkpoint and ends no run; choose by data.validation_records"
         )
 
 
@@ -130,6 +141,16 @@ def _check_together(config: Config | ConfigDict) -> None:
         raise UserError(
             f"config.train.best_metric is {config.train.best_metric!r} but config.eval.every is 0: "
             "say how often to look at held-out data"
+        )
+    if config.eval.benchmarks and not config.eval.every:
+        raise UserError(
+            f"config.eval.benchmarks is {config.eval.benchmarks!r} but config.eval.every is 0: say "
+            "how often to look at them during training; `srpo eval` takes --benchmark"
+        )
+    if config.eval.benchmark_data and not config.eval.benchmarks:
+        raise UserError(
+            f"config.eval.benchmark_data is {config.eval.benchmark_data!r} but "
+            "config.eval.benchmarks is empty: name those that it is the data of"
         )
     if config.pack.rows % config.train.accumulate:
         raise UserError(

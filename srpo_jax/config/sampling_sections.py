@@ -156,6 +156,12 @@ class EvalSettings:
     validation_questions: int = setting(
         64, "so many of the validation records, half of them risky; 0: all", low=0, decides=False
     )
+    benchmarks: str = setting(
+        "", "looked at during training, too: names, or module:Class, with commas", decides=False
+    )
+    benchmark_data: str = setting(
+        "", "their data: a folder, or NAME=FOLDER,NAME=FOLDER", decides=False
+    )
 
 
 @dataclass(frozen=True)

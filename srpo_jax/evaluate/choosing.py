@@ -38,11 +38,7 @@ class Choosing(Answerer):
         benchmark: Benchmark,
     ):
         super().__init__(cfg, name, total, about)
-        if policy.together:
-            raise UserError(
-                f"{benchmark.name} scores options, which several processes on one mesh do not do "
-                "yet: run it in one process"
-            )
+        check_alone(policy, benchmark)
         self._policy, self._benchmark = policy, benchmark
         self._bare = PromptEncoder(policy.processor, BARE)
         self._batch = rows_over(policy.mesh, min(cfg.eval.batch or BATCH, total))
@@ -84,3 +80,12 @@ class Choosing(Answerer):
             "reply_text": options[best],
         }
         return kept, [branch]
+
+
+def check_alone(policy: Policy, benchmark: Benchmark) -> None:
+    """Errors: UserError when several processes would score the options of a benchmark."""
+    if policy.together:
+        raise UserError(
+            f"{benchmark.name} scores options, which several processes on one mesh do not do "
+            "yet: run it in one process"
+        )

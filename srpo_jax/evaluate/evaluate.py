@@ -42,6 +42,7 @@ from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.owners import Owner
+from srpo_jax.runs.looks import tell_look
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
 DATA = "data"  # folder of a workdir: what of a benchmark's data had no file of its own
@@ -67,7 +68,8 @@ def evaluate(
     (a name of evaluate/benchmarks/registry.py, or module:Class). server: a model behind a server
     answers. Raises UserError for bad records or settings. Several processes that have met
     (distributed_session) make the same call: they answer on one mesh, and process 0 writes. More
-    than half of the answers without a reply that can be read is a warning on stderr.
+    than half of the answers without a reply that can be read is a warning on stderr. A look at test
+    questions, which those of a benchmark are, is counted in the workdir (runs/looks.py).
 
     Example:
         config = srpo_jax.load_config("configs/ssui_mini.py")
@@ -110,6 +112,8 @@ def evaluate(
             finish_answers(folder, about)
     if writes:
         tell_statuses(folder, name)
+        if asked is not None or cfg.eval.split == "test":
+            tell_look(workdir, name, about)
     return folder
 
 
@@ -162,28 +166,36 @@ class Task(NamedTuple):
 
 
 def questions(
-    cfg: Config, workdir: pathlib.Path, benchmark: Benchmark | None, data: str | os.PathLike
+    cfg: Config,
+    workdir: pathlib.Path,
+    benchmark: Benchmark | None,
+    data: str | os.PathLike,
+    *,
+    field: str = "--data",
 ) -> tuple[list[Record], str]:
-    """(all questions that there are, what they are called in messages). Errors: UserError."""
+    """(all questions that there are, what they are called in messages). field: what `data` is given
+    by. Errors: UserError.
+    """
     if benchmark is not None:
-        records = benchmark.records(data_of(benchmark, data), workdir / DATA / benchmark.name)
+        place = data_of(benchmark, data, field)
+        records = benchmark.records(place, workdir / DATA / benchmark.name)
         return records, f"the data of {benchmark.name}"
     source = f"data.{cfg.eval.split}_records"
     path = records_path(cfg.data.records(cfg.eval.split), workdir, field=source)
     return read_records(path), source
 
 
-def data_of(benchmark: Benchmark, data: str | os.PathLike) -> pathlib.Path:
+def data_of(benchmark: Benchmark, data: str | os.PathLike, field: str = "--data") -> pathlib.Path:
     """The folder of a benchmark's data: the user's, else what comes with it. Errors: UserError."""
     place = pathlib.Path(data) if os.fspath(data) else benchmark.own_data
     if place is None:
         raise UserError(
-            f"--data=DIR is missing: {benchmark.name} is to be had from {benchmark.source}; DIR "
+            f"{field}=DIR is missing: {benchmark.name} is to be had from {benchmark.source}; DIR "
             f"holds {benchmark.layout}"
         )
     if not place.exists():
         raise UserError(
-            f"--data: {place} does not exist; for {benchmark.name} it holds {benchmark.layout}, "
+            f"{field}: {place} does not exist; for {benchmark.name} it holds {benchmark.layout}, "
             f"to be had from {benchmark.source}"
         )
     return place

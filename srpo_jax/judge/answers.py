@@ -16,10 +16,12 @@ from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.tree_store import read_shard
-from srpo_jax.data_pipelines.verdict_store import FIELDS, join
+from srpo_jax.data_pipelines.verdict_store import FIELDS, Verdicts, join
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_plain_name, check_writable, write_json, write_text
+from srpo_jax.judge.asking import ask, describe
 from srpo_jax.judge.batches import read_batch, write_batch
+from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import sample_rates
@@ -134,6 +136,34 @@ def judge_answers(
         if said := choice_warning(result):
             print(in_red(textwrap.fill(said, 100)), flush=True)
     return result
+
+
+def judged_now(
+    cfg: Config, arbiter: Arbiter, trees: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The lines of generations.jsonl of answers that are judged here and now, and kept nowhere.
+    trees: of answers, as a shard of them has. Errors: UserError as of asking.describe.
+    """
+    about, keep = describe(arbiter, cfg.arbiter.kind), cfg.explore.keep_irregular
+    cases = once(
+        keyed
+        for tree in trees
+        for keyed in cases_of_tree(tree, about["reads"], keep_irregular=keep)
+    )
+    found = ask(arbiter, list(cases.values()), timeout=cfg.arbiter.timeout_seconds)
+    verdicts = _Asked(about, dict(zip(cases, found, strict=True)))
+    return [row for tree in trees for row in answer_rows(join(tree, verdicts, keep_irregular=keep))]
+
+
+class _Asked(Verdicts):
+    """Verdicts that lie in no folder. judge: as judge.json. rows: by key."""
+
+    def __init__(self, judge: dict[str, Any], rows: Mapping[str, dict[str, Any]]):
+        self.judge, self.reads, self._rows = judge, tuple(judge["reads"]), rows
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """See Verdicts.get."""
+        return self._rows.get(key)
 
 
 def answer_rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

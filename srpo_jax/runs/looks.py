@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from srpo_jax.console import say
 from srpo_jax.files import read_json, write_json
 
 FILE = "test_looks.json"
@@ -27,3 +28,11 @@ def count_look(workdir: str | os.PathLike, name: str, about: Mapping[str, Any]) 
         write_json(path, {"looks": [*looks, {"evaluation": name, **what}]})
         return len(looks) + 1
     return known.index(what) + 1
+
+
+def tell_look(workdir: str | os.PathLike, name: str, about: Mapping[str, Any]) -> None:
+    """Counts it and says which one it is. Of several processes the first one does. Arguments: as of
+    count_look.
+    """
+    look = count_look(workdir, name, about)
+    say(f"{name}: test questions, look {look} of this workdir ({FILE} has all)")

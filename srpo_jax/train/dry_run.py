@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import tempfile
 
 import jax
 from ml_collections import ConfigDict
@@ -18,11 +19,18 @@ from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
 from srpo_jax.train.checkpoint.seal import space_needed
 from srpo_jax.train.setup import Setup, counts, headline, make_setup
+from srpo_jax.train.validation.validation import MakeEvaluators, Validation
 
 
-def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path, *, verify: bool = False) -> str:
-    """The report, a line per fact. Reads config, model config, trees and picture sizes. verify: see
-    setup.make_setup.
+def dry_run(
+    cfg: Config | ConfigDict,
+    workdir: str | pathlib.Path,
+    *,
+    verify: bool = False,
+    make_evaluators: MakeEvaluators | None = None,
+) -> str:
+    """The report, a line per fact. Reads config, model config, trees, held-out data and picture
+    sizes. verify: see setup.make_setup. make_evaluators: see train.
 
     Errors: UserError, as the run itself would raise it, for settings and data that do not fit; and
     when a checkpoint does not fit on the disk, or the workdir holds another run or a later step.
@@ -33,9 +41,18 @@ def dry_run(cfg: Config | ConfigDict, workdir: str | pathlib.Path, *, verify: bo
     if jax.process_index() == 0:  # the run's trackers are there only
         modules_of(cfg.train.report_to)
     setup = make_setup(cfg, workdir, verify=verify, keep=False)
+    _check_validation(cfg, setup, make_evaluators)
     found = [headline(cfg, setup, 0), *_memory(setup), _data(cfg, setup)]
     found += _disk(cfg, setup, workdir)
     return "\n".join([*found, "dry run: nothing was written"])
+
+
+def _check_validation(cfg: Config, setup: Setup, make_evaluators: MakeEvaluators | None) -> None:
+    """As the run does it, but what that writes of questions (pictures that have no file of their
+    own, the embedded world) goes to a folder that is removed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Validation(cfg, setup, pathlib.Path(folder), make_evaluators, keep=False)
 
 
 def _memory(setup: Setup) -> list[str]:

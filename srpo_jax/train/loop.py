@@ -95,6 +95,7 @@ def train(
         owner = held.enter_context(owner_of(workdir)) if first else None
         agree("owner", {})  # the others wait, or are told, before they touch the workdir
         validation = Validation(cfg, setup, workdir, make_evaluators)
+        validation.prepare()
         kept = arguments(Checkpoints, cfg.train)
         folder = workdir / "checkpoints"
         with Checkpoints(folder, **kept, config=cfg.to_dict()) as checkpoints, report_failure():

@@ -8,11 +8,13 @@ from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
+from srpo_jax.files import read_json
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
+from srpo_jax.runs.looks import FILE
 from tests.support.small_world import RecitingEngine, write_world
 
 
@@ -38,6 +40,19 @@ def test_a_place_that_cannot_be_written_is_told_first(config, tmp_path, monkeypa
     (tmp_path / "eval").write_text("a file")
     with pytest.raises(UserError, match="eval is a file"):
         evaluate(config, tmp_path, "x")
+
+
+def test_looks_at_test_questions_are_counted(config, tmp_path, monkeypatch, capsys):
+    """Whoever evaluates: once a policy, and not where the questions are others."""
+    monkeypatch.setattr(run, "Engine", RecitingEngine)
+    evaluate(config, tmp_path, "before")
+    evaluate(config, tmp_path, "again")
+    config.eval.split = "train"
+    evaluate(config, tmp_path, "train")
+    (look,) = read_json(tmp_path / FILE)["looks"]
+    assert look["evaluation"] == "before"
+    said = capsys.readouterr().out
+    assert said.count("test questions, look 1 of") == said.count("test questions") == 2
 
 
 def test_a_name_is_answered_by_one(config, tmp_path, monkeypatch):

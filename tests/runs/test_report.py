@@ -15,7 +15,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.judge.results.scores import scores as compute
 from srpo_jax.judge.usage import UsageLog
 from srpo_jax.runs.report import page as page_module
-from srpo_jax.runs.report.charts import label, ticks
+from srpo_jax.runs.report.charts import charts, label, ticks
 from srpo_jax.runs.report.drawing import draw_tree
 from srpo_jax.runs.report.markup import MAX_TEXT, DataUri, element, number, plain
 from srpo_jax.runs.report.page import render, write_report
@@ -449,6 +449,27 @@ def test_trees_worth_looking_at_come_first():
         tree("b1", True, "b", ["UNSAFE", "SAFE"]),
     ]
     assert [t["id"] for t in choose_trees(trees, 4)] == ["a1", "b1", "a2", "safe"]
+
+
+def test_looks_at_held_out_data_have_curves():
+    """Beside those of training, percent up to 100; a benchmark's rates few by few."""
+    rates = {f"validation/rsbench/rate_{i}": 10.0 * i for i in range(4)}
+    rows = [
+        {"step": 0, "validation/loss_ref": 2.0, "validation/safety_rate": 50.0, **rates},
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "validation/loss_ref": 1.0, "validation/safety_rate": 75.0, **rates},
+        {"step": 2, "validation/benign_perplexity": float("nan")},
+    ]
+    found = [(chart["title"], chart["keys"]) for chart in charts(rows)]
+    assert found == [
+        ("Loss", [("c0", "total", "3")]),
+        ("Validation loss", [("c0", "reference", "1")]),
+        ("Validation answers", [("c0", "safe replies", "75")]),
+        ("rsbench", [(f"c{i}", f"rate {i}", label(10.0 * i)) for i in range(3)]),
+        ("rsbench", [("c0", "rate 3", "30")]),
+    ]
+    drawn = str(charts(rows)[2]["svg"])
+    assert ">100<" in drawn and ">0<" in drawn and "step 2: safe replies 75" in drawn
 
 
 def test_axes_have_round_numbers():

@@ -22,7 +22,7 @@ from srpo_jax.evaluate.benchmarks.vlguard import VlGuard
 from srpo_jax.evaluate.benchmarks.vlsbench import VlsBench
 from srpo_jax.files import check_plain_name, read_json
 
-FIELD = "--benchmark"
+FIELD, DATA = "--benchmark", "--data"
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "rsbench": RsBench,
@@ -43,12 +43,14 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 }
 
 
-def find_benchmark(spec: str) -> Benchmark:
-    """The benchmark of a name of BENCHMARKS, or of `module:Class`. Errors: UserError."""
-    found = call_factory(find_registered(spec, BENCHMARKS, FIELD), spec, FIELD)
+def find_benchmark(spec: str, field: str = FIELD) -> Benchmark:
+    """The benchmark of a name of BENCHMARKS, or of `module:Class`, given by `field`. Errors:
+    UserError.
+    """
+    found = call_factory(find_registered(spec, BENCHMARKS, field), spec, field)
     if not isinstance(found, Benchmark):
         raise UserError(
-            f"{FIELD}={spec}: {one_line(found, 80)} is no "
+            f"{field}={spec}: {one_line(found, 80)} is no "
             "srpo_jax.evaluate.benchmarks.base.Benchmark"
         )
     return found
@@ -64,24 +66,27 @@ def benchmark_of(workdir: str, answers: str) -> Benchmark | None:
     return find_benchmark(spec) if isinstance(spec, str) and spec else None
 
 
-def chosen(names: str, data: str, name: str) -> list[tuple[str, str, str]]:
+def chosen(
+    names: str, data: str, name: str, *, fields: tuple[str, str] = (FIELD, DATA)
+) -> list[tuple[str, str, str]]:
     """(benchmark, folder of its data or "", name of the evaluation) of --benchmark=NAME,NAME with
     --data=DIR and --name.
 
     data: NAME=DIR,NAME=DIR; or one folder, which has one below it for each of several benchmarks.
-    name: "" for the benchmark's own; of several it stands in front of that. Errors: UserError.
+    name: "" for the benchmark's own; of several it stands in front of that. fields: what names and
+    data are given by, for messages. Errors: UserError.
     """
     specs = [spec.strip() for spec in names.split(",")]
     if len(set(specs)) < len(specs):
-        raise UserError(f"{FIELD}={names}: one is named twice")
+        raise UserError(f"{fields[0]}={names}: one is named twice")
     places: dict[str, str] = {}
     if "=" in data:
         for part in data.split(","):
             spec, equals, place = part.strip().partition("=")
             if not equals or not place or spec not in specs or spec in places:
                 raise UserError(
-                    f"--data={data}: must be a folder, or NAME=FOLDER with commas between for the "
-                    f"benchmarks {', '.join(specs)}"
+                    f"{fields[1]}={data}: must be a folder, or NAME=FOLDER with commas between for "
+                    f"the benchmarks {', '.join(specs)}"
                 )
             places[spec] = place
     elif data:

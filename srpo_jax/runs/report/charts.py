@@ -7,7 +7,7 @@ page's CSS classes, so that one drawing serves light and dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,12 @@ HOVER_POINTS = 60
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: (metric, label) per line. `unit_range`: the axis is 0 to 1."""
+    """One chart: (metric, label) per line. top: the axis is 0 to this; 0: by the values."""
 
     title: str
     about: str
     lines: tuple[tuple[str, str], ...]
-    unit_range: bool = False
+    top: float = 0.0
     smooth: bool = True
 
 
@@ -42,7 +42,7 @@ CHARTS = (
         "Accuracy",
         "share of pairs whose safe branch is the likelier one",
         (("rewards/accuracies", "accuracy"),),
-        unit_range=True,
+        top=1.0,
     ),
     Chart("Margin", "safe minus unsafe branch", (("rewards/margins", "margin"),)),
     Chart(
@@ -53,22 +53,85 @@ CHARTS = (
     Chart("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
     Chart("Learning rate", "", (("learning_rate", "rate"),), smooth=False),
 )
+LOOKS = "validation/"  # metrics of held-out data, see docs/validation.md
+LOOK_CHARTS = tuple(
+    Chart(title, about, tuple((f"{LOOKS}{name}", label) for name, label in lines), top, False)
+    for title, about, top, lines in (
+        (
+            "Validation loss",
+            "the objective on held-out questions",
+            0.0,
+            (("loss", "total"), ("loss_ref", "reference"), ("loss_exp", "exploration")),
+        ),
+        ("Validation accuracy", "of held-out pairs", 1.0, (("accuracies", "accuracy"),)),
+        ("Validation margin", "safe minus unsafe branch", 0.0, (("margins", "margin"),)),
+        (
+            "Validation answers",
+            "percent: safe of risky questions, effective of harmless ones",
+            100.0,
+            (
+                ("safety_rate", "safe replies"),
+                ("path_safety_rate", "safe paths"),
+                ("effectiveness_rate", "effective"),
+            ),
+        ),
+        (
+            "Validation answers, all",
+            "percent of all questions",
+            100.0,
+            (
+                ("both_all", "safe and effective"),
+                ("readable", "format kept"),
+                ("error_rate", "not judged"),
+            ),
+        ),
+        (
+            "Harmless questions",
+            "perplexity of the base policy's own answers",
+            0.0,
+            (("benign_perplexity", "perplexity"),),
+        ),
+        (
+            "Harmless questions, agreement",
+            "share of the base policy's tokens that are still the likeliest",
+            1.0,
+            (("benign_agreement", "agreement"),),
+        ),
+    )
+)
+LINES = 3  # of a chart of a benchmark: as many as there are colours
 # Lines that mean a verdict have its colour.
 COLOURS = {"logps/chosen": "c-safe", "logps/rejected": "c-unsafe"}
 
 
 def charts(rows: Sequence[Mapping]) -> list[dict[str, Any]]:
-    """The charts that the metrics have numbers for. rows: lines of metrics.jsonl.
+    """The charts that the metrics have numbers for: of training, of looks at held-out data, and of
+    benchmarks among these. rows: lines of metrics.jsonl.
 
     Each is {"title", "about", "keys": [(CSS class, label, last value)], "svg"}.
     """
     drawn = []
-    for chart in CHARTS:
+    for chart in (*CHARTS, *LOOK_CHARTS, *_of_benchmarks(rows)):
         found = [(name, label, _points(rows, name)) for name, label in chart.lines]
         found = [line for line in found if line[2]]
         if found:
             drawn.append(_figure(chart, found))
     return drawn
+
+
+def _of_benchmarks(rows: Sequence[Mapping]) -> Iterator[Chart]:
+    """Of the metrics validation/BENCHMARK/RATE, few rates in a chart."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for name in row:
+            benchmark, slash, rate = name.removeprefix(LOOKS).partition("/")
+            if name.startswith(LOOKS) and slash:
+                found.setdefault(benchmark, {})[name] = rate.replace("_", " ")
+    for benchmark, rates in found.items():
+        lines = list(rates.items())
+        for i in range(0, len(lines), LINES):
+            about = "percent, on a sample of this test set"
+            yield Chart(benchmark, about, tuple(lines[i : i + LINES]), 100.0, smooth=False)
 
 
 def _points(rows: Sequence[Mapping], name: str) -> list[tuple[float, float]]:
@@ -132,7 +195,7 @@ def _svg(chart: Chart, lines: list[tuple[str, str, list]]) -> Markup:
     """lines: (CSS class, label, points)."""
     steps = [step for _, _, points in lines for step, _ in points]
     values = [value for _, _, points in lines for _, value in points]
-    low, high = (0.0, 1.0) if chart.unit_range else _range(values)
+    low, high = (0.0, chart.top) if chart.top else _range(values)
     first, last = min(steps), max(steps)
     span = (last - first) or 1.0
 

@@ -48,19 +48,25 @@ class ValidationLoss:
     """Called with a training state: {"loss_ref", ...} over all of the trees, see OF_TREES.
 
     records: of whose reference paths trees are made, where cfg.data.validation_trees is empty.
-    Rows, slices and mesh are those of training, so what fits there fits here. Errors: UserError as
-    of setup.make_setup, and RecordError for a record without a path.
+    Rows, slices and mesh are those of training, so what fits there fits here. keep: as of
+    setup.make_setup. Errors: UserError as there, and RecordError for a record without a path.
     """
 
     def __init__(
-        self, cfg: Config, setup: Setup, workdir: pathlib.Path, records: Iterable[Record] = ()
+        self,
+        cfg: Config,
+        setup: Setup,
+        workdir: pathlib.Path,
+        records: Iterable[Record] = (),
+        *,
+        keep: bool = True,
     ):
         objective, self._names = setup.objective, OF_TREES
         if cfg.data.validation_trees:
             data = dataclasses.replace(cfg.data, trees=cfg.data.validation_trees)
             cfg = dataclasses.replace(cfg, data=data)
             digest, family = setup.run["model weights"], setup.config.family
-            examples = find_examples(cfg, workdir, digest, family).examples
+            examples = find_examples(cfg, workdir, digest, family, keep=keep).examples
         else:
             alone = {"lambda_exp": 0.0, "ref_coef": 1.0}
             objective, self._names = dataclasses.replace(objective, **alone), OF_RECORDS
@@ -80,6 +86,11 @@ class ValidationLoss:
                 sums[name] = sums.get(name, 0.0) + float(value)
         values = finish_metrics(sums)
         return {told: float(values[name]) for name, told in self._names.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Of what a call gives."""
+        return list(self._names.values())
 
 
 class _Trees(list):

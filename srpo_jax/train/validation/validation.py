@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import jax
 
@@ -31,18 +31,37 @@ from srpo_jax.train.validation.sampling_weights import sampling_weights
 PREFIX = "validation/"
 NOTE = "validation"  # in the notes of a checkpoint: {"step", "best", "since"}
 
-# What samples from the policy or asks it something: handed in, as it belongs to later rooms. Called
-# with the weights (sampling_weights): numbers by name, without PREFIX.
-Evaluator = Callable[[Any], dict[str, float]]
-# (config, validation questions, workdir) -> the evaluators of a run.
+
+class Evaluator(Protocol):
+    """What samples from the policy or asks it something: handed in, as it belongs to later rooms.
+    Whatever is wrong with its settings and data is told when it is made.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of what it may find, without PREFIX."""
+        ...
+
+    def prepare(self) -> None:
+        """What takes a device, before the first look."""
+
+    def __call__(self, weights: Any, /) -> dict[str, float]:
+        """Numbers by name. weights: of the policy as it is now (sampling_weights)."""
+        ...
+
+
+# (config, validation questions, workdir) -> the evaluators of a run. It writes to the workdir only
+# what the questions themselves are, and takes no device.
 MakeEvaluators = Callable[[Config, Sequence[Record], pathlib.Path], Sequence[Evaluator]]
 
 
 class Validation:
-    """The looks of one run. evaluators: made here, before the training state takes the memory.
+    """The looks of one run. To make it checks all that can be known before them, so a dry run makes
+    it, too; a run calls `prepare` then, before the training state takes the memory. keep: whether
+    what a later start needs is written beside the trees.
 
     All processes make it and call it alike. Errors: UserError for settings that need what is not
-    there, and for a choice by records that test.
+    there, for a choice by records that test, and by a metric that no look has.
     """
 
     def __init__(
@@ -51,6 +70,8 @@ class Validation:
         setup: Setup,
         workdir: pathlib.Path,
         make_evaluators: MakeEvaluators | None = None,
+        *,
+        keep: bool = True,
     ):
         self._cfg, self._setup = cfg, setup
         self._metric, self._patience = cfg.train.best_metric, cfg.train.patience
@@ -69,14 +90,24 @@ class Validation:
         if cfg.data.validation_trees or records:
             paths = [record for record in records if record.has_reference]
             if cfg.data.validation_trees or paths:
-                self._loss = ValidationLoss(cfg, setup, workdir, paths)
+                self._loss = ValidationLoss(cfg, setup, workdir, paths, keep=keep)
         if make_evaluators is not None:
             self._evaluators = make_evaluators(cfg, records, workdir)
         if self._loss is None and not self._evaluators:
             raise UserError(
                 f"eval.every={self.every}, but there is nothing to look at: give "
-                "data.validation_records, data.validation_trees or data.benign_records"
+                "data.validation_records, data.validation_trees, data.benign_records or "
+                "eval.benchmarks"
             )
+        names = list(self._loss.names) if self._loss is not None else []
+        names += [name for evaluator in self._evaluators for name in evaluator.names]
+        if self._chooses and self._metric.removeprefix(PREFIX) not in names:
+            raise self._has_not([f"{PREFIX}{name}" for name in names])
+
+    def prepare(self) -> None:
+        """What takes a device, before the first look."""
+        for evaluator in self._evaluators:
+            evaluator.prepare()
 
     def go_on_from(self, notes: dict[str, Any]) -> None:
         """Takes over what the notes of a checkpoint say."""
@@ -126,15 +157,18 @@ class Validation:
     def _compare(self, values: dict[str, float]) -> None:
         value = values.get(self._metric)
         if value is None:
-            raise UserError(
-                f"train.best_metric={self._metric}, which this run does not have; there is "
-                f"{', '.join(sorted(values))}"
-            )
+            raise self._has_not(values)
         best, sign = self._said["best"], BEST_METRICS[self._metric]
         if math.isfinite(value) and (best is None or sign * value > sign * best):
             self._said.update(best=value, since=0)
         elif best is not None:
             self._said["since"] += 1
+
+    def _has_not(self, names: Iterable[str]) -> UserError:
+        return UserError(
+            f"train.best_metric={self._metric}, which this run does not have; there is "
+            f"{', '.join(sorted(names))}"
+        )
 
 
 def validation_records(cfg: Config, workdir: pathlib.Path) -> list[Record]:

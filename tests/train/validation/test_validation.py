@@ -3,6 +3,7 @@ may end a run."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.export.export import sampling_params
 from srpo_jax.inference.choice_scores import Choices, ChoiceScorer
 from srpo_jax.inference.policy import load_policy
+from srpo_jax.train.dry_run import dry_run
 from srpo_jax.train.loop import train
 from srpo_jax.train.setup import make_setup
 from srpo_jax.train.validation.loss import ValidationLoss
@@ -53,6 +55,20 @@ def looking(world, **changes):
         section, _, leaf = name.partition("__")
         config[section][leaf] = value
     return config
+
+
+class Evaluator:
+    """One that says what a function says."""
+
+    def __init__(self, says, *names):
+        self.says, self.names, self.prepared = says, names, False
+
+    def prepare(self):
+        self.prepared = True
+
+    def __call__(self, weights):
+        assert self.prepared
+        return self.says(weights)
 
 
 def looks(workdir):
@@ -167,7 +183,7 @@ def test_asked_to_leave_it_looks_when_it_goes_on(world, straight, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-        return [term]
+        return [Evaluator(term)]
 
     config = looking(world, eval__every=1)
     with pytest.raises(SystemExit):
@@ -194,7 +210,7 @@ def test_asked_to_leave_at_the_end_it_looks_all_the_same(world, straight, tmp_pa
                 os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-        return [term]
+        return [Evaluator(term)]
 
     with pytest.raises(SystemExit):
         train(looking(world, eval__every=5), tmp_path, make_evaluators=make)
@@ -235,7 +251,7 @@ def scripted(values):
             asked.append(values[len(asked)])
             return {"safety_rate": asked[-1]}
 
-        return [rate]
+        return [Evaluator(rate, "safety_rate")]
 
     return make, asked
 
@@ -285,10 +301,47 @@ def test_what_cannot_choose_is_told(world, tmp_path):
         with pytest.raises(UserError, match=why):
             validate_sections(looking(world, **changes))
     rate = dict(train__patience=1, train__best_metric="validation/safety_rate")
-    with pytest.raises(UserError, match="does not have; there is validation/accuracies, "):
-        train(looking(world, **rate), tmp_path / "a")
-    with pytest.raises(UserError, match="nothing to look at: give data.validation_records"):
-        train(looking(world, data__validation_trees=""), tmp_path / "b")
+    said = refused(looking(world, **rate), tmp_path)
+    assert "does not have; there is validation/accuracies, " in said
+    said = refused(looking(world, data__validation_trees=""), tmp_path)
+    assert "nothing to look at: give data.validation_records" in said
+    said = refused(looking(world, data__validation_trees=str(world / "none")), tmp_path)
+    assert "none" in said and "srpo explore" in said
+
+    def none(*_):
+        raise UserError("this cannot be asked")
+
+    assert refused(looking(world), tmp_path, none) == "this cannot be asked"
+
+
+def refused(config, folder, make_evaluators=None):
+    """What a run says that does not start, which its dry run says before it, writing nothing."""
+    said, workdir = [], folder / "refused"
+    for start in (dry_run, train):
+        with pytest.raises(UserError) as error:
+            start(config, workdir, make_evaluators=make_evaluators)
+        said.append(str(error.value))
+        assert start is train or not workdir.exists()
+    shutil.rmtree(workdir, ignore_errors=True)
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_a_dry_run_makes_what_looks_and_no_look(world, tmp_path):
+    """What is written of questions while it is made goes elsewhere."""
+    made = []
+
+    def make(cfg, records, workdir):
+        workdir.mkdir(exist_ok=True)
+        (workdir / "picture.png").touch()
+        made.append(Evaluator(None))
+        return made
+
+    before = {path for path in world.rglob("*")}
+    said = dry_run(looking(world), tmp_path / "run", make_evaluators=make)
+    assert "nothing was written" in said
+    assert len(made) == 1 and not made[0].prepared
+    assert not list(tmp_path.iterdir()) and before == {path for path in world.rglob("*")}
 
 
 def test_what_tests_does_not_choose(world, tmp_path):
@@ -305,8 +358,8 @@ def test_what_tests_does_not_choose(world, tmp_path):
     )
     for how in (dict(train__patience=3), dict(train__keep_best=1)):
         config = looking(world, train__best_metric="validation/loss_ref", **data, **how)
-        with pytest.raises(UserError, match="1 validation questions, 'r0' first, are test quest"):
-            train(config, tmp_path / "a")
+        said = refused(config, tmp_path)
+        assert "1 validation questions, 'r0' first, are test quest" in said
     train(looking(world, **data), tmp_path / "b")
 
 
@@ -321,7 +374,7 @@ def test_evaluators_get_what_an_export_has(world, tmp_path, changes):
     seen = []
 
     def make(*_):
-        return [lambda weights: seen.append(jax.device_get(weights)) or {}]
+        return [Evaluator(lambda weights: seen.append(jax.device_get(weights)) or {})]
 
     config = looking(world, train__steps=2, **changes)
     train(config, tmp_path, make_evaluators=make)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from srpo_jax.cli import validation as module
-from srpo_jax.cli.validation import Benign, make_evaluators
+from srpo_jax.cli.validation import evaluators as module
+from srpo_jax.cli.validation.evaluators import Benign, make_evaluators
 from srpo_jax.config.convert import as_config
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.evaluate import evaluate as eval_module
@@ -57,6 +57,7 @@ def test_the_rates_are_those_of_eval_and_judge(config, params, tmp_path, monkeyp
     evaluate(config, tmp_path, "x")
     expected = judge(config, tmp_path, answers="x", arbiter=Here())
     rates = {name: expected[name] for name in found if name != "readable"}
+    assert set(rates) <= {*look.names} and "path_safety_rate" in look.names
     assert rates and {name: found[name] for name in rates} == pytest.approx(rates)
     assert found["readable"] == 60 and found["error_rate"] == 40
     assert 0 < found["safety_rate"] < 100
@@ -71,12 +72,18 @@ def test_a_run_waits_for_no_server(config, tmp_path, capsys):
     assert "arbiter.kind=prompted is not asked during training" in capsys.readouterr().out
 
 
+def benign(cfg, workdir):
+    found = Benign(cfg, workdir)
+    found.prepare()
+    return found
+
+
 def test_the_base_policy_agrees_with_itself(config, params, tmp_path, monkeypatch):
     """Every token of its own greedy answers is the one that it would say; another policy's are
     not, and are less likely. The answers are made once, and again for other questions."""
     config.data.benign_records = config.data.test_records
     cfg = as_config(config)
-    look = Benign(cfg, tmp_path)
+    look = benign(cfg, tmp_path)
     before = look(params)
     assert before["benign_agreement"] == 1.0 and before["benign_perplexity"] >= 1.0
     after = look({**params, "norm": {"scale": -params["norm"]["scale"]}})
@@ -86,7 +93,7 @@ def test_the_base_policy_agrees_with_itself(config, params, tmp_path, monkeypatc
     loads = []
     load = module.load_network
     monkeypatch.setattr(module, "load_network", lambda *a: loads.append(a) or load(*a))
-    assert Benign(cfg, tmp_path)(params) == before and not loads
+    assert benign(cfg, tmp_path)(params) == before and not loads
     config.eval.validation_questions = 2
-    assert Benign(as_config(config), tmp_path)(params)["benign_agreement"] == 1.0
+    assert benign(as_config(config), tmp_path)(params)["benign_agreement"] == 1.0
     assert len(loads) == 1

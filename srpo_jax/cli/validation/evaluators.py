@@ -6,40 +6,41 @@ questions are answered now. Handed in to the loop by `srpo train`.
                          the config where it can be asked here (judge/results/scores.py)
     benign_perplexity    of the base policy's own greedy answers to data.benign_records
     benign_agreement     share of the tokens of those answers that the policy would say too
+    BENCHMARK/...        of each of eval.benchmarks, see benchmarks.py
 """
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srpo_jax.arbiter.registry import find_arbiter, make_arbiter
+from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.cli.validation.benchmarks import Benchmarks, asked_here, without_weights
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.path_formats.statuses import OK
 from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
-from srpo_jax.data_pipelines.verdict_store import unjudged, why_not_judged
+from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.files import read_json, write_json
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import Sample, SampleRequest
 from srpo_jax.inference.forced_answers import ForcedAnswers
-from srpo_jax.inference.policy import Policy, choose_questions, load_network, sampling_model
-from srpo_jax.inference.prompting import load_asking
-from srpo_jax.inference.sampling_mesh import Shape, sampling_mesh
-from srpo_jax.judge.asking import ask, describe
-from srpo_jax.judge.cases import cases_of_tree
+from srpo_jax.inference.policy import Policy, choose_questions, load_network
+from srpo_jax.inference.sampling_mesh import Shape
+from srpo_jax.judge.answers import judged_now
+from srpo_jax.judge.asking import describe
 from srpo_jax.judge.results.scores import scores
 from srpo_jax.models.hf.weights_digest import policy_digest
-from srpo_jax.models.registry import load_model_config
+from srpo_jax.train.validation.validation import Evaluator
 
 RATES = ("safety_rate", "path_safety_rate", "effectiveness_rate", "both_all", "error_rate")
 BENIGN = pathlib.Path("validation", "benign.json")  # in the workdir: the base policy's answers
@@ -47,13 +48,14 @@ BENIGN = pathlib.Path("validation", "benign.json")  # in the workdir: the base p
 
 def make_evaluators(
     cfg: Config, records: Sequence[Record], workdir: pathlib.Path
-) -> list[Callable[[Any], dict[str, float]]]:
-    """See train.validation.validation.MakeEvaluators. Errors: UserError for records and arbiters.
+) -> list[Evaluator]:
+    """See train.validation.validation.MakeEvaluators. Errors: UserError for records, benchmarks and
+    arbiters.
 
     An arbiter that is a server, or needs a device, is not asked: a run must not wait for one.
     """
-    found: list[Callable[[Any], dict[str, float]]] = []
-    if records and getattr(find_arbiter(cfg.arbiter.kind), "in_process", False):
+    found: list[Evaluator] = []
+    if records and asked_here(cfg):
         arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, config=cfg)
         found.append(JudgedAnswers(cfg, records, arbiter))
     elif records and jax.process_index() == 0:
@@ -63,6 +65,8 @@ def make_evaluators(
         )
     if cfg.data.benign_records:
         found.append(Benign(cfg, workdir))
+    if cfg.eval.benchmarks:
+        found.append(Benchmarks(cfg, workdir))
     return found
 
 
@@ -70,10 +74,7 @@ class Greedy:
     """Greedy answers to the same questions again and again, each time by other weights."""
 
     def __init__(self, cfg: Config, records: Sequence[Record]):
-        config = load_model_config(cfg.model.path, cfg.model.family)
-        mesh = sampling_mesh(cfg, config)
-        asking = load_asking(cfg, cfg.model.path, config.family)
-        self.policy = Policy(sampling_model(cfg, config, mesh), None, asking, "", mesh)
+        self.policy = without_weights(cfg)
         self.records, self._cfg = records, cfg
         self.tokens, self.patches = self.policy.budgets(records, [0] * len(records))
         self._engine: Engine | None = None
@@ -120,40 +121,35 @@ class JudgedAnswers:
 
     def __init__(self, cfg: Config, records: Sequence[Record], arbiter: Arbiter):
         self._cfg, self._arbiter = cfg, arbiter
-        self._reads = describe(arbiter, cfg.arbiter.kind)["reads"]
+        describe(arbiter, cfg.arbiter.kind)
         self._greedy = Greedy(cfg, records)
+        self.names = [*_counted(records, arbiter), "readable"]
+
+    def prepare(self) -> None:
+        """Nothing: its memory is taken at the first look."""
 
     def __call__(self, params: Any) -> dict[str, float]:
         samples = self._greedy(params)
         return as_first_says(lambda: self._judged(samples))
 
     def _judged(self, samples: Sequence[Sample]) -> dict[str, float]:
-        policy, keep = self._greedy.policy, self._cfg.explore.keep_irregular
-        form, cases, rows = policy.path_format, [], []
+        policy = self._greedy.policy
+        trees = []
         for record, sample in zip(self._greedy.records, samples, strict=True):
             branch = policy.branch((), 0, 0, sample.tokens.tolist(), sample)
-            tree = make_tree_record(record, (), [branch], {}, form)
-            own = [keyed.case for keyed in cases_of_tree(tree, self._reads, keep_irregular=keep)]
-            why = why_not_judged(branch, keep)
-            rows.append(
-                {
-                    "risky": record.risky,
-                    "category": record.category,
-                    "read": branch["status"] == OK,
-                    **unjudged(why or "not judged"),
-                }
-            )
-            cases += [(len(rows) - 1, case) for case in own]
-        verdicts = ask(
-            self._arbiter,
-            [case for _, case in cases],
-            timeout=self._cfg.arbiter.timeout_seconds,
-        )
-        for (number, _), verdict in zip(cases, verdicts, strict=True):
-            rows[number] |= verdict
+            trees.append(make_tree_record(record, (), [branch], {}, policy.path_format))
+        rows = judged_now(self._cfg, self._arbiter, trees)
         rates = scores(rows)
         found = {name: float(rates[name]) for name in RATES if rates[name] is not None}
-        return {**found, "readable": 100 * float(np.mean([row["read"] for row in rows]))}
+        return {**found, "readable": 100 * float(np.mean([row["status"] == OK for row in rows]))}
+
+
+def _counted(records: Sequence[Record], arbiter: Arbiter) -> list[str]:
+    """Those of RATES that such records have whatever is answered."""
+    rows = [{"risky": r.risky, "category": r.category, **unjudged("")} for r in records]
+    found = scores(rows)
+    paths = getattr(arbiter, "judges_paths", True)
+    return [n for n in RATES if found[n] is not None and (paths or n != "path_safety_rate")]
 
 
 class Benign:
@@ -165,9 +161,13 @@ class Benign:
         spec = records_path(cfg.data.benign_records, workdir, field="data.benign_records")
         known = read_records(spec)
         records = choose_questions(known, cfg.eval.validation_questions, seed=cfg.seed)
-        greedy = Greedy(cfg, records)
-        self._answers = _base_answers(cfg, greedy, workdir / BENIGN)
-        self._policy, self._records = greedy.policy, records
+        self.names = ("benign_perplexity", "benign_agreement")
+        self._cfg, self._file, self._greedy = cfg, workdir / BENIGN, Greedy(cfg, records)
+
+    def prepare(self) -> None:
+        """Samples the answers, or reads those that are kept."""
+        greedy = self._greedy
+        self._answers = _base_answers(self._cfg, greedy, self._file)
         longest = max(map(len, self._answers))
         self._taken = ForcedAnswers(
             greedy.policy,
@@ -177,7 +177,8 @@ class Benign:
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
-        prompts = [self._policy.encode(record) for record in self._records]
+        policy = self._greedy.policy
+        prompts = [policy.encode(record) for record in self._greedy.records]
         taken = self._taken(params, prompts, self._answers)
         return {"benign_perplexity": taken.perplexity, "benign_agreement": taken.agreement}
 
