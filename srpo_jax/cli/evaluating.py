@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from srpo_jax.config.fields import Config
+from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate.answering import decoding_of
@@ -19,6 +20,7 @@ from srpo_jax.evaluate.evaluate import evaluate, questions
 from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
 from srpo_jax.inference.policy import load_policy
+from srpo_jax.runs.looks import tell_look
 
 USUAL = "eval"  # the name of an evaluation of records
 
@@ -58,8 +60,7 @@ def choose_among(config: Config, workdir: str, options: Mapping[str, Any]) -> No
     told = f"best of {pool.samples} of {pool.name} by {judge['arbiter']}, digest {judge['digest']}"
     print(f"answers: {folder}, {told}; `srpo judge --answers={name}` scores them", flush=True)
     if pool.about.get("benchmark") or pool.about["decoding"].get("split") == "test":
-        look = count_look(workdir, name, read_answers(folder)[0])
-        print(f"test questions: look {look} of this workdir ({FILE} has all)", flush=True)
+        tell_look(workdir, name, read_answers(folder)[0])
 
 
 def _check(
