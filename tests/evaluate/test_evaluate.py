@@ -1,9 +1,12 @@
 """Answers on a tiny policy: every question once, greedy, whole or not there."""
 
+from dataclasses import replace
+
 import pytest
 
 from srpo_jax.data_pipelines.answer_store import read_answers
-from srpo_jax.data_pipelines.records import read_records, write_records
+from srpo_jax.data_pipelines.prompt import SAFETY
+from srpo_jax.data_pipelines.records import CATEGORIES, Record, read_records, write_records
 from srpo_jax.data_pipelines.tree_store import read_shard
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
@@ -163,3 +166,41 @@ def test_answers_that_are_not_there_or_damaged_are_one_line(config, tmp_path, mo
         read_answers(folder)
     evaluate(config, tmp_path, "x")
     assert len(answers(folder)[1]) == 5
+
+
+def test_every_question_sees_demonstrations_of_its_own_category(config, tmp_path, monkeypatch):
+    """A question of a category without any is told before anything is sampled, and a demonstration
+    that is one of the questions, too.
+    """
+    asked = {}
+
+    class Reciting(RecitingEngine):
+        def _answer(self, request):
+            asked[request.name] = self.processor.decode(request.prompt.tokens.tolist())
+            return super()._answer(request)
+
+    monkeypatch.setattr(run, "Engine", Reciting)
+    records = read_records(config.data.test_records)
+    kinds = (None, *CATEGORIES[:2])
+    made = [replace(record, category=kinds[i % 3]) for i, record in enumerate(records)]
+    write_records(made, config.data.test_records)
+    demos = [
+        Record(f"d{i}", (), f"Shown {i}?", ("I look.",), "So.", category=kinds[i]) for i in range(3)
+    ]
+    write_records(demos, tmp_path / "demos.jsonl")
+    with config.unlocked():
+        config.prompt.demos, config.prompt.num_demos = str(tmp_path / "demos.jsonl"), 1
+        config.prompt.demo_select, config.prompt.system = "category", "safety"
+    evaluate(config, tmp_path, "icl")
+    for i, record in enumerate(made):
+        text = asked[f"record {record.id!r}"]
+        assert [f"Shown {k}?" in text for k in range(3)] == [k == i % 3 for k in range(3)]
+        assert SAFETY in text
+    asked.clear()
+    write_records(demos[:2], tmp_path / "demos.jsonl")
+    with pytest.raises(UserError, match=f"record 'r2': .*category {CATEGORIES[1]}, only of"):
+        evaluate(config, tmp_path, "few")
+    write_records([*demos[:2], replace(demos[2], id="r2")], tmp_path / "demos.jsonl")
+    with pytest.raises(UserError, match="demonstration 'r2' of prompt.demos is record 'r2'"):
+        evaluate(config, tmp_path, "same")
+    assert not asked and len(list((tmp_path / "eval").glob("*/answers.json"))) == 1

@@ -348,6 +348,26 @@ def test_trees_are_asked_as_they_were_explored(processor, decoded):
     assert extra and len(decoded) == 2 + 3 * own  # two encoders; twice Examples, and here
 
 
+def test_each_tree_is_asked_with_the_demonstrations_of_its_category(processor):
+    """Tokens and pictures of the prompt that shows these alone."""
+    shown = [tree_record(i)["images"][0]["data"] for i in (1, 2)]
+    demos = tuple(
+        Demonstration(f"d{i}", f"Why {i}?", "Reply: Yes.", (shown[i],), category=category)
+        for i, category in enumerate((None, "privacy"))
+    )
+    prompt = Prompt(demos=demos, by_category=True)
+    records = [tree_record(1), tree_record(0) | {"category": "privacy"}]
+    examples = Examples(records, processor, prompt=prompt)
+    for i, record in enumerate(records):
+        alone = PromptEncoder(processor, Prompt(demos=(demos[i],)))
+        pictures = [load_image(image["data"], what="") for image in record["images"]]
+        expected = alone.encode(record["question"], pictures)
+        assert np.array_equal(examples[i].prompt.tokens, expected.tokens)
+        assert np.array_equal(examples[i].prompt.patches, expected.patches)
+    with pytest.raises(RecordError, match="tree 't3': .*category fraud, only of none, privacy"):
+        Examples([tree_record(3) | {"category": "fraud"}], processor, prompt=prompt)[0]
+
+
 @pytest.fixture
 def decoded(monkeypatch):
     """Counts the pictures that Pillow decodes."""
