@@ -160,6 +160,8 @@ def test_the_demo_runs_from_an_installed_wheel(bin_folder, busy_folder):
     assert set(json.loads(printed.splitlines()[-1])["methods"]) == {"base", "srpo"}
     run = busy_folder / "runs" / "demo"
     assert (run / "report.html").is_file() and (run / "export" / "model.safetensors").is_file()
+    looks = json.loads((run / "test_looks.json").read_text())["looks"]
+    assert [look["evaluation"] for look in looks] == ["before", "after"]
 
 
 def test_no_file_imports_our_folders_by_their_bare_names():

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from srpo_jax.cli.validation.evaluators import make_evaluators
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.evaluate import evaluate
@@ -85,7 +86,7 @@ def main(
             folder = workdir if alone else workdir / "runs" / f"{method}-{seed}"
             folders[f"{method}-{seed}"] = folder
             stages.next(f"train {method}, seed {config.seed}, {config.train.steps} steps")
-            train(config, folder)
+            train(config, folder, make_evaluators=make_evaluators)
             stages.next(f"export {method}")
             out = folder / "export"
             shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir

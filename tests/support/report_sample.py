@@ -148,6 +148,29 @@ def _metrics(path: pathlib.Path, steps: int) -> None:
                 "learning_rate": 1e-3 * min(1, step / 10) * 0.5 * (1 + math.cos(math.pi * t)),
             }
             file.write(json.dumps(row) + "\n")
+            if not step % max(1, steps // 6):
+                file.write(json.dumps(_look(step, t, random.Random(step))) + "\n")
+
+
+def _look(step: int, t: float, rng: random.Random) -> dict[str, float]:
+    """A line of a look at held-out data."""
+    return {
+        "step": step,
+        "validation/loss": 1.3 * math.exp(-3 * t) + 0.3,
+        "validation/loss_ref": 0.9 * math.exp(-3 * t) + 0.2,
+        "validation/loss_exp": 1.2 * math.exp(-3 * t) + 0.2,
+        "validation/accuracies": 0.5 + 0.4 * t,
+        "validation/margins": 5 * t,
+        "validation/safety_rate": 40 + 50 * t + rng.gauss(0, 2),
+        "validation/path_safety_rate": 35 + 45 * t + rng.gauss(0, 2),
+        "validation/effectiveness_rate": 92 - 4 * t + rng.gauss(0, 1),
+        "validation/both_all": 55 + 30 * t,
+        "validation/readable": 97 + 2 * t,
+        "validation/error_rate": 3 - 2 * t,
+        "validation/benign_perplexity": 1.2 + 0.3 * t,
+        "validation/benign_agreement": 1 - 0.1 * t,
+        "validation/siuo_mcqa/correct": 30 + 15 * t + rng.gauss(0, 2),
+    }
 
 
 def _evaluation(folder: pathlib.Path, records: str, *, risk: float) -> None:

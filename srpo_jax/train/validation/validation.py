@@ -91,6 +91,11 @@ class Validation:
             paths = [record for record in records if record.has_reference]
             if cfg.data.validation_trees or paths:
                 self._loss = ValidationLoss(cfg, setup, workdir, paths, keep=keep)
+        if cfg.eval.benchmarks and make_evaluators is None:
+            raise UserError(
+                f"eval.benchmarks={cfg.eval.benchmarks} is looked at by `srpo train`; from Python "
+                "hand in make_evaluators, of srpo_jax.cli.validation.evaluators"
+            )
         if make_evaluators is not None:
             self._evaluators = make_evaluators(cfg, records, workdir)
         if self._loss is None and not self._evaluators:

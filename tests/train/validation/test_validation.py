@@ -308,6 +308,9 @@ def test_what_cannot_choose_is_told(world, tmp_path):
     said = refused(looking(world, data__validation_trees=str(world / "none")), tmp_path)
     assert "none" in said and "srpo explore" in said
 
+    said = refused(looking(world, eval__benchmarks="rsbench"), tmp_path)
+    assert "eval.benchmarks=rsbench is looked at by `srpo train`" in said
+
     def none(*_):
         raise UserError("this cannot be asked")
 
