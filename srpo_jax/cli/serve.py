@@ -34,16 +34,16 @@ def serve(config: Config, model: str, name: str, host: str, port: int) -> None:
         config, policy, whose = _load(config, model)
         service = Service(config, policy, name)
         service.start()
+        server.service = service
         say(f"policy: {whose}, as model {name!r}; answers: {config.serve.answer}")
         say(service.about())
         say(f"listening at {server.url}; Ctrl-C ends it")
         signal.signal(signal.SIGTERM, _terminated)
         try:
-            server.run(service)
+            server.run()
         except (KeyboardInterrupt, SystemExit) as end:
-            if service.wait(0):
-                raise
-            # It is within a program of the device, in which the interpreter's end would abort it.
+            # It may be within a program of the device, in which the interpreter's end would abort
+            # it, also when nobody waits for that program any more.
             say("srpo serve: interrupted", to=sys.stderr)
             os._exit(INTERRUPTED if isinstance(end, KeyboardInterrupt) else TERMINATED)
 

@@ -72,12 +72,13 @@ class Server(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}/v1"
 
-    def run(self, service: Service) -> None:
-        """Answers until somebody raises KeyboardInterrupt or SystemExit in this thread: then all
-        who wait are told, and it goes on to whom it concerns. Errors: RunFailure when the engine
-        fails.
+    def run(self) -> None:
+        """Answers by `service` until somebody raises KeyboardInterrupt or SystemExit in this
+        thread: then all who wait are told, and it goes on to whom it concerns. Errors: RunFailure
+        when the engine fails.
         """
-        self.service = service
+        service = self.service
+        assert service is not None
         try:
             while not service.wait(0.5):
                 pass
@@ -180,8 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _service(self) -> Service:
         service = self.server.service
-        if service is None or not service.alive:
+        if service is None:
             raise ApiError(503, "the server is not ready")
+        if service.closed:
+            raise service.closed
         return service
 
     def _get(self) -> tuple[bytes, str]:

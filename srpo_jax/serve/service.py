@@ -104,9 +104,9 @@ class Service:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether it takes requests."""
-        return self._thread.is_alive() and self._closed is None
+    def closed(self) -> ApiError | None:
+        """Why it takes no requests any more."""
+        return self._closed
 
     def answer(self, call: ChatCall, gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """The body of the completion. gone: whether nobody waits for it any more. Errors: ApiError

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -53,7 +54,8 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
             target=lambda: found.append(post(url, n=64, temperature=0.5, seed=1))
         )
         long.start()
-        assert post(url, max_tokens=3, model="other")[0] == 404  # while that is answered
+        time.sleep(1)  # until that is asked
+        assert post(url, max_tokens=3, model="other")[0] == 404  # while it is answered
         server.send_signal(signal.SIGINT)
         said = server.communicate(timeout=30)[1]
         long.join(30)

@@ -12,6 +12,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.evaluate import evaluate as run
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.files import read_json
+from srpo_jax.inference.engine import lowering
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.hf.processor import Processor
 from srpo_jax.models.hf.weights_digest import policy_digest
@@ -69,11 +70,12 @@ def test_a_name_is_answered_by_one(config, tmp_path, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
-def test_every_question_is_answered_once(config, tmp_path, capsys):
+def test_every_question_is_answered_once(config, tmp_path, capsys, monkeypatch):
     """In the records' order, with the text of the question's own reference path; parameters given
     directly answer as the folder they come from; a second evaluation of the name replaces the
     first, with the scores that somebody made of it.
     """
+    monkeypatch.setattr(lowering, "_compiled", {})  # nothing was compiled before
     folder = evaluate(config, tmp_path, "before")
     assert folder == tmp_path / "eval/before"
     about, trees = answers(folder)

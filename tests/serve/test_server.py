@@ -264,7 +264,7 @@ def test_whoever_waits_at_the_end_is_told(config, policy, monkeypatch):
         pass
     with pytest.raises(ApiError) as error:
         service.answer(call)
-    assert error.value.status == 429 and not service.alive
+    assert error.value.status == 429 and service.closed is None
     service.close(ApiError(503, "the server ends"))
     for thread in waiting:
         thread.join(20)
@@ -279,7 +279,6 @@ def test_who_lost_patience_takes_no_row(config, policy, monkeypatch):
     service = Service(config, policy, "tiny")  # whose engine takes nothing yet
     with listening("127.0.0.1", 0) as server:
         server.service = service
-        monkeypatch.setattr(Service, "alive", True)
         one = http.client.HTTPConnection("127.0.0.1", server.server_port)
         body = chat_body("Why?")
         one.request("POST", http_side.CHAT, body, {"Content-Type": "application/json"})
@@ -306,7 +305,7 @@ def test_an_engine_that_fails_fails_who_asks(config, policy, monkeypatch):
     service._thread.start()
     with pytest.raises(ApiError) as error:
         service.answer(ChatCall("tiny", (Turn("user", "Why?"),)))
-    assert error.value.status == 500 and not service.alive
+    assert error.value.status == 500 and service.closed
     assert service.wait(20) and str(service.failure) == "out of memory"
 
 

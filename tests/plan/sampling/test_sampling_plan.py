@@ -108,7 +108,7 @@ def test_meshes_are_those_of_exploring(seven):
         assert "\n" not in str(error.value)
 
 
-CHIP_ROWS = 240 // 8  # slots for which a step of v5e is bound by reading the weights
+CHIP_ROWS = 240 // 4  # slots for which a step of v5e is bound by reading the weights
 
 
 def program(flops, sent):
@@ -138,7 +138,7 @@ def test_the_roofline_of_exploring(seven):
     read = found.bytes
     assert read.weights == pytest.approx((7.62e9 - 152064 * 3584) * 2 / 4, rel=0.01)
     token = 2 * 28 * 128 * 2
-    assert read.shared == 30 * 1296 * token and read.own == 30 * 8 * 512 * token
+    assert read.shared == 30 * 1296 * token and read.own == 30 * 4 * 512 * token
     assert found.step.memory == pytest.approx(sum(read) / 819e9)
     assert found.step.network == pytest.approx(1.5e8 / 100e9)  # two sides of 2, a link each
     assert found.step.compute == pytest.approx(1e12 / (0.7 * 197e12))
