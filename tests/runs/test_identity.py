@@ -118,6 +118,8 @@ def test_what_decides_is_named_and_what_is_harmless_is_not():
         if field.section == "lora":  # without adapters their settings decide nothing
             base.lora.rank = 2
             config.lora.rank = 3 if name == "lora.rank" else 2
+        if name == "prompt.demo_seed":  # without a draw it decides nothing
+            base.prompt.demo_select = config.prompt.demo_select = "random"
         stored, now = identity(base, **DIGESTS), identity(config, **DIGESTS)
         if not field.decides:
             assert now == stored, name
