@@ -34,6 +34,8 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
     code is that of an interruption."""
     write_world(tmp_path)
     settings = ("eval.batch=1", "eval.max_new_tokens=2000", "serve.prompt_tokens=300")
+    # A background job of a shell ignores SIGINT, and so would the server that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
         [sys.executable, "-m", "srpo_jax", "serve", f"--model={tmp_path / 'model'}", "--port=0"]
         + [f"--config.{each}" for each in settings],
@@ -43,6 +45,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         lines = [server.stdout.readline() for _ in range(3)]
         assert "as model 'model'; answers: whole" in lines[0]
