@@ -59,8 +59,7 @@ def choose_among(config: Config, workdir: str, options: Mapping[str, Any]) -> No
     judge = pool.verdicts.judge
     told = f"best of {pool.samples} of {pool.name} by {judge['arbiter']}, digest {judge['digest']}"
     print(f"answers: {folder}, {told}; `srpo judge --answers={name}` scores them", flush=True)
-    if pool.about.get("benchmark") or pool.about["decoding"].get("split") == "test":
-        tell_look(workdir, name, read_answers(folder)[0])
+    tell_look(workdir, name, read_answers(folder)[0])
 
 
 def _check(

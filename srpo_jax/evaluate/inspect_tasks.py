@@ -40,17 +40,14 @@ from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.prompt import make_prompt
 from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
-from srpo_jax.data_pipelines.verdict_store import FIELDS as VERDICT
-from srpo_jax.data_pipelines.verdict_store import unjudged, why_not_judged
 from srpo_jax.evaluate.answering import decoding_of
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.registry import find_benchmark
 from srpo_jax.evaluate.evaluate import data_of
 from srpo_jax.evaluate.served import chat_messages, written_branch
 from srpo_jax.inference.configured_format import configured_format
-from srpo_jax.judge.answers import answer_rows
-from srpo_jax.judge.asking import ask, describe
-from srpo_jax.judge.cases import cases_of_tree
+from srpo_jax.judge.answers import judged_now
+from srpo_jax.judge.asking import describe
 
 # All that a config has to say here is who judges.
 _UNUSED = {field.name for field in FIELDS.values() if field.rule.required} - {"arbiter.kind"}
@@ -133,15 +130,8 @@ def _judged(benchmark: Benchmark, cfg: Config, arbiter: Arbiter, records: dict[s
     def judged(record: Record, sample: int, reply: ChatReply) -> dict[str, Any]:
         branch = written_branch(form, sample, reply)
         tree = make_tree_record(record, (), [branch], {}, form.settings())
-        keep = cfg.explore.keep_irregular
-        reads = tuple(getattr(arbiter, "reads", ()))
-        cases = [keyed.case for keyed in cases_of_tree(tree, reads, keep_irregular=keep)]
-        verdict = unjudged(why_not_judged(branch, keep))
-        if cases:
-            with one:
-                (verdict,) = ask(arbiter, cases, timeout=cfg.arbiter.timeout_seconds)
-        joined = {**tree, "branches": [{**branch, **{name: verdict[name] for name in VERDICT}}]}
-        (row,) = answer_rows(joined)
+        with one:
+            (row,) = judged_now(cfg, arbiter, [tree])
         return row
 
     @metric

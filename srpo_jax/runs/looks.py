@@ -31,8 +31,10 @@ def count_look(workdir: str | os.PathLike, name: str, about: Mapping[str, Any]) 
 
 
 def tell_look(workdir: str | os.PathLike, name: str, about: Mapping[str, Any]) -> None:
-    """Counts it and says which one it is. Of several processes the first one does. Arguments: as of
-    count_look.
+    """Counts it and says which one it is, if it is one at test questions, which all of a benchmark
+    are. Of several processes the first one does. Arguments: as of count_look.
     """
+    if not about.get("benchmark") and about["decoding"].get("split") != "test":
+        return
     look = count_look(workdir, name, about)
     say(f"{name}: test questions, look {look} of this workdir ({FILE} has all)")

@@ -17,9 +17,10 @@ def test_a_look_is_counted_once(tmp_path):
 
 
 def test_a_look_is_told(tmp_path, capsys):
-    """With its number, and where all are."""
+    """With its number, and where all are; one at other questions is none."""
+    tell_look(tmp_path, "before", {"policy_digest": "a", "decoding": {"split": "validation"}})
     for policy in "aba":
-        tell_look(tmp_path, "rsbench", {"policy_digest": policy})
+        tell_look(tmp_path, "rsbench", {"policy_digest": policy, "benchmark": "rsbench"})
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(" of ")[0] for line in said] == [
         f"rsbench: test questions, look {i}" for i in (1, 2, 1)

@@ -17,7 +17,7 @@ from srpo_jax.data_pipelines.exchange.rows import Row as FileRow
 from srpo_jax.data_pipelines.records import IMAGE_MARKER, Record
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate.benchmarks.base import Benchmark, Row
-from srpo_jax.evaluate.benchmarks.counting import attacked, judged, safe, split
+from srpo_jax.evaluate.benchmarks.counting import attacked, effective, judged, safe, split
 from srpo_jax.evaluate.benchmarks.reading import Reader, collect
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import share
@@ -66,7 +66,7 @@ class SpaVlEval(Benchmark):
         found = {
             "unsafe/harm": share(harm, attacked),
             "safe/harm": share(harm, safe),
-            "effective/help": share(helping, lambda row: row["effective"] is True),
+            "effective/help": share(helping, effective),
             "safe/help": share(helping, safe),
         }
         for kind, own in split(harm, "kind").items():
