@@ -12,11 +12,9 @@ from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.distributed.lifecycle import distributed_session, wait_for_all
 from srpo_jax.errors import UserError
-from srpo_jax.evaluate.answering import decoding_of
-from srpo_jax.evaluate.benchmarks.base import Benchmark
-from srpo_jax.evaluate.benchmarks.registry import chosen, find_benchmark
+from srpo_jax.evaluate.benchmarks.registry import chosen
 from srpo_jax.evaluate.best_of import choose_best, open_pool
-from srpo_jax.evaluate.evaluate import evaluate, questions
+from srpo_jax.evaluate.evaluate import Task, answer, make_task
 from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
 from srpo_jax.inference.policy import load_policy
@@ -29,22 +27,30 @@ def evaluate_all(config: Config, workdir: str, options: Mapping[str, Any]) -> No
     """Answers everything that the options name, with one policy. What of them is wrong is told
     before it is loaded. Errors: UserError.
     """
-    tasks = [("", "", options["name"] or USUAL)]
+    named = [("", "", options["name"] or USUAL)]
     if options["benchmark"]:
-        tasks = chosen(options["benchmark"], options["data"], options["name"])
-    for benchmark, data, name in tasks:
+        named = chosen(options["benchmark"], options["data"], options["name"])
+    for _, _, name in named:
         check_plain_name(name, "--name")
-        if benchmark:
-            _check(config, pathlib.Path(workdir), find_benchmark(benchmark), data, options)
+    place, count = pathlib.Path(workdir), config.eval.num_questions
+
+    def made() -> list[Task]:
+        return [make_task(config, place, name, b, d, count=count) for b, d, name in named]
+
+    tasks = made() if options["benchmark"] else []
+    for task in tasks if options["served_model"] else ():
+        task.check_served()
     with distributed_session(config.processes, config):
         first = jax.process_index() == 0
         whose, how = _policy(config, workdir, options)
         if first:
             print(f"policy: {whose}", flush=True)
-        for benchmark, data, name in tasks:
-            folder = evaluate(config, workdir, name, benchmark=benchmark, data=data, **how)
+        # Records of the config are drawn on first use, by one of the processes.
+        for task in tasks or made():
+            folder = answer(task, **how)
             if first:
-                print(f"answers: {folder}; `srpo judge --answers={name}` scores them", flush=True)
+                told = f"answers: {folder}; `srpo judge --answers={task.name}` scores them"
+                print(told, flush=True)
         wait_for_all()  # process 0 reads what it wrote
 
 
@@ -60,20 +66,6 @@ def choose_among(config: Config, workdir: str, options: Mapping[str, Any]) -> No
     told = f"best of {pool.samples} of {pool.name} by {judge['arbiter']}, digest {judge['digest']}"
     print(f"answers: {folder}, {told}; `srpo judge --answers={name}` scores them", flush=True)
     tell_look(workdir, name, read_answers(folder)[0])
-
-
-def _check(
-    config: Config,
-    workdir: pathlib.Path,
-    benchmark: Benchmark,
-    data: str,
-    options: Mapping[str, Any],
-) -> None:
-    """What is wrong with a benchmark's data, settings or policy, before others are answered."""
-    decoding_of(config, benchmark)
-    records, _ = questions(config, workdir, benchmark, data)
-    if options["served_model"] and benchmark.choices(records[0]):
-        raise UserError(f"{benchmark.name} needs log-probabilities: give --model")
 
 
 def _policy(config: Config, workdir: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

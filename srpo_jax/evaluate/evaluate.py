@@ -24,7 +24,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.answer_store import STEM, answers_folder, finish_answers, read_answers
 from srpo_jax.data_pipelines.path_formats.statuses import OK, count_statuses, unreadable
-from srpo_jax.data_pipelines.prompt import check_disjoint
+from srpo_jax.data_pipelines.prompt import Prompt, check_disjoint
 from srpo_jax.data_pipelines.records import Record, read_records, records_digest
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_store import read_shard, shard_done, shard_path, write_shard
@@ -32,7 +32,7 @@ from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.errors import UserError
 from srpo_jax.evaluate.answering import Answered, Answerer, Decoding, decoding_of
 from srpo_jax.evaluate.benchmarks.base import Benchmark
-from srpo_jax.evaluate.benchmarks.registry import find_benchmark
+from srpo_jax.evaluate.benchmarks.registry import FIELD, find_benchmark
 from srpo_jax.evaluate.choosing import Choosing
 from srpo_jax.evaluate.served import ServedAnswerer, ServedPolicy, Server
 from srpo_jax.files import check_writable
@@ -77,12 +77,23 @@ def evaluate(
         scores = srpo_jax.judge(config, "runs/mini", answers="after")
         print(scores["safety_rate"], scores["path_safety_rate"])
     """
-    cfg, workdir = as_config(cfg), pathlib.Path(workdir)
-    asked = find_benchmark(benchmark) if benchmark else None
-    decoding = decoding_of(cfg, asked)
-    known, source = questions(cfg, workdir, asked, data)
-    records = choose_questions(known, cfg.eval.num_questions, seed=cfg.seed)
-    task = Task(cfg, workdir, name, records, decoding, asked, benchmark)
+    cfg = as_config(cfg)
+    task = make_task(
+        cfg, pathlib.Path(workdir), name, benchmark, data, count=cfg.eval.num_questions
+    )
+    return answer(task, model_dir=model_dir, params=params, policy=policy, server=server)
+
+
+def answer(
+    task: Task,
+    *,
+    model_dir: str | os.PathLike | None = None,
+    params: Any = None,
+    policy: Policy | None = None,
+    server: Server | None = None,
+) -> pathlib.Path:
+    """`evaluate` for what make_task has made ready."""
+    cfg, workdir, name, records = task.cfg, task.workdir, task.name, task.records
     writes = jax.process_index() == 0  # of several processes, which answer together
     again = "wait for it or stop it, or give another --name"
     folder = workdir / "eval" / name
@@ -95,16 +106,16 @@ def evaluate(
             whose = ServedPolicy(cfg, server, records)
         else:
             whose = policy or load_policy(cfg, model_dir=model_dir, params=params)
-        check_disjoint(whose.prompt, known, source)
+        task.check_prompt(whose.prompt)
         about = task.about(whose)
         place = answers_folder(folder, about)
         count = -(-len(records) // SHARD_QUESTIONS)
         paths = [shard_path(place, i, count, f"{STEM}{name}") for i in range(count)]
         todo = as_first_says(lambda: [i for i, path in enumerate(paths) if not shard_done(path)])
         if todo:
-            answer = task.answerer(whose, about)
-            answer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
-            for i, trees in answer.shards({i: _part(records, i) for i in todo}):
+            answerer = task.answerer(whose, about)
+            answerer.skip(len(records) - sum(len(_part(records, i)) for i in todo))
+            for i, trees in answerer.shards({i: _part(records, i) for i in todo}):
                 if owner is not None:
                     owner.check()
                     write_shard(paths[i], trees)
@@ -117,7 +128,9 @@ def evaluate(
 
 
 class Task(NamedTuple):
-    """What is answered, and how. spec: what the benchmark was named by, "" without one."""
+    """What is answered, and how. spec: what the benchmark was named by, "" without one. known: all
+    questions that there are, of which `records` are answered; source: what they are called.
+    """
 
     cfg: Config
     workdir: pathlib.Path
@@ -126,6 +139,17 @@ class Task(NamedTuple):
     decoding: Decoding
     benchmark: Benchmark | None
     spec: str
+    known: Sequence[Record]
+    source: str
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Errors: UserError for a demonstration that is one of the questions."""
+        check_disjoint(prompt, self.known, self.source)
+
+    def check_served(self) -> None:
+        """Errors: UserError for what no served model can answer."""
+        if self.choosing:
+            raise UserError(f"{self.choosing.name} needs log-probabilities: give --model")
 
     @property
     def choosing(self) -> Benchmark | None:
@@ -156,25 +180,42 @@ class Task(NamedTuple):
         """Who answers. Errors: UserError for what this policy cannot do."""
         common = self.name, len(self.records), about
         if isinstance(whose, ServedPolicy):
-            if self.choosing:
-                raise UserError(f"{self.choosing.name} needs log-probabilities: give --model")
+            self.check_served()
             return ServedAnswerer(self.cfg, whose, *common, self.decoding, self.workdir)
         if self.choosing:
             return Choosing(self.cfg, whose, *common, self.choosing)
         return Sampled(self.cfg, whose, *common, self.decoding, self.records)
 
 
-def questions(
+def make_task(
+    cfg: Config,
+    workdir: pathlib.Path,
+    name: str,
+    spec: str = "",
+    data: str | os.PathLike = "",
+    *,
+    count: int,
+    fields: tuple[str, str] = (FIELD, "--data"),
+) -> Task:
+    """The task of answering `count` questions (0: all), of the benchmark `spec` in the folder
+    `data`, or of cfg.eval.split. fields: what spec and data are given by. Errors: UserError for all
+    that is wrong with settings and data.
+    """
+    benchmark = find_benchmark(spec, fields[0]) if spec else None
+    decoding = decoding_of(cfg, benchmark)
+    known, source = _questions(cfg, workdir, benchmark, data, fields[1])
+    records = choose_questions(known, count, seed=cfg.seed)
+    return Task(cfg, workdir, name, records, decoding, benchmark, spec, known, source)
+
+
+def _questions(
     cfg: Config,
     workdir: pathlib.Path,
     benchmark: Benchmark | None,
     data: str | os.PathLike,
-    *,
-    field: str = "--data",
+    field: str,
 ) -> tuple[list[Record], str]:
-    """(all questions that there are, what they are called in messages). field: what `data` is given
-    by. Errors: UserError.
-    """
+    """(all questions that there are, what they are called in messages)."""
     if benchmark is not None:
         place = data_of(benchmark, data, field)
         records = benchmark.records(place, workdir / DATA / benchmark.name)
@@ -220,22 +261,8 @@ class Sampled(Answerer):
         super().__init__(cfg, name, total, about)
         self._policy, self._decoding = policy, decoding
         self._forced = policy.forced_start(decoding.prefix)
-        tokens, patches = policy.budgets(records, [len(self._forced)] * len(records))
-        slots = min(decoding.samples, MOST_SLOTS)
-        shape = Shape(tokens, slots, decoding.max_new_tokens, patches)
-        self._engine = Engine(
-            policy.model,
-            policy.params,
-            policy.processor,
-            rows=policy.rows(cfg.eval.batch, len(records), shape),
-            slots=slots,
-            branches=decoding.samples,
-            prompt_tokens=tokens,
-            patches=patches,
-            max_new_tokens=decoding.max_new_tokens,
-            sampling=Sampling(temperature=decoding.temperature),
-            mesh=policy.mesh,
-        )
+        room = policy.budgets(records, [len(self._forced)] * len(records))
+        self._engine = make_engine(cfg, policy, decoding, room, len(records))
 
     def answers(self, records: Sequence[Record]) -> Iterator[Answered]:
         """See Answerer.answers."""
@@ -258,6 +285,30 @@ class Sampled(Answerer):
                 for k, sample in enumerate(samples)
             ]
             yield number, records[number], branches
+
+
+def make_engine(
+    cfg: Config, policy: Policy, decoding: Decoding, room: tuple[int, int], most: int
+) -> Engine:
+    """The engine that answers at most so many questions. room: tokens and patches of each, as
+    policy.budgets gives them.
+    """
+    tokens, patches = room
+    slots = min(decoding.samples, MOST_SLOTS)
+    shape = Shape(tokens, slots, decoding.max_new_tokens, patches)
+    return Engine(
+        policy.model,
+        policy.params,
+        policy.processor,
+        rows=policy.rows(cfg.eval.batch, most, shape),
+        slots=slots,
+        branches=decoding.samples,
+        prompt_tokens=tokens,
+        patches=patches,
+        max_new_tokens=decoding.max_new_tokens,
+        sampling=Sampling(temperature=decoding.temperature),
+        mesh=policy.mesh,
+    )
 
 
 def tell_statuses(folder: pathlib.Path, name: str) -> None:

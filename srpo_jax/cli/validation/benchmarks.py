@@ -15,16 +15,14 @@ import jax
 from srpo_jax.arbiter.registry import find_arbiter, make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
 from srpo_jax.config.fields import Config
-from srpo_jax.data_pipelines.prompt import check_disjoint
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.errors import UserError
-from srpo_jax.evaluate.answering import decoding_of
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.registry import chosen, find_benchmark
 from srpo_jax.evaluate.choosing import check_alone
-from srpo_jax.evaluate.evaluate import Task, questions
-from srpo_jax.inference.policy import Policy, choose_questions, params_digest, sampling_model
+from srpo_jax.evaluate.evaluate import Task, make_task
+from srpo_jax.inference.policy import Policy, params_digest, sampling_model
 from srpo_jax.inference.prompting import load_asking
 from srpo_jax.inference.sampling_mesh import sampling_mesh
 from srpo_jax.judge.answers import judged_now
@@ -62,16 +60,13 @@ class Benchmarks:
 
     def _task(self, spec: str, data: str, name: str) -> tuple[Task, Arbiter]:
         cfg, policy = self._cfg, self._policy
-        benchmark = find_benchmark(spec, NAMES)
-        arbiter = _judge(cfg, benchmark)
-        decoding = decoding_of(cfg, benchmark)
-        known, source = questions(cfg, self._workdir, benchmark, data, field=DATA)
-        check_disjoint(policy.prompt, known, source)
-        records = choose_questions(known, cfg.eval.validation_questions, seed=cfg.seed)
-        task = Task(cfg, self._workdir, name, records, decoding, benchmark, spec)
+        arbiter = _judge(cfg, find_benchmark(spec, NAMES))
+        count = cfg.eval.validation_questions
+        task = make_task(cfg, self._workdir, name, spec, data, count=count, fields=(NAMES, DATA))
+        task.check_prompt(policy.prompt)
         if task.choosing:
-            check_alone(policy, benchmark)
-        policy.budgets(records, [0] * len(records))  # looks at every picture
+            check_alone(policy, task.choosing)
+        policy.budgets(task.records, [0] * len(task.records))  # looks at every picture
         return task, arbiter
 
     def prepare(self) -> None:

@@ -11,6 +11,7 @@ questions are answered now. Handed in to the loop by `srpo train`.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +30,13 @@ from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.distributed.agreement import as_first_says
+from srpo_jax.evaluate.answering import Decoding
+from srpo_jax.evaluate.evaluate import make_engine
 from srpo_jax.files import read_json, write_json
-from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import Sample, SampleRequest
 from srpo_jax.inference.forced_answers import ForcedAnswers
-from srpo_jax.inference.policy import Policy, choose_questions, load_network
-from srpo_jax.inference.sampling_mesh import Shape
+from srpo_jax.inference.policy import choose_questions, load_network
 from srpo_jax.judge.answers import judged_now
 from srpo_jax.judge.asking import describe
 from srpo_jax.judge.results.scores import scores
@@ -76,7 +77,7 @@ class Greedy:
     def __init__(self, cfg: Config, records: Sequence[Record]):
         self.policy = without_weights(cfg)
         self.records, self._cfg = records, cfg
-        self.tokens, self.patches = self.policy.budgets(records, [0] * len(records))
+        self.room = self.policy.budgets(records, [0] * len(records))
         self._engine: Engine | None = None
 
     def __call__(self, params: Any) -> list[Sample]:
@@ -96,24 +97,9 @@ class Greedy:
         return [found[i][0] for i in range(len(self.records))]
 
     def _make(self, params: Any) -> Engine:
-        cfg, policy = self._cfg, self.policy
-        new = cfg.eval.max_new_tokens
-        weighed = Policy(policy.model, params, policy.asking, "", policy.mesh)
-        rows = weighed.rows(
-            cfg.eval.batch, len(self.records), Shape(self.tokens, 1, new, self.patches)
-        )
-        return Engine(
-            policy.model,
-            params,
-            policy.processor,
-            rows=rows,
-            branches=1,
-            prompt_tokens=self.tokens,
-            patches=self.patches,
-            max_new_tokens=new,
-            sampling=Sampling(temperature=0.0),
-            mesh=policy.mesh,
-        )
+        policy = dataclasses.replace(self.policy, params=params)
+        greedy = Decoding(0.0, 1, self._cfg.eval.max_new_tokens, "", self._cfg.seed)
+        return make_engine(self._cfg, policy, greedy, self.room, len(self.records))
 
 
 class JudgedAnswers:
@@ -169,11 +155,9 @@ class Benign:
         greedy = self._greedy
         self._answers = _base_answers(self._cfg, greedy, self._file)
         longest = max(map(len, self._answers))
+        tokens, patches = greedy.room
         self._taken = ForcedAnswers(
-            greedy.policy,
-            tokens=greedy.tokens + longest,
-            patches=greedy.patches,
-            answer=longest,
+            greedy.policy, tokens=tokens + longest, patches=patches, answer=longest
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
