@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
-import time
+
+from studies.speed.timing import run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LEAST, MOST = 2000, 1e9  # rows/s, bytes
@@ -37,19 +36,19 @@ def main() -> int:
         size = path.stat().st_size
         command = [sys.executable, "-m", "srpo_jax", "data", "import", str(path), f"{folder}/out"]
         command += [f"--config.model.path={args.model}"] if args.model else []
-        start = time.perf_counter()
         said = pathlib.Path(folder, "said")
         with open(said, "w") as file:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
-            _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+            code, spent = run(command, cwd=ROOT, stdout=file, stderr=file)
+        if code:
             sys.exit(said.read_text())
-    peak = used.ru_maxrss * 1024
-    rate = args.rows / seconds
-    found = {"seconds": round(seconds, 1), "rows_per_second": round(rate), "peak_mb": peak // 10**6}
-    found["cpu_seconds"] = round(used.ru_utime + used.ru_stime, 1)
+    peak = round(spent.peak_mib * 2**20)
+    rate = args.rows / spent.seconds
+    found = {
+        "seconds": round(spent.seconds, 1),
+        "rows_per_second": round(rate),
+        "peak_mb": peak // 10**6,
+        "cpu_seconds": round(spent.cpu_seconds, 1),
+    }
     print(json.dumps({**vars(args), "mb": size // 10**6, **found}))
     return int((rate < LEAST and not args.model) or peak >= MOST)
 

@@ -17,10 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from studies.speed.sampling.__main__ import ROOT, checkout
-from studies.speed.timing import finish, machine, table
+from studies.speed.timing import finish, machine, run, table
 
 STAGES = {"explore": [], "eval": ["--name=before"]}
 Times = tuple[float, float]  # wall and CPU seconds
@@ -35,13 +34,13 @@ def main() -> int:
     options = [f"--config.explore.num_questions={args.questions}"] if args.questions else []
     found: dict[tuple[str, str], list[Times]] = {}
     with checkout(args.before) as other:
-        for run in range(args.runs):
+        for turn in range(args.runs):
             for name, tree in (("now", ROOT), ("before", other)):
                 with tempfile.TemporaryDirectory() as workdir:
                     for stage, own in STAGES.items():
                         told = in_process(tree, stage, workdir, [*own, *options])
                         found.setdefault((stage, name), []).append(told)
-                        line = f"run {run}: {stage} {name}: {told[0]:.1f} s, {told[1]:.1f} CPU s"
+                        line = f"run {turn}: {stage} {name}: {told[0]:.1f} s, {told[1]:.1f} CPU s"
                         print(line, flush=True)
     middle = {key: tuple(map(statistics.median, zip(*all_))) for key, all_ in found.items()}
     print(
@@ -58,18 +57,16 @@ def main() -> int:
 def in_process(tree: pathlib.Path, stage: str, workdir: str, options: list[str]) -> Times:
     """What the command takes in a checkout."""
     command = [sys.executable, "-m", "srpo_jax", stage, "--config=configs/ssui_mini.py"]
-    begin = time.monotonic()
-    process = subprocess.Popen(
+    code, spent = run(
         [*command, f"--workdir={workdir}", *options],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{stage} ended with status {os.waitstatus_to_exitcode(status)} in {tree}")
-    return time.monotonic() - begin, used.ru_utime + used.ru_stime
+    if code:
+        raise SystemExit(f"{stage} ended with status {code} in {tree}")
+    return spent.seconds, spent.cpu_seconds
 
 
 if __name__ == "__main__":

@@ -20,12 +20,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -42,7 +39,7 @@ from srpo_jax.inference.engine.requests import Sample
 from srpo_jax.judge.judge import judge
 from srpo_jax.train import loop
 from srpo_jax.train.loop import train
-from studies.speed.timing import finish, machine, table
+from studies.speed.timing import finish, machine, run, table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STARTS = ("explore", "explore again", "train", "resume")
@@ -105,17 +102,14 @@ def write_questions(folder: pathlib.Path, count: int) -> None:
 def in_process(part: str, folder: pathlib.Path, shards: int) -> dict[str, float]:
     """What a process takes that does this part."""
     command = [sys.executable, "-m", "studies.speed.start", f"--part={part}"]
-    begin = time.monotonic()
-    process = subprocess.Popen(
-        [*command, f"--folder={folder}", f"--shards={shards}"], cwd=ROOT, stdout=sys.stderr
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{part} ended with status {os.waitstatus_to_exitcode(status)}")
+    command += [f"--folder={folder}", f"--shards={shards}"]
+    code, spent = run(command, cwd=ROOT, stdout=sys.stderr)
+    if code:
+        raise SystemExit(f"{part} ended with status {code}")
     return {
-        "seconds": round(time.monotonic() - begin, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "peak_mib": round(used.ru_maxrss / 1024),
+        "seconds": round(spent.seconds, 1),
+        "cpu_seconds": round(spent.cpu_seconds, 1),
+        "peak_mib": round(spent.peak_mib),
     }
 
 

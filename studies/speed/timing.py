@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +20,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+class Spent(NamedTuple):
+    """What a process took: seconds by the clock and of the CPU, imports included, and the peak of
+    its memory in MiB."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def run(command: Sequence[str], **options: Any) -> tuple[int, Spent]:
+    """(exit code, what it took) of a process. options: of subprocess.Popen."""
+    begin = time.monotonic()
+    process = subprocess.Popen(command, **options)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, cpu = time.monotonic() - begin, used.ru_utime + used.ru_stime
+    return process.returncode, Spent(seconds, cpu, used.ru_maxrss / 1024)
 
 
 class Call(NamedTuple):

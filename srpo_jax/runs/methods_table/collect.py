@@ -15,6 +15,7 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from srpo_jax.config.fields import FIELDS
@@ -37,6 +38,7 @@ from srpo_jax.runs.workdir import (
 
 class Evaluation(NamedTuple):
     """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none).
+    about: what answers.json says ({}: nothing).
     began_with: digest of the policy that the run began with, "" where that is not known.
     """
 
@@ -46,6 +48,7 @@ class Evaluation(NamedTuple):
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
     began_with: str = ""
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def folder(self) -> pathlib.Path:
@@ -156,7 +159,9 @@ def _evaluations(home: pathlib.Path) -> Iterable[Evaluation]:
     run = read_json(home / "config.json").get("run") if config else None
     began_with = str((run or {}).get("model weights", ""))
     for name, scores in read_evaluations(home).items():
-        yield Evaluation(home, name, scores, config, facts, began_with)
+        path = home / "eval" / name / "answers.json"
+        about = read_json(path) if path.is_file() else {}
+        yield Evaluation(home, name, scores, config, facts, began_with, about)
 
 
 def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
@@ -218,8 +223,7 @@ def _name(each: Evaluation) -> str:
     """The name that the user gave the evaluation: of one of several benchmarks without that of the
     benchmark, "" where there is no other.
     """
-    about = each.folder / "answers.json"
-    spec = str(read_json(about).get("benchmark") or "") if about.is_file() else ""
+    spec = str(each.about.get("benchmark") or "")
     for benchmark in (str(each.scores.get("benchmark") or ""), spec.rpartition(":")[2]):
         if benchmark and each.name == benchmark:
             return ""
@@ -232,8 +236,7 @@ def _column(each: Evaluation) -> Column:
     scores = each.scores
     split = (scores.get("decoding") or {}).get("split", "test")
     benchmark = str(scores.get("benchmark") or f"{split} questions")
-    about = each.folder / "answers.json"
-    records = str(read_json(about).get("records", "")) if about.is_file() else ""
+    records = str(each.about.get("records", ""))
     judge = str((scores.get("judge") or {}).get("digest", "not recorded"))
     return Column(benchmark, int(scores.get("n", 0)), records, judge)
 
