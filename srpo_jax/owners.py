@@ -187,6 +187,8 @@ class Owner:
         watch, told = Watch(), False
         while not self._created():
             holder = read_holder(self._path)
+            if holder.get("token") == self._me["token"]:  # moved away, and just put back
+                continue
             if is_dead(holder, self._me):
                 clear(self._path, holder, self._me)
                 continue
@@ -210,9 +212,10 @@ class Owner:
 
     def _created(self) -> bool:
         """Whether the file is this process's, also when those are through who saw a dead one there
-        a moment ago and may have moved it away.
+        a moment ago and may have moved it away. Who finds another's file in its place puts it back,
+        so one that was gone for that moment is asked for again.
         """
-        if not create(self._path, self._me):
+        if not create(self._path, self._me) and not self._is_mine():
             return False
         time.sleep(SETTLE_SECONDS)
         return self._is_mine()

@@ -88,6 +88,21 @@ def test_of_many_at_once_one_owns_it(tmp_path):
         assert len(won) == 1
 
 
+def test_who_was_moved_away_for_a_moment_still_owns_it(tmp_path, monkeypatch):
+    """A slower process that saw the dead one before moves the new file aside, sees whose it is, and
+    puts it back. Should the new owner look just then, it is not told that it keeps itself out.
+    """
+    path, looks = tmp_path / "x", []
+
+    def looked(place):
+        looks.append(place)
+        return {} if len(looks) == 2 else read_holder(place)  # 1: made; 2: after the wait
+
+    monkeypatch.setattr(owners, "read_holder", looked)
+    with owner(path):
+        assert read_holder(path)["pid"] == os.getpid() and len(looks) > 2
+
+
 def test_another_machines_owner_is_watched(tmp_path, capsys):
     """One that goes on touching its file lives: exit code 1, so that a launcher tries again. One
     that does not is void, whatever time stands there, and so is a file without a name in it.
