@@ -212,6 +212,8 @@ def _warmup_steps(cfg: Config, folder: pathlib.Path, questions: int) -> int:
     objective = dataclasses.replace(
         cfg.objective, lambda_exp=0.0, ref_coef=1.0, reference="dataset"
     )
+    if cfg.pack.questions:
+        return math.ceil(questions / cfg.pack.questions)
     batches = make_setup(dataclasses.replace(cfg, objective=objective), folder).batches
     rows = len(batches.plan(0).rows) / len(batches.used) * questions
     return max(1, math.ceil(rows / cfg.pack.rows))

@@ -152,7 +152,7 @@ def _check_together(config: Config | ConfigDict) -> None:
             f"config.eval.benchmark_data is {config.eval.benchmark_data!r} but "
             "config.eval.benchmarks is empty: name those that it is the data of"
         )
-    if config.pack.rows % config.train.accumulate:
+    if not config.pack.questions and config.pack.rows % config.train.accumulate:
         raise UserError(
             f"config.pack.rows is {config.pack.rows}, which config.train.accumulate "
             f"({config.train.accumulate}) does not divide"

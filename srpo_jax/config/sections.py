@@ -179,6 +179,12 @@ class PackSettings:
         host_only=True,
     )
     rows: int = setting(8, "rows of the global batch, whatever the mesh is", low=1, decides=True)
+    questions: int = setting(
+        0,
+        "of every step, in as many rows as the fullest one needs; 0: as many as pack.rows hold",
+        low=0,
+        decides=True,
+    )
     too_long: str = setting(
         "refuse",
         "trees of which one branch point is longer than a row",

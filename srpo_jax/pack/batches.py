@@ -1,8 +1,8 @@
 """Batch k as a function of k alone: no iterator state, so the data position is the train step.
 
 Epoch e has a packing plan, a pure function of (sizes, budgets, seed, e), that holds every tree
-once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream of rows, and
-batch k is its rows [k * R, (k + 1) * R): the last rows of an epoch share a batch with the first of
+once. The plans of epochs 0, 1, 2, ... put one after another are an endless stream, and batch k is
+so many rows, or questions, of it (streams.py): the last of an epoch share a batch with the first of
 the next. Each process takes the rows that lie on its devices (srpo_jax/distributed/sharding.py), so
 any number of processes and threads, and any start step, give the same global batches bit for bit.
 
@@ -12,14 +12,13 @@ tokens) of the whole batch, which the plan knows without reading the other proce
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import hashlib
 import json
 import math
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -41,19 +40,11 @@ from srpo_jax.pack.packing import (
     stack_rows,
 )
 from srpo_jax.pack.skeleton import Measure, Skeleton, measure
+from srpo_jax.pack.streams import EpochPlan, QuestionStream, Rows, RowStream
 from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs
 
 PLAN = 1  # counts up when the same sizes, seed and epoch get other pairs or rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochPlan:
-    """rows[r] lists the items of row r of this epoch."""
-
-    epoch: int
-    items: Items
-    rows: tuple[tuple[int, ...], ...]
 
 
 class Batches:
@@ -70,8 +61,10 @@ class Batches:
     compare: whether pairs are compared at all; if not, no branch is laid out.
     drop_long: whether trees of which one branch point is larger than a row are left out and named;
               else they are refused.
-    rows_here: which rows of each batch are wanted, in ascending order; default: the part of
-               `process_index` of `process_count` equal ones.
+    questions: exactly so many in every batch of the first `steps`, in as many rows as the fullest
+               of them needs, a multiple of rows_per_batch. 0: as many as rows_per_batch rows hold.
+    rows_here: number of rows -> which of each batch are wanted, in ascending order; default: the
+               part of `process_index` of `process_count` equal ones.
 
     Trees that give no loss (no pair, and no L_ref on the reference path) are named on stderr and
     left out. Raises UserError when none is left, when rows do not divide by processes, and for a
@@ -96,7 +89,9 @@ class Batches:
         compare: bool = True,
         process_index: int = 0,
         process_count: int = 1,
-        rows_here: Sequence[int] | None = None,
+        rows_here: Callable[[int], Sequence[int]] | None = None,
+        questions: int = 0,
+        steps: int = 0,
         cache_bytes: int = CACHE_BYTES,
         drop_long: bool = False,
     ):
@@ -108,9 +103,7 @@ class Batches:
         if ref_reduction not in REF_REDUCTIONS:
             raise ValueError(f"ref_reduction {ref_reduction!r} not in {REF_REDUCTIONS}")
         self.examples = examples if isinstance(examples, Examples) else ReadyTrees(examples)
-        self.seed, self.rows_per_batch = seed, rows_per_batch
-        local = rows_per_batch // process_count
-        self._local = rows_here or range(process_index * local, (process_index + 1) * local)
+        self.seed = seed
         self._pairs = {
             "pairing": pairing,
             "max_pairs": max_pairs,
@@ -127,8 +120,6 @@ class Batches:
         self._cache = ByteCache(cache_bytes)
         self._lock = threading.RLock()
         self._plans: dict[int, EpochPlan] = {}
-        self._first_row = [0]  # of the epochs from _first_epoch on, as far as they were planned
-        self._first_epoch = 0
         self._items: Items | None = None  # when the pairs never change
 
         # Per tree, the most that any epoch can need: leaving pairs out only makes it smaller.
@@ -156,13 +147,30 @@ class Batches:
             table = self._parts(table, used)
         # In ascending order, as the table is.
         self.used = np.unique(table["tree"][used[table["tree"]]]).tolist()
-        self._plan_digest = self._digest_of_plan(sizes)
         if not self._redraws:
             self._items = Items(table[used[table["tree"]]], self._paired)
+        if questions:
+            self.stream: RowStream | QuestionStream = QuestionStream(
+                self.plan,
+                questions,
+                self.budgets,
+                seed=seed,
+                steps=max(steps, 1),
+                multiple=rows_per_batch,
+            )
+        else:
+            self.stream = RowStream(self.plan, rows_per_batch, self._digest_of_plan(sizes))
+        self.rows_per_batch = rows = self.stream.rows_per_batch
+        local = rows // process_count
+        self._local = (
+            rows_here(rows)
+            if rows_here
+            else range(process_index * local, (process_index + 1) * local)
+        )
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of this process's rows of batch `step`, first axis R / process_count."""
-        rows = self.rows(step)
+        rows = self.stream.rows(step)
         return self._filled(rows, rows)
 
     def whole_epoch(self) -> Iterator[dict[str, np.ndarray]]:
@@ -171,15 +179,15 @@ class Batches:
         rows of padding where there are no more trees.
         """
         plan, size = self.plan(0), self.rows_per_batch
-        rows: list[tuple[EpochPlan, tuple[int, ...]]] = [(plan, row) for row in plan.rows]
+        rows: Rows = [(plan, row) for row in plan.rows]
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             yield self._filled(some + [(plan, ())] * (size - len(some)), rows)
 
     def _filled(
         self,
-        rows: Sequence[tuple[EpochPlan, tuple[int, ...]]],
-        counted: Sequence[tuple[EpochPlan, tuple[int, ...]]],
+        rows: Rows,
+        counted: Rows,
     ) -> dict[str, np.ndarray]:
         """This process's part of a batch of `rows`, with weights divided by the numbers of all
         `counted` rows."""
@@ -204,24 +212,11 @@ class Batches:
             )
         return stack_rows(filled)
 
-    def rows(self, step: int) -> list[tuple[EpochPlan, tuple[int, ...]]]:
-        """The rows of the whole batch `step`: (the plan of its epoch, indices of its items)."""
-        found = []
-        for row in range(step * self.rows_per_batch, (step + 1) * self.rows_per_batch):
-            epoch, index = self._locate(row)
-            plan = self.plan(epoch)
-            found.append((plan, plan.rows[index]))
-        return found
-
-    def epoch(self, step: int) -> int:
-        """The epoch that the first row of batch `step` belongs to."""
-        return self._locate(step * self.rows_per_batch)[0]
-
     def question_ids(self, step: int) -> list[list[str]]:
         """The tree ids of every row of the whole batch `step`, for messages and reports."""
         return [
             [self.examples.outline(plan.items[i].tree).id for i in row]
-            for plan, row in self.rows(step)
+            for plan, row in self.stream.rows(step)
         ]
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -234,23 +229,6 @@ class Batches:
                 while len(self._plans) > KEPT_PLANS:  # the oldest made, never the new one
                     del self._plans[next(iter(self._plans))]
             return self._plans[epoch]
-
-    def place(self, step: int) -> dict[str, Any]:
-        """Where the first `step` batches end, as JSON for start_from: how many rows the epochs
-        before that took. The epoch that a row belongs to depends on it, and to plan all of them
-        again takes the longer the later a run goes on.
-        """
-        row = max(0, step * self.rows_per_batch - 1)
-        epoch, index = self._locate(row)
-        return {"plan": self._plan_digest, "epoch": epoch, "first_row": row - index}
-
-    def start_from(self, place: Any) -> None:
-        """Takes over what place() gave for the same data and settings; anything else is left alone,
-        and the epochs are planned from the first one on.
-        """
-        if isinstance(place, dict) and place.get("plan") == self._plan_digest:
-            with self._lock:
-                self._first_epoch, self._first_row = place["epoch"], [place["first_row"]]
 
     def _digest_of_plan(self, sizes: np.ndarray) -> str:
         """16 hex digits over all that decides how many rows an epoch takes. sizes: of the trees."""
@@ -265,17 +243,6 @@ class Batches:
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         digest.update(np.asarray(sizes, np.int64).tobytes())
         return digest.hexdigest()[:16]
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        """(epoch, row of its plan) of a row of the endless stream."""
-        with self._lock:
-            if row < self._first_row[0]:  # before the place that this run went on from
-                self._first_epoch, self._first_row = 0, [0]
-            while row >= self._first_row[-1]:  # its last entry is where the next epoch begins
-                rows = len(self.plan(self._first_epoch + len(self._first_row) - 1).rows)
-                self._first_row.append(self._first_row[-1] + rows)
-            known = bisect.bisect_right(self._first_row, row) - 1
-            return self._first_epoch + known, row - self._first_row[known]
 
     def _items_of(self, epoch: int) -> Items:
         if self._items is not None:

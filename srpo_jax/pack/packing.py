@@ -86,7 +86,7 @@ class Budgets:
         rows = [
             row
             for begin in range(0, len(alone), BUFFER)
-            for row in _best_fit(
+            for row in best_fit(
                 np.arange(begin, min(begin + BUFFER, len(alone))), alone, only_tokens
             )
         ]
@@ -245,12 +245,12 @@ def plan_rows(
     shuffled = rng.permutation(len(table))
     plan: list[list[int]] = []
     for begin in range(0, len(table), buffer):
-        rows = _best_fit(shuffled[begin : begin + buffer], table, limit)
+        rows = best_fit(shuffled[begin : begin + buffer], table, limit)
         plan.extend(rows[i] for i in rng.permutation(len(rows)))
     return plan
 
 
-def _best_fit(indices: np.ndarray, table: np.ndarray, limit: np.ndarray) -> list[list[int]]:
+def best_fit(indices: np.ndarray, table: np.ndarray, limit: np.ndarray) -> list[list[int]]:
     """Packs the trees `indices` of `table` [trees, sizes] into rows of `limit`, largest first: each
     into the row that it fits into and that has the fewest free tokens, or into a new one."""
     rows: list[list[int]] = []

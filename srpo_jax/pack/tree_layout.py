@@ -175,7 +175,12 @@ class TreeLayout:
 
 
 def layout_tree(
-    tree: Tree, pairs: Sequence[Pair], *, reference: str = "dataset", odds_from: str = "branch"
+    tree: Tree,
+    pairs: Sequence[Pair],
+    *,
+    reference: str = "dataset",
+    odds_from: str = "branch",
+    taught: Sequence[tuple[int, float]] = (),
 ) -> TreeLayout:
     """Lay out the reference path (as far as needed) and the branches named in `pairs`.
 
@@ -185,6 +190,7 @@ def layout_tree(
                "divergence": of the tokens after the pair's longest common beginning (RPO's code,
                `get_prefix_removed_logps`). Pairs with an empty side are dropped, with their
                weight; choose_pairs, told the same odds_from, makes none.
+    taught     [(branch, weight)]: L_ref counts the branch's own tokens too, whatever its verdict.
     """
     if reference not in REFERENCES or odds_from not in ODDS_FROM:
         raise ValueError(
@@ -193,7 +199,8 @@ def layout_tree(
         )
     branches = tree.branches
     pairs = [pair for pair in pairs if tree.two_sides(pair[0], pair[1], odds_from)]
-    used = sorted({k for chosen, rejected, _ in pairs for k in (chosen, rejected)})
+    compared = {k for chosen, rejected, _ in pairs for k in (chosen, rejected)}
+    used = sorted(compared | {k for k, _ in taught})
     count_reference = reference == "dataset" and tree.count_reference
 
     # The tokens: a trie. Every path ends at the end of a node, which is remembered by its number.
@@ -211,6 +218,8 @@ def layout_tree(
     book = _Sequences()
     if count_reference:
         book.add(ends[-1], 0, weight=1.0)
+    for k, weight in taught:
+        book.add(tip[k], trie.depth_after(ends[branches[k].at]), weight=weight)
     chosen_seq, rejected_seq, weights = [], [], []
     for chosen, rejected, weight in pairs:
         skip = depth = trie.depth_after(ends[branches[chosen].at])

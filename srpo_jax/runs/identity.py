@@ -41,6 +41,7 @@ def identity(
         found.pop("prompt.demos")  # their path; what they are is in the digest
     if cfg.prompt.demo_select == "first":  # nothing is drawn
         del found["prompt.demo_select"], found["prompt.demo_seed"]
+    del found["pack.rows" if cfg.pack.questions else "pack.questions"]  # whichever says nothing
     if cfg.pack.too_long == "refuse":
         del found["pack.too_long"]  # a run that goes on has refused nothing
     if cfg.train.schedule == "constant":

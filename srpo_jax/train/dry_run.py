@@ -79,10 +79,11 @@ def _memory(setup: Setup) -> list[str]:
 def _data(cfg: Config, setup: Setup) -> str:
     plan = setup.batches.plan(0)
     rows = max(1, len(plan.rows))
-    wanted = cfg.train.steps * cfg.pack.rows
+    each, questions = setup.batches.rows_per_batch, len(setup.batches.used)
+    share = cfg.pack.questions / questions if cfg.pack.questions else each / rows
     return (
-        f"epochs: {len(setup.batches.used)} questions in {rows} rows each, {cfg.pack.rows} rows a "
-        f"step; {cfg.train.steps} steps are {wanted / rows:.2f} epochs"
+        f"epochs: {questions} questions in {rows} rows each, {each} rows a "
+        f"step; {cfg.train.steps} steps are {cfg.train.steps * share:.2f} epochs"
     )
 
 

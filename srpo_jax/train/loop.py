@@ -102,7 +102,7 @@ def train(
             ledger.enter("restore")
             state, notes = first_state(cfg, setup, checkpoints)
             start = saved = int(state.step)
-            setup.batches.start_from(notes.get(PLACE))
+            setup.batches.stream.start_from(notes.get(PLACE))
             validation.go_on_from(notes)
             ledger.enter("init")
             ledger.open(start)
@@ -188,7 +188,7 @@ def train(
                                 owner.check()
                             ledger.enter("save")
                             watchdog.beat(f"step {k + 1}", patient=True)
-                            place = {PLACE: setup.batches.place(k + 1)}
+                            place = {PLACE: setup.batches.stream.place(k + 1)}
                             notes = {**step_metrics.notes, **place, **validation.notes}
                             saved = checkpoints.save(state, setup.run, notes, step_metrics.means())
                         watchdog.beat(f"step {k + 1}", patient=last)

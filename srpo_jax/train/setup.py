@@ -4,6 +4,7 @@ here, and `srpo train --dry_run` stops here.
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -330,10 +331,12 @@ def make_batches(cfg: Config, examples: Examples, mesh: Mesh) -> Batches:
         switches["reference"] = "none"
     return Batches(
         examples,
-        rows_per_batch=cfg.pack.rows,
+        rows_per_batch=cfg.pack.rows if not cfg.pack.questions else _row_multiple(cfg, mesh),
+        questions=cfg.pack.questions,
+        steps=cfg.train.steps,
         row_tokens=cfg.pack.row_tokens,
         seed=cfg.seed,
-        rows_here=rows_here(mesh, cfg.pack.rows),
+        rows_here=functools.partial(rows_here, mesh),
         compare=objective.lambda_exp != 0,
         drop_long=cfg.pack.too_long == "drop",
         **switches,
@@ -351,8 +354,13 @@ def check_pairs(cfg: Config, batches: Batches) -> None:
         )
 
 
+def _row_multiple(cfg: Config, mesh: Mesh) -> int:
+    """Rows that slices of the batch and the mesh's row shards divide."""
+    return cfg.train.accumulate * row_shards(mesh)
+
+
 def _check_rows(cfg: Config, shards: int) -> None:
-    if cfg.pack.rows % (cfg.train.accumulate * shards):
+    if not cfg.pack.questions and cfg.pack.rows % (cfg.train.accumulate * shards):
         raise UserError(
             f"pack.rows={cfg.pack.rows} does not divide into train.accumulate="
             f"{cfg.train.accumulate} slices over the {shards} row shards of the mesh (data x fsdp)"
@@ -370,10 +378,15 @@ def headline(cfg: Config, setup: Setup, start: int) -> str:
     shape = " ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     line = (
         f"train: {few} of {total / 1e6:.2f}M parameters{kind}, {shape}, "
-        f"{cfg.pack.rows} rows of {setup.batches.budgets.tokens} tokens, "
+        f"{_questions(cfg)}{setup.batches.rows_per_batch} rows of "
+        f"{setup.batches.budgets.tokens} tokens, "
         + (f"from step {start} to {cfg.train.steps}" if start else f"{cfg.train.steps} steps")
     )
     return "\n".join([line, *_data_lines(cfg, setup)])
+
+
+def _questions(cfg: Config) -> str:
+    return f"{cfg.pack.questions} questions in " if cfg.pack.questions else ""
 
 
 def _data_lines(cfg: Config, setup: Setup) -> list[str]:

@@ -141,7 +141,7 @@ class StepMetrics:
         return found | self._looked
 
     def _done(self, step: int, waited: float) -> Done:
-        items = [plan.items[i] for plan, row in self.batches.rows(step - 1) for i in row]
+        items = [plan.items[i] for plan, row in self.batches.stream.rows(step - 1) for i in row]
         work = Work(*(sum(numbers) for numbers in zip(*(item.work for item in items))))
         return Done(
             questions=math.fsum(item.question_share for item in items),

@@ -1,0 +1,87 @@
+"""python -m studies.method [--world=micro|mini] [--cells=A,B] [--methods=A,B] [--out=DIR] [--quick]
+
+Tunes on validation, registers, and asks the test split once; see protocol.py. --quick: the settings
+that were chosen for docs/method_study.md, on three seeds of its own and the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+
+from srpo_jax.errors import UserError
+from srpo_jax.files import write_json
+from studies.method import tables
+from studies.method.protocol import FRESH_SEEDS, Study
+
+COMPARED = ("sft filtered", "rft warm")
+QUICK_SEEDS = (201, 202, 203)
+QUICK = ("base", "sft filtered", "rft warm", "orpo", "srpo", "srpo warm", "recovery")
+CHOSEN = pathlib.Path(__file__).parent / "chosen.json"
+
+
+def make_world(name: str, out: pathlib.Path):
+    if name == "micro":
+        from studies.method.micro.world_of_study import Micro
+
+        return Micro(out)
+    from studies.method.mini import Mini
+
+    return Mini(out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m studies.method", description=(__doc__ or ""))
+    parser.add_argument("--world", choices=("micro", "mini"), default="micro")
+    parser.add_argument("--cells", default="", help="names; default: all, with --quick the first")
+    parser.add_argument("--methods", default="", help="names; default: all")
+    parser.add_argument("--seeds", type=int, default=len(FRESH_SEEDS), help="fresh ones")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/method"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tune_only", action="store_true", help="stop before the test split")
+    args = parser.parse_args(argv)
+    out = args.out / args.world
+    world = make_world(args.world, out)
+    study = Study(world, out)
+    try:
+        cells = _named(args.cells, list(world.cells), "--cells")
+        methods = _named(
+            args.methods, list(QUICK if args.quick else world.methods), "--methods", world.methods
+        )
+        if args.quick:
+            cell = cells[0]
+            chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))[args.world][cell]
+            results = study.test(
+                cell, {m: chosen[m] for m in methods if m in chosen}, QUICK_SEEDS, "validation"
+            )
+            print(tables.rates(results))
+            return 0
+        for cell in cells:
+            tried = study.tune(cell, methods)
+            write_json(out / cell / "tried.json", tried)
+            print(tables.tried(tried))
+            if args.tune_only:
+                continue
+            registered = study.register(cell, tried, COMPARED)
+            print(f"{cell}: candidate {registered['candidate']!r}, by validation")
+            results = study.test(cell, registered["chosen"], FRESH_SEEDS[: args.seeds])
+            made = tables.write(out / cell, results, registered)
+            print(made)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _named(given: str, default: list[str], flag: str, known=None) -> list[str]:
+    names = [name.strip() for name in given.split(",") if name.strip()] or default
+    for name in names:
+        if name not in (known or default):
+            raise UserError(f"{flag}: there is no {name!r}; there is {', '.join(known or default)}")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The policy of the micro world: a decoder of two layers over the project's packed rows, its
+sampler, and how it is trained.
+
+Layout, rows, loss and log-probs of targets are the project's own (srpo_jax/pack, train/losses).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from srpo_jax.train.losses.objective import Objective, needs_reference_policy, srpo_loss
+from srpo_jax.train.losses.target_logps import target_logps
+from studies.method.micro import world
+
+WIDTH, LAYERS, HEADS = 64, 2, 4
+DEPTH = world.PROMPT + world.LENGTH
+BUCKET = 256  # paths are sampled in multiples of so many, so that few programs are compiled
+Params = dict[str, Any]
+
+
+def init(seed: int) -> Params:
+    """Weights from nothing, float32."""
+    keys = iter(jax.random.split(jax.random.key(seed), 16))
+
+    def normal(*shape: int) -> jax.Array:
+        return jax.random.normal(next(keys), shape) * 0.5 / np.sqrt(shape[-2])
+
+    return {
+        "embed": jax.random.normal(next(keys), (world.VOCABULARY, WIDTH)) * 0.1,
+        "place": jax.random.normal(next(keys), (DEPTH, WIDTH)) * 0.1,
+        "layers": {
+            "qkv": normal(LAYERS, WIDTH, 3 * WIDTH),
+            "out": normal(LAYERS, WIDTH, WIDTH),
+            "up": normal(LAYERS, WIDTH, 4 * WIDTH),
+            "down": normal(LAYERS, 4 * WIDTH, WIDTH),
+        },
+        "head": normal(WIDTH, world.VOCABULARY),
+    }
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+
+
+def _heads(x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:-1], HEADS, WIDTH // HEADS)
+
+
+def _block(x: jax.Array, layer: Params, attend: Any) -> tuple[jax.Array, Any]:
+    q, k, v = jnp.split(_norm(x) @ layer["qkv"], 3, axis=-1)
+    seen, kept = attend(_heads(q), _heads(k), _heads(v))
+    x = x + seen.reshape(x.shape) @ layer["out"]
+    return x + jax.nn.gelu(_norm(x) @ layer["up"]) @ layer["down"], kept
+
+
+def hidden(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """Packed rows -> hidden states [B, T, WIDTH] after the final norm."""
+    index = jnp.arange(batch["tokens"].shape[1])
+    sees = (index[None, None, :] <= index[None, :, None]) & (
+        index[None, :, None] < batch["subtree_end"][:, None, :]
+    )
+
+    def attend(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(WIDTH // HEADS)
+        weights = jax.nn.softmax(jnp.where(sees[:, None], scores, -1e9))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v), None
+
+    x = params["embed"][batch["tokens"]] + params["place"][batch["positions"][:, 0]]
+    x, _ = jax.lax.scan(lambda x, layer: _block(x, layer, attend), x, params["layers"])
+    return _norm(x)
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "optimizer"))
+def _step(params, state, base, batch, rate, lam, objective, optimizer):
+    def loss_of(params):
+        logps = target_logps(hidden(params, batch), params["head"], batch)
+        frozen = None
+        if needs_reference_policy(objective):
+            frozen = jax.lax.stop_gradient(target_logps(hidden(base, batch), base["head"], batch))
+        _, sums = srpo_loss(logps, batch, objective, frozen)
+        weighted = {**batch, "pair_weight": lam * batch["pair_weight"]}
+        return srpo_loss(logps, weighted, objective, frozen)[0], sums
+
+    grads, sums = jax.grad(loss_of, has_aux=True)(params)
+    updates, state = optimizer.update(grads, state, params)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return optax.apply_updates(params, updates), state, sums
+
+
+_OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.95))
+
+
+def train(
+    params: Params,
+    batches: Iterable[dict[str, np.ndarray]],
+    steps: int,
+    rate: float,
+    *,
+    lam: float = 0.0,
+    objective: Objective = Objective(lambda_exp=1.0),
+    warmup: int = 5,
+) -> Params:
+    """`steps` updates by AdamW's rule without decay; the rate rises over `warmup` steps and falls
+    by a cosine. lam: the weight of L_exp (objective.lambda_exp is 1, so that one program does for
+    all weights). Of a contrast with a reference policy that is `params` as given.
+    """
+    state, base = _OPTIMIZER.init(params), params
+    for step, batch in zip(range(steps), batches):
+        warm = min(1.0, (step + 1) / warmup)
+        now = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
+        params, state, _ = _step(
+            params, state, base, batch, jnp.float32(now), jnp.float32(lam), objective, _OPTIMIZER
+        )
+    return params
+
+
+@jax.jit
+def _sample(params, given, lengths, keys, temperature):
+    """given int32 [n, DEPTH], of which the first `lengths` are kept -> (tokens, log-probs)."""
+    n = len(given)
+    shape = (LAYERS, n, DEPTH, HEADS, WIDTH // HEADS)
+
+    def advance(carry, t):
+        token, caches = carry
+        x = params["embed"][token] + params["place"][t]
+        kept = []
+        for number in range(LAYERS):
+            layer = jax.tree.map(lambda w, number=number: w[number], params["layers"])
+
+            def attend(q, k, v, number=number):
+                keys_, values = (
+                    jax.lax.dynamic_update_index_in_dim(cache[number], new, t, 1)
+                    for cache, new in zip(caches, (k, v))
+                )
+                scores = jnp.einsum("nhd,nthd->nht", q, keys_) / np.sqrt(WIDTH // HEADS)
+                scores = jnp.where(jnp.arange(DEPTH) <= t, scores, -1e9)
+                return jnp.einsum("nht,nthd->nhd", jax.nn.softmax(scores), values), (keys_, values)
+
+            x, cache = _block(x, layer, attend)
+            kept.append(cache)
+        caches = tuple(jnp.stack(parts) for parts in zip(*kept))
+        logits = _norm(x) @ params["head"]
+        noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, t), logits[0].shape))
+        drawn = jnp.argmax(logits + temperature * noise(keys), -1).astype(jnp.int32)
+        chosen = jnp.where(t + 1 < lengths, given[:, jnp.minimum(t + 1, DEPTH - 1)], drawn)
+        logp = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[:, None], 1)[:, 0]
+        return (chosen, caches), (chosen, logp)
+
+    empty = (jnp.zeros(shape), jnp.zeros(shape))
+    _, (tokens, logps) = jax.lax.scan(advance, (given[:, 0], empty), jnp.arange(DEPTH - 1))
+    return tokens.T, logps.T
+
+
+def sample(
+    params: Params,
+    asked: Sequence[world.Question],
+    prefixes: Sequence[np.ndarray],
+    seed: int,
+    *,
+    temperature: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(whole paths int32 [n, 23], log-probs of their tokens float32 [n, 23]): of each question one
+    that begins with its prefix. Draw i is a function of (params, question, prefix, seed, i).
+    """
+    n = len(asked)
+    padded = -(-n // BUCKET) * BUCKET
+    given = np.zeros((padded, DEPTH), np.int32)
+    lengths = np.full(padded, world.PROMPT)
+    for i, (question, prefix) in enumerate(zip(asked, prefixes)):
+        given[i, : world.PROMPT] = question.prompt
+        given[i, world.PROMPT : world.PROMPT + len(prefix)] = prefix
+        lengths[i] += len(prefix)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(padded))
+    tokens, logps = _sample(params, given, lengths, keys, jnp.float32(temperature))
+    first = world.PROMPT - 1
+    return np.asarray(tokens)[:n, first:], np.asarray(logps)[:n, first:]
+
+
+def mixed(params: Params, base: Params, share: float) -> Params:
+    """Weights between two policies: `share` of the base's."""
+    return jax.tree.map(lambda p, b: (1 - share) * p + share * b, params, base)
