@@ -54,7 +54,7 @@ def explore(command: Command) -> None:
     from srpo_jax.explore.workers import exploring_session
 
     judge_roots = None
-    if config.explore.reference == "self":
+    if config.explore.reference != "dataset":
         from srpo_jax.arbiter.registry import find_arbiter
         from srpo_jax.judge.judge import judge as ask
 

@@ -90,8 +90,9 @@ class ExploreSettings:
     )
     reference: str = setting(
         "dataset",
-        "path to branch from; self: the policy's first safe one",
-        words=("dataset", "self"),
+        "path to branch from; self: the policy's first safe one; missing: that, where a record has "
+        "none",
+        words=("dataset", "self", "missing"),
         decides=False,
         samples=True,
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,7 +72,8 @@ def explore(
     """Run or finish the exploration that `cfg` describes. Returns the folder that was made.
 
     That is WORKDIR/trees; with explore.reference=self first WORKDIR/roots, whole paths of which a
-    judge has to find safe ones before branches can leave them. judge_roots: has that done at once;
+    judge has to find safe ones before branches can leave them; with missing these are of the
+    questions without a reference path alone. judge_roots: has that done at once;
     without it the folder of the roots is returned, and when they are judged (srpo_jax.judge) a
     second call makes the trees. model_dir: the policy, instead of cfg.model.path. params: use these
     instead of that folder's weights (export.sampling_params reads those of a run). on_shard: is
@@ -98,7 +100,7 @@ def explore(
     source = records_path(cfg.data.train_records, workdir, field="data.train_records")
     known = read_records(source)
     records = choose_questions(known, cfg.explore.num_questions, seed=cfg.seed)
-    for name in ("trees", *(("roots",) if cfg.explore.reference == "self" else ())):
+    for name in ("trees", *(("roots",) if cfg.explore.reference != "dataset" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
     count = min(cfg.explore.shards, len(records))
@@ -110,12 +112,12 @@ def explore(
     provenance = make_provenance(cfg, policy, records)
     call = Call(on_shard, refuse_unreadable, verify)
 
-    if references_only:
-        records = with_steps(records, source)
-        provenance["stage"] = "references"
-        references = References(policy, records)
-    elif cfg.explore.reference == "self":
-        roots = Shards.of(workdir / "roots", "roots", count, records)
+    own = cfg.explore.reference != "dataset"
+    given = [r for r in records if r.steps] if cfg.explore.reference == "missing" else []
+    without = [r for r in records if not r.steps] if given else records
+    references: Mapping[str, Reference]
+    if own and without:
+        roots = Shards.of(workdir / "roots", "roots", min(count, len(without)), without)
         stage = {**provenance, "stage": "roots"}
         _make(cfg, policy, worker, roots, stage, None, call)
         stems = [path.name.removesuffix(SUFFIX) for path in roots.paths]
@@ -124,14 +126,24 @@ def explore(
             judge_roots()
         if not worker.says(lambda: judged() is not None):
             worker.tell(
-                f"explore: {TRIES} whole paths for each of {len(records)} questions are in "
+                f"explore: {TRIES} whole paths for each of {len(without)} questions are in "
                 f"{roots.folder}; run `srpo judge` and then this command again"
             )
             return roots.folder
         verdicts = find_set(roots.folder, cfg.arbiter.verdicts)
-        references = _chosen(cfg, policy, roots.folder, verdicts, stems, records, provenance)
+        chosen = _chosen(cfg, policy, roots.folder, verdicts, stems, without, provenance)
+        if not chosen and not given:
+            raise UserError(
+                f"{roots.folder}: none of the whole paths of {len(without)} questions was judged "
+                "safe; use explore.reference=dataset"
+            )
+        references = ChainMap(chosen, References(policy, given))
     else:
+        if references_only and not own:
+            records = with_steps(records, source)
         references = References(policy, records)
+    if references_only:
+        provenance["stage"] = "references"
 
     shards = Shards.of(workdir / "trees", "trees", count, records)
     outliner = Outliner(cfg, policy) if worker.writes else None
@@ -154,7 +166,7 @@ def _chosen(
     provenance: dict[str, Any],
 ) -> dict[str, tuple[Record, list[np.ndarray]]]:
     """The reference paths chosen from the judged roots, see own_references; what chose them is
-    added to the provenance. Raises UserError when none is safe.
+    added to the provenance.
     """
     references = own_references(
         read_shards(roots),
@@ -170,11 +182,6 @@ def _chosen(
         "verdicts": verdicts.fingerprint(stems)[:16],
         **arguments(branch_label, cfg.arbiter),
     }
-    if not references:
-        raise UserError(
-            f"{roots}: none of the whole paths of {len(records)} questions was judged safe; use "
-            "explore.reference=dataset"
-        )
     return references
 
 

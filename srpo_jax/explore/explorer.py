@@ -244,6 +244,9 @@ class ReferencesOnly:
     ) -> Iterator[tuple[Key, dict[str, Any] | None]]:
         """(key, tree record) of every question, in their order."""
         for key, record in keyed:
+            if record.id not in self._references:  # no own path of it was judged safe
+                yield key, None
+                continue
             known, pieces = self._references[record.id]
             yield key, make_tree_record(known, pieces, [], self._provenance, self._form)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from srpo_jax.cli import main as cli
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.path_formats.tokens import cut_tokens
-from srpo_jax.data_pipelines.records import Record
+from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.errors import UserError
 from srpo_jax.explore import explorer
@@ -173,6 +174,43 @@ def test_other_verdicts_on_the_paths_make_other_trees(config, tmp_path):
     with pytest.raises(UserError, match="none of the whole paths of 5 questions was judged safe"):
         explore(config, tmp_path / "b")
     assert not list((tmp_path / "b").glob("trees/*"))
+
+
+def test_missing_paths_alone_are_made(config, world, tmp_path):
+    """explore.reference=missing: a record with a path keeps it, and the others get the policy's own,
+    the one that reference=self takes. With references_only there are these paths and no branch.
+    """
+    records = read_records(world / "records.jsonl")
+    bare = {"r1", "r2"}
+    some = [replace(r, steps=(), reply="") if r.id in bare else r for r in records]
+    write_records(some, world / "some.jsonl")
+    arbiter = ArithmeticArbiter()
+
+    def made(reference, name, **options):
+        config.explore.reference = reference
+        folder = tmp_path / name
+        assert explore(config, folder, **options) == folder / "roots"
+        judge(config, folder, arbiter=arbiter)
+        explore(config, folder, **options)
+        return {tree["id"]: tree for tree in read_shards(folder / "trees")}
+
+    own = made("self", "own")
+    config.data.train_records = str(world / "some.jsonl")
+    found = made("missing", "missing")
+    assert {root["id"] for root in read_shards(tmp_path / "missing" / "roots")} == bare
+    assert set(found) == {r.id for r in records} - (bare - set(own)) and bare & set(own)
+    for record in records:
+        if record.id in bare & set(own):
+            assert found[record.id]["step_texts"] == own[record.id]["step_texts"]
+        elif record.id not in bare:
+            assert tuple(found[record.id]["step_texts"]) == record.steps
+        if record.id in found:
+            assert found[record.id]["branches"]
+    alone = made("missing", "alone", references_only=True)
+    assert {name: tree["step_texts"] for name, tree in alone.items()} == {
+        name: tree["step_texts"] for name, tree in found.items()
+    }
+    assert not any(tree["branches"] for tree in alone.values())
 
 
 @pytest.mark.parametrize(

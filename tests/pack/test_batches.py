@@ -111,7 +111,9 @@ def test_batch_is_a_function_of_the_step_alone(examples, pairing):
             }
             assert_same(joined, whole[expected])
         assert all(next(loader, None) is None for loader in loaders)
-    apart = dict(make_loader(examples, num_steps=2, rows_here=lambda rows: (0, 3), **options))  # of any mesh
+    apart = dict(
+        make_loader(examples, num_steps=2, rows_here=lambda rows: (0, 3), **options)
+    )  # of any mesh
     assert_same(apart[1], {name: array[[0, 3]] for name, array in whole[1].items()})
 
 

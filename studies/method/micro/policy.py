@@ -1,7 +1,9 @@
-"""The policy of the micro world: a decoder of two layers over the project's packed rows, its
-sampler, and how it is trained.
+"""The policy of the micro world: a decoder of two layers, its sampler, and how it is trained.
 
-Layout, rows, loss and log-probs of targets are the project's own (srpo_jax/pack, train/losses).
+Trees, pairs, rows and the loss are the project's own (srpo_jax/pack, train/losses). Only the forward
+pass is not: paths are so short here that each is computed by itself, which the project proves to be
+the same (tests/pack/test_tree_equals_pairwise.py), and a target's log-prob is taken from one of the
+paths that it lies on.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import numpy as np
 import optax
 
 from srpo_jax.train.losses.objective import Objective, needs_reference_policy, srpo_loss
-from srpo_jax.train.losses.target_logps import target_logps
 from studies.method.micro import world
 
 WIDTH, LAYERS, HEADS = 64, 2, 4
@@ -60,30 +61,38 @@ def _block(x: jax.Array, layer: Params, attend: Any) -> tuple[jax.Array, Any]:
     return x + jax.nn.gelu(_norm(x) @ layer["up"]) @ layer["down"], kept
 
 
-def hidden(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-    """Packed rows -> hidden states [B, T, WIDTH] after the final norm."""
-    index = jnp.arange(batch["tokens"].shape[1])
-    sees = (index[None, None, :] <= index[None, :, None]) & (
-        index[None, :, None] < batch["subtree_end"][:, None, :]
-    )
+def token_logps(params: Params, paths: jax.Array) -> jax.Array:
+    """int32 [n, DEPTH] prompts with their paths -> float32 [n, DEPTH]: log p of each token given
+    those before it; of the first one, 0.
+    """
+    sees = jnp.tril(jnp.ones((DEPTH, DEPTH), bool))
 
     def attend(q, k, v):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(WIDTH // HEADS)
-        weights = jax.nn.softmax(jnp.where(sees[:, None], scores, -1e9))
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, v), None
+        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k) / np.sqrt(WIDTH // HEADS)
+        weights = jax.nn.softmax(jnp.where(sees, scores, -1e9))
+        return jnp.einsum("nhqk,nkhd->nqhd", weights, v), None
 
-    x = params["embed"][batch["tokens"]] + params["place"][batch["positions"][:, 0]]
+    x = params["embed"][paths] + params["place"]
     x, _ = jax.lax.scan(lambda x, layer: _block(x, layer, attend), x, params["layers"])
-    return _norm(x)
+    logps = jax.nn.log_softmax(_norm(x[:, :-1]) @ params["head"])
+    found = jnp.take_along_axis(logps, paths[:, 1:, None], 2)[..., 0]
+    return jnp.pad(found, ((0, 0), (1, 0)))
+
+
+def target_logps(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """float32 [B, N]: of the targets of packed rows, each found on one of the paths it lies on."""
+    rows, paths, depth = batch["paths"].shape
+    found = token_logps(params, batch["paths"].reshape(rows * paths, depth))
+    return jnp.take_along_axis(found.reshape(rows, paths * depth), batch["on_path"], 1)
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer"))
 def _step(params, state, base, batch, rate, lam, objective, optimizer):
     def loss_of(params):
-        logps = target_logps(hidden(params, batch), params["head"], batch)
+        logps = target_logps(params, batch)
         frozen = None
         if needs_reference_policy(objective):
-            frozen = jax.lax.stop_gradient(target_logps(hidden(base, batch), base["head"], batch))
+            frozen = jax.lax.stop_gradient(target_logps(base, batch))
         _, sums = srpo_loss(logps, batch, objective, frozen)
         weighted = {**batch, "pair_weight": lam * batch["pair_weight"]}
         return srpo_loss(logps, weighted, objective, frozen)[0], sums
@@ -104,7 +113,7 @@ def train(
     rate: float,
     *,
     lam: float = 0.0,
-    objective: Objective = Objective(lambda_exp=1.0),
+    objective: Objective | None = None,
     warmup: int = 5,
 ) -> Params:
     """`steps` updates by AdamW's rule without decay; the rate rises over `warmup` steps and falls
@@ -112,6 +121,7 @@ def train(
     all weights). Of a contrast with a reference policy that is `params` as given.
     """
     state, base = _OPTIMIZER.init(params), params
+    objective = objective or Objective(lambda_exp=1.0)
     for step, batch in zip(range(steps), batches):
         warm = min(1.0, (step + 1) / warmup)
         now = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))

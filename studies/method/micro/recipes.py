@@ -133,6 +133,12 @@ def prompt_of(question: Question) -> EncodedPrompt:
     return EncodedPrompt(question.prompt, place, world.PROMPT, none, 0, NO_PATCHES)
 
 
+def plain_tree(question: Question, path: np.ndarray) -> Tree:
+    """A question with one path and no branches."""
+    name = f"{question.scene}/{question.request}"
+    return Tree(name, prompt_of(question), world.pieces(path), ())
+
+
 class Sampled:
     """Paths of the policy, by question: paths, their branch points (pieces before them), verdicts.
     Malformed ones are dropped, as they have no verdict."""
@@ -349,7 +355,8 @@ def batches(
     made: Sequence[Sequence[TreeLayout]], recipe: Recipe, risky: Sequence[bool], seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Exactly eight questions a step, in an order drawn for each epoch; endless."""
-    budgets = _budgets(made)
+    size = Size.of(made)
+    found = [paths_of(lesson) for lesson in made]
     paired = np.array([any(len(layout.pair_weight) for layout in lesson) for lesson in made])
     scale = np.ones(len(made))
     if recipe.balanced and paired.any():
@@ -363,26 +370,74 @@ def batches(
             order += rng.permutation(len(made)).tolist()
         now, order = order[:QUESTIONS_A_STEP], order[QUESTIONS_A_STEP:]
         count = float(paired[now].sum()) or 1.0
-        rows = [
-            fill_row(
-                made[n],
-                budgets,
-                questions=QUESTIONS_A_STEP,
-                paired=count / scale[n],
-                no_patches=NO_PATCHES,
-            )
-            for n in now
-        ]
-        yield stack_rows(rows)
+        yield stack_rows(
+            [
+                size.row(made[n], found[n], questions=QUESTIONS_A_STEP, paired=count / scale[n])
+                for n in now
+            ]
+        )
 
 
-def _budgets(made: Sequence[Sequence[TreeLayout]]) -> Budgets:
-    """Of rows that hold a lesson each: powers of two, so that few programs are compiled."""
-    sizes = np.array([np.sum([layout.sizes for layout in lesson], 0) for lesson in made]).max(0)
-    tokens, targets, segments, sequences, pairs = (
-        max(32, 1 << int(np.ceil(np.log2(max(size, 1))))) for size in sizes[:5]
-    )
-    return Budgets(tokens, min(tokens, targets), segments, sequences, pairs, 1)
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Of rows that hold a lesson each."""
+
+    budgets: Budgets
+    paths: int
+
+    @classmethod
+    def of(cls, made: Sequence[Sequence[TreeLayout]]) -> Size:
+        """Rounded up, so that few programs are compiled: paths to eights, the rest to powers of
+        two."""
+        sums = np.array([np.sum([layout.sizes for layout in lesson], 0) for lesson in made]).max(0)
+        most = max(len(paths_of(lesson)[0]) for lesson in made)
+        tokens, targets, segments, sequences, pairs = (
+            max(32, 1 << int(np.ceil(np.log2(max(size, 1))))) for size in sums[:5]
+        )
+        budgets = Budgets(tokens, min(tokens, targets), segments, sequences, pairs, 1)
+        return cls(budgets, -(-most // 8) * 8)
+
+    def row(
+        self,
+        lesson: Sequence[TreeLayout],
+        found: tuple[np.ndarray, np.ndarray],
+        *,
+        questions: float,
+        paired: float,
+    ) -> dict[str, np.ndarray]:
+        """The project's row, with the paths that it is made of and where its targets lie on them.
+        found: what paths_of gives."""
+        made = fill_row(
+            lesson, self.budgets, questions=questions, paired=paired, no_patches=NO_PATCHES
+        )
+        paths, on_path = found
+        made["paths"] = np.zeros((self.paths, policy.DEPTH), np.int32)
+        made["paths"][: len(paths)] = paths
+        made["on_path"] = np.zeros(self.budgets.targets, np.int32)
+        made["on_path"][: len(on_path)] = on_path
+        return made
+
+
+def paths_of(lesson: Sequence[TreeLayout]) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [paths, DEPTH]: from the prompt to every leaf of a row; int32 [targets]: where each
+    target stands among their tokens, put one after another).
+    """
+    paths, where = [], []
+    for layout in lesson:
+        on_path: dict[int, int] = {}
+        for leaf in sorted(set(range(len(layout.tokens))) - set(layout.parent.tolist())):
+            path, node = [], leaf
+            while node >= 0:
+                path.append(node)
+                node = int(layout.parent[node])
+            path.reverse()
+            row = np.zeros(policy.DEPTH, np.int32)
+            row[: len(path)] = layout.tokens[path]
+            start = len(paths) * policy.DEPTH
+            on_path |= {node: start + depth for depth, node in enumerate(path)}
+            paths.append(row)
+        where += [on_path[node] for node in layout.target_pos.tolist()]
+    return np.stack(paths), np.array(where, np.int32)
 
 
 def fit(recipe: Recipe, cell: Cell, base: policy.Params, *, seed: int, steps: int) -> policy.Params:

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srpo_jax.pack.packing import Budgets, make_batch
-from srpo_jax.pack.tree import Tree
+from srpo_jax.pack.packing import Budgets, stack_rows
 from srpo_jax.pack.tree_layout import layout_tree
 from studies.method.micro import policy, recipes, world
 
@@ -47,16 +46,17 @@ def _mixture():
         for q in (world.Question(s, r) for s, r in every)
         if not q.risky and (q.request % world.REQUESTS - q.scene % world.SCENES) % 4 in places
     ]
-    budgets = Budgets(32, 32, 32, 32, 32, 1)
+    size = recipes.Size(Budgets(32, 32, 32, 32, 32, 1), 1)
     while True:
         rows = []
         for _ in range(BASE_ROWS):
             side = sides[0] if rng.random() < 0.5 else benign
             question = side[rng.integers(len(side))]
             path = world.base_path(question, rng)
-            tree = Tree("base", recipes.prompt_of(question), world.pieces(path), ())
-            rows.append([layout_tree(tree, [])])
-        yield make_batch(rows, budgets, no_patches=recipes.NO_PATCHES)
+            lesson = [layout_tree(recipes.plain_tree(question, path), [])]
+            found = recipes.paths_of(lesson)
+            rows.append(size.row(lesson, found, questions=BASE_ROWS, paired=1.0))
+        yield stack_rows(rows)
 
 
 def outcome(params: policy.Params, split: str, seed: int) -> dict[str, Any]:
