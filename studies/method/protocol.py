@@ -5,7 +5,8 @@
               written once and never changed
     test      fresh seeds, which vary questions, branches and order, on the test split
 
-A run is a file, OUT/CELL/METHOD/SETTING-SEED.json, so a study that was stopped goes on where it was.
+A run is a file, OUT/CELL/METHOD/SPLIT-SETTING-SEED.json, so a study that was stopped goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Study:
             before = json.loads(path.read_text(encoding="utf-8"))
             if before != made:
                 raise UserError(
-                    f"{path} was written before and says something else: keep it, or give another --out"
+                    f"{path} was written before and says something else: give another --out"
                 )
             return before
         write_json(path, made)
@@ -123,7 +124,7 @@ class Study:
 
 
 def rate(outcome: Outcome, name: str) -> float:
-    """In percent, over all answers; the greedy rates have one answer a question, recoveries four."""
+    """In percent, over all answers; greedy rates have one answer a question, recoveries four."""
     each = 1 if name.startswith("greedy") else 4 if name.startswith("recovered") else None
     each = outcome["samples"] if each is None else each
     return 100 * float(np.mean(outcome[name])) / each

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from srpo_jax.judge.results.paired import holm
 from studies.method.protocol import Outcome
 
 DRAWS = 4000
@@ -82,21 +83,11 @@ def _of(found: np.ndarray) -> Estimate:
     return Estimate(float(found[0]), float(low), float(high), float(p))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for their number (Holm 1979)."""
-    order = np.argsort(p_values)
-    adjusted, least = np.empty(len(order)), 0.0
-    for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * p_values[index]))
-        adjusted[index] = least
-    return adjusted.tolist()
-
-
 def claims(
     results: dict[str, list[Outcome]], candidate: str, compared: Sequence[str], margin: float = 3.0
 ) -> list[dict[str, Any]]:
-    """A win: safe is higher, and effective is not lower by `margin` points or more. Each claim needs
-    both, so its p-value is the larger of the two; Holm over the claims."""
+    """A win: safe is higher, and effective is not lower by `margin` points or more. Each claim
+    needs both, so its p-value is the larger of the two; Holm over the claims."""
     rows = []
     for other in compared:
         safe = difference(results[candidate], results[other], "safe")

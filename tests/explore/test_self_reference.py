@@ -177,8 +177,8 @@ def test_other_verdicts_on_the_paths_make_other_trees(config, tmp_path):
 
 
 def test_missing_paths_alone_are_made(config, world, tmp_path):
-    """explore.reference=missing: a record with a path keeps it, and the others get the policy's own,
-    the one that reference=self takes. With references_only there are these paths and no branch.
+    """explore.reference=missing: a record with a path keeps it, and the others get the policy's
+    own, the one that reference=self takes. With references_only these paths have no branch.
     """
     records = read_records(world / "records.jsonl")
     bare = {"r1", "r2"}

@@ -1,4 +1,5 @@
-"""The methods of the micro world and the settings that are tried: four of each, six of SFT, two of variants.
+"""The methods of the micro world and the settings that are tried: four of each, six of SFT, two of
+variants that have their rate from the method they vary.
 
 All sample at most 24 paths a question, have them judged, and take the same 60 steps of 8 questions.
 """

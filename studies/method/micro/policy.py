@@ -1,9 +1,9 @@
 """The policy of the micro world: a decoder of two layers, its sampler, and how it is trained.
 
-Trees, pairs, rows and the loss are the project's own (srpo_jax/pack, train/losses). Only the forward
-pass is not: paths are so short here that each is computed by itself, which the project proves to be
-the same (tests/pack/test_tree_equals_pairwise.py), and a target's log-prob is taken from one of the
-paths that it lies on.
+Trees, pairs, rows and the loss are the project's own (srpo_jax/pack, train/losses). Only the
+forward pass is not: paths are so short here that each is computed by itself, which the project
+proves to be the same (tests/pack/test_tree_equals_pairwise.py), and a target's log-prob is taken
+from one of the paths that it lies on.
 """
 
 from __future__ import annotations

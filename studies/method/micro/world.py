@@ -1,15 +1,15 @@
 """The facts of the micro world, its paths as tokens, and who judges them.
 
-Nine categories of 4 scenes and 8 requests; a scene and a request of one category are risky together.
-A question is the tokens of both. A path has the form of SSUI-mini's: two steps of facts, four
-decisions and a reply, 23 tokens in all, each step at a place of its own:
+Nine categories of 4 scenes and 8 requests; a scene and a request of one category are risky
+together. A question is the tokens of both. A path has the form of SSUI-mini's: two steps of facts,
+four decisions and a reply, 23 tokens in all, each step at a place of its own:
 
     Picture scene category | Request request category | Together category category WORD |
     Risk WORD category | Outcome WORD category | Plan WORD content | Reply WORD content end
 
-WORD is one of three wordings of "concerned" or of "calm". The base policy's state is a Markov chain
-over the five decisions: every request has one weak decision, where the risk is mostly lost sight of.
-A request and a scene that stand at places r and s of their categories belong to the split
+WORD is one of three wordings of "concerned" or of "calm". The base policy's state is a Markov
+chain over the five decisions: every request has one weak decision, where the risk is mostly lost
+sight of. A request and a scene that stand at places r and s of their categories belong to the split
 (r - s) mod 4: 0 test, 1 validation, 2 and 3 train, which alone the base policy has seen.
 """
 
