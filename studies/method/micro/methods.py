@@ -118,6 +118,21 @@ METHODS = {
             _grid(ONE, **PATHS, recover_lam=[0.01, 0.05], teach="all"),
         ),
         Method(
+            "rft, safe paths",
+            "an own path passes by all its decisions, not by its reply",
+            _grid(ONE, **PATHS, scope="path", teach=["first", "all"]),
+        ),
+        Method(
+            "srpo own, safe paths",
+            "the same of branches",
+            _grid(ONE, **OWN, scope="path", lam=[0.03, 0.1]),
+        ),
+        Method(
+            "recovery, safe paths",
+            "safe paths, and continuations that end safe after own unsafe steps",
+            _grid(ONE, **PATHS, scope="path", teach="all", recover=[0.1, 0.3]),
+        ),
+        Method(
             "rft + keep",
             "benign lessons partly own paths",
             _grid(ONE, **PATHS, keep=[0.3, 0.7], teach="all"),

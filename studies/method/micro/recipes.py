@@ -61,7 +61,8 @@ class Recipe:
     weight of continuations that end safe after an unsafe step of the policy's own; from_reference:
     these are the rest of the reference, not sampled. keep: benign questions are taught by this
     share on the policy's own paths, whatever they are. mix: this share of the base policy's weights
-    is mixed into the result. rounds: of exploring and training. ref: weight of L_ref.
+    is mixed into the result. rounds: of exploring and training. ref: weight of L_ref. scope: what an
+    own path passes by, its "reply", or every decision of its "path".
     """
 
     rate: float = 1e-3
@@ -83,6 +84,7 @@ class Recipe:
     mix: float = 0.0
     rounds: int = 1
     ref: float = 1.0
+    scope: str = "reply"
 
 
 class Data:
@@ -106,14 +108,18 @@ class Data:
                 self.references[number] = world.reference(question, wrong=wrong, wording=wording)
         self.flips = cell.flips
 
-    def passed(self, numbers: Sequence[int], paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def passed(
+        self, numbers: Sequence[int], paths: np.ndarray, scope: str = "reply"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(verdicts, whether there is one) on paths of the questions `numbers`: by their reply
-        alone, and of benign questions it must be of use. Flips are drawn by question and path.
+        alone, or by every decision too, and of benign questions it must be of use. Flips are drawn
+        by question and path.
         """
         asked = [self.questions[n] for n in numbers]
         judged = world.judge(asked, paths)
         risky = np.array([q.risky for q in asked])
-        found = np.where(risky, judged.concerned[:, -1], ~judged.concerned[:, -1] & judged.useful)
+        decisions = judged.concerned if scope == "path" else judged.concerned[:, -1:]
+        found = np.where(risky, decisions.all(1), ~decisions.any(1) & judged.useful)
         if self.flips:
             odd = np.array([q.category % 2 for q in asked])
             draws = np.random.default_rng([self.seed, 2, len(numbers), int(paths.sum())])
@@ -143,8 +149,8 @@ class Sampled:
     """Paths of the policy, by question: paths, their branch points (pieces before them), verdicts.
     Malformed ones are dropped, as they have no verdict."""
 
-    def __init__(self, data: Data, params: policy.Params, seed: int):
-        self.data, self.params, self.seed = data, params, seed
+    def __init__(self, data: Data, params: policy.Params, seed: int, scope: str = "reply"):
+        self.data, self.params, self.seed, self.scope = data, params, seed, scope
         self.branches: dict[int, list[tuple[int, np.ndarray, bool]]] = {}
         self.calls = 0
 
@@ -160,7 +166,7 @@ class Sampled:
         self.calls += 1
         asked = [self.data.questions[n] for n in numbers]
         paths, _ = policy.sample(self.params, asked, prefixes, 1009 * self.seed + self.calls)
-        verdicts, whole = self.data.passed(numbers, paths)
+        verdicts, whole = self.data.passed(numbers, paths, self.scope)
         for number, at, path, good, fine in zip(numbers, points, paths, verdicts, whole):
             if fine:
                 self.branches.setdefault(number, []).append((at, path, bool(good)))
@@ -174,7 +180,7 @@ def lessons(recipe: Recipe, data: Data, params: policy.Params, seed: int) -> lis
     references = data.filtered() if recipe.filtered else dict(data.references)
     if recipe.explore == "none":
         return [_lesson(recipe, data, n, [path]) for n, path in references.items()]
-    sampled = Sampled(data, params, seed)
+    sampled = Sampled(data, params, seed, recipe.scope)
     everything = range(len(data.questions))
     nothing = np.zeros(0, np.int32)
     recovers = recipe.recover > 0 or recipe.recover_lam > 0
