@@ -61,8 +61,8 @@ class Recipe:
     weight of continuations that end safe after an unsafe step of the policy's own; from_reference:
     these are the rest of the reference, not sampled. keep: benign questions are taught by this
     share on the policy's own paths, whatever they are. mix: this share of the base policy's weights
-    is mixed into the result. rounds: of exploring and training. ref: weight of L_ref. scope: what an
-    own path passes by, its "reply", or every decision of its "path".
+    is mixed into the result. rounds: of exploring and training. ref: weight of L_ref. scope: by
+    what an own path passes, its "reply", or every decision of its "path".
     """
 
     rate: float = 1e-3
