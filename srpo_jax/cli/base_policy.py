@@ -59,8 +59,8 @@ SPECIALS = (
     "<|video_pad|>",
 )
 FORMAT = make_format("lines", strict=True)
-VOCAB_SIZE = 1024  # rows of the embedding; the tokenizer uses fewer (as in the released models)
-MERGED_VOCAB = 960
+VOCAB_SIZE = 1440  # rows of the embedding; the tokenizer uses fewer (as in the released models)
+MERGED_VOCAB = 1500  # more than there are merges: each word is one token
 
 # One turn per message; pictures become a placeholder between the vision markers.
 CHAT_TEMPLATE = (
@@ -82,8 +82,15 @@ def corpus() -> list[str]:
             lines.append(request.question)
             lines.append("user\nassistant\n")
             for state in (True, False):
-                steps, reply = paths.path_in_states(scene, request, [state] * paths.NUM_DECISIONS)
-                lines.extend(FORMAT.pieces(steps, reply))
+                for wording in range(len(paths.WORDINGS)):
+                    steps, reply = paths.path_in_states(
+                        scene,
+                        request,
+                        [state] * paths.NUM_DECISIONS,
+                        [wording] * paths.NUM_DECISIONS,
+                        len(paths.HEADINGS),
+                    )
+                    lines.extend(FORMAT.pieces(steps, reply))
     return lines
 
 
@@ -213,7 +220,7 @@ class MixtureTrees:
             ]
             for scene in world.SCENES
         }
-        seen = [(s, r) for s in world.SCENES for r in world.REQUESTS if not world.is_held_out(s, r)]
+        seen = [(s, r) for s in world.SCENES for r in world.REQUESTS if world.split_of(s, r) == "train"]
         self.risky = [pair for pair in seen if world.is_risky(*pair)]
         self.benign = [pair for pair in seen if not world.is_risky(*pair)]
 
@@ -248,8 +255,8 @@ def train(
     params = init_params(model, jax.random.key(seed))
     state = init_state(params, optimizer, shardings, with_reference=False)
     step = make_train_step(model, Objective(lambda_exp=0.0), optimizer, mesh, shardings)
-    # One question of about 36 + 70 tokens a row: attention costs the square of the row.
-    budgets = Budgets(tokens=128, targets=96, segments=8, sequences=8, pairs=8, patches=64)
+    # One question of about 36 + 75 tokens a row: attention costs the square of the row.
+    budgets = Budgets(tokens=136, targets=100, segments=8, sequences=8, pairs=8, patches=64)
     trees = iter(MixtureTrees(folder, seed=seed, variants=variants))
     start = time.monotonic()
     for index in range(1, steps + 1):
