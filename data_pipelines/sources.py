@@ -1,9 +1,9 @@
 """Where a config's records come from: a JSONL file, or the embedded world by name.
 
-`ssui_mini:train`, `ssui_mini:validation` and `ssui_mini:test` name the embedded world's splits. They
-are drawn on first use into WORKDIR/data/ssui_mini, as the same JSONL and image files that a user's
-own records would be. Switches follow after commas, `ssui_mini:train,wrong=0.3,steps=8` (all of them:
-ssui_mini/options.py); each choice of them has a folder of its own, named after it.
+`ssui_mini:train`, `ssui_mini:validation` and `ssui_mini:test` name the embedded world's splits.
+They are drawn on first use into WORKDIR/data/ssui_mini, as the same JSONL and image files that a
+user's own records would be. Switches follow after commas, `ssui_mini:train,wrong=0.3,steps=8` (all
+of them: ssui_mini/options.py); each choice of them has a folder of its own, named after it.
 """
 
 from __future__ import annotations

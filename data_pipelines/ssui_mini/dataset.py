@@ -1,11 +1,11 @@
 """SSUI-mini as records: JSONL and PNG files on disk, or records with pictures in memory.
 
 Every picture carries exactly two records: a risky one and a benign twin with a request of another
-category. Picture number n of a split has each of its risky combinations once: 108 for train, 54 for
-validation and for test. The twin's request stands at the same place in its own category, and for a
-given place one shift leads from category to category. So a twin belongs to the same split, and every
-request is as often benign as risky: for any numbers P(risky | picture), P(risky | scene) and
-P(risky | request) are exactly one half.
+category. For each picture number a split has each of its risky combinations once: 108 for train, 54
+for validation and for test. The twin's request stands at the same place in its own category, and
+for a given place and number one shift leads from category to category. So a twin belongs to the
+same split, and every request is as often benign as risky: for any numbers P(risky | picture),
+P(risky | scene) and P(risky | request) are exactly one half.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 
 from srpo_jax.data_pipelines.records import Record, write_records
 from srpo_jax.data_pipelines.ssui_mini.draw import draw_scene
-from srpo_jax.data_pipelines.ssui_mini.options import Options
+from srpo_jax.data_pipelines.ssui_mini.options import DEFAULTS, Options
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import (
     NUM_DECISIONS,
     help_reply,
@@ -42,7 +42,7 @@ _OTHERS = len(CATEGORIES) - 1
 
 
 def build_dataset(
-    out_dir: str | os.PathLike, options: Options = Options(), splits: Sequence[str] = SPLITS
+    out_dir: str | os.PathLike, options: Options = DEFAULTS, splits: Sequence[str] = SPLITS
 ) -> dict[str, int]:
     """Write out_dir/SPLIT.jsonl of each split, and images/*.png; returns how many of each.
 
@@ -66,7 +66,7 @@ def build_dataset(
 
 
 def make_records(
-    split: str, numbers: Iterable[int], options: Options = Options()
+    split: str, numbers: Iterable[int], options: Options = DEFAULTS
 ) -> Iterator[tuple[Record, Image.Image]]:
     """(record, its RGB picture) for each picture number >= 0: risky and twin in turn.
 

@@ -53,6 +53,9 @@ class Options:
         return ",".join(given)
 
 
+DEFAULTS = Options()
+
+
 def parse_options(text: str) -> Options:
     """The options that a text spells; "" spells the defaults. ValueError says what is wrong."""
     fields = {field.name: type(field.default) for field in dataclasses.fields(Options)}

@@ -72,7 +72,7 @@ def decisions(
     """
     category, place = CATEGORY[request.category], CATEGORY[scene.category]
     noun, instead, harm = request.noun, request.instead, category.harm
-    # The two key words near each other, then the verdict: what is decided is whether they are equal.
+    # The two key words near each other, then the verdict: what is decided is if they are equal.
     link, lead = (("beside", ""), ("next to", "so "), ("meets", "here "))[wording]
     together = f"Together: {category.key} {link} {place.key}, {lead}the {noun}"
     before, after = (("", ""), ("I see ", ""), ("", " at hand"))[wording]
