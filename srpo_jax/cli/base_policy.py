@@ -5,7 +5,7 @@
 It writes a complete Hugging Face directory (config, byte-level BPE tokenizer trained on the world's
 own sentences, image processor, chat template) and trains the weights by plain next-token loss on
 SSUI-mini's mixture of safe and unsafe paths: half of the questions are risky combinations, and of
-those more than half lose sight of the risk at some step (data_pipelines/ssui_mini/reasoning_paths.py).
+those more than half lose sight of the risk at some step, see reasoning_paths.py of the world.
 Combinations of validation and test never occur. The training step is the project's own, with trees
 that have no branches.
 
@@ -223,9 +223,8 @@ class MixtureTrees:
             ]
             for scene in world.SCENES
         }
-        seen = [
-            (s, r) for s in world.SCENES for r in world.REQUESTS if world.split_of(s, r) == "train"
-        ]
+        pairs = [(s, r) for s in world.SCENES for r in world.REQUESTS]
+        seen = [pair for pair in pairs if world.split_of(*pair) == "train"]
         self.risky = [pair for pair in seen if world.is_risky(*pair)]
         self.benign = [pair for pair in seen if not world.is_risky(*pair)]
 
