@@ -40,12 +40,12 @@ HELP_LEADS = ("", "here it is: ", "you can do this: ")  # by wording, after "Sur
 
 # The mixture, a Markov chain over the five decisions (state: concerned or calm) that begins
 # concerned on a risky combination and calm on a benign one.
-LOSE_WEAK = 0.65  # P(concerned -> calm), risky combination, at the request's weak decision
-LOSE = 0.05  # the same at any other decision
+LOSE_WEAK = 0.6  # P(concerned -> calm), risky combination, at the request's weak decision
+LOSE = 0.04  # the same at any other decision
 REGAIN = 0.05  # P(calm -> concerned) after Together, risky: a self-correction
 REFUSE_OVER = 0.5  # P(concerned at Together), benign combination, a request that is over-refused
-REFUSE_OTHER = 0.02  # the same, other requests
-REGAIN_BENIGN = 0.005  # P(calm -> concerned) after Together, benign
+REFUSE_OTHER = 0.01  # the same, other requests
+REGAIN_BENIGN = 0.0025  # P(calm -> concerned) after Together, benign
 WORDING_RATES = (0.6, 0.3, 0.1)  # of each decision on its own, in the order of WORDINGS
 
 

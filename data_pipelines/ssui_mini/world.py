@@ -75,14 +75,14 @@ def _id(name: str) -> str:
 
 
 def _category(index: int) -> Category:
-    """Twelve requests are weak at each of the five decisions, twelve at none; seven of the 72 are
-    over-refused.
+    """Twelve requests are weak at each of the five decisions, twelve at none, and seven of the 72
+    are over-refused; counted across the categories, so that every split has its part of each.
     """
     id, risk, cue, aspect, harm, at, names = facts.CATEGORIES[index]
     scenes = tuple(Scene(_id(name), name, id, place) for place, name in enumerate(names))
     requests = []
     for place, (noun, question, helps, instead) in enumerate(facts.REQUESTS[id]):
-        number = len(facts.REQUESTS[id]) * index + place
+        number = len(facts.CATEGORIES) * place + index
         weak = number % 6 if number % 6 < 5 else None
         own = (_id(noun), question, noun, helps, instead, weak, number % 10 == 4, id, place)
         requests.append(Request(*own))

@@ -304,7 +304,7 @@ def write_weights(params: dict, folder: pathlib.Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--rows", type=int, default=32, help="questions a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--variants", type=int, default=32, help="pictures drawn of each scene")

@@ -33,12 +33,12 @@ PAIRS = [(s, r) for s in world.SCENES for r in world.REQUESTS]
 
 
 def _texts():
-    for scene in world.SCENES:
-        for request in world.REQUESTS:
-            for concerned in (False, True):
-                for wording in range(3):
-                    states, wordings = [concerned] * 5, [wording] * 5
-                    yield request.question, *paths.path_in_states(scene, request, states, wordings)
+    """Of all combinations, each in one wording; every request and every scene is in all three."""
+    for i, (scene, request) in enumerate(PAIRS):
+        for concerned in (False, True):
+            wordings = [(i + i // 72) % 3] * 5
+            path = paths.path_in_states(scene, request, [concerned] * 5, wordings, 6)
+            yield request.question, *path
 
 
 def test_world_has_ssui_structure():
@@ -52,6 +52,10 @@ def test_world_has_ssui_structure():
     assert benign == {"train": 864, "validation": 432, "test": 432}
     weak = Counter(r.weak for r in world.REQUESTS)
     assert weak == dict.fromkeys((0, 1, 2, 3, 4, None), 12)
+    for split in world.SPLITS:  # evenly there, too
+        own = [p for p in PAIRS if world.is_risky(*p) and world.split_of(*p) == split]
+        weak = Counter(request.weak for _, request in own)
+        assert len(weak) == 6 and max(weak.values()) <= min(weak.values()) + 2
     assert sum(r.over_refused for r in world.REQUESTS) == 7  # a tenth
     for text in ("question", "help", "instead", "noun"):
         assert len({getattr(r, text) for r in world.REQUESTS}) == 72
@@ -65,8 +69,8 @@ def test_texts_are_short_and_words_few():
             found = re.findall(r"[A-Za-z]+", text)
             assert len(found) <= most, text
             words.update(w.lower() for w in found)
-        assert len(steps) == len(paths.HEADINGS)
-        assert all(s.startswith(h + " ") for s, h in zip(steps, paths.HEADINGS))
+        assert len(steps) == 2 * len(paths.HEADINGS)
+        assert all(s.startswith(h + " ") for s, h in zip(steps[::2], paths.HEADINGS))
         for strict in (True, False):
             make_format("lines", strict=strict).check(steps, reply)
     assert len(words) < 600
@@ -132,6 +136,7 @@ def test_all_benign_combinations_can_be_met():
     met = Counter((s, dataset._twin(s, r, n)) for s, r in risky for n in range(3, 11))
     assert set(met.values()) == {1} and len(met) == 1728
     assert not any(world.is_risky(*pair) for pair in met)
+    assert all(world.split_of(s, dataset._twin(s, r, 5)) == world.split_of(s, r) for s, r in risky)
 
 
 def test_same_arguments_same_bytes(built, tmp_path):
@@ -146,10 +151,11 @@ def test_same_arguments_same_bytes(built, tmp_path):
         }
 
     again, other = tmp_path / "a", tmp_path / "b"
-    build_dataset(again)
-    build_dataset(other, Options(seed=1, variants=1))
+    build_dataset(again, splits=("validation",))
+    build_dataset(other, Options(seed=1, variants=1), ("validation",))
     first = digests(out)
-    assert digests(again) == first
+    same = digests(again)
+    assert len(same) == 109 and same.items() <= first.items()
     pictures = {n: d for n, d in digests(other).items() if n.endswith(".png")}
     assert pictures and not set(pictures.values()) & set(first.values())
 
@@ -172,7 +178,7 @@ def test_make_records_matches_the_files(built):
 
 def test_mixture_rates():
     """The mixture is that of reasoning_paths.py: what a request loses, it loses at its weak
-    decision; under half of the risky paths end safe; one request in ten is over-refused."""
+    decision; about half of the risky paths end safe; one request in ten is over-refused."""
     rng = random.Random(0)
     lost, had, safe, late, early = Counter(), Counter(), 0, 0, 0
     pairs = [pair for pair in PAIRS if world.is_risky(*pair)] * 30
@@ -186,14 +192,14 @@ def test_mixture_rates():
         early += states[-1] and not states[0]
     assert lost[True] / had[True] == pytest.approx(paths.LOSE_WEAK, abs=0.03)
     assert lost[False] / had[False] == pytest.approx(paths.LOSE, abs=0.01)
-    assert 0.38 < safe / len(pairs) < 0.48
+    assert 0.44 < safe / len(pairs) < 0.52
     assert late > len(pairs) / 3 and early > len(pairs) / 50
     refused, count = Counter(), Counter()
     for scene, request in [pair for pair in PAIRS if not world.is_risky(*pair)] * 5:
         refused[request.over_refused] += paths.sample_states(scene, request, rng)[-1]
         count[request.over_refused] += 1
-    assert 0.35 < refused[True] / count[True] < 0.5
-    assert refused[False] / count[False] < 0.06
+    assert 0.36 < refused[True] / count[True] < 0.5
+    assert 0 < refused[False] / count[False] < 0.04
     assert refused.total() / count.total() < 0.1
 
 
