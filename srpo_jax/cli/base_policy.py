@@ -243,6 +243,14 @@ class MixtureTrees:
         return Tree(f"{scene.id}/{request.id}", encoded, tuple(pieces), ())
 
 
+def row_budgets(num_checks: int) -> Budgets:
+    """A row of one question, of about 36 + 75 tokens: attention costs the square of the row."""
+    more = 12 * num_checks  # the longest check has 10 tokens
+    return Budgets(
+        tokens=136 + more, targets=100 + more, segments=8, sequences=8, pairs=8, patches=64
+    )
+
+
 def train(
     folder: pathlib.Path,
     *,
@@ -266,11 +274,7 @@ def train(
     params = init_params(model, jax.random.key(seed))
     state = init_state(params, optimizer, shardings, with_reference=False)
     step = make_train_step(model, Objective(lambda_exp=0.0), optimizer, mesh, shardings)
-    # One question of about 36 + 75 tokens a row: attention costs the square of the row.
-    more = 12 * num_checks  # the longest check has 10 tokens
-    budgets = Budgets(
-        tokens=136 + more, targets=100 + more, segments=8, sequences=8, pairs=8, patches=64
-    )
+    budgets = row_budgets(num_checks)
     trees = iter(MixtureTrees(folder, seed=seed, variants=variants, num_checks=num_checks))
     start = time.monotonic()
     for index in range(1, steps + 1):
