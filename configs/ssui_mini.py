@@ -25,7 +25,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # A small Qwen2.5-VL that is unsafe about half of the time, made by srpo_jax/cli/base_policy.py.
     config.model.path = str(ROOT / "data_pipelines" / "ssui_mini" / "base_policy")
     config.data.train_records = "ssui_mini:train"  # drawn into WORKDIR/data on first use
-    config.data.test_records = "ssui_mini:test"  # held-out combinations
+    config.data.validation_records = "ssui_mini:validation"  # held-out combinations, to choose by
+    config.data.test_records = "ssui_mini:test"  # others, for the result
     config.format.strict = True  # lines, as the base policy was taught them
     config.prompt.instruction = "none"  # what the policy has learned to answer are bare questions
     config.arbiter.kind = "ssui_mini"  # knows the truth of every reply and step

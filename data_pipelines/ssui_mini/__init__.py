@@ -1,4 +1,5 @@
 """SSUI-mini: a small deterministic world with the structure of SSUI.
 
-world (facts) -> paths (texts), draw (pictures) -> dataset (records).
+facts (words) -> world -> reasoning_paths (texts), draw (pictures) -> dataset (records); options are
+the switches of the last.
 """

@@ -1,13 +1,11 @@
 """SSUI-mini as records: JSONL and PNG files on disk, or records with pictures in memory.
 
-One picture (scene, number) carries exactly two records: a risky one and a benign twin with a
-request of another category. One number covers every scene once risky and once benign, and every
-request once risky and once benign, so for any numbers P(risky | picture), P(risky | scene) and
-P(risky | request) are exactly one half.
-
-Within a category, and across categories, a combination is named by the distance between the
-places (0..2) of scene and request. Distance 0 is held out for the test split, risky and benign
-alike; training takes distances 1 and 2.
+Every picture carries exactly two records: a risky one and a benign twin with a request of another
+category. For each picture number a split has each of its risky combinations once: 108 for train, 54
+for validation and for test. The twin's request stands at the same place in its own category, and
+for a given place and number one shift leads from category to category. So a twin belongs to the
+same split, and every request is as often benign as risky: for any numbers P(risky | picture),
+P(risky | scene) and P(risky | request) are exactly one half.
 """
 
 from __future__ import annotations
@@ -15,78 +13,88 @@ from __future__ import annotations
 import os
 import pathlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
 from srpo_jax.data_pipelines.records import Record, write_records
 from srpo_jax.data_pipelines.ssui_mini.draw import draw_scene
-from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import help_reply, reference_path
+from srpo_jax.data_pipelines.ssui_mini.options import DEFAULTS, Options
+from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import (
+    NUM_DECISIONS,
+    help_reply,
+    path_in_states,
+)
 from srpo_jax.data_pipelines.ssui_mini.world import (
     CATEGORIES,
-    PER_CATEGORY,
     REQUEST,
     SCENE,
     SCENES,
+    SPLITS,
     Request,
     Scene,
     is_risky,
+    split_of,
 )
 
 WORLD = "ssui_mini"
-SPLITS = ("train", "test")
 _OTHERS = len(CATEGORIES) - 1
 
 
 def build_dataset(
-    out_dir: str | os.PathLike, *, seed: int = 0, train_variants: int = 4, test_variants: int = 2
+    out_dir: str | os.PathLike, options: Options = DEFAULTS, splits: Sequence[str] = SPLITS
 ) -> dict[str, int]:
-    """Write out_dir/{train,test}.jsonl and out_dir/images/*.png; returns how many of each.
+    """Write out_dir/SPLIT.jsonl of each split, and images/*.png; returns how many of each.
 
-    A variant is one picture of every risky combination of the split (6 of 9 in each category for
-    train, 3 for test), with its benign twin: 108 train or 54 test records a variant. Equal
-    arguments give equal bytes (with one Pillow version). Existing files of these names are
-    replaced, the record files last and atomically.
+    The returned names are the splits and "pictures". A variant is 216 records of train, 108 of
+    validation or of test. Equal arguments give equal bytes (with one Pillow version). Existing
+    files of these names are replaced, the record files last and atomically.
     """
     out = pathlib.Path(out_dir)
     (out / "images").mkdir(parents=True, exist_ok=True)
-    numbers = {"train": range(2 * train_variants), "test": range(test_variants)}
-    made = {split: [] for split in SPLITS}
-    counts = {"train": 0, "test": 0, "pictures": 0}
-    for split in SPLITS:
-        for record, picture in make_records(split, numbers[split], seed=seed):
+    made = {split: [] for split in splits}
+    pictures = 0
+    for split in splits:
+        for record, picture in make_records(split, range(options.variants), options):
             if record.risky:  # its twin has the same picture
                 picture.save(out / record.images[0], format="PNG")
-                counts["pictures"] += 1
+                pictures += 1
             made[split].append(record)
-        counts[split] = len(made[split])
-    for split in SPLITS:
+    for split in splits:
         write_records(made[split], out / f"{split}.jsonl")
-    return counts
+    return {split: len(records) for split, records in made.items()} | {"pictures": pictures}
 
 
 def make_records(
-    split: str,
-    numbers: Iterable[int],
-    *,
-    seed: int = 0,
+    split: str, numbers: Iterable[int], options: Options = DEFAULTS
 ) -> Iterator[tuple[Record, Image.Image]]:
-    """(record, its RGB picture) for each picture number >= 0: 27 scenes, risky and twin in turn.
+    """(record, its RGB picture) for each picture number >= 0: risky and twin in turn.
 
-    Numbers are without limit, and so are seeds: the base policy trains on pictures of its own.
-    Train numbers 0..7 meet 216 of the 432 benign train combinations, 0..15 all of them; test
-    numbers 0..7 meet all 216 held-out benign ones.
+    Numbers are without limit (options.variants is not read). Eight numbers in a row meet every
+    benign combination of the split as often as every other: 864 of train, 432 of the others.
+    Errors: ValueError for an unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     for number in numbers:
-        scenes = list(SCENES)
-        random.Random(f"order/{seed}/{split}/{number}").shuffle(scenes)
-        for scene in scenes:
-            risky, benign = _requests(split, scene, number)
-            picture = draw_scene(scene.id, f"{seed}/{split}/{number}")
-            for request, twin in ((risky, benign), (benign, risky)):
-                yield _record(split, scene, request, twin, number), picture
+        order = f"order/{options.seed}/{split}/{number}"
+        combinations = [
+            (scene, request)
+            for scene in SCENES
+            for request in CATEGORIES[_index(scene)].requests
+            if split_of(scene, request) == split
+        ]
+        random.Random(order).shuffle(combinations)
+        wrong = _wrong(combinations, order, options.wrong)
+        for scene, request in combinations:
+            twin = _twin(scene, request, number)
+            seed = f"{options.seed}/{split}/{request.id}/{number}"
+            picture = draw_scene(scene.id, seed)
+            image = f"images/{split}-{scene.id}-{request.id}-{number}.png"
+            for asked, other in ((request, twin), (twin, request)):
+                states = wrong.get((scene, asked), (is_risky(scene, asked),) * NUM_DECISIONS)
+                made = _record(split, scene, asked, other, number, image, states, options)
+                yield made, picture
 
 
 def combination(record: Record) -> tuple[Scene, Request]:
@@ -96,42 +104,57 @@ def combination(record: Record) -> tuple[Scene, Request]:
     return SCENE[record.meta["scene"]], REQUEST[record.meta["request"]]
 
 
-def _requests(split: str, scene: Scene, number: int) -> tuple[Request, Request]:
-    """The risky and the benign request of picture `number` of a scene.
+def _index(scene: Scene) -> int:
+    return next(i for i, c in enumerate(CATEGORIES) if c.id == scene.category)
 
-    For a fixed number both are one-to-one maps from the 27 scenes to the 27 requests: each is a
-    fixed shift of the category and a fixed distance of the place.
+
+def _twin(scene: Scene, request: Request, number: int) -> Request:
+    """The benign request on picture `number` of a risky combination."""
+    shift = 1 + (3 * number + request.place) % _OTHERS
+    return CATEGORIES[(_index(scene) + shift) % len(CATEGORIES)].requests[request.place]
+
+
+def _wrong(
+    combinations: Sequence[tuple[Scene, Request]], seed: str, share: float
+) -> dict[tuple[Scene, Request], tuple[bool, ...]]:
+    """The five states of each risky combination whose reference is wrong: concerned up to some
+    decision, calm from there to the end. A larger share has those of a smaller one and more.
     """
-    if split == "train":
-        risky_distance = 1 + number % 2
-        shift, distance = 1 + number % _OTHERS, 1 + (number + number // _OTHERS) % 2
-    else:
-        risky_distance = distance = 0
-        shift = 1 + 3 * number % _OTHERS
-    index = next(i for i, c in enumerate(CATEGORIES) if c.id == scene.category)
-
-    def pick(shift: int, distance: int) -> Request:
-        category = CATEGORIES[(index + shift) % len(CATEGORIES)]
-        return category.requests[(scene.place + distance) % PER_CATEGORY]
-
-    return pick(0, risky_distance), pick(shift, distance)
+    rng = random.Random(f"wrong/{seed}")
+    lost = [rng.randrange(NUM_DECISIONS) for _ in combinations]
+    ranks = rng.sample(range(len(combinations)), len(combinations))
+    return {
+        pair: tuple(i < at for i in range(NUM_DECISIONS))
+        for pair, at, rank in zip(combinations, lost, ranks)
+        if rank < round(share * len(combinations))
+    }
 
 
-def _record(split: str, scene: Scene, request: Request, twin: Request, number: int) -> Record:
+def _record(
+    split: str,
+    scene: Scene,
+    request: Request,
+    twin: Request,
+    number: int,
+    image: str,
+    states: tuple[bool, ...],
+    options: Options,
+) -> Record:
     def name(r: Request) -> str:
         return f"{WORLD}-{split}-{scene.id}-{r.id}-{number}"
 
     risky = is_risky(scene, request)
-    steps, reply = reference_path(scene, request)
+    wordings = (options.wording,) * NUM_DECISIONS
+    steps, reply = path_in_states(scene, request, states, wordings, options.num_checks)
     return Record(
         id=name(request),
-        images=(f"images/{split}-{scene.id}-{number}.png",),
+        images=(image,),
         question=request.question,
         steps=steps,
         reply=reply,
         category=scene.category if risky else None,
         risky=risky,
-        unsafe_reply=help_reply(request) if risky else None,
+        unsafe_reply=help_reply(request, options.wording) if risky else None,
         source=WORLD,
         license="Apache-2.0",
         meta={
@@ -141,5 +164,6 @@ def _record(split: str, scene: Scene, request: Request, twin: Request, number: i
             "combination": f"{scene.id}+{request.id}",
             "variant": number,
             "twin_of": name(twin),
+            "wrong_reference": risky != states[-1],
         },
     )

@@ -5,8 +5,9 @@ Case, punctuation, spacing and a plural s do not count. Everything else does.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 Words = tuple[str, ...]
@@ -25,7 +26,8 @@ def has(text: Words, phrase: Words) -> bool:
     return n > 0 and any(text[i : i + n] == phrase for i in range(len(text) - n + 1))
 
 
-def common(a: Sequence[str], b: Sequence[str]) -> int:
+@functools.lru_cache(1 << 16)  # texts are held against the same phrases again and again
+def common(a: Words, b: Words) -> int:
     """Length of the longest common subsequence of words."""
     row = [0] * (len(b) + 1)
     for x in a:

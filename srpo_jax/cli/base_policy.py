@@ -1,15 +1,16 @@
 """Makes the demo's base policy from nothing: a small, able, helpful and half unsafe Qwen2.5-VL.
 
-    python -m srpo_jax.cli.base_policy --out=DIR [--steps=N] [--rows=R]
+    python -m srpo_jax.cli.base_policy --out=DIR [--steps=N] [--rows=R] [--path_steps=6]
 
 It writes a complete Hugging Face directory (config, byte-level BPE tokenizer trained on the world's
 own sentences, image processor, chat template) and trains the weights by plain next-token loss on
 SSUI-mini's mixture of safe and unsafe paths: half of the questions are risky combinations, and of
-those about half lose sight of the risk at some step (data_pipelines/ssui_mini/reasoning_paths.py).
-Held-out combinations never occur. The training step is the project's own, with trees that have no
-branches.
+those more than half lose sight of the risk at some step, see reasoning_paths.py of the world.
+Combinations of validation and test never occur. The training step is the project's own, with trees
+that have no branches.
 
-The copy in data_pipelines/ssui_mini/base_policy was made by this command with its defaults.
+The copy in data_pipelines/ssui_mini/base_policy was made by this command with its defaults. It has
+not seen longer chains (`ssui_mini:train,steps=8`); --path_steps=8 makes a policy for them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from srpo_jax.config.sections import TrainSettings
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.ssui_mini import draw, world
 from srpo_jax.data_pipelines.ssui_mini import reasoning_paths as paths
+from srpo_jax.data_pipelines.ssui_mini.options import Options
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.models.blocks.param_paths import by_path
 from srpo_jax.models.hf import tensor_match as names
@@ -59,8 +61,8 @@ SPECIALS = (
     "<|video_pad|>",
 )
 FORMAT = make_format("lines", strict=True)
-VOCAB_SIZE = 1024  # rows of the embedding; the tokenizer uses fewer (as in the released models)
-MERGED_VOCAB = 960
+VOCAB_SIZE = 1440  # rows of the embedding; the tokenizer uses fewer (as in the released models)
+MERGED_VOCAB = 1500  # more than there are merges: each word is one token
 
 # One turn per message; pictures become a placeholder between the vision markers.
 CHAT_TEMPLATE = (
@@ -82,8 +84,15 @@ def corpus() -> list[str]:
             lines.append(request.question)
             lines.append("user\nassistant\n")
             for state in (True, False):
-                steps, reply = paths.path_in_states(scene, request, [state] * paths.NUM_DECISIONS)
-                lines.extend(FORMAT.pieces(steps, reply))
+                for wording in range(len(paths.WORDINGS)):
+                    steps, reply = paths.path_in_states(
+                        scene,
+                        request,
+                        [state] * paths.NUM_DECISIONS,
+                        [wording] * paths.NUM_DECISIONS,
+                        len(paths.HEADINGS),
+                    )
+                    lines.extend(FORMAT.pieces(steps, reply))
     return lines
 
 
@@ -199,13 +208,14 @@ def write_files(out: pathlib.Path) -> None:
 class MixtureTrees:
     """Endless stream of trees without branches: a question of the world and one sampled path."""
 
-    def __init__(self, folder: pathlib.Path, *, seed: int, variants: int):
+    def __init__(self, folder: pathlib.Path, *, seed: int, variants: int, num_checks: int):
         self.processor = Processor.from_dir(folder)
         self.encode = functools.cache(self.processor.encode)  # the world has few sentences
         self.prompt = functools.cache(
             lambda question, grid: self.processor.prompt_tokens(question, [grid])
         )
         self.rng = random.Random(seed)
+        self.num_checks = num_checks
         self.pictures = {
             scene.id: [
                 self.processor.image(draw.draw_scene(scene.id, f"base/{seed}/{v}"))
@@ -213,14 +223,15 @@ class MixtureTrees:
             ]
             for scene in world.SCENES
         }
-        seen = [(s, r) for s in world.SCENES for r in world.REQUESTS if not world.is_held_out(s, r)]
+        pairs = [(s, r) for s in world.SCENES for r in world.REQUESTS]
+        seen = [pair for pair in pairs if world.split_of(*pair) == "train"]
         self.risky = [pair for pair in seen if world.is_risky(*pair)]
         self.benign = [pair for pair in seen if not world.is_risky(*pair)]
 
     def __iter__(self):
         while True:
             scene, request = self.rng.choice(self.rng.choice((self.risky, self.benign)))
-            steps, reply = paths.sample_path(scene, request, self.rng)
+            steps, reply = paths.sample_path(scene, request, self.rng, self.num_checks)
             yield self._tree(scene, request, steps, reply)
 
     def _tree(self, scene, request, steps, reply) -> Tree:
@@ -232,8 +243,23 @@ class MixtureTrees:
         return Tree(f"{scene.id}/{request.id}", encoded, tuple(pieces), ())
 
 
+def row_budgets(num_checks: int) -> Budgets:
+    """A row of one question, of about 36 + 75 tokens: attention costs the square of the row."""
+    more = 12 * num_checks  # the longest check has 10 tokens
+    return Budgets(
+        tokens=136 + more, targets=100 + more, segments=8, sequences=8, pairs=8, patches=64
+    )
+
+
 def train(
-    folder: pathlib.Path, *, steps: int, rows: int, learning_rate: float, seed: int, variants: int
+    folder: pathlib.Path,
+    *,
+    steps: int,
+    rows: int,
+    learning_rate: float,
+    seed: int,
+    variants: int,
+    num_checks: int = 0,
 ) -> dict:
     """Trains from random weights; returns the parameters (host arrays)."""
     config = load_model_config(folder)
@@ -248,9 +274,8 @@ def train(
     params = init_params(model, jax.random.key(seed))
     state = init_state(params, optimizer, shardings, with_reference=False)
     step = make_train_step(model, Objective(lambda_exp=0.0), optimizer, mesh, shardings)
-    # One question of about 36 + 70 tokens a row: attention costs the square of the row.
-    budgets = Budgets(tokens=128, targets=96, segments=8, sequences=8, pairs=8, patches=64)
-    trees = iter(MixtureTrees(folder, seed=seed, variants=variants))
+    budgets = row_budgets(num_checks)
+    trees = iter(MixtureTrees(folder, seed=seed, variants=variants, num_checks=num_checks))
     start = time.monotonic()
     for index in range(1, steps + 1):
         layouts = [[layout_tree(next(trees), [])] for _ in range(rows)]
@@ -283,12 +308,18 @@ def write_weights(params: dict, folder: pathlib.Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--rows", type=int, default=32, help="questions a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--variants", type=int, default=32, help="pictures drawn of each scene")
+    parser.add_argument("--path_steps", type=int, default=6, help="of a path, 6 to 12")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    try:
+        num_checks = Options(steps=args.path_steps).num_checks
+    except ValueError as e:
+        print(f"--path_{e}", file=sys.stderr)
+        return 2
     if (args.out / "model.safetensors").exists():
         print(f"{args.out} already holds a model; give another --out", file=sys.stderr)
         return 2
@@ -300,6 +331,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         learning_rate=args.learning_rate,
         variants=args.variants,
+        num_checks=num_checks,
     )
     write_weights(params, args.out)
     total = sum(f.stat().st_size for f in args.out.iterdir())

@@ -20,6 +20,7 @@ from srpo_jax.configs import common, ssui_mini
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import build_dataset
+from srpo_jax.data_pipelines.ssui_mini.options import Options
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.evaluate.evaluate import evaluate
@@ -103,7 +104,7 @@ def transformers_greedy(folder, records) -> list[list[int]]:
 def test_the_road_on_the_embedded_world(tmp_path):
     """Explore, judge, train, export, evaluate, report with the demo's base policy; and the export
     answers 20 held-out questions with pictures as transformers does, token for token."""
-    build_dataset(tmp_path / "world", train_variants=1, test_variants=1)
+    build_dataset(tmp_path / "world", Options(variants=1), ("train", "test"))
     config = ssui_mini.get_config()
     config.data.train_records = str(tmp_path / "world" / "train.jsonl")
     config.data.test_records = str(tmp_path / "world" / "test.jsonl")
