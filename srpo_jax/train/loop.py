@@ -26,11 +26,12 @@ from srpo_jax.distributed.lifecycle import agree, compile_together, report_failu
 from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
-from srpo_jax.files import check_folder, check_writable
+from srpo_jax.files import check_folder
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.owners import Owner
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
+from srpo_jax.places import check_place
 from srpo_jax.runs.identity import check_end, check_same, policy_files, write_config
 from srpo_jax.runs.ledger import FILE as EVENTS
 from srpo_jax.runs.ledger import Ledger
@@ -91,7 +92,7 @@ def train(
         setup = make_setup(cfg, workdir, examples, verify=verify)
         agree("run", setup.run)
         check_attention(setup)
-        check_writable(workdir)
+        check_place(workdir)
         owner = held.enter_context(owner_of(workdir)) if first else None
         agree("owner", {})  # the others wait, or are told, before they touch the workdir
         validation = Validation(cfg, setup, workdir, make_evaluators)
