@@ -24,6 +24,39 @@ def tree_bytes(workdir) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((workdir / "trees").iterdir())}
 
 
+def start_workers(tmp_path, shared, roles) -> list[subprocess.Popen]:
+    """Of tests/support/explore_worker.py, all at once on the folder `shared`."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    env["SRPO_NUM_PROCESSES"] = str(len(roles))
+    env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
+    command = [sys.executable, "-m", "tests.support.explore_worker"]
+    pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [
+        subprocess.Popen(
+            [*command, tmp_path / f"world{index}", shared, role],
+            env={**env, "SRPO_PROCESS_ID": str(index)},
+            cwd=ROOT,
+            **pipes,
+        )
+        for index, role in enumerate(roles)
+    ]
+
+
+@pytest.mark.slow
+def test_three_workers_on_a_mounted_bucket(tmp_path, monkeypatch):
+    """What one does the others see late, losers of a race are told at closing, folders cannot be
+    renamed: every file is, byte for byte, that of one worker on a disk.
+    """
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run.explore(config_of(tmp_path / "world"), alone)
+    workers = start_workers(tmp_path, shared, ["mounted"] * 3)
+    said = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], said
+    assert tree_bytes(shared) == tree_bytes(alone) and len(tree_bytes(alone)) == 12
+    assert not (tmp_path / "shared" / "trees.claims").exists()
+
+
 def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     """Two workers, one dies by SIGKILL with shards begun: every file is, byte for byte, that of one
     worker alone, and no lease is left.
@@ -31,26 +64,7 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     config = config_of(tmp_path / "world")
-    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", SRPO_NUM_PROCESSES="2")
-    env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
-    workers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.support.explore_worker",
-                tmp_path / f"world{index}",
-                shared,
-                role,
-            ],
-            env={**env, "SRPO_PROCESS_ID": str(index)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index, role in enumerate(["doomed", "survivor"])
-    ]
+    workers = start_workers(tmp_path, shared, ["doomed", "survivor"])
     run.explore(config, alone)
     said = [worker.communicate(timeout=300) for worker in workers]
     assert workers[0].returncode == -signal.SIGKILL, said[0]
