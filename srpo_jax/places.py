@@ -31,9 +31,7 @@ REFUSED = {
 }
 
 
-def move_folder(
-    source: pathlib.Path, target: pathlib.Path, *, last: Collection[str] = ()
-) -> None:
+def move_folder(source: pathlib.Path, target: pathlib.Path, *, last: Collection[str] = ()) -> None:
     """Gives a folder another name, also where that takes many steps. `target` is new, or empty.
 
     While is_moving(target), it is not all there. Where folders cannot be renamed their files are,

@@ -97,7 +97,7 @@ def test_a_clock_that_goes_backwards_is_named(tmp_path, monkeypatch):
 
     def written(path, data):
         real(path, data)
-        os.utime(path, (next(number),) * 2)
+        os.utime(path, (second := next(number), second))
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", written)
     with pytest.raises(UserError, match="later"):

@@ -56,7 +56,8 @@ def export_checkpoint(
     complete folder before it gets its name, by process 0; what it raises undoes the export.
     allow_nonfinite: write numbers that are none, too.
     `out_dir` appears complete or not at all: everything is written to a sibling folder, flushed
-    to disk and moved, with config.json last where that takes several steps. With several processes all must call this; process 0 writes.
+    to disk and moved, with config.json last where that takes several steps. With several processes
+    all must call this; process 0 writes.
     Raises UserError if out_dir exists and is not empty or lies in source_dir, if the source does
     not fit `config`, if params are not those of `config`, or if a value is not finite, in itself or
     in the dtype of its file.

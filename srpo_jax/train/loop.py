@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.console import compiling
@@ -108,7 +109,7 @@ def train(
             ledger.enter("init")
             ledger.open(start)
             if first:
-                policy = policy_files(cfg.model.path)
+                policy = policy_files(local_folder(cfg.model.path))
                 write_config(cfg, setup.run, setup.facts(), workdir, policy)
                 print(headline(cfg, setup, start), flush=True)
             step = make_train_step(
@@ -235,7 +236,7 @@ def first_state(
     shardings = setup.shardings
     kept = jax.tree.leaves(target.base if with_base else target.params)[0].dtype
     params = load_params(
-        cfg.model.path,
+        local_folder(cfg.model.path),
         setup.config,
         dtype=weights_dtype(cfg, setup.lora) if state is None else kept,
         shardings=shardings.base if with_base else shardings.params,

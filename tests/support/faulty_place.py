@@ -22,7 +22,6 @@ from typing import Any
 
 from tests.support.failing_disk import Killed
 
-
 LOOKS = ("stat", "lstat")
 CHANGES = ("utime", "unlink", "rmdir", "mkdir")
 

@@ -1,4 +1,4 @@
-"""Checkpoints where the rename of a folder is refused, or is many steps: a bucket that is mounted."""
+"""Checkpoints on a bucket that is mounted: the rename of a folder is refused, or is many steps."""
 
 from __future__ import annotations
 
