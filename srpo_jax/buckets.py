@@ -48,7 +48,7 @@ def mirror(url: str) -> pathlib.Path:
     """Where the cache has what the address names, whether or not it was fetched. Errors: UserError
     for one that is none.
     """
-    bucket, name = _parts(url)
+    bucket, name = bucket_and_name(url)
     return _cache() / bucket / name
 
 
@@ -65,7 +65,7 @@ def fetch_folder(url: str, *, weights: bool = True) -> pathlib.Path:
     Errors: UserError when there is nothing, or it may not be read; RunFailure when it changes
     meanwhile, or the bucket does not answer.
     """
-    bucket, name = _parts(url)
+    bucket, name = bucket_and_name(url)
     names = _names_under(bucket, f"{name}/")
     if not names:
         raise UserError(f"{url}: there is no object below it, or it may not be listed from here")
@@ -83,7 +83,7 @@ def fetch_records(url: str) -> pathlib.Path:
     """The JSONL of records in the cache, with the pictures that it names beside it. What is wrong
     with it whoever reads it will say. Errors: as fetch_folder.
     """
-    bucket, name = _parts(url)
+    bucket, name = bucket_and_name(url)
     if not _fetch(bucket, [name]):
         raise UserError(f"{url}: there is no such object, or it may not be read from here")
     above = name[: name.rfind("/") + 1]
@@ -97,7 +97,7 @@ def fetch_trees(url: str) -> pathlib.Path:
     as fetch_folder.
     """
     folder = fetch_folder(url)
-    bucket, name = _parts(url)
+    bucket, name = bucket_and_name(url)
     above = name[: name.rfind("/") + 1]
     verdicts = _names_under(bucket, f"{above}verdicts/")
     _fetch(bucket, [*verdicts, f"{above}{IMPORT}"])
@@ -105,8 +105,8 @@ def fetch_trees(url: str) -> pathlib.Path:
     return folder
 
 
-def _parts(url: str) -> tuple[str, str]:
-    """(bucket, name) of an address."""
+def bucket_and_name(url: str) -> tuple[str, str]:
+    """The two parts of an address. Errors: UserError for one that is none."""
     found = URL.fullmatch(url)
     name = found[2].rstrip("/") if found else ""
     if not found or not _is_safe(name):

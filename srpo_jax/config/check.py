@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from srpo_jax.buckets import address_in, is_url, mirror
+from srpo_jax.buckets import address_in, bucket_and_name, is_url
 from srpo_jax.config.fields import FIELDS, SECTIONS, Config
 from srpo_jax.config.rules import Rule
 from srpo_jax.errors import UserError
@@ -94,7 +94,7 @@ def check_address(name: str, rule: Rule, value: Any) -> None:
     """
     address = address_in(value) if isinstance(value, str) and rule.address != "server" else ""
     if rule.address == "bucket" and is_url(value):
-        mirror(value)  # it is well written
+        bucket_and_name(value)  # it is well written
     elif address:
         takes = [field.name for field in FIELDS.values() if field.rule.address == "bucket"]
         raise UserError(
