@@ -19,6 +19,7 @@ CORE = [
     "flax>=0.12.8,<0.14",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "tensorstore>=0.1.86,<0.2",  # comes with orbax; reads what lies in buckets
     "grain>=0.2.18,<0.3",
     "array_record>=0.8.3,<0.9",
     "ml-collections>=1.1,<2",

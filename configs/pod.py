@@ -5,6 +5,8 @@
 
 Written for 64 chips of v5e (16 GB each): for another slice, or another model, ask `srpo plan`,
 which needs no TPU and of DIR only config.json. The arbiter has to be named, as in photos.py.
+Policy and data may lie in a bucket (gs://BUCKET/PATH); the workdir is a folder that all hosts see,
+of a mounted bucket for one: docs/places.md says what it must do.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ def get_config() -> ConfigDict:
     config = common.get_config()
     config.name = "pod"
 
-    config.model.path = ""  # required: a downloaded HF directory, say Qwen2.5-VL-7B-Instruct
+    config.model.path = ""  # required: a HF directory, or gs://: say Qwen2.5-VL-7B-Instruct
     config.model.dtype = "bfloat16"  # activations; parameters and optimizer stay float32
     config.model.remat = "full"  # without it a row's activations alone are several times 16 GB
 

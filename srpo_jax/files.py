@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import stat
 import sys
@@ -17,6 +18,7 @@ from srpo_jax.errors import UserError, one_line
 
 MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
 MAX_JSON = 64 * 2**20  # bytes of a JSON file that is read whole
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
 TEMPORARY = ".tmp-"  # in the name of every temporary file
 
 
@@ -126,9 +128,14 @@ def check_writable(folder: pathlib.Path) -> None:
 
 
 def check_folder(folder: pathlib.Path) -> None:
-    """Errors: UserError when there can be no folder of that name, as a file stands in its place.
-    Writes nothing.
+    """Errors: UserError when there can be no folder of that name, as a file stands in its place, or
+    it is an address (gs://). Writes nothing.
     """
+    if ADDRESS.match(str(folder)):
+        raise UserError(
+            f"{folder} is the address of no folder, and what is written needs one: mount the "
+            "bucket, see docs/places.md"
+        )
     place = existing_parent(folder)
     if not place.is_dir():
         raise UserError(f"{folder} cannot be made: {place} is a file")

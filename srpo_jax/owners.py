@@ -123,7 +123,7 @@ def clear(path: pathlib.Path, holder: dict[str, Any], me: dict[str, Any]) -> boo
         path.rename(aside)
         if read_holder(aside).get("token") != holder.get("token"):  # a new one, of a faster process
             with contextlib.suppress(OSError):
-                os.link(aside, path)
+                _put_back(aside, path)
             aside.unlink()
             return False
         if stat.S_ISDIR(aside.lstat().st_mode):
@@ -135,6 +135,17 @@ def clear(path: pathlib.Path, holder: dict[str, Any], me: dict[str, Any]) -> boo
             return not path.exists() and aside.exists()
         raise
     return True
+
+
+def _put_back(aside: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a file its name again unless another one has it; mounted buckets know no links."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(path, "xb") as file:
+            file.write(aside.read_bytes())
 
 
 class Watch:

@@ -236,3 +236,30 @@ def test_a_faster_ones_new_file_is_not_cleared(tmp_path):
     assert clear(path, dead, fast) and create(path, fast)
     assert not clear(path, dead, slow)
     assert read_holder(path) == fast and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("third", [True, False])
+def test_who_moved_a_faster_ones_file_away_puts_it_back(tmp_path, monkeypatch, links, third):
+    """It saw the dead one a moment before. Also where there are no links (mounted buckets), and
+    never over the file of a third one, who came meanwhile.
+    """
+    path, fast, slow, other = tmp_path / "x", identity(), identity(), identity()
+    dead, looks = {**fast, "token": "dead"}, []
+    assert create(path, fast)
+
+    def looked(place):
+        looks.append(place)
+        if len(looks) == 2 and third:  # of what was moved away
+            path.write_text(json.dumps(other))
+        return dead if len(looks) == 1 else read_holder(place)
+
+    def refused(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(owners, "read_holder", looked)
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    assert not clear(path, dead, slow)
+    assert read_holder(path) == (other if third else fast)
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]

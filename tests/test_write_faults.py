@@ -88,7 +88,7 @@ def files(folder: pathlib.Path) -> Files:
     return {
         str(name): path.read_bytes()
         for name, path in sorted(found.items())
-        if ".tmp-" not in path.name and not any(word in str(name) for word in TOLD)
+        if ".tmp-" not in str(name) and not any(word in str(name) for word in TOLD)
     }
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
+from srpo_jax.buckets import address_in
 from srpo_jax.command.table import VERBS
 from srpo_jax.command.verb import Command, Verb
 from srpo_jax.errors import UserError, one_line
 
+# Options that name no file or folder, and may hold an address.
+NO_PLACES = ("base_url", "served_model", "question", "source", "license")
 DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
 
 
@@ -80,7 +84,23 @@ def parse(verb: str, args: Sequence[str]) -> Command:
         raise UserError(f"`srpo {name}` takes no config, so {overrides[0]} means nothing here")
     config_file = files[0] if files else spec.config or ""
     options = {option: values[option].value for option in spec.options}
+    given = {option: value for option, value in options.items() if option not in NO_PLACES}
+    _check_places({"workdir": workdir, "config": config_file, **given}, left)
     return Command(name, config_file, tuple(overrides), workdir, options, tuple(left))
+
+
+def _check_places(options: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Errors: UserError for an address where a file or folder is named: it would be taken for the
+    name of one.
+    """
+    named = [*((f"--{name}=", value) for name, value in options.items()), *(("", w) for w in words)]
+    for option, value in named:
+        if isinstance(value, str) and (address := address_in(value)):
+            raise UserError(
+                f"{option}{one_line(value, 200)}: {address} is no file or folder; from a bucket "
+                "(gs://BUCKET/PATH) are read config.model.path and config.data.*; mount it for a "
+                "workdir, or anything else: docs/places.md"
+            )
 
 
 def _split_overrides(args: list[str]) -> tuple[list[str], list[str]]:

@@ -12,7 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import address_in, bucket_and_name, is_url
 from srpo_jax.config.fields import FIELDS, SECTIONS, Config
+from srpo_jax.config.rules import Rule
 from srpo_jax.errors import UserError
 
 
@@ -82,7 +84,23 @@ def validate(config: Config | ConfigDict, unused: Container[str] = ()) -> None:
             _check_no_benchmark(flat[name])
         if not rule.accepts(flat[name]):
             raise UserError(f"config.{name} is {flat[name]!r}; allowed is {rule.allowed()}")
+        check_address(name, rule, flat[name])
     _check_together(config)
+
+
+def check_address(name: str, rule: Rule, value: Any) -> None:
+    """UserError for a place of files that is an address, where none is read: it would be taken for
+    the name of a folder.
+    """
+    address = address_in(value) if isinstance(value, str) and rule.address != "server" else ""
+    if rule.address == "bucket" and is_url(value):
+        bucket_and_name(value)  # it is well written
+    elif address:
+        takes = [field.name for field in FIELDS.values() if field.rule.address == "bucket"]
+        raise UserError(
+            f"config.{name} is {value!r}, and {address} is no file or folder: {', '.join(takes)} "
+            "may lie in a bucket (gs://BUCKET/PATH); for others mount it, see docs/places.md"
+        )
 
 
 def check_exploring(config: Config | ConfigDict) -> None:

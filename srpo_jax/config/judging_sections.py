@@ -45,6 +45,7 @@ class JudgeSettings:
     model: str = setting(
         "",
         "name of the judge model, as its server knows it; of one that runs here its HF directory",
+        address="server",
         decides=False,
     )
     answer: str = setting(
@@ -54,7 +55,11 @@ class JudgeSettings:
         decides=False,
     )
     base_url: str = setting(
-        "http://127.0.0.1:8000/v1", "of an OpenAI-compatible server", required=True, decides=False
+        "http://127.0.0.1:8000/v1",
+        "of an OpenAI-compatible server",
+        required=True,
+        address="server",
+        decides=False,
     )
     api_key_env: str = setting(
         "",

@@ -25,6 +25,8 @@ class Rule:
     """Which values a field takes: a type, and words or a range. `low_open` excludes `low`, `also`
     adds single values to the range, `required` refuses "". `names`: one or more of these, with
     commas. `regexes` and `texts`: of a tuple. `shape`: one of SHAPES, for registered names.
+    `address`: "" for a text that may not be one, gs:// or another; "bucket": gs://BUCKET/PATH is
+    read; "server": what is no place of files at all.
     """
 
     kind: type
@@ -38,6 +40,7 @@ class Rule:
     texts: bool = False
     names: tuple[str, ...] = ()
     shape: str = ""
+    address: str = ""
 
     def allowed(self) -> str:
         """The rule in words, for error messages and docs/configuration.md."""
@@ -51,6 +54,8 @@ class Rule:
             return f"{self.names[0]}, or any of {','.join(self.names[1:])} with commas between"
         names = {int: "a whole number", float: "a number", str: "text", bool: "True | False"}
         name = names[self.kind]
+        if self.address == "bucket":
+            name += ", or gs://BUCKET/PATH"
         if self.required:
             return f"{name}, required"
         if self.shape:

@@ -42,6 +42,7 @@ class ModelSettings:
         "",
         "HF directory of the base policy, with its processor",
         required=True,
+        address="bucket",
         decides=False,
         host_only=True,
     )
@@ -76,19 +77,33 @@ class DataSettings:
     """Where records and trees lie."""
 
     train_records: str = setting(
-        "", "JSONL of the questions to explore and train on", required=True, decides=False
+        "",
+        "JSONL of the questions to explore and train on",
+        required=True,
+        address="bucket",
+        decides=False,
     )
-    test_records: str = setting("", "JSONL of the held-out questions", required=True, decides=False)
+    test_records: str = setting(
+        "", "JSONL of the held-out questions", required=True, address="bucket", decides=False
+    )
     validation_records: str = setting(
-        "", "JSONL of questions to look at while training", decides=False
+        "", "JSONL of questions to look at while training", address="bucket", decides=False
     )
     validation_trees: str = setting(
-        "", "folder of judged trees to look at while training", decides=False
+        "", "folder of judged trees to look at while training", address="bucket", decides=False
     )
     benign_records: str = setting(
-        "", "JSONL of harmless questions that are to be answered as before", decides=False
+        "",
+        "JSONL of harmless questions that are to be answered as before",
+        address="bucket",
+        decides=False,
     )
-    trees: str = setting("", "folder of the trees to train on; empty: WORKDIR/trees", decides=False)
+    trees: str = setting(
+        "",
+        "folder of the trees to train on; empty: WORKDIR/trees",
+        address="bucket",
+        decides=False,
+    )
     max_pixels: int = setting(
         0,
         "of a picture, to which larger ones are shrunk; 0: the model's own",

@@ -35,7 +35,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,12 +44,14 @@ from jax._src import cloud_tpu_init, distributed  # no public way to the store a
 import srpo_jax
 from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ProcessesSettings
+from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.distributed.peers import Meeting, Peers, say
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
+SEEN_SECONDS = 60  # for all to see a file; network file systems may take as long
 COMPILE_SECONDS = 3600  # between the first process that has compiled and the last
 POLL_SECONDS = 1.0
 ENDING_SECONDS = 8  # for all to hear of a failure; over at once when all have
@@ -145,6 +147,22 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
         _failing.set()
         _wait_a_little(client, f"{key}verdict")
         raise UserError(f"the processes do not run the same thing: {'; '.join(verdict)}")
+
+
+def agree_on_file(path: pathlib.Path, read: Callable[[pathlib.Path], str]) -> None:
+    """That all processes see the file which process 0 wrote: that its folder is one for all. Some
+    network file systems take up to a minute to show it. With one process this does nothing.
+
+    read: what stands in the file; "" for none. Errors: UserError, the same on every process.
+    """
+    if distributed.global_state.client is None:
+        return
+    there = as_first_says(lambda: read(path))
+    end = time.monotonic() + SEEN_SECONDS
+    while (found := read(path)) != there and time.monotonic() < end:
+        time.sleep(0.2)
+    fact = f"the file {path} that process 0 wrote"
+    agree(f"file {path.name}", {fact: "there" if found == there else "not there"})
 
 
 def compile_together(step: Any, *args: Any) -> Any:

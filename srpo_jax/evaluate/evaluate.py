@@ -35,13 +35,13 @@ from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.registry import FIELD, find_benchmark
 from srpo_jax.evaluate.choosing import Choosing
 from srpo_jax.evaluate.served import ServedAnswerer, ServedPolicy, Server
-from srpo_jax.files import check_writable
 from srpo_jax.inference.engine.drawing import Sampling
 from srpo_jax.inference.engine.engine import MOST_SLOTS, Engine
 from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.sampling_mesh import Shape
 from srpo_jax.owners import Owner
+from srpo_jax.places import check_place
 from srpo_jax.runs.looks import tell_look
 
 SHARD_QUESTIONS = 256  # answers in a shard: what an interruption can cost
@@ -100,7 +100,7 @@ def answer(
     with contextlib.ExitStack() as held:
         owner = None
         if writes:
-            check_writable(folder)
+            check_place(folder)
             owner = held.enter_context(Owner(folder / ".owner", str(folder), "answered", again))
         if server is not None:
             whose = ServedPolicy(cfg, server, records)

@@ -54,6 +54,7 @@ from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prompting import load_asking
 from srpo_jax.pack.outlines import keep_outlines, outlines_file
 from srpo_jax.pack.prompts import Prompts
+from srpo_jax.places import check_place
 
 
 def explore(
@@ -103,6 +104,7 @@ def explore(
     for name in ("trees", *(("roots",) if cfg.explore.reference != "dataset" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
+    check_place(workdir / "trees")
     count = min(cfg.explore.shards, len(records))
     if more:
         check_more(cfg, Shards.of(workdir / "trees", "trees", count, records).paths)

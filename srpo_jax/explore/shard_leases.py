@@ -2,9 +2,11 @@
 
 A lease is a file that names the worker that makes a shard; while the worker lives, it renews the
 lease by touching the file. A lease is void when its holder died on this machine, or when nobody
-renewed it for LEASE_SECONDS: by the time of the folder's server, or, as that may be wrong, by the
-clock of a worker that looks on. Leases only save work: two workers that make the same shard write
-the same bytes, and each file appears whole or not at all, so no race here can harm a shard.
+renewed it for LEASE_SECONDS by the clock of a worker that looks on. One whose time is further away
+than that, in the past or in the future, is void after a quarter of them: enough to see a living
+worker renew it, whose clock may be wrong, as on a mounted bucket times are those of the hosts.
+Leases only save work: two workers that make the same shard write the same bytes, and each file
+appears whole or not at all, so no race here can harm a shard.
 """
 
 from __future__ import annotations
@@ -83,11 +85,13 @@ class ShardLeases:
         return self._is_void(path, holder) and clear(path, holder, self._me)
 
     def _is_void(self, path: pathlib.Path, holder: dict[str, Any]) -> bool:
-        still = self._watch.seconds(path) > self._lease_seconds
-        if still or is_dead(holder, self._me):
+        still = self._watch.seconds(path)
+        if still > self._lease_seconds or is_dead(holder, self._me):
             return True
+        if still <= self._lease_seconds / 4:  # less than three renewals
+            return False
         try:
-            return self._now() - path.lstat().st_mtime > self._lease_seconds
+            return abs(self._now() - path.lstat().st_mtime) > self._lease_seconds
         except OSError as error:
             if error.errno in RACES:
                 return False

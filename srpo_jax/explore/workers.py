@@ -17,6 +17,7 @@ from typing import TypeVar
 import jax
 from jax.extend import backend
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ProcessesSettings
 from srpo_jax.distributed.agreement import as_first_says
@@ -64,7 +65,7 @@ def is_alone(cfg: Config, model_dir: str | os.PathLike | None = None) -> bool:
     """Whether this process, of several that have met, samples on its own devices; see works_alone.
     model_dir: the policy, instead of cfg.model.path.
     """
-    folder = os.fspath(model_dir or cfg.model.path)
+    folder = os.fspath(model_dir or local_folder(cfg.model.path))
     return jax.process_count() > 1 and works_alone(cfg, load_model_config(folder, cfg.model.family))
 
 
@@ -80,7 +81,9 @@ def exploring_session(cfg: Config) -> Iterator[None]:
     process = this_process(cfg.processes)
     if process.kind in ("explicit", "slurm") and cfg.explore.together != "yes":
         _see_own_gpus(process)
-        if works_alone(cfg, load_model_config(cfg.model.path, cfg.model.family)):
+        if works_alone(
+            cfg, load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family)
+        ):
             yield
             return
         backend.clear_backends()

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config, stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh
@@ -63,7 +64,7 @@ def newest_params(
     the policy has another config.json, tokenizer, template or image processor than it had then.
     """
     config, workdir = as_config(config), pathlib.Path(workdir)
-    path = config.model.path
+    path = local_folder(config.model.path)
     check_policy_files(workdir, path)
     model_config = load_model_config(path, config.model.family)
     mesh = mesh or make_mesh(**arguments(make_mesh, config.mesh))
@@ -104,7 +105,7 @@ def sampling_params(
     config, workdir = as_config(config), pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} is no run: it has no checkpoints; run `srpo train` first")
-    model_config = load_model_config(config.model.path, config.model.family)
+    model_config = load_model_config(local_folder(config.model.path), config.model.family)
     dtype = jnp.dtype(config.model.dtype)
     mesh = sampling_mesh(config, model_config, alone=alone)
     if mesh is None:
@@ -200,7 +201,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or give another --out")
     check_folder(out.parent)
-    source = config.model.path
+    source = local_folder(config.model.path)
     check_policy_files(workdir, source)
     model_config = load_model_config(source, config.model.family)
     asking = _asking(config, workdir, bake_prompt, form) if bake_prompt else None
@@ -255,7 +256,7 @@ def _asking(config: Config, workdir: pathlib.Path, mode: str, form: str) -> Aski
     if form != "merged":
         raise UserError("--bake_prompt needs --format=merged: adapters come without a template")
     bare = config.prompt.train == "bare"
-    asking = load_asking(config, config.model.path, config.model.family, bare=bare)
+    asking = load_asking(config, local_folder(config.model.path), config.model.family, bare=bare)
     check_bakeable(asking.encoder, mode)
     was = (read_json(workdir / "config.json").get("run") or {}).get(PROMPT)
     if was not in (None, asking.digest):

@@ -25,9 +25,12 @@ from srpo_jax.export.digests import DIGESTS
 from srpo_jax.files import naming, sync
 from srpo_jax.models.blocks.config import ModelConfig
 from srpo_jax.models.hf import load, tensor_match
+from srpo_jax.places import clear_moving, is_moving, move_folder
 
 # Weights in any format, and their indices: not copied, since they are not the new weights.
 WEIGHTS = tuple(".safetensors .bin .pt .pth .gguf .msgpack .h5 .onnx .index.json".split())
+# Without these nothing reads a folder as a checkpoint or an adapter.
+CONFIGS = ("config.json", "adapter_config.json")
 # Folders that tools leave in a checkpoint; they are not part of it.
 TOOL_FOLDERS = (".git", ".cache")
 
@@ -53,7 +56,8 @@ def export_checkpoint(
     complete folder before it gets its name, by process 0; what it raises undoes the export.
     allow_nonfinite: write numbers that are none, too.
     `out_dir` appears complete or not at all: everything is written to a sibling folder, flushed
-    to disk and renamed. With several processes all must call this; process 0 writes.
+    to disk and moved, with config.json last where that takes several steps. With several processes
+    all must call this; process 0 writes.
     Raises UserError if out_dir exists and is not empty or lies in source_dir, if the source does
     not fit `config`, if params are not those of `config`, or if a value is not finite, in itself or
     in the dtype of its file.
@@ -87,7 +91,8 @@ def new_folder(out_dir: str | pathlib.Path, source: pathlib.Path) -> Iterator[pa
     out = pathlib.Path(os.path.abspath(out_dir))
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out}: lies in the source checkpoint {source}; choose another folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    killed = is_moving(out)  # an export that was: it goes below
+    if not killed and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not an empty folder; nothing is overwritten")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("export")  # all have looked before one writes
@@ -95,6 +100,7 @@ def new_folder(out_dir: str | pathlib.Path, source: pathlib.Path) -> Iterator[pa
         yield None
         return
     out.parent.mkdir(parents=True, exist_ok=True)
+    clear_moving(out.parent, out.name.__eq__)
     partial = out.parent / f".{out.name}.partial"
     if partial.exists():
         shutil.rmtree(partial)  # an export that was killed
@@ -103,7 +109,7 @@ def new_folder(out_dir: str | pathlib.Path, source: pathlib.Path) -> Iterator[pa
         with naming(out):
             yield partial
             _sync_folders(partial)
-            os.rename(partial, out)  # replaces an empty folder
+            move_folder(partial, out, last=CONFIGS)
         sync(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,7 +21,7 @@ from srpo_jax.judge.results.scores import bounds, read_rate
 from srpo_jax.judge.roles import warning
 from srpo_jax.models.hf.prompt_encoder import BAKED
 from srpo_jax.runs.judge_facts import LONGEST, judge_facts, same_judge, without_folders
-from srpo_jax.runs.workdir import method, read_evaluations, run_name
+from srpo_jax.runs.workdir import local_place, method, read_evaluations, run_name
 
 # Fields with paths, of which the card shows the last name; and those that it does not show.
 PATHS = (
@@ -124,9 +124,9 @@ def _data_licenses(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[str
     forbid: of the folder of the trees, else of that of the records.
     """
     data = config.get("data") or {}
-    trees = pathlib.Path(data.get("trees") or workdir / "trees").parent
+    trees = local_place(str(data.get("trees") or workdir / "trees")).parent
     records = str(data.get("train_records") or "")
-    places = [trees] + [pathlib.Path(records).parent] * (records.endswith(".jsonl"))
+    places = [trees] + [local_place(records).parent] * (records.endswith(".jsonl"))
     found = next(filter(None, map(licenses_in, places)), {})
     if not found:
         return []

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import image_size, load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat
@@ -204,7 +205,7 @@ def load_policy(
     On several devices the parameters are laid out over the mesh that explore.mesh says: of all
     devices of all processes, or of this process's own if it works `alone`.
     """
-    folder = os.fspath(model_dir or cfg.model.path)
+    folder = os.fspath(model_dir or local_folder(cfg.model.path))
     if not folder:
         raise UserError("config.model.path is empty: name the HF directory of the policy")
     # First, as it names a folder that is none as such.

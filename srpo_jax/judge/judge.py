@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.arbiter.chat.batch_files import MAX_MB
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.buckets import is_url
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.tree_parts import planned
@@ -90,6 +91,11 @@ def judge(
     check_batch(cfg, asking, follow=follow)
     if answers:
         return judge_answers(cfg, workdir, answers, asking, benchmark)
+    if is_url(cfg.data.trees):
+        raise UserError(
+            f"config.data.trees is {cfg.data.trees}: verdicts are written beside the trees, and a "
+            "bucket is only read; mount it (docs/places.md) and give the folder"
+        )
     trees = pathlib.Path(cfg.data.trees or workdir / "trees")
     roots = trees.parent / "roots"
     if not follow and not shards_of(roots) and not shards_of(trees):

@@ -21,10 +21,11 @@ from srpo_jax.data_pipelines.sidecars.case_keys import KeyKeeper
 from srpo_jax.data_pipelines.tree_store import SUFFIX, read_shard
 from srpo_jax.data_pipelines.verdict_store import FOLDER, JUDGE, VerdictSet, open_set, unjudged
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.files import check_folder, check_plain_name, check_writable
+from srpo_jax.files import check_folder, check_plain_name
 from srpo_jax.judge.asking import NOT_ASKED, ask, describe
 from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.usage import UsageLog
+from srpo_jax.places import check_place
 
 REPLIES = "replies"  # in the workdir: what chat models answered, for every verdict set
 ENOUGH = 20  # cases before arbiter.max_error_fraction is looked at
@@ -113,7 +114,7 @@ def open_verdicts(
     if asking.dry_run and not (folder / JUDGE).is_file():
         return None, arbiter, about
     if not asking.dry_run:
-        check_writable(folder)
+        check_place(folder)
     return open_set(folder, about), arbiter, about
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import sharding
@@ -89,7 +90,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     """
     cfg = stored_config(job["config"])
     try:
-        config = load_model_config(cfg.model.path, cfg.model.family)
+        config = load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family)
         devices = devices_of(job["topology"], job["host_bounds"])
         mesh = make_mesh(**arguments(make_mesh, cfg.mesh), devices=devices)
         began = time.monotonic()

@@ -18,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.config.sections import MeshSettings
@@ -135,7 +136,7 @@ def plan(
     say = say or progress()
     if cfg.lora.rank:
         raise UserError("srpo plan does not know adapters yet: set lora.rank to 0")
-    config = load_model_config(cfg.model.path, cfg.model.family)
+    config = load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family)
     optimizer, objective, state = describe_state(cfg, config)
     rows = rows_of(
         cfg, config, options.question, options.row_tokens or cfg.pack.row_tokens or ROW_TOKENS

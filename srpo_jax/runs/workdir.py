@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from srpo_jax.buckets import is_url, mirror
 from srpo_jax.config.fields import Config
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
@@ -136,7 +137,7 @@ def read_runs(workdir: pathlib.Path) -> dict[str, list[dict]]:
 def trees_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path | None:
     """Where the trees of a run lie: its own folder, else the one its config names."""
     named = (config.get("data") or {}).get("trees")
-    places = [workdir / "trees"] + ([pathlib.Path(named)] if named else [])
+    places = [workdir / "trees"] + ([local_place(named)] if named else [])
     return next((place for place in places if any(place.glob("*.array_record"))), None)
 
 
@@ -148,5 +149,10 @@ def record_folders(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[pat
         if spec:
             world, colon, _ = spec.partition(":")
             drawn = workdir / "data" / world
-            folders.append(drawn if colon and drawn.is_dir() else pathlib.Path(spec).parent)
+            folders.append(drawn if colon and drawn.is_dir() else local_place(spec).parent)
     return [*folders, workdir]
+
+
+def local_place(spec: str) -> pathlib.Path:
+    """A file or folder; of what lies in a bucket where this host's cache has it, if it has."""
+    return mirror(spec) if is_url(spec) else pathlib.Path(spec)

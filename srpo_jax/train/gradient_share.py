@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.distributed import sharding
@@ -63,7 +64,9 @@ def _weights(cfg: Config, setup: Setup, params: Any) -> tuple[Any, Any]:
     if setup.lora is not None:
         dtype = weights_dtype(cfg, setup.lora)
     if params is None:
-        params = load_params(cfg.model.path, setup.config, dtype=dtype, shardings=places)
+        params = load_params(
+            local_folder(cfg.model.path), setup.config, dtype=dtype, shardings=places
+        )
     else:
         params = jax.tree.map(
             lambda leaf, place: jax.device_put(leaf.astype(dtype), place), params, places

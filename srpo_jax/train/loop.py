@@ -18,19 +18,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.console import compiling
 from srpo_jax.distributed import compile_cache
-from srpo_jax.distributed.lifecycle import agree, compile_together, report_failure
+from srpo_jax.distributed.lifecycle import agree, agree_on_file, compile_together, report_failure
 from srpo_jax.distributed.sharding import put_batch
 from srpo_jax.distributed.stop import StopRequest, leave
 from srpo_jax.distributed.watchdog import Watchdog
-from srpo_jax.files import check_folder, check_writable
+from srpo_jax.files import check_folder
 from srpo_jax.models.hf.load import load_params
-from srpo_jax.owners import Owner
+from srpo_jax.owners import Owner, read_holder
 from srpo_jax.pack.batches import make_loader
 from srpo_jax.pack.examples import Examples
+from srpo_jax.places import check_place
 from srpo_jax.runs.identity import check_end, check_same, policy_files, write_config
 from srpo_jax.runs.ledger import FILE as EVENTS
 from srpo_jax.runs.ledger import Ledger
@@ -43,6 +45,7 @@ from srpo_jax.train.train_state import TrainState, init_state
 from srpo_jax.train.train_step import make_train_step
 from srpo_jax.train.validation.validation import MakeEvaluators, Validation
 
+OWNER = "train.owner"  # in the workdir
 PLACE = "place"  # in the notes of a checkpoint: where its data ends, see Batches.place
 
 
@@ -91,9 +94,10 @@ def train(
         setup = make_setup(cfg, workdir, examples, verify=verify)
         agree("run", setup.run)
         check_attention(setup)
-        check_writable(workdir)
+        check_place(workdir)
         owner = held.enter_context(owner_of(workdir)) if first else None
         agree("owner", {})  # the others wait, or are told, before they touch the workdir
+        agree_on_file(workdir / OWNER, lambda path: read_holder(path).get("token", ""))
         validation = Validation(cfg, setup, workdir, make_evaluators)
         validation.prepare()
         kept = arguments(Checkpoints, cfg.train)
@@ -107,7 +111,7 @@ def train(
             ledger.enter("init")
             ledger.open(start)
             if first:
-                policy = policy_files(cfg.model.path)
+                policy = policy_files(local_folder(cfg.model.path))
                 write_config(cfg, setup.run, setup.facts(), workdir, policy)
                 print(headline(cfg, setup, start), flush=True)
             step = make_train_step(
@@ -214,7 +218,7 @@ def train(
 def owner_of(workdir: pathlib.Path) -> Owner:
     """Of a workdir, while something is trained into it: the second one that tries is told."""
     again = "wait for it or stop it, or give another --workdir"
-    return Owner(workdir / "train.owner", str(workdir), "trained into", again)
+    return Owner(workdir / OWNER, str(workdir), "trained into", again)
 
 
 def first_state(
@@ -234,7 +238,7 @@ def first_state(
     shardings = setup.shardings
     kept = jax.tree.leaves(target.base if with_base else target.params)[0].dtype
     params = load_params(
-        cfg.model.path,
+        local_folder(cfg.model.path),
         setup.config,
         dtype=weights_dtype(cfg, setup.lora) if state is None else kept,
         shardings=shardings.base if with_base else shardings.params,

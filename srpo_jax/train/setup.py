@@ -16,9 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.sidecars.labels import SAFE, LabelRules, Labels
+from srpo_jax.data_pipelines.sources import trees_path
 from srpo_jax.data_pipelines.tree_store import (
     SUFFIX,
     TreeSource,
@@ -122,7 +124,7 @@ def make_setup(
     """
     cfg = as_config(cfg)
     # The policy: what it is, and where its arrays will lie.
-    config = load_model_config(cfg.model.path, cfg.model.family)
+    config = load_model_config(local_folder(cfg.model.path), cfg.model.family)
     mesh = make_mesh(**arguments(make_mesh, cfg.mesh))
     _check_rows(cfg, row_shards(mesh))
     model = PolicyModel(
@@ -147,7 +149,7 @@ def make_setup(
         shardings,
     )
     # The data: batch k of this process, for every k.
-    weights = cfg.model.path
+    weights = local_folder(cfg.model.path)
     digest = computed_once(
         lambda: policy_digest(weights), lambda: spot_digest(weights), f"the policy in {weights}"
     )
@@ -201,7 +203,7 @@ def find_examples(
 
     Errors: UserError when an objective that compares branches finds no whole set of verdicts.
     """
-    folder = pathlib.Path(cfg.data.trees or workdir / "trees")
+    folder = trees_path(cfg.data.trees, workdir)
     source = read_shards(folder)
     if not len(source):
         raise UserError(f"{folder}: its shards hold no tree; run `srpo explore` on some records")
@@ -216,7 +218,7 @@ def find_examples(
             f"{cfg.model.path}: this run is off-policy",
             flush=True,
         )
-    asking = load_asking(cfg, cfg.model.path, family, bare=cfg.prompt.train == "bare")
+    asking = load_asking(cfg, local_folder(cfg.model.path), family, bare=cfg.prompt.train == "bare")
     check_asked_alike(asking, made, cfg.prompt.train, folder)
     identity = {"trees": fingerprint(folder)}
     labels = None

@@ -183,6 +183,18 @@ def both(what: str, *, script: pathlib.Path = SCRIPT, timeout: float = 120) -> l
     return [(child.returncode, *texts) for child, texts in zip(children, said, strict=True)]
 
 
+@pytest.mark.slow
+@pytest.mark.multi_device
+def test_a_workdir_that_is_not_one_for_all_stops_all(tmp_path):
+    """Each host has a folder of that name, of its own: told before the first step, and not after
+    the first save. What is seen late is waited for.
+    """
+    told = f"the file {tmp_path}/never that process 0 wrote is 'not there' on process 1 but 'there'"
+    for code, out, err in both(f"file {tmp_path}"):
+        assert code == 2 and "late is there" in out and "never is there" not in out
+        assert told in err and err.count("\n") < 8
+
+
 @pytest.mark.multi_device
 def test_what_differs_stops_all_with_the_same_line():
     """Another config on one host is told on every host before anything is computed: exit code 2."""

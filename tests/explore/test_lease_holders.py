@@ -11,7 +11,9 @@ import time
 
 import pytest
 
+from srpo_jax.explore import shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
+from srpo_jax.owners import Watch
 from tests.support import ROOT
 
 ELSEWHERE = {"host": "elsewhere", "boot": "", "pids": "", "pid": 1, "started": "1", "token": "t"}
@@ -59,18 +61,28 @@ def test_a_worker_that_died_holds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("text", [json.dumps(ELSEWHERE), "", "[1]"])
-def test_a_lease_lasts_five_minutes(tmp_path, text):
-    """Of a worker of which nothing else is known, or that is about to write who it is: after 4
-    minutes without a word it has the shard, after 6 nobody has.
+def test_a_lease_lasts_five_minutes(tmp_path, monkeypatch, text):
+    """Of a worker of which nothing else is known, or that is about to write who it is: 4 minutes
+    after the time on its lease it has the shard, 6 minutes after nobody has, nor before. But first
+    it is watched for longer than a living one would not renew it, as its clock may be wrong.
     """
+    now = [1000.0]
+    monkeypatch.setattr(shard_leases, "Watch", lambda: Watch(lambda: now[0]))
     with ShardLeases(tmp_path / "c") as mine:
         assert mine.take(["y"]) == "y"
         path = tmp_path / "c" / "x.claim"
-        path.write_text(text)
-        for minutes, taken in ((4, None), (6, "x")):
+        for minutes, taken in ((-4, None), (4, None), (6, "x"), (-6, "x")):
+            path.write_text(text)
             then = time.time() - 60 * minutes
             os.utime(path, (then, then))
+            assert mine.take(["x"]) is None, "seen for the first time"
+            now[0] += 31  # a living one would have renewed it by now
+            os.utime(path, (then, then + 1))
+            now[0] += 60
+            assert mine.take(["x"]) is None, "renewed meanwhile"
+            now[0] += 76
             assert mine.take(["x"]) == taken
+            mine.release("x")
 
 
 def test_a_lease_is_renewed_in_time(tmp_path):
@@ -107,10 +119,14 @@ def test_another_one_clears_a_void_lease_first(tmp_path, monkeypatch, call):
             path.unlink(missing_ok=True)
         return real(self, *args, **switches)
 
+    now = [1000.0]
+    monkeypatch.setattr(shard_leases, "Watch", lambda: Watch(lambda: now[0]))
     with ShardLeases(tmp_path / "c") as mine:
         assert mine.take(["y"]) == "y"
         path.write_text(json.dumps(ELSEWHERE))
         os.utime(path, (1, 1))
+        assert mine.take(["x"]) is None
+        now[0] += 76
         with monkeypatch.context() as patched:
             patched.setattr(pathlib.Path, call, second)
             assert mine.take(["x"]) in ("x", None)

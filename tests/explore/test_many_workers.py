@@ -12,9 +12,9 @@ import time
 import pytest
 
 from srpo_jax.explore import explore as run
-from srpo_jax.explore import explorer
+from srpo_jax.explore import explorer, shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
-from srpo_jax.owners import read_holder
+from srpo_jax.owners import Watch, read_holder
 from tests.support import ROOT
 from tests.support.explore_worker import config_of
 from tests.support.small_world import RecitingEngine
@@ -24,6 +24,39 @@ def tree_bytes(workdir) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((workdir / "trees").iterdir())}
 
 
+def start_workers(tmp_path, shared, roles) -> list[subprocess.Popen]:
+    """Of tests/support/explore_worker.py, all at once on the folder `shared`."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    env["SRPO_NUM_PROCESSES"] = str(len(roles))
+    env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
+    command = [sys.executable, "-m", "tests.support.explore_worker"]
+    pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [
+        subprocess.Popen(
+            [*command, tmp_path / f"world{index}", shared, role],
+            env={**env, "SRPO_PROCESS_ID": str(index)},
+            cwd=ROOT,
+            **pipes,
+        )
+        for index, role in enumerate(roles)
+    ]
+
+
+@pytest.mark.slow
+def test_three_workers_on_a_mounted_bucket(tmp_path, monkeypatch):
+    """What one does the others see late, losers of a race are told at closing, folders cannot be
+    renamed: every file is, byte for byte, that of one worker on a disk.
+    """
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run.explore(config_of(tmp_path / "world"), alone)
+    workers = start_workers(tmp_path, shared, ["mounted"] * 3)
+    said = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], said
+    assert tree_bytes(shared) == tree_bytes(alone) and len(tree_bytes(alone)) == 12
+    assert not (tmp_path / "shared" / "trees.claims").exists()
+
+
 def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     """Two workers, one dies by SIGKILL with shards begun: every file is, byte for byte, that of one
     worker alone, and no lease is left.
@@ -31,26 +64,7 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
     monkeypatch.setattr(explorer, "Engine", RecitingEngine)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     config = config_of(tmp_path / "world")
-    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", SRPO_NUM_PROCESSES="2")
-    env["SRPO_COORDINATOR"] = "127.0.0.1:1"  # never used: workers do not meet
-    workers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.support.explore_worker",
-                tmp_path / f"world{index}",
-                shared,
-                role,
-            ],
-            env={**env, "SRPO_PROCESS_ID": str(index)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index, role in enumerate(["doomed", "survivor"])
-    ]
+    workers = start_workers(tmp_path, shared, ["doomed", "survivor"])
     run.explore(config, alone)
     said = [worker.communicate(timeout=300) for worker in workers]
     assert workers[0].returncode == -signal.SIGKILL, said[0]
@@ -62,7 +76,15 @@ def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def two(tmp_path):
+def now(monkeypatch):
+    """What the clock of those says that look on."""
+    now = [1000.0]
+    monkeypatch.setattr(shard_leases, "Watch", lambda: Watch(lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def two(tmp_path, now):
     lease = 30  # seconds: a busy machine may stop this process for several
     with ShardLeases(tmp_path / "c", lease_seconds=lease) as a:
         with ShardLeases(tmp_path / "c", lease_seconds=lease) as b:
@@ -70,7 +92,7 @@ def two(tmp_path):
     assert not (tmp_path / "c").exists(), "the last one takes the folder away"
 
 
-def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
+def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, now):
     """Nobody takes what a living worker holds; the dead one's, or a silent host's, is free."""
     a, b = two
     assert a.take(["x", "y"]) == "x" and b.take(["x", "y"]) == "y" and b.take(["x"]) is None
@@ -88,6 +110,8 @@ def test_a_lease_is_one_workers_until_it_is_void(two, tmp_path, monkeypatch):
     assert a.take(["x"]) is None, "another host's, touched just now"
     old = time.time() - 60
     os.utime(path, (old, old))
+    assert a.take(["x"]) is None, "its clock may be wrong"
+    now[0] += 8
     assert a.take(["x"]) == "x", "nobody touched it for longer than the lease"
     path.write_text("")  # a lease that is being written
     assert b.take(["x"]) is None

@@ -24,6 +24,7 @@ from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
 from tests.support import ROOT
+from tests.support.bucket_server import serving
 from tests.support.tiny import tiny_qwen2_5_vl
 
 
@@ -64,6 +65,25 @@ def test_the_newest_checkpoint_is_exported_with_a_card(run, capsys):
         "step 3 of" in card and "loss 0.5" in card and "`tiny-base`" in card and "`abc123`" in card
     )
     assert str(workdir.parent) not in card
+
+
+def test_a_run_whose_policy_lies_in_a_bucket_is_exported_alike(run, tmp_path, monkeypatch):
+    """The policy is fetched again, and the export is the same, card and all."""
+    source, workdir = run
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(workdir, other, ignore=shutil.ignore_patterns("export"))
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["config"]["model"]["path"] = f"gs://bucket-a/models/{source.name}"
+    (other / "config.json").write_text(json.dumps(stored))
+    assert cli.main(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
+    under = f"bucket-a/models/{source.name}"
+    files = [path for path in source.rglob("*") if path.is_file() and ".cache" not in path.parts]
+    with serving({f"{under}/{f.relative_to(source)}": f.read_bytes() for f in files}):
+        assert cli.main(["export", f"--workdir={other}", f"--out={tmp_path}/fetched"]) == 0
+    for path in out.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "fetched" / path.relative_to(out)).read_bytes()
 
 
 def test_another_step_is_exported_by_number_or_as_the_best(run, tmp_path, capsys):

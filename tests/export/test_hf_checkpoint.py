@@ -19,6 +19,9 @@ from srpo_jax.export import hf_checkpoint as export
 from srpo_jax.export.hf_checkpoint import export_checkpoint
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.places import is_moving
+from tests.support.failing_disk import Killed
+from tests.support.faulty_place import FaultyPlace
 from tests.support.layouts import rename_tensors
 from tests.support.tiny import tiny_qwen2_5_vl
 
@@ -210,6 +213,22 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path):
     export_checkpoint(params, source, tmp_path / "out", config)
     assert files(tmp_path / "out") == files(source)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("at", [None, 0, 3])
+@pytest.mark.parametrize("folders", ["refused", "steps"])
+def test_an_export_to_a_mounted_bucket_is_whole_or_made_again(tmp_path, folders, at):
+    """Where a folder's rename is refused, or takes many steps and is killed in the middle."""
+    source = tiny_qwen2_5_vl(tmp_path / "in")
+    params, config = loaded(source)
+    out = tmp_path / "bucket" / "out"
+    if at is not None:
+        with pytest.raises(Killed), FaultyPlace(tmp_path / "bucket", dies_after=at)():
+            export_checkpoint(params, source, out, config)
+        assert is_moving(out)
+    with FaultyPlace(tmp_path / "bucket", folders=folders, stale_seconds=60)():
+        export_checkpoint(params, source, out, config)
+    assert files(out) == files(source) and list(out.parent.iterdir()) == [out]
 
 
 def spoiled(params, path, value):

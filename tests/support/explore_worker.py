@@ -1,8 +1,9 @@
-"""One worker of test_many_workers.py: `python explore_worker.py WORLD WORKDIR doomed|survivor`.
+"""One worker of test_many_workers.py:
+`python explore_worker.py WORLD WORKDIR doomed|survivor|mounted`.
 
 The doomed one kills itself, as a preempted machine would, in the middle of its first shard. The
 survivor waits within its own first shard until that happened, or it could be done with all before
-the other has started.
+the other has started. Those on a mounted bucket see what others do late (faulty_place.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 
 from srpo_jax.explore import explore as run
 from srpo_jax.explore import explorer
+from tests.support.faulty_place import FaultyPlace
 from tests.support.small_world import RecitingEngine, write_world
 
 DYING = "dying"  # a file: the doomed worker is about to end
@@ -54,8 +56,12 @@ def main(world: str, workdir: str, role: str) -> None:
     place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
     Doomed.mark = pathlib.Path(world).parent / DYING
-    explorer.Engine = {"doomed": Doomed, "survivor": Survivor}[role]
-    run.explore(config, place)
+    explorer.Engine = {"doomed": Doomed, "survivor": Survivor}.get(role, RecitingEngine)
+    if role != "mounted":
+        run.explore(config, place)
+        return
+    with FaultyPlace(place, folders="refused", stale_seconds=2.0)():
+        run.explore(config, place)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srpo_jax.configs import common
+from srpo_jax.distributed import lifecycle
 from srpo_jax.distributed.agreement import computed_once
 from srpo_jax.distributed.lifecycle import agree, distributed_session
 from srpo_jax.errors import UserError
@@ -29,6 +31,22 @@ def once(second: bool, what: str) -> dict:
     return computed_once(compute, lambda: glance, "the policy in x")
 
 
+def one_file(folder: pathlib.Path, second: bool) -> None:
+    """Process 1 sees the first file late, and the second never."""
+    lifecycle.SEEN_SECONDS = 5
+    for name, wait in (("late", 1.0), ("never", 99.0)):
+        born = time.monotonic() + wait
+        if not second:
+            (folder / name).write_text(name)
+
+        def read(path: pathlib.Path, born: float = born) -> str:
+            seen = path.exists() and not (second and time.monotonic() < born)
+            return path.read_text() if seen else ""
+
+        lifecycle.agree_on_file(folder / name, read)
+        print(f"{name} is there")
+
+
 def main(what: str) -> int:
     config = common.get_config()
     second = os.environ["SRPO_PROCESS_ID"] == "1"
@@ -43,6 +61,8 @@ def main(what: str) -> int:
             if what in ("once", "once differs"):
                 for _ in range(2):
                     print(json.dumps(once(second, what)))
+            if what.startswith("file "):
+                one_file(pathlib.Path(what.removeprefix("file ")), second)
             if what == "error" and second:
                 raise UserError("no such picture")
             if what in ("error", "once differs"):

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.cli.data.exporting import items_at
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
@@ -45,6 +46,8 @@ def _counter(cfg: Config) -> tuple[Callable[[str], int], str]:
     """How long a text is, and in what: tokens of the policy, if there is one."""
     if not cfg.model.path:
         return lambda text: len(text.split()), "words"
-    family = load_model_config(cfg.model.path, cfg.model.family).family
-    processor = load_asking(cfg, cfg.model.path, family, bare=True).encoder.processor
+    family = load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family).family
+    processor = load_asking(
+        cfg, local_folder(cfg.model.path, weights=False), family, bare=True
+    ).encoder.processor
     return lambda text: len(processor.encode(text)), "tokens"

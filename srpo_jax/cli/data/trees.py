@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srpo_jax import __version__
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.exchange.importing import read_items
@@ -57,8 +58,8 @@ def make_trees(cfg: Config, out: pathlib.Path, about: Mapping[str, Any]) -> None
     """Writes out/trees and, if anything is labelled, the verdict set out/verdicts/NAME, named after
     the file, of the import in `out`. about: what its import.json says.
     """
-    family = load_model_config(cfg.model.path, cfg.model.family).family
-    asking = load_asking(cfg, cfg.model.path, family)
+    family = load_model_config(local_folder(cfg.model.path), cfg.model.family).family
+    asking = load_asking(cfg, local_folder(cfg.model.path), family)
     provenance = _provenance(asking, about)
     count = about["counts"]["trees"]
     if not count:

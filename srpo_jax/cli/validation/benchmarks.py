@@ -14,6 +14,7 @@ import jax
 
 from srpo_jax.arbiter.registry import find_arbiter, make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.distributed.agreement import as_first_says
@@ -40,9 +41,9 @@ def asked_here(cfg: Config) -> bool:
 
 def without_weights(cfg: Config) -> Policy:
     """The policy that is trained, as it samples, its parameters and their digest left out."""
-    config = load_model_config(cfg.model.path, cfg.model.family)
+    config = load_model_config(local_folder(cfg.model.path), cfg.model.family)
     mesh = sampling_mesh(cfg, config)
-    asking = load_asking(cfg, cfg.model.path, config.family)
+    asking = load_asking(cfg, local_folder(cfg.model.path), config.family)
     return Policy(sampling_model(cfg, config, mesh), None, asking, "", mesh)
 
 
@@ -73,7 +74,7 @@ class Benchmarks:
         """Nothing: its memory is taken at each look."""
 
     def __call__(self, params: Any) -> dict[str, float]:
-        digest = params_digest(params, self._cfg.model.path)
+        digest = params_digest(params, local_folder(self._cfg.model.path))
         policy = dataclasses.replace(self._policy, params=params, digest=digest)
         found: dict[str, float] = {}
         for task, arbiter in self._tasks:

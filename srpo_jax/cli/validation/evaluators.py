@@ -21,6 +21,7 @@ import numpy as np
 
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
+from srpo_jax.buckets import local_folder
 from srpo_jax.cli.validation.benchmarks import Benchmarks, asked_here, without_weights
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
@@ -176,7 +177,7 @@ def _base_answers(cfg: Config, greedy: Greedy, file: pathlib.Path) -> list[list[
         return kept["answers"] if kept.get("of") == about else None
 
     about = {
-        "policy_digest": policy_digest(cfg.model.path),
+        "policy_digest": policy_digest(local_folder(cfg.model.path)),
         "prompt_digest": greedy.policy.prompt_digest,
         "records": records_digest(greedy.records),
         "max_new_tokens": cfg.eval.max_new_tokens,
@@ -185,7 +186,7 @@ def _base_answers(cfg: Config, greedy: Greedy, file: pathlib.Path) -> list[list[
     kept = as_first_says(found)
     if kept is not None:
         return kept
-    params = load_network(cfg, cfg.model.path).params
+    params = load_network(cfg, local_folder(cfg.model.path)).params
     answers = [sample.tokens.tolist() for sample in greedy(params)]
     if jax.process_index() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)

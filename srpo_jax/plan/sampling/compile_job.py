@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh
@@ -119,7 +120,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     cfg, shape = stored_config(job["config"]), Shape(**job["shape"])
     began = time.monotonic()
     try:
-        config = load_model_config(cfg.model.path, cfg.model.family)
+        config = load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family)
         devices = devices_of(job["topology"], job["host_bounds"])
         mesh = make_mesh(*job["mesh"], devices=devices)
         lowered = lower_programs(cfg, config, mesh, shape)

@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.distributed.accelerators import Slice, bound_rows, parse_slice
@@ -61,7 +62,7 @@ def plan(
 
 
 def _task(cfg: Config, whole: Slice, options: Options) -> Task:
-    config = load_model_config(cfg.model.path, cfg.model.family)
+    config = load_model_config(local_folder(cfg.model.path, weights=False), cfg.model.family)
     shape = engine_shape(cfg, config, options.question)
     params = abstract_params(config, jnp.dtype(cfg.model.dtype))
     work = workload(cfg, options.question, shape.slots)

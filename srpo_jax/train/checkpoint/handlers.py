@@ -19,32 +19,49 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.path.atomicity_types import ValidationError  # no public name
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals as CommitFuture
 
-from srpo_jax.train.checkpoint.seal import META, claim_files, write_seal
+from srpo_jax.places import is_moving, move_folder
+from srpo_jax.train.checkpoint.seal import META, SEAL, claim_files, write_seal
 
 
 class SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """orbax's folder of a step that is being written, which gets its name by a rename: here it is
-    sealed just before. Called by process 0, in the background, when all have written theirs.
+    """orbax's folder of a step that is being written, which gets its name when it is whole: here it
+    is sealed just before. Its items lie in it by their own names from the beginning. Called by
+    process 0, in the background, when all have written theirs.
     """
 
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> SealedPath:
+        found: Any = super().from_final(final_path, **options)
+        if not final_path.name.isdecimal():  # an item: what is one of a step is not moved
+            found._tmp_path = final_path
+        return found
+
+    @classmethod
+    async def validate_final(cls, final_path: Any) -> None:
+        await super().validate_final(final_path)
+        if is_moving(pathlib.Path(final_path)):
+            raise ValidationError(f"{final_path} is not all there")
+
     async def finalize(self) -> None:
-        if not self.get_final().name.isdecimal():  # an item of the step: only the step is sealed
-            await super().finalize()
+        folder, name = pathlib.Path(self.get()), ocp.path.atomicity.COMMIT_SUCCESS_FILE
+        said = f"Checkpoint commit was successful to {self.get_final()}"
+        if not self.get_final().name.isdecimal():  # only the step is sealed
+            await asyncio.to_thread((folder / name).write_text, said)
             return
-        # What AtomicRenameTemporaryPath does (orbax 0.12), with the seal before the rename.
-        folder = pathlib.Path(self.get())
+        # What AtomicRenameTemporaryPath does (orbax 0.12), with the seal before the new name.
         store: Any = self._checkpoint_metadata_store
         store.wait_until_finished()
         store.update(
             file_path=self.get() / "_CHECKPOINT_METADATA", commit_timestamp_nsecs=time.time_ns()
         )
         store.wait_until_finished()
-        name = ocp.path.atomicity.COMMIT_SUCCESS_FILE
-        (folder / name).write_text(f"Checkpoint commit was successful to {self.get_final()}")
+        (folder / name).write_text(said)
         await asyncio.to_thread(write_seal, folder)
-        folder.rename(self.get_final())
+        final = pathlib.Path(self.get_final())
+        await asyncio.to_thread(move_folder, folder, final, last=(SEAL,))
 
 
 class ArraysHandler(ocp.StandardCheckpointHandler):

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from srpo_jax.distributed.agreement import broadcast_json, in_short, run_on_all
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.models.blocks.param_paths import by_path
+from srpo_jax.places import clear_moving, move_folder
 from srpo_jax.train.checkpoint.array_checksum import describe, start
 from srpo_jax.train.checkpoint.handlers import MetaSave, SealedPath, registry
 from srpo_jax.train.checkpoint.retention import keep_of, ranked
@@ -83,6 +84,7 @@ class Checkpoints:
         if jax.process_index() == 0:  # what a killed run was writing: it may fill the disk
             for left in self.directory.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(left)
+            clear_moving(self.directory, str.isdecimal)
         # Process 0's view, or the others might count other steps among those that were deleted.
         self._keep.scores = dict(broadcast_json(list(self._keep.scores.items())))
         self._manager = ocp.CheckpointManager(
@@ -247,7 +249,7 @@ class Checkpoints:
                 for folder in self.directory.iterdir():
                     if folder.name.isdigit() and int(folder.name) == step:
                         copies = sum(1 for _ in aside.glob(f"{step}.*"))
-                        folder.rename(aside / f"{step}.{copies}")
+                        move_folder(folder, aside / f"{step}.{copies}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints moved aside")
         self._manager.reload()
@@ -271,7 +273,9 @@ def load_params(
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
         raise UserError(f"no checkpoints in {directory}: run `srpo train` first")
-    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, save_interval_steps=0, create=False, temporary_path_class=SealedPath
+    )
     with ocp.CheckpointManager(directory, options=options) as manager:
 
         def read(number: int) -> dict[str, Any]:

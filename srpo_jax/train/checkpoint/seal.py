@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from srpo_jax.files import file_sha256, naming, sync
+from srpo_jax.places import is_moving
 
 SEAL = "SEAL"
 CLAIM = "claim.process_"  # how the files are named in which a process says what it wrote
@@ -135,8 +136,11 @@ def digest_of_meta(meta: dict[str, Any]) -> str:
 
 
 def steps_in(directory: str | os.PathLike) -> list[int]:
-    """The steps of a folder of checkpoints, by its subfolders' names alone, oldest first."""
-    folders = [place.name for place in pathlib.Path(directory).iterdir() if place.is_dir()]
+    """The steps of a folder of checkpoints, by its subfolders' names alone, oldest first. One that
+    is still getting its name is none.
+    """
+    places = (place for place in pathlib.Path(directory).iterdir() if place.is_dir())
+    folders = [place.name for place in places if not is_moving(place)]
     return sorted(int(name) for name in folders if name.isdecimal() and str(int(name)) == name)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import read_image_bytes
 from srpo_jax.data_pipelines.records import Record, read_records
-from srpo_jax.data_pipelines.sources import records_path
+from srpo_jax.data_pipelines.sources import records_path, trees_path
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.errors import UserError
 
@@ -30,7 +30,7 @@ def check_not_test(cfg: Config, workdir: pathlib.Path, records: Sequence[Record]
         test = set(_questions(read_records(place)))
         chosen = dict(zip((record.id for record in records), _questions(records), strict=True))
         if cfg.data.validation_trees:
-            chosen |= dict(_of_trees(pathlib.Path(cfg.data.validation_trees)))
+            chosen |= dict(_of_trees(trees_path(cfg.data.validation_trees, workdir)))
         shared = [name for name, question in chosen.items() if question in test]
     if shared:
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from srpo_jax.buckets import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference
@@ -98,7 +99,7 @@ class _Trees(list):
 
     def __init__(self, cfg: Config, setup: Setup, records: Iterable[Record]):
         bare = cfg.prompt.train == "bare"
-        asking = load_asking(cfg, cfg.model.path, setup.config.family, bare=bare)
+        asking = load_asking(cfg, local_folder(cfg.model.path), setup.config.family, bare=bare)
         super().__init__(_tree(asking, record) for record in records)
         self.processor: Processor = asking.encoder.processor
 
