@@ -20,8 +20,8 @@ from srpo_jax.errors import UserError
 
 
 def records_path(spec: str, workdir: str | os.PathLike, *, field: str) -> pathlib.Path:
-    """The JSONL file that `spec` stands for, drawing a split of the embedded world, or fetching what
-    lies in a bucket, on first use.
+    """The JSONL file that `spec` stands for, drawing a split of the embedded world, or fetching
+    what lies in a bucket, on first use.
 
     field: the config field the spec comes from, for messages. Raises UserError for an empty spec,
     an unknown split of the world or a switch that it has not; a missing file is an error of

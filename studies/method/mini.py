@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.records import Record, write_records
@@ -149,7 +150,7 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def _config(place: pathlib.Path, cell: Cell, seed: int) -> Config:
     """Of the cell and seed, with its records drawn: as many risky as benign training questions, of
     which the first share has references, and the validation and test questions."""
-    config = load_config(str(CONFIG))
+    config = replace(as_config(load_config(str(CONFIG))), seed=seed)
     files = {split: place / "data" / f"{split}.jsonl" for split in ("train", "validation", "test")}
     if not files["train"].exists():
         options = Options(seed=seed, wrong=cell.wrong)
@@ -169,7 +170,6 @@ def _config(place: pathlib.Path, cell: Cell, seed: int) -> Config:
     return _changed(
         config,
         {
-            "seed": seed,
             **{f"data.{split}_records": str(path) for split, path in files.items()},
             "explore.num_questions": 0,
             "pack.questions": QUESTIONS_A_STEP,
@@ -268,5 +268,5 @@ def _recovered(
             for name, at in RECOVERED.items():
                 if branch["at"] == at:
                     good = verdicts.branch_verdict(tree, branch)
-                    counts[name][tree["id"]] += bool(good and good["reply"] == "SAFE")
+                    counts[name][tree["id"]] += good["reply_verdict"] == "SAFE"
     return {name: [count[n] for n in order] for name, count in counts.items()}
