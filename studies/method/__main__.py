@@ -12,8 +12,8 @@ import pathlib
 import sys
 
 from srpo_jax.errors import UserError
-from srpo_jax.files import write_json
-from studies.method import tables
+from srpo_jax.files import write_json, write_text
+from studies.method import figures, tables
 from studies.method.protocol import FRESH_SEEDS, Study
 
 COMPARED = ("sft filtered", "rft warm")
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         for cell in cells:
             tried = study.tune(cell, methods)
             write_json(out / cell / "tried.json", tried)
+            write_text(out / cell / "tried.svg", figures.frontier(tried))
             print(tables.tried(tried))
             if args.tune_only:
                 continue
