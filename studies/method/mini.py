@@ -126,10 +126,8 @@ class Mini:
         scratch = place / "run"
         shutil.rmtree(scratch, ignore_errors=True)
         if kind:
-            config = _changed(
-                config, {**changes, "data.trees": str(_explored(config, place, kind))}
-            )
-            train(config, scratch)
+            trees = str(_explored(config, place, kind))
+            train(_changed(config, {**changes, "data.trees": trees}), scratch)
             model = scratch / "export"
             export(scratch, model)
         return {split: _outcome(config, place, scratch / split, model, split) for split in splits}
