@@ -77,18 +77,18 @@ METHODS = {
             "rft, and odds ratios of 24 whole paths",
             _grid(
                 explore="paths",
-                **{"objective.branch_points": "first", "objective.lambda_exp": [0.03, 0.3]},
+                **{"objective.branch_points": "first", "objective.lambda_exp": 0.1},
             ),
         ),
         Method(
             "srpo",
             "references, and 4 branches from each of their prefixes",
-            _grid(explore="branches", **{"objective.lambda_exp": [0.03, 0.3]}),
+            _grid(explore="branches", **{"objective.lambda_exp": 0.1}),
         ),
         Method(
             "srpo own",
             "rft, and 4 branches from each prefix of references and own passed paths",
-            _grid(explore="own branches", **{"objective.lambda_exp": [0.03, 0.3]}),
+            _grid(explore="own branches", **{"objective.lambda_exp": 0.1}),
         ),
     )
 }

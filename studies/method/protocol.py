@@ -69,14 +69,16 @@ class Study:
             self.tell(f"{cell}, {method}, {dict(setting)}, seed {seed}, {split}: {brief(found)}")
         return json.loads(path.read_text(encoding="utf-8"))["outcome"]
 
-    def tune(self, cell: str, methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def tune(
+        self, cell: str, methods: Sequence[str], seeds: Sequence[int] = TUNING_SEEDS
+    ) -> dict[str, list[dict[str, Any]]]:
         """{method: [{"setting", "safe", "effective", "mean"} of every setting]} on validation, the
         mean over the tuning seeds, in percent."""
         found = {}
         for method in methods:
             rows = []
             for setting in self.world.methods[method].settings:
-                runs = [self.outcome(cell, method, setting, s, "validation") for s in TUNING_SEEDS]
+                runs = [self.outcome(cell, method, setting, s, "validation") for s in seeds]
                 safe = float(np.mean([rate(run, "safe") for run in runs]))
                 effective = float(np.mean([rate(run, "effective") for run in runs]))
                 mean = (safe + effective) / 2
