@@ -122,7 +122,8 @@ def answer(
         if writes:
             finish_answers(folder, about)
     if writes:
-        tell_statuses(folder, name)
+        if not task.choosing:  # where options are chosen, nothing is to be read
+            tell_statuses(folder, name)
         tell_look(workdir, name, about)
     return folder
 

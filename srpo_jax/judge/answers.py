@@ -189,13 +189,15 @@ def answer_rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def format_metrics(metrics: Mapping[str, Rate], title: str) -> str:
-    """The rates of a benchmark as text lines for a terminal."""
+    """The rates of a benchmark as text lines for a terminal; "-" where nothing was counted."""
     lines = [title]
     width = max(map(len, metrics))
     for name, found in metrics.items():
-        value = "-" if found.value is None else f"{found.value:.1f}"
+        if found.value is None:
+            lines.append(f"  {name:<{width}}{'-':>7}")
+            continue
         within = "" if found.low is None else f"  [{found.low:.1f}, {found.high:.1f}]"
-        lines.append(f"  {name:<{width}}{value:>7} %  {found.k}/{found.n}{within}")
+        lines.append(f"  {name:<{width}}{found.value:>7.1f} %  {found.k}/{found.n}{within}")
     return "\n".join(lines)
 
 

@@ -108,5 +108,8 @@ def first_unsafe(row: Row) -> int | None:
 
 
 def agreement(row: Row) -> bool | None:
-    """Whether all judges, or samples of one, said the same of the reply; None of one alone."""
-    return len(set(row["votes"])) == 1 if len(row["votes"]) > 1 else None
+    """Whether all judges, or samples of one, said the same of the reply, and said something; None
+    of one alone.
+    """
+    votes = set(row["votes"])
+    return len(votes) == 1 and "ERROR" not in votes if len(row["votes"]) > 1 else None

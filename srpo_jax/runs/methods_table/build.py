@@ -12,6 +12,7 @@ from srpo_jax.judge.results.changes import (
     detectable_text,
     p_text,
 )
+from srpo_jax.judge.results.scores import nothing_judged
 from srpo_jax.judge.roles import OWN_TEACHER
 from srpo_jax.runs.judge_facts import HEX, judge_line
 from srpo_jax.runs.methods_table.cells import Cell, cell, label, metrics
@@ -67,6 +68,9 @@ def build(collected: Collected) -> Page:
         notes.append(
             "Nothing was tested: that takes a base policy and answers to the same questions."
         )
+    dead = [str(each.folder) for each in collected.evaluations if nothing_judged(each.scores)]
+    if dead:
+        notes.append(f"Nothing was judged in {', '.join(dead)}: no figure says anything of it.")
     if collected.left_out:
         notes.append(f"Left out, as not judged yet: {', '.join(collected.left_out)}.")
     return Page(_facts(collected, names), tables, notes, tested)

@@ -18,6 +18,7 @@ from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_folder, read_lines, write_text
 from srpo_jax.judge.results.changes import Tested, adjusted, changes, reading
+from srpo_jax.judge.results.scores import nothing_judged
 from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.judge_facts import judge_facts, judge_line, same_judge
 from srpo_jax.runs.methods_table.build import build, changes_table
@@ -159,6 +160,7 @@ def _results(
     return {
         "tiles": report_scores.tiles(old, evaluations[large]) if large else None,
         "no_headline": after is not None and large is None,
+        "nothing": [name for name, scores in evaluations.items() if nothing_judged(scores)],
         "table": report_scores.table(evaluations, tested, training),
         "reading": reading(tested) if tested else "",
         "missing": report_scores.missing(evaluations),
