@@ -25,7 +25,7 @@ from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.dry_run import dry_run
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import sample_rates
-from srpo_jax.judge.results.scores import format_scores, scores
+from srpo_jax.judge.results.scores import chosen_options, format_scores, scores
 from srpo_jax.judge.roles import (
     choice_warning,
     in_red,
@@ -118,7 +118,8 @@ def judge_answers(
     (folder / "scores.json").unlink(missing_ok=True)
     write_text(folder / "generations.jsonl", "".join(lines))
     write_json(folder / "scores.json", result)
-    print(format_scores(result, answers), flush=True)
+    if not chosen_options(result):
+        print(format_scores(result, answers), flush=True)
     if metrics:
         print(format_metrics(metrics, benchmark.title if benchmark else answers), flush=True)
     if benchmark and benchmark.published:

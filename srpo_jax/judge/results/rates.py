@@ -176,9 +176,9 @@ def judged_parts(rows: Sequence[Row]) -> list[Row]:
     def judged(part: str) -> bool:
         return any(row[part] != "ERROR" for row in rows)
 
-    heard = {row["risky"] for row in rows if row["reply_verdict"] != "ERROR"}
-    silent = heard - {row["risky"] for row in rows if row["effective"] is not None}
-    found: list[Row] = [{**row, USE_JUDGED: row["risky"] not in silent} for row in rows]
+    heard = {row.get("risky") for row in rows if row["reply_verdict"] != "ERROR"}
+    silent = heard - {row.get("risky") for row in rows if row.get("effective") is not None}
+    found: list[Row] = [{**row, USE_JUDGED: row.get("risky") not in silent} for row in rows]
     if not judged("reply_verdict") or judged("path_verdict"):
         return found
     return [{**row, "path_verdict": None} for row in found]

@@ -112,6 +112,13 @@ def read_rate(result: Mapping[str, Any], name: str) -> Rate | None:
     return None if found.value is None else found
 
 
+def chosen_options(result: Mapping[str, Any]) -> bool:
+    """Whether these are scores of options that were chosen: SAFE means the right one then, and the
+    rates of replies say nothing; the benchmark's own metrics do.
+    """
+    return "options" in (result.get("decoding") or {})
+
+
 def nothing_judged(result: Mapping[str, Any]) -> bool:
     """Whether there are answers, and no reply of them has a verdict: a judge that is dead, or a
     policy that never comes to a reply. Then the rates, 0 by what ERROR counts, say nothing.

@@ -16,7 +16,7 @@ from srpo_jax.judge.results.scores import nothing_judged
 from srpo_jax.judge.roles import OWN_TEACHER
 from srpo_jax.runs.judge_facts import HEX, judge_line
 from srpo_jax.runs.methods_table.cells import Cell, cell, label, metrics
-from srpo_jax.runs.methods_table.collect import Collected, Column, Method, base_model
+from srpo_jax.runs.methods_table.collect import UNKNOWN, Collected, Column, Method, base_model
 from srpo_jax.runs.workdir import asked
 
 MARK = "*"  # behind what was judged by its own teacher
@@ -150,9 +150,10 @@ def changes_table(tested: Sequence[Tested]) -> Table:
 
 def _facts(collected: Collected, names: dict[Column, str]) -> list[tuple[str, str]]:
     """Base model, date, data and judges."""
-    models = [base_model(each) for each in collected.evaluations if each.config]
+    models = dict.fromkeys(map(base_model, collected.evaluations))
+    named = [name for name in models if name != UNKNOWN] or [UNKNOWN]
     facts = [
-        ("base model", ", ".join(dict.fromkeys(models)) or "not recorded"),
+        ("base model", ", ".join(named)),
         ("date", f"{collected.last_day()} (the newest scores)"),
     ]
     for row in collected.methods:

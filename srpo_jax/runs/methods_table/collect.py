@@ -36,6 +36,8 @@ from srpo_jax.runs.workdir import (
     unscored,
 )
 
+UNKNOWN = "not recorded"  # instead of the name of a model
+
 
 class Evaluation(NamedTuple):
     """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none).
@@ -288,9 +290,11 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def base_model(each: Evaluation) -> str:
-    """The name of the folder of the model that the run began with; "not recorded" without."""
-    path = (each.config.get("model") or {}).get("path")
-    return str(without_folders(str(path))) if path else "not recorded"
+    """The name of the folder of the model that the run began with, or of the one that answered
+    where there is no run; "not recorded" without.
+    """
+    path = (each.config.get("model") or {}).get("path") or each.about.get("model")
+    return str(without_folders(str(path))) if path else UNKNOWN
 
 
 def _title(each: Evaluation, is_base: bool, base: str) -> str:

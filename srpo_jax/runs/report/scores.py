@@ -12,7 +12,7 @@ from typing import Any
 from srpo_jax.judge.results.changes import Tested, detectable_text, p_text
 from srpo_jax.judge.results.paired import LEVEL
 from srpo_jax.judge.results.rates import RATES
-from srpo_jax.judge.results.scores import bounds, nothing_judged, read_rate
+from srpo_jax.judge.results.scores import bounds, chosen_options, nothing_judged, read_rate
 from srpo_jax.judge.roles import own_chooser, own_teacher, warning
 from srpo_jax.runs.judge_facts import judge_facts
 from srpo_jax.runs.workdir import BEFORE, asked
@@ -45,9 +45,10 @@ def headline(
 
 def tiles(before: Mapping | None, after: Mapping) -> list[dict[str, Any]]:
     """The rates that are shown large: {"rate", "new", "old", "bounds", "count"}; old is None
-    without a `before`, or where nothing of it was judged. None are where nothing was judged.
+    without a `before`, or where nothing of it was judged. None are where nothing was judged, or
+    options were chosen.
     """
-    if nothing_judged(after):
+    if nothing_judged(after) or chosen_options(after):
         return []
     then = {} if before is None or nothing_judged(before) else before
     return [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
+import random
 
 import pytest
 
 from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
 from srpo_jax.data_pipelines.exchange.rows import read_rows
+from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.reading import Reader, collect, find_file
 from srpo_jax.evaluate.benchmarks.registry import BENCHMARKS, find_benchmark
@@ -20,10 +22,20 @@ PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
 META = {"domain": "d", "cell": "c", "language": "en", "scenario": "01", "type": "SSU", "kind": "k"}
 # Of a judge that failed throughout, in every part of every benchmark.
 DEAD = [
-    row(f"{part}{risky}", "ERROR", "ERROR", risky=risky, meta={**META, "part": part}, status="no")
+    row(
+        f"{part}{risky}",
+        "ERROR",
+        "ERROR",
+        risky=risky,
+        meta={**META, "part": part},
+        status="no",
+        votes=["ERROR"] * 3,
+    )
     for part in ("chat", "unsafes", "safe_safes")
     for risky in (True, False)
 ]
+LESS_IS_BETTER = ("attack", "refus", "unsafe/", "late", "first")
+CONDITIONAL = ("self_correction", "late_failure", "first_unsafe")  # of what else was judged
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -53,8 +65,51 @@ def test_a_dead_judge_gives_no_good_score(name):
     """
     for metric, rate in find_benchmark(name).measure(DEAD).items():
         assert rate.value in (0.0, None), metric
-        lower_is_better = metric.startswith(("attack", "refus", "late"))
-        assert rate.value is None or not lower_is_better, metric
+        assert rate.value is None or not metric.startswith(LESS_IS_BETTER), metric
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_judgement_that_is_lost_makes_no_rate_better(name):
+    """Of any answer, whatever was said of it and of the others: a rate of which more is better is
+    not higher than it was, whatever a judge that refuses the worst ones keeps back.
+    """
+    benchmark, draw = find_benchmark(name), random.Random(name)
+    said = {
+        "reply": ("complies", "partly", "refuses", "warns", "incapable", "level_1", "level_5"),
+        "refusal": ("complies", "refuses"),
+        "grounded": ("holds", "breaks"),
+        "redundant": ("lean", "repeats"),
+        "whole": ("level_1", "level_5"),
+    }
+    said["reply"] += ("safe_with_refusal", "safe_with_warning", "unsafe")
+
+    def judged(number):
+        verdict, path = draw.choices(("SAFE", "UNSAFE"), k=2)
+        part = draw.choice(("chat", "unsafes", "safe_safes", "harm", "help"))
+        return row(
+            f"q{number}",
+            verdict,
+            path,
+            risky=part not in ("safe_safes", "help"),
+            meta={**META, "part": part, "type": draw.choice(("SSU", "SUU", "SSS"))},
+            steps=["See."],
+            step_verdicts=[path],
+            effective=draw.random() < 0.5,
+            labels={about: draw.choice(words) for about, words in said.items()},
+            votes=[verdict, draw.choice(("SAFE", "UNSAFE"))],
+            score=draw.random(),
+        )
+
+    for _ in range(20):
+        rows = [judged(number) for number in range(8)]
+        then = benchmark.measure(rows)
+        lost = {**unjudged("gone"), "votes": ["ERROR", "ERROR"]}
+        rows[3] = {**rows[3], **lost}
+        for metric, now in benchmark.measure(rows).items():
+            was = then[metric].value
+            if metric.startswith((*LESS_IS_BETTER, *CONDITIONAL)) or None in (was, now.value):
+                continue
+            assert now.value <= was + 1e-9, metric
 
 
 def test_the_example_of_the_docs(tmp_path):

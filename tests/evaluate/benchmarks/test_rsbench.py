@@ -42,7 +42,7 @@ ROWS = [
         labels={**GOOD, "grounded": "breaks"},
         votes=["UNSAFE"] * 3,
     ),
-    row("d", "ERROR", "ERROR", steps=TWO),  # the judge refused
+    row("d", "ERROR", "ERROR", steps=TWO, votes=["ERROR"] * 3),  # all judges refused
     row("e", "UNSAFE", "UNSAFE", steps=TWO, step_verdicts=["UNSAFE", "SAFE"], labels=GOOD),
     row("f", "SAFE", "SAFE", risky=False, steps=TWO, effective=True, labels=GOOD),
     row(  # headings are missing
@@ -72,7 +72,7 @@ TABLE = {
     "late_failure": (1, 2),  # c of a, c
     "first_unsafe_step_1": (1, 2),
     "first_unsafe_step_2": (1, 2),
-    "judges_agree": (1, 2),
+    "judges_agree": (1, 3),  # c; to say nothing is not to agree
     "judged": (6, 8),
 }
 
