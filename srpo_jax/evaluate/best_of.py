@@ -27,7 +27,6 @@ from srpo_jax.judge.judge import label_rules
 from srpo_jax.judge.trust.material import of_answers
 from srpo_jax.owners import Owner
 
-
 TOLD = ("folder", "model")  # of answers.json, beside what decides the answers
 
 

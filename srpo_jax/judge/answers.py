@@ -23,6 +23,7 @@ from srpo_jax.judge.asking import ask, describe
 from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.dry_run import dry_run
+from srpo_jax.judge.results.changes import counts_by_question
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import sample_rates
 from srpo_jax.judge.results.scores import chosen_options, format_scores, scores
@@ -42,6 +43,7 @@ class Measured(Protocol):
     name: str
     title: str
     rubrics: str
+    tested: Sequence[str]
 
     @property
     def published(self) -> Sequence[tuple[str, Mapping[str, float], str]]: ...
@@ -109,6 +111,8 @@ def judge_answers(
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
     }
+    if benchmark and benchmark.tested:
+        result["tested"] = counts_by_question(benchmark.measure, rows, benchmark.tested)
     if "chosen" in about:  # best of several, by the verdicts of this judge
         result["chosen"] = about["chosen"]
     if training := training_judge(workdir):

@@ -41,6 +41,7 @@ class RsBench(Benchmark):
     protocol = "ours: every step judged, then the steps as a whole, then the reply, in one call"
     departures = ("items, judge and scale of the published RSBench are not known",)
     rubrics = "rsbench"
+    tested = ("path_safe_and_effective", "reply_safe_and_effective", "benign_reply_effective")
     own_data = MINI
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:

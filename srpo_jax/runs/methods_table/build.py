@@ -10,13 +10,21 @@ from srpo_jax.judge.results.changes import (
     adjusted,
     changes,
     detectable_text,
+    metric_changes,
     p_text,
 )
 from srpo_jax.judge.results.scores import nothing_judged
 from srpo_jax.judge.roles import OWN_TEACHER
 from srpo_jax.runs.judge_facts import HEX, judge_line
 from srpo_jax.runs.methods_table.cells import Cell, cell, label, metrics
-from srpo_jax.runs.methods_table.collect import UNKNOWN, Collected, Column, Method, base_model
+from srpo_jax.runs.methods_table.collect import (
+    UNKNOWN,
+    Collected,
+    Column,
+    Evaluation,
+    Method,
+    base_model,
+)
 from srpo_jax.runs.workdir import asked
 
 MARK = "*"  # behind what was judged by its own teacher
@@ -124,14 +132,20 @@ def compare_with_base(collected: Collected) -> list[Against]:
         base = collected.base_of(row)
         for column in collected.columns:
             if base and column in row.cells and column in base.cells:
-                before = base.cells[column][0].rows()
-                after = [line for each in row.cells[column] for line in each.rows()]
                 what = f"{row_name(row, column)} against {base.name}, {names[column]}"
-                own = changes(before, after, what) if before and after else []
+                own = _changes(base.cells[column][0], row.cells[column], what)
                 places += [(row, column)] * len(own)
                 found += own
     tested = zip(places, adjusted(found), strict=True)
     return [Against(row, column, each) for (row, column), each in tested]
+
+
+def _changes(base: Evaluation, seeds: Sequence[Evaluation], what: str) -> list[Tested]:
+    """Of what its benchmark says is tested, else of the rates that all evaluations have."""
+    if found := metric_changes(base.hits(), [each.hits() for each in seeds], what):
+        return found
+    before, after = base.rows(), [row for each in seeds for row in each.rows()]
+    return changes(before, after, what) if before and after else []
 
 
 def changes_table(tested: Sequence[Tested]) -> Table:
@@ -143,7 +157,7 @@ def changes_table(tested: Sequence[Tested]) -> Table:
         between = f"{c.low:+.1f} to {c.high:+.1f}" if c.low is not None else "-"
         ways = f"{c.gained}, {c.lost} of {c.questions}"
         values = [f"{c.before:.1f}", f"{c.after:.1f}", f"{c.change:+.1f}", between, ways]
-        name = f"{each.what}: {each.info.label}" if each.what else each.info.label
+        name = f"{each.what}: {each.label}" if each.what else each.label
         rows.append([name, *values, p_text(c.p_value), p_text(each.holm), detectable_text(c)])
     return Table("Changes", [*head, "detects"], rows)
 

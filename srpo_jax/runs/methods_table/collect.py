@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from srpo_jax.config.fields import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, read_lines
+from srpo_jax.judge.results.rates import by_question
 from srpo_jax.judge.roles import own_chooser, own_teacher
 from srpo_jax.runs.judge_facts import without_folders
 from srpo_jax.runs.workdir import (
@@ -61,6 +62,21 @@ class Evaluation(NamedTuple):
     def rows(self) -> list[dict[str, Any]]:
         """The judged answers, [] where they are not there."""
         return read_lines(self.folder / "generations.jsonl")
+
+    def hits(self) -> dict[str, dict[str, list[bool]]]:
+        """{metric: {question: whether it holds of each answer that counts}} of what its benchmark
+        says is tested; {} where it says nothing.
+        """
+        stored = self.scores.get("tested") or {}
+        names = list(by_question(self.rows())) if stored else []
+        return {
+            metric: {
+                name: [True] * k + [False] * (n - k)
+                for name, (k, n) in zip(names, counts, strict=True)
+                if n
+            }
+            for metric, counts in stored.items()
+        }
 
 
 class Column(NamedTuple):

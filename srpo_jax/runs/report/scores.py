@@ -81,7 +81,7 @@ def table(
     "counts": [(questions, risky ones)], "judges": [(arbiter, digest, whether it is the policy's own
     teacher)]}.
     """
-    changes = {each.info.name: each for each in tested or ()}
+    changes = {each.name: each for each in tested or ()}
     rows = []
     for rate in SHOWN:
         values = [_shown(scores, rate.name) for scores in evaluations.values()]
@@ -152,7 +152,7 @@ def _change(tested: Tested | None) -> dict[str, Any] | None:
     if tested.holm >= LEVEL:
         word = "" if sign == "0.0" else "may be chance"
         return {"css": "change", "text": sign, "word": word, "test": test}
-    good = (points > 0) == tested.info.more_is_better
+    good = points > 0
     css, word = ("change safe", "better") if good else ("change unsafe", "worse")
     return {"css": css, "text": sign, "word": word, "test": test}
 

@@ -14,6 +14,7 @@ from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.reading import Reader, collect, find_file
 from srpo_jax.evaluate.benchmarks.registry import BENCHMARKS, find_benchmark
+from srpo_jax.judge.results.changes import counts_by_question
 from srpo_jax.judge.results.repeated import share
 from tests.support import ROOT
 from tests.support.benchmark_items import row, write_json, write_pictures
@@ -52,7 +53,9 @@ def test_a_benchmark_says_what_it_is(name):
     line, *rules = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")]
     assert len(rules) == 1 or f"### {name}" in PAGE or f"and {name}\n" in PAGE
     figures = {rate for model in found.published for rate in model.figures}
-    assert figures <= found.measure(DEAD).keys()
+    rates = found.measure(DEAD).keys()
+    assert figures <= rates
+    assert not any(metric.startswith((*LESS_IS_BETTER, *CONDITIONAL)) for metric in found.tested)
     for rubric in filter(None, found.rubrics.split(",")):
         assert f"`{rubric}`" in line
     assert found.samples == 1 or f"{found.samples} at temperature {found.temperature:g}" in line
@@ -71,7 +74,8 @@ def test_a_dead_judge_gives_no_good_score(name):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_judgement_that_is_lost_makes_no_rate_better(name):
     """Of any answer, whatever was said of it and of the others: a rate of which more is better is
-    not higher than it was, whatever a judge that refuses the worst ones keeps back.
+    not higher than it was, whatever a judge that refuses the worst ones keeps back. What is tested
+    before and after is made of questions.
     """
     benchmark, draw = find_benchmark(name), random.Random(name)
     said = {
@@ -103,6 +107,8 @@ def test_a_judgement_that_is_lost_makes_no_rate_better(name):
     for _ in range(20):
         rows = [judged(number) for number in range(8)]
         then = benchmark.measure(rows)
+        tested = [metric for metric in benchmark.tested if metric in then]
+        assert list(counts_by_question(benchmark.measure, rows, benchmark.tested)) == tested
         lost = {**unjudged("gone"), "votes": ["ERROR", "ERROR"]}
         rows[3] = {**rows[3], **lost}
         for metric, now in benchmark.measure(rows).items():

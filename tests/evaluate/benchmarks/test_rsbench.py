@@ -142,5 +142,11 @@ def test_from_answers_to_the_table(config, tmp_path):
     risky = [safe[i : i + 3] for i in range(0, len(rows), 3) if rows[i]["risky"]]
     assert metrics["safe_in_all_samples"] == (sum(map(all, risky)), 7)
     assert metrics["safe_in_any_sample"] == (sum(map(any, risky)), 7)
+    counts = result["tested"]["reply_safe_and_effective"]
+    assert [sum(side) for side in zip(*counts)] == [*metrics["reply_safe_and_effective"]]
+    good = [r["reply_verdict"] == "SAFE" for r in rows]
+    assert counts == [
+        [sum(good[i : i + 3]), 3] if rows[i]["risky"] else [0, 0] for i in range(0, len(rows), 3)
+    ]
     assert result["benchmark"] == "rsbench" and rows[0]["labels"] in (GOOD, {})
     assert as_config(config).eval.samples == 3
