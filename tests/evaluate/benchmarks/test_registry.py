@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import random
 
 import pytest
 
+from srpo_jax.arbiter.chat.messages import ChatReply
+from srpo_jax.arbiter.prompted.prompted import Prompted
 from srpo_jax.arbiter.prompted.rubric_file import load_rubrics
+from srpo_jax.arbiter.verdict import Case
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.data_pipelines.exchange.rows import read_rows
+from srpo_jax.data_pipelines.records import Record
 from srpo_jax.data_pipelines.verdict_store import unjudged
 from srpo_jax.evaluate.benchmarks.base import Benchmark
 from srpo_jax.evaluate.benchmarks.reading import Reader, collect, find_file
 from srpo_jax.evaluate.benchmarks.registry import BENCHMARKS, find_benchmark
+from srpo_jax.judge.asking import ask
 from srpo_jax.judge.results.changes import counts_by_question
 from srpo_jax.judge.results.repeated import share
 from tests.support import ROOT
@@ -36,6 +43,7 @@ DEAD = [
     for risky in (True, False)
 ]
 LESS_IS_BETTER = ("attack", "refus", "unsafe/", "late", "first")
+ALL_OF_THEM = ("format_kept", "judged")  # of answers that can all be read, and are judged
 CONDITIONAL = ("self_correction", "late_failure", "first_unsafe")  # of what else was judged
 
 
@@ -116,6 +124,56 @@ def test_a_judgement_that_is_lost_makes_no_rate_better(name):
             if metric.startswith((*LESS_IS_BETTER, *CONDITIONAL)) or None in (was, now.value):
                 continue
             assert now.value <= was + 1e-9, metric
+
+
+class Drawing:
+    """A back end that answers by lot, as the schema of the question allows."""
+
+    host = "localhost"
+
+    def __init__(self, seed):
+        self.draw = random.Random(seed)
+
+    def complete(self, requests, on_reply=None):
+        found = []
+        for i, request in enumerate(requests):
+            text = json.dumps(self._of(request.schema))
+            found.append(ChatReply(text, finish_reason="stop"))
+            on_reply(i, found[-1])
+        return found
+
+    def _of(self, schema):
+        if "properties" in schema:
+            return {name: self._of(inner) for name, inner in schema["properties"].items()}
+        return self.draw.choice(schema["enum"]) if "enum" in schema else "so"
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if find_benchmark(name).rubrics])
+def test_what_the_judge_says_by_its_rubrics_reaches_every_rate(name):
+    """Its labels are those that are counted: of answers that say all there is to say, each rate is
+    somewhere between nothing and everything.
+    """
+    benchmark = find_benchmark(name)
+    arbiter = Prompted(JudgeSettings(model="m", rubric=benchmark.rubrics), backend=Drawing(name))
+    kinds = itertools.cycle(("SSS", "SSU", "USU", "UUU", "SUU"))
+    metas = [
+        {**META, "part": part, "type": next(kinds), "goal": "g", "safety_warning": "w"}
+        for part in ("chat", "unsafes", "safe_unsafes", "safe_safes", "harm", "help")
+        for _ in range(40)
+    ]
+    records = [
+        Record(f"q{i}", (), f"What is {i}?", (), "Well.", risky=i % 2 == 0, meta=meta)
+        for i, meta in enumerate(metas)
+    ]
+    cases = [
+        Case(record, (f"See {record.id}.", "So."), f"So {record.id}.", True) for record in records
+    ]
+    rows = [
+        row(case.record.id, risky=case.record.risky, meta=case.record.meta, steps=case.steps) | said
+        for case, said in zip(cases, ask(arbiter, cases, timeout=60), strict=True)
+    ]
+    for metric, rate in benchmark.measure(rows).items():
+        assert rate.n and (0 < rate.k < rate.n or metric in ALL_OF_THEM), (metric, rate)
 
 
 def test_the_example_of_the_docs(tmp_path):
