@@ -160,18 +160,20 @@ def test_other_sampling_on_the_same_questions_is_a_row_of_its_own(tmp_path):
         ("c", "before-rsbench", "rsbench", hot),
         ("d", "safety-rsbench", "rsbench", {"temperature": 0.0}),
         ("d", "safety-siuo", "siuo", siuo),
+        ("e", "safety-rsbench", "rsbench", hot),
     ):
         more = {"benchmark": benchmark, "decoding": {**decoding, "split": benchmark}}
         more["prompt_digest"] = "other" if name.startswith("safety") else "p"
         write_run(tmp_path / home, began_with="base")
         write_evaluation(tmp_path / home, name, risky_rows(2), policy="base", **more)
-    found = collect([tmp_path / home for home in "abcd"])
+    found = collect([tmp_path / home for home in "abcde"])
     rows = {row.name: [each.name for each in row.evaluations] for row in found.methods}
     assert rows == {
         "base": ["rsbench", "siuo"],
         "base, hot": ["hot"],
         "base, temperature 0.7, 8 answers": ["before-rsbench"],
-        "base, safety": ["safety-rsbench", "safety-siuo"],
+        "base, safety (d/safety-rsbench)": ["safety-rsbench", "safety-siuo"],
+        "base, safety (e/safety-rsbench)": ["safety-rsbench"],
     }
     base, *others = found.methods
     assert {found.base_of(row) for row in others} == {base}
