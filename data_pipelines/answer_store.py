@@ -28,13 +28,16 @@ def answers_folder(folder: pathlib.Path, about: Mapping[str, Any]) -> pathlib.Pa
     return folder / f"answers-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def finish_answers(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
-    """Says that the answers are complete, and removes an earlier evaluation and its scores."""
+def finish_answers(folder: pathlib.Path, about: Mapping[str, Any], model: str = "") -> None:
+    """Says that the answers are complete, and removes an earlier evaluation and its scores. model:
+    the policy's name for people, which decides nothing.
+    """
     current = answers_folder(folder, about)
     if _named(folder) != current.name:
         for name in ("scores.json", "generations.jsonl"):
             (folder / name).unlink(missing_ok=True)
-        write_json(folder / FILE, {**about, "folder": current.name})
+        told = {"model": model} if model else {}
+        write_json(folder / FILE, {**about, **told, "folder": current.name})
     for other in folder.glob("answers-*"):
         if other != current:
             shutil.rmtree(other)

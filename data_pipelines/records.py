@@ -8,6 +8,7 @@ the six-step path are SSUI's (arXiv 2508.08926, 2509.12060).
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
@@ -140,11 +141,14 @@ def iter_records(path: str | os.PathLike) -> Iterator[Record | RecordError]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long the first MAX_LINE + 1 bytes. No more than that
-    is in memory at once.
+    """The lines of a file, without the byte order mark that it may begin with; of one that is too
+    long the first MAX_LINE + 1 bytes. No more than that is in memory at once.
     """
+    first = True
     while line := file.readline(MAX_LINE + 1):
         end = line
+        if first:  # some editors begin a file with a mark
+            line, first = line.removeprefix(codecs.BOM_UTF8), False
         while len(end) > MAX_LINE and not end.endswith(b"\n"):
             end = file.readline(MAX_LINE + 1)
         yield line

@@ -190,7 +190,7 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object of at most MAX_JSON bytes. Errors: UserError for anything else."""
     try:
-        found = parse_json(read_file(path, MAX_JSON).decode("utf-8"))
+        found = parse_json(read_file(path, MAX_JSON).decode("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {one_line(error, 160)}") from None
     if not isinstance(found, dict):

@@ -86,4 +86,5 @@ def _policy(config: Config, workdir: str, options: Mapping[str, Any]) -> tuple[s
         return f"checkpoint {step} of {workdir}", {"policy": policy}
     if "," not in options["benchmark"]:  # it is loaded when its place is seen to be free
         return model or config.model.path, {"model_dir": model or None}
-    return model or config.model.path, {"policy": load_policy(config, model_dir=model or None)}
+    policy = load_policy(config, model_dir=model or None)
+    return model or config.model.path, {"policy": policy, "model_dir": model or None}

@@ -27,6 +27,8 @@ from srpo_jax.judge.judge import label_rules
 from srpo_jax.judge.trust.material import of_answers
 from srpo_jax.owners import Owner
 
+TOLD = ("folder", "model")  # of answers.json, beside what decides the answers
+
 
 class Pool(NamedTuple):
     """Answers to choose from. about: what answers.json says of them. samples: to each question."""
@@ -69,7 +71,7 @@ def choose_best(cfg: Config, workdir: pathlib.Path, name: str, pool: Pool) -> pa
     rules, keep = label_rules(cfg), cfg.explore.keep_irregular
     best = [_best(shard, pool, rules, keep) for shard in pool.shards]  # before anything is written
     stems = [path.name.removesuffix(SUFFIX) for path in pool.shards]
-    about = {key: value for key, value in pool.about.items() if key != "folder"} | {
+    about = {key: value for key, value in pool.about.items() if key not in TOLD} | {
         "decoding": {**decoding, "best_of": pool.samples},
         "chosen": {
             "from": pool.name,
@@ -89,7 +91,7 @@ def choose_best(cfg: Config, workdir: pathlib.Path, name: str, pool: Pool) -> pa
                 for tree, k in zip(read_shard(shard), best[i], strict=True)
             )
             write_shard(shard_path(place, i, len(best), f"{STEM}{name}"), chosen)
-        finish_answers(folder, about)
+        finish_answers(folder, about, str(pool.about.get("model", "")))
     return folder
 
 

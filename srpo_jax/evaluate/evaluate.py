@@ -120,9 +120,11 @@ def answer(
                     owner.check()
                     write_shard(paths[i], trees)
         if writes:
-            finish_answers(folder, about)
+            named = server.model if server else os.fspath(model_dir or task.cfg.model.path)
+            finish_answers(folder, about, pathlib.PurePath(named).name)
     if writes:
-        tell_statuses(folder, name)
+        if not task.choosing:  # where options are chosen, nothing is to be read
+            tell_statuses(folder, name)
         tell_look(workdir, name, about)
     return folder
 

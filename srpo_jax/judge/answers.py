@@ -23,9 +23,10 @@ from srpo_jax.judge.asking import ask, describe
 from srpo_jax.judge.batches import read_batch, write_batch
 from srpo_jax.judge.cases import cases_of_tree, once
 from srpo_jax.judge.dry_run import dry_run
+from srpo_jax.judge.results.changes import counts_by_question
 from srpo_jax.judge.results.intervals import Rate
 from srpo_jax.judge.results.repeated import sample_rates
-from srpo_jax.judge.results.scores import format_scores, scores
+from srpo_jax.judge.results.scores import chosen_options, format_scores, scores
 from srpo_jax.judge.roles import (
     choice_warning,
     in_red,
@@ -42,6 +43,7 @@ class Measured(Protocol):
     name: str
     title: str
     rubrics: str
+    tested: Sequence[str]
 
     @property
     def published(self) -> Sequence[tuple[str, Mapping[str, float], str]]: ...
@@ -109,6 +111,8 @@ def judge_answers(
         "judge": {key: verdicts.judge[key] for key in ("arbiter", "digest", "spec")},
         "verdicts": verdicts.name,
     }
+    if benchmark and benchmark.tested:
+        result["tested"] = counts_by_question(benchmark.measure, rows, benchmark.tested)
     if "chosen" in about:  # best of several, by the verdicts of this judge
         result["chosen"] = about["chosen"]
     if training := training_judge(workdir):
@@ -118,7 +122,8 @@ def judge_answers(
     (folder / "scores.json").unlink(missing_ok=True)
     write_text(folder / "generations.jsonl", "".join(lines))
     write_json(folder / "scores.json", result)
-    print(format_scores(result, answers), flush=True)
+    if not chosen_options(result):
+        print(format_scores(result, answers), flush=True)
     if metrics:
         print(format_metrics(metrics, benchmark.title if benchmark else answers), flush=True)
     if benchmark and benchmark.published:
@@ -189,13 +194,15 @@ def answer_rows(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def format_metrics(metrics: Mapping[str, Rate], title: str) -> str:
-    """The rates of a benchmark as text lines for a terminal."""
+    """The rates of a benchmark as text lines for a terminal; "-" where nothing was counted."""
     lines = [title]
     width = max(map(len, metrics))
     for name, found in metrics.items():
-        value = "-" if found.value is None else f"{found.value:.1f}"
+        if found.value is None:
+            lines.append(f"  {name:<{width}}{'-':>7}")
+            continue
         within = "" if found.low is None else f"  [{found.low:.1f}, {found.high:.1f}]"
-        lines.append(f"  {name:<{width}}{value:>7} %  {found.k}/{found.n}{within}")
+        lines.append(f"  {name:<{width}}{found.value:>7.1f} %  {found.k}/{found.n}{within}")
     return "\n".join(lines)
 
 

@@ -109,6 +109,14 @@ def asked(scores: Mapping[str, Any]) -> tuple[str, str, int]:
     return str(scores.get("prompt_digest") or ""), str(prefix), int(best_of)
 
 
+def sampled(scores: Mapping[str, Any]) -> tuple[float, int]:
+    """(temperature, answers to each question) of these scores. A benchmark may have its own, so
+    they tell two ways to ask apart on the same questions alone.
+    """
+    decoding = scores.get("decoding") or {}
+    return float(decoding.get("temperature", 0.0)), int(decoding.get("samples", 1))
+
+
 def unscored(workdir: pathlib.Path) -> list[str]:
     """The names of evaluations whose answers lie there and were not judged."""
     answered = sorted(path.parent for path in workdir.glob("eval/*/answers.json"))

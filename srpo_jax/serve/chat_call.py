@@ -20,7 +20,7 @@ MOST_CHOICES = 64
 MOST_STOPS = 16
 OF_NO_ACCOUNT = (
     *("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
-    *("service_tier", "store", "stream_options", "user"),
+    *("service_tier", "store", "user"),
 )
 # Fields that say nothing when they have this value, and cannot be had with another.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -37,7 +37,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 KNOWN = (
     *("model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "n"),
-    *("seed", "stop", "stream"),
+    *("seed", "stop", "stream", "stream_options"),
 )
 DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 
@@ -55,7 +55,8 @@ class Turn:
 @dataclass(frozen=True)
 class ChatCall:
     """A request. turns: the last one is the user's. max_tokens: 0 for as many as there is room for.
-    seed: None to be drawn. stream: whether the answer is sent as events."""
+    seed: None to be drawn. stream: whether the answer is sent as events. usage: with one more that
+    has the tokens, and no choice, which readers that do not ask for it do not expect."""
 
     model: str
     turns: tuple[Turn, ...]
@@ -66,6 +67,7 @@ class ChatCall:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stream: bool = False
+    usage: bool = False
 
 
 def read_call(body: bytes) -> ChatCall:
@@ -95,7 +97,14 @@ def read_call(body: bytes) -> ChatCall:
         seed=_whole(data, "seed", 0, -(2**63), 2**63 - 1) if "seed" in data else None,
         stop=_stops(data.get("stop", ())),
         stream=_flag(data, "stream"),
+        usage=_usage(data.get("stream_options", {})),
     )
+
+
+def _usage(options: Any) -> bool:
+    if not isinstance(options, dict):
+        raise _wrong("stream_options", "stream_options must be an object")
+    return _flag(options, "include_usage")
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -82,8 +82,10 @@ def completion(
     }
 
 
-def events(body: dict[str, Any]) -> bytes:
-    """The same answer as server-sent events: each choice in one piece, as it is known by then."""
+def events(body: dict[str, Any], *, with_usage: bool) -> bytes:
+    """The same answer as server-sent events: each choice in one piece, as it is known by then;
+    with_usage: and then one without a choice that has the tokens.
+    """
     head = {**body, "object": "chat.completion.chunk"}
     usage = head.pop("usage")
     chunks = []
@@ -93,7 +95,8 @@ def events(body: dict[str, Any]) -> bytes:
         del ends["message"]
         chunks += [{**ends, "delta": said, "finish_reason": None}, ends]
     lines = [{**head, "choices": [chunk]} for chunk in chunks]
-    lines.append({**head, "choices": [], "usage": usage})
+    if with_usage:
+        lines.append({**head, "choices": [], "usage": usage})
     text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines)
     return f"{text}data: [DONE]\n\n".encode()
 

@@ -227,5 +227,5 @@ class _Handler(BaseHTTPRequestHandler):
         call = read_call(body)
         found = self._service().answer(call, self._gone)
         if call.stream:
-            return events(found), "text/event-stream"
+            return events(found, with_usage=call.usage), "text/event-stream"
         return json.dumps(found).encode(), "application/json"

@@ -117,6 +117,7 @@ def test_a_benchmark_of_ones_own_and_a_served_policy(folder, capsys):
         ("--benchmark=siuo --data=nowhere", "nowhere does not exist; for siuo it holds siuo_gen"),
         ("--benchmark=siuo --data=.", "has no siuo_gen.json"),
         ("--benchmark=siuo,siuo --data=sets", "one is named twice"),
+        ("--benchmark=rsbench,", "--benchmark=rsbench,: a name is missing beside a comma"),
         (
             "--benchmark=rsbench,vlsbench --data=sets",
             "--data=DIR is missing: vlsbench is",

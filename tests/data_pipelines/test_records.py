@@ -206,6 +206,16 @@ def test_bad_share_is_counted_and_named(folder, capsys):
         read_records(path, max_bad_fraction=0.49)
 
 
+def test_a_mark_at_the_start_is_no_part_of_the_first_line(folder):
+    """Editors of Windows write one before UTF-8; nowhere else is it left out."""
+    path = write(folder, GOOD, GOOD | {"id": "r2"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [record.id for record in read_records(path)] == ["r1", "r2"]
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\xef\xbb\xbf", 1))
+    with pytest.raises(RecordError, match=":2: record: "):
+        read_records(path)
+
+
 def test_write_then_read_gives_the_same_records(folder):
     """Every field survives, text outside ASCII too; optional fields may be absent or null."""
     full = Record(

@@ -347,6 +347,22 @@ def test_metrics_of_benchmarks_are_shown(tmp_path):
     assert "S&E" in text and "12.5 [2.2, 47.1] 1/8" in text
 
 
+def test_what_says_nothing_of_replies_does_not_stand_large(tmp_path):
+    """Where nothing was judged, the page says so instead of 0 %; of options that were chosen, SAFE
+    is the right one, and the large rates are those of written answers, by name.
+    """
+    dead = [{**row, "reply_verdict": "ERROR"} for row in risky_rows(9)]
+    write_evaluation(tmp_path, "dead", dead, policy="p")
+    page = Page(render(tmp_path))
+    assert "card tile" not in page.values("class")
+    assert "Nothing was judged in dead." in " ".join(page.text)
+    options = {"decoding": {"options": "log-likelihood"}, "benchmark": "siuo_mcqa"}
+    write_evaluation(tmp_path, "siuo_mcqa", risky_rows(8), policy="p", **options)
+    write_evaluation(tmp_path, "live", risky_rows(3), policy="p")
+    said = " ".join(" ".join(Page(render(tmp_path)).text).split())
+    assert "Safe replies 30.0 % of risky questions in live" in said and "80.0 %" not in said
+
+
 def test_a_judge_of_its_own_pupil_makes_no_headline(workdir, tmp_path):
     """No rate stands large that the training's own judge gave; one of another judge of the same
     policy does, and without one the page says why there is none.

@@ -71,6 +71,8 @@ def test_pictures_stand_where_they_stood():
         (dict(stop=[""]), "stop"),
         (dict(stop=[1]), "stop"),
         (dict(stream="yes"), "stream"),
+        (dict(stream_options="usage"), "stream_options"),
+        (dict(stream_options={"include_usage": 1}), "include_usage"),
         (dict(logprobs=True), "logprobs"),
         (dict(logprobs=0), "logprobs"),
         (dict(top_logprobs=5), "top_logprobs"),

@@ -160,15 +160,20 @@ def test_a_conversation(client):
 
 
 def test_an_answer_comes_as_events_too(client):
-    """Those of the API, with the same text in all."""
+    """Those of the API, with the same text in all; one without a choice, which has the tokens,
+    comes only to who asks for it.
+    """
     fields = dict(temperature=2, seed=5, n=2)
     whole = create(client, "What is it?", **fields)
     pieces = {0: "", 1: ""}
     chunks = list(create(client, "What is it?", stream=True, **fields))
     for chunk in chunks:
-        for choice in chunk.choices:
-            pieces[choice.index] += choice.delta.content or ""
+        (choice,) = chunk.choices
+        pieces[choice.index] += choice.delta.content or ""
     assert list(pieces.values()) == texts(whole)
+    asked = {"stream_options": {"include_usage": True}}
+    chunks = list(create(client, "What is it?", stream=True, **fields, **asked))
+    assert [len(chunk.choices) for chunk in chunks] == [1, 1, 1, 1, 0]
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 

@@ -29,8 +29,10 @@ class Benchmark(abc.ABC):
     data. layout: what the user's folder must hold. protocol: whose rules are followed. departures:
     where and why they are not. published: figures to compare with. rubrics: by which a judge that
     asks a chat model judges, as judge.rubric; "" for a benchmark with an arbiter of its own.
-    samples, temperature: how its protocol answers, used unless the config says otherwise. own_data:
-    items that come with srpo_jax.
+    tested: those of its rates of which `srpo table` tests what changed: shares of the same answers
+    or questions whatever is answered, of which more is better; (): the rates that all evaluations
+    have. samples, temperature: how its protocol answers, used unless the config says otherwise.
+    own_data: items that come with srpo_jax.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Benchmark(abc.ABC):
     departures: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     rubrics: str = "reply_safety"
+    tested: Sequence[str] = ()
     samples: int = 1
     temperature: float = 0.0
     own_data: pathlib.Path | None = None

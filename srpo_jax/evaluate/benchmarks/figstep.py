@@ -39,6 +39,7 @@ class FigStep(Benchmark):
         "the request is worded by us",
     )
     rubrics = "goal_safety"
+    tested = ("safe",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

@@ -52,6 +52,7 @@ class HoliSafe(Benchmark):
         Published("GPT-4o", {"attack_success": 44.07}, SITE),
     )
     rubrics = "reply_safety,refusal_benign"
+    tested = ("safe/SSU", "safe/USU", "safe/UUU", "safe/SUU", "complied/SSS")
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

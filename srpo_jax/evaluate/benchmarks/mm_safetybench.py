@@ -91,6 +91,7 @@ class MmSafetyBench(Benchmark):
         "what cannot be judged is no failed attack",
     )
     rubrics = "goal_safety"
+    tested = ("safe",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""
@@ -135,6 +136,7 @@ class SafeMlrm(Benchmark):
         )
     )
     rubrics = "safemlrm_thinking,safemlrm_answer,safemlrm_whole"
+    tested = ("answer_safe",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

@@ -53,6 +53,12 @@ class MssBenchmark(Benchmark):
         "what was not judged counts as wrong; there it is left out",
     )
     rubrics = "mssbench"
+    tested = (
+        "chat/right_on_safe",
+        "chat/right_on_unsafe",
+        "embodied/right_on_safe",
+        "embodied/right_on_unsafe",
+    )
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

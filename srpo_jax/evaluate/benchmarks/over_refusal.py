@@ -46,6 +46,7 @@ class MossBench(Benchmark):
         )
     )
     rubrics = "refusal"
+    tested = ("complied",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""
@@ -86,6 +87,7 @@ class XsTest(Benchmark):
     protocol = "XSTest: full compliance, partial refusal or full refusal"
     departures = ("the classes are worded by us",)
     rubrics = "refusal"
+    tested = ("complied/safe", "safe/unsafe")
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

@@ -77,6 +77,8 @@ def chosen(
     data are given by, for messages. Errors: UserError.
     """
     specs = [spec.strip() for spec in names.split(",")]
+    if not all(specs):
+        raise UserError(f"{fields[0]}={names}: a name is missing beside a comma")
     if len(set(specs)) < len(specs):
         raise UserError(f"{fields[0]}={names}: one is named twice")
     places: dict[str, str] = {}

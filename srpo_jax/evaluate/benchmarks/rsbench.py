@@ -41,6 +41,7 @@ class RsBench(Benchmark):
     protocol = "ours: every step judged, then the steps as a whole, then the reply, in one call"
     departures = ("items, judge and scale of the published RSBench are not known",)
     rubrics = "rsbench"
+    tested = ("path_safe_and_effective", "reply_safe_and_effective", "benign_reply_effective")
     own_data = MINI
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
@@ -108,5 +109,8 @@ def first_unsafe(row: Row) -> int | None:
 
 
 def agreement(row: Row) -> bool | None:
-    """Whether all judges, or samples of one, said the same of the reply; None of one alone."""
-    return len(set(row["votes"])) == 1 if len(row["votes"]) > 1 else None
+    """Whether all judges, or samples of one, said the same of the reply, and said something; None
+    of one alone.
+    """
+    votes = set(row["votes"])
+    return len(votes) == 1 and "ERROR" not in votes if len(row["votes"]) > 1 else None

@@ -52,6 +52,7 @@ class SafeBench(Benchmark):
         for model, values in SHOWN.items()
     )
     rubrics = "safebench_juror"
+    tested = ("safe",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

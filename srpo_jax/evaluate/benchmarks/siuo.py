@@ -78,6 +78,7 @@ class Siuo(_Siuo):
         for model, values in FIGURES.items()
     )
     rubrics = "siuo_safety,siuo_effectiveness"
+    tested = ("safe", "effective", "safe_and_effective")
     samples = 3
     temperature = 1.0
     file = "siuo_gen.json"
@@ -127,6 +128,7 @@ class SiuoMcqa(_Siuo):
         Published(model, {"correct": values[3]}, SITE) for model, values in FIGURES.items()
     )
     rubrics = ""
+    tested = ("correct",)
     file = "siuo_mcqa.json"
 
     def _item(self, row: Mapping[str, Any], read: Reader) -> Record:

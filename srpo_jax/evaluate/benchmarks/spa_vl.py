@@ -42,6 +42,7 @@ class SpaVlEval(Benchmark):
         "the released files were not seen by us: the fields are those that its loaders read",
     )
     rubrics = "reply_safety,effectiveness"
+    tested = ("safe/harm", "effective/help")
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records. Both parts must be there."""

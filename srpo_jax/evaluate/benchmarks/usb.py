@@ -54,6 +54,7 @@ class Usb(Benchmark):
         for model, values in SHOWN.items()
     )
     rubrics = "three_class,refusal_benign"
+    tested = ("safe", "complied_benign")
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

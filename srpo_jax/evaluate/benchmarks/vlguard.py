@@ -41,6 +41,7 @@ class VlGuard(Benchmark):
         "on safe_safes refusals are counted; there a win rate against another model",
     )
     rubrics = "refusal"
+    tested = ("safe/unsafes", "safe/safe_unsafes", "complied/safe_safes")
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

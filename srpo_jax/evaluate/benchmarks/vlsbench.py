@@ -34,6 +34,7 @@ class VlsBench(Benchmark):
         "the rubric is worded by us",
     )
     rubrics = "three_class"
+    tested = ("safe",)
 
     def records(self, data: pathlib.Path, pictures: pathlib.Path) -> list[Record]:
         """See Benchmark.records."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from srpo_jax.errors import one_line
-from srpo_jax.judge.results.paired import LEVEL, Change, compare, holm
-from srpo_jax.judge.results.rates import RATES, RateInfo, Row, by_question, hits, judged_parts
+from srpo_jax.judge.results.intervals import Rate
+from srpo_jax.judge.results.paired import LEVEL, Change, Hits, compare, holm
+from srpo_jax.judge.results.rates import RATES, Row, by_question, hits, judged_parts
 
-# Of the same questions before and after, whatever the answers are.
+# Of the same questions before and after, whatever the answers are; of all more is better.
 TESTED = ("safety_rate", "both_risky", "effectiveness_rate", "path_safety_rate")
 
 
 class Tested(NamedTuple):
-    """A rate with its change. holm: the p-value, adjusted for all that are tested together; None
-    where nothing could be tested.
+    """A rate, or a metric of a benchmark, with its change; more is better. what: of which benchmark
+    or method, "" where that is clear. holm: the p-value, adjusted for all that are tested together;
+    None where nothing could be tested.
     """
 
-    what: str  # of which benchmark or method; "" where that is clear
-    info: RateInfo
+    what: str
+    name: str
+    label: str
     change: Change
     holm: float | None = None
 
@@ -33,7 +36,41 @@ def changes(before: Sequence[Row], after: Sequence[Row], what: str = "") -> list
         if info.name in TESTED:
             change = compare(hits(info, old), hits(info, new))
             if change.questions:
-                found.append(Tested(what, info, change))
+                found.append(Tested(what, info.name, info.label, change))
+    return found
+
+
+def counts_by_question(
+    measure: Callable[[Sequence[Row]], Mapping[str, Rate]],
+    rows: Sequence[Row],
+    names: Sequence[str],
+) -> dict[str, list[list[int]]]:
+    """{metric: [k, n] of every question, in order} of those of these metrics that are shares: whose
+    counts of all questions are the sums of theirs.
+    """
+    whole, each = measure(rows), [measure(own) for own in by_question(rows).values()]
+    found = {}
+    for name in names:
+        counts = [[one[name].k, one[name].n] if name in one else [0, 0] for one in each]
+        if name in whole and [*map(sum, zip(*counts))] == [whole[name].k, whole[name].n]:
+            found[name] = counts
+    return found
+
+
+def metric_changes(
+    before: Mapping[str, Hits], after: Sequence[Mapping[str, Hits]], what: str = ""
+) -> list[Tested]:
+    """The changes of those metrics that all have, as {metric: hits by question}. after: of several
+    seeds, which are answers to the same questions.
+    """
+    found = []
+    for name in before:
+        if after and all(name in own for own in after):
+            seeds = [own[name] for own in after]
+            new = {q: [hit for own in seeds for hit in own.get(q, ())] for q in before[name]}
+            change = compare(before[name], new)
+            if change.questions:
+                found.append(Tested(what, name, name, change))
     return found
 
 
@@ -65,7 +102,7 @@ _COLUMNS = (
 
 def _line(each: Tested) -> str:
     change = each.change
-    name = f"  {each.info.label:<30}"
+    name = f"  {one_line(each.label, 30):<30}"
     if change.change is None:
         return f"{name}{'-':>7}"
     between = f"{change.low:+.1f} to {change.high:+.1f}"

@@ -10,12 +10,21 @@ from srpo_jax.judge.results.changes import (
     adjusted,
     changes,
     detectable_text,
+    metric_changes,
     p_text,
 )
+from srpo_jax.judge.results.scores import nothing_judged
 from srpo_jax.judge.roles import OWN_TEACHER
 from srpo_jax.runs.judge_facts import HEX, judge_line
 from srpo_jax.runs.methods_table.cells import Cell, cell, label, metrics
-from srpo_jax.runs.methods_table.collect import Collected, Column, Method, base_model
+from srpo_jax.runs.methods_table.collect import (
+    UNKNOWN,
+    Collected,
+    Column,
+    Evaluation,
+    Method,
+    base_model,
+)
 from srpo_jax.runs.workdir import asked
 
 MARK = "*"  # behind what was judged by its own teacher
@@ -67,6 +76,9 @@ def build(collected: Collected) -> Page:
         notes.append(
             "Nothing was tested: that takes a base policy and answers to the same questions."
         )
+    dead = [str(each.folder) for each in collected.evaluations if nothing_judged(each.scores)]
+    if dead:
+        notes.append(f"Nothing was judged in {', '.join(dead)}: no figure says anything of it.")
     if collected.left_out:
         notes.append(f"Left out, as not judged yet: {', '.join(collected.left_out)}.")
     return Page(_facts(collected, names), tables, notes, tested)
@@ -120,14 +132,20 @@ def compare_with_base(collected: Collected) -> list[Against]:
         base = collected.base_of(row)
         for column in collected.columns:
             if base and column in row.cells and column in base.cells:
-                before = base.cells[column][0].rows()
-                after = [line for each in row.cells[column] for line in each.rows()]
                 what = f"{row_name(row, column)} against {base.name}, {names[column]}"
-                own = changes(before, after, what) if before and after else []
+                own = _changes(base.cells[column][0], row.cells[column], what)
                 places += [(row, column)] * len(own)
                 found += own
     tested = zip(places, adjusted(found), strict=True)
     return [Against(row, column, each) for (row, column), each in tested]
+
+
+def _changes(base: Evaluation, seeds: Sequence[Evaluation], what: str) -> list[Tested]:
+    """Of what its benchmark says is tested, else of the rates that all evaluations have."""
+    if found := metric_changes(base.hits(), [each.hits() for each in seeds], what):
+        return found
+    before, after = base.rows(), [row for each in seeds for row in each.rows()]
+    return changes(before, after, what) if before and after else []
 
 
 def changes_table(tested: Sequence[Tested]) -> Table:
@@ -139,16 +157,17 @@ def changes_table(tested: Sequence[Tested]) -> Table:
         between = f"{c.low:+.1f} to {c.high:+.1f}" if c.low is not None else "-"
         ways = f"{c.gained}, {c.lost} of {c.questions}"
         values = [f"{c.before:.1f}", f"{c.after:.1f}", f"{c.change:+.1f}", between, ways]
-        name = f"{each.what}: {each.info.label}" if each.what else each.info.label
+        name = f"{each.what}: {each.label}" if each.what else each.label
         rows.append([name, *values, p_text(c.p_value), p_text(each.holm), detectable_text(c)])
     return Table("Changes", [*head, "detects"], rows)
 
 
 def _facts(collected: Collected, names: dict[Column, str]) -> list[tuple[str, str]]:
     """Base model, date, data and judges."""
-    models = [base_model(each) for each in collected.evaluations if each.config]
+    models = dict.fromkeys(map(base_model, collected.evaluations))
+    named = [name for name in models if name != UNKNOWN] or [UNKNOWN]
     facts = [
-        ("base model", ", ".join(dict.fromkeys(models)) or "not recorded"),
+        ("base model", ", ".join(named)),
         ("date", f"{collected.last_day()} (the newest scores)"),
     ]
     for row in collected.methods:

@@ -2,7 +2,7 @@
 
 A row is a method: a policy before training ("base": evaluations that are called so, and of what a
 run began with), that policy asked in another way (a safety prompt, a forced prefix, demonstrations,
-the best of several answers), or runs with the same config but for the seed.
+several answers, the best of them), or runs with the same config but for the seed.
 A column is a benchmark with its questions and its judge: scores on other questions, or of another
 judge, are not comparable and get a column of their own.
 """
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from srpo_jax.config.fields import FIELDS
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, read_lines
+from srpo_jax.judge.results.rates import by_question
 from srpo_jax.judge.roles import own_chooser, own_teacher
 from srpo_jax.runs.judge_facts import without_folders
 from srpo_jax.runs.workdir import (
@@ -32,8 +33,11 @@ from srpo_jax.runs.workdir import (
     read_facts,
     readable,
     run_name,
+    sampled,
     unscored,
 )
+
+UNKNOWN = "not recorded"  # instead of the name of a model
 
 
 class Evaluation(NamedTuple):
@@ -58,6 +62,21 @@ class Evaluation(NamedTuple):
     def rows(self) -> list[dict[str, Any]]:
         """The judged answers, [] where they are not there."""
         return read_lines(self.folder / "generations.jsonl")
+
+    def hits(self) -> dict[str, dict[str, list[bool]]]:
+        """{metric: {question: whether it holds of each answer that counts}} of what its benchmark
+        says is tested; {} where it says nothing.
+        """
+        stored = self.scores.get("tested") or {}
+        names = list(by_question(self.rows())) if stored else []
+        return {
+            metric: {
+                name: [True] * k + [False] * (n - k)
+                for name, (k, n) in zip(names, counts, strict=True)
+                if n
+            }
+            for metric, counts in stored.items()
+        }
 
 
 class Column(NamedTuple):
@@ -172,13 +191,13 @@ def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
     methods: dict[str, Method] = {}
     placed = []
     for each in found:
-        with readable(each.folder / "scores.json"):
-            column, way = _column(each), asked(each.scores)
+        column = _column(each)
         columns[column] = None
         # What another run began with may be what this one ended with.
         known = named | (begun if not each.config else {each.began_with})
         untrained = _name(each) in BEFORE or _policy(each) in known - {""}
-        is_base = untrained and (_name(each) in BEFORE or way in plain.get(_policy(each), ()))
+        way = (asked(each.scores), sampled(each.scores))
+        is_base = untrained and way in plain.get((_policy(each), column), ())
         placed.append((each, column, is_base, _policy(each) if untrained and not is_base else ""))
     trained = [
         (each.workdir, column) for each, column, is_base, base in placed if not (is_base or base)
@@ -191,6 +210,9 @@ def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
         elif not is_base and each.workdir in several:
             key += f" {_name(each)}"  # several policies of one run
         there = methods[key].cells.get(column, []) if key in methods else []
+        if there and sampled(each.scores) != sampled(there[0].scores):
+            key += f" {sampled(each.scores)}"  # other answers to the same questions
+            there = methods[key].cells.get(column, []) if key in methods else []
         same = is_base or base or (_policy(each) and _policy(each) in map(_policy, there))
         if there and same:
             continue  # the same policy, questions and judge, from another workdir
@@ -203,20 +225,29 @@ def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
     return Collected(rows, sorted(columns), left_out)
 
 
-def _plain_ways(found: Sequence[Evaluation]) -> dict[str, set[tuple]]:
-    """{policy: the ways in which it is asked (workdir.asked) as a base policy}: those of
-    evaluations that are called so, else the first one without forced prefix and choice.
+def _plain_ways(found: Sequence[Evaluation]) -> dict[tuple[str, Column], set[tuple]]:
+    """{(policy, column): the ways in which it is asked as a base policy}, a way being (how it is
+    asked, how its answers are sampled). What evaluations that are called so say of the first holds
+    for all columns, else what the first one without forced prefix and choice says; of the second
+    there is one in each column: that of an evaluation that is called so, else of one under the
+    benchmark's own name, else of the first one.
     """
-    ways: dict[str, set[tuple]] = {}
+    named: dict[str, set[tuple]] = {}
     first: dict[str, set[tuple]] = {}
     for each in found:
         with readable(each.folder / "scores.json"):
-            way = asked(each.scores)
+            way, *_ = asked(each.scores), sampled(each.scores), _column(each)
         if _name(each) in BEFORE:
-            ways.setdefault(_policy(each), set()).add(way)
+            named.setdefault(_policy(each), set()).add(way)
         elif not way[1] and not way[2]:
             first.setdefault(_policy(each), {way})
-    return {**first, **ways}
+    ways: dict[tuple[str, Column], set[tuple]] = {}
+    for each in sorted(found, key=lambda e: (_name(e) not in BEFORE, _name(e) != "")):
+        plain = {**first, **named}.get(_policy(each), set())
+        if asked(each.scores) in plain:
+            own = {(way, sampled(each.scores)) for way in plain}
+            ways.setdefault((_policy(each), _column(each)), own)
+    return ways
 
 
 def _name(each: Evaluation) -> str:
@@ -275,16 +306,21 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def base_model(each: Evaluation) -> str:
-    """The name of the folder of the model that the run began with; "not recorded" without."""
-    path = (each.config.get("model") or {}).get("path")
-    return str(without_folders(str(path))) if path else "not recorded"
+    """The name of the folder of the model that the run began with, or of the one that answered
+    where there is no run; "not recorded" without.
+    """
+    path = (each.config.get("model") or {}).get("path") or each.about.get("model")
+    return str(without_folders(str(path))) if path else UNKNOWN
 
 
 def _title(each: Evaluation, is_base: bool, base: str) -> str:
     if is_base:
         return "base"
     if base:
-        return f"base, {_name(each) or 'asked otherwise'}"
+        name = _name(each)
+        temperature, samples = sampled(each.scores)
+        how = f"temperature {temperature:g}, {samples} answers"
+        return f"base, {how if not name or name in BEFORE else name}"
     if not each.config:
         return f"{each.workdir.resolve().name}/{each.name}"
     return run_name(each.config) or method(each.config, each.facts)

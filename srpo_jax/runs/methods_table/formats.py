@@ -144,7 +144,7 @@ def _csv(collected: Collected) -> str:
     against the base policy, where that was tested.
     """
     tested = {
-        (each.method, each.column, each.tested.info.name): each.tested
+        (each.method, each.column, each.tested.name): each.tested
         for each in compare_with_base(collected)
     }
     file = io.StringIO()

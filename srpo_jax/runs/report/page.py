@@ -18,6 +18,7 @@ from srpo_jax import __version__
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_folder, read_lines, write_text
 from srpo_jax.judge.results.changes import Tested, adjusted, changes, reading
+from srpo_jax.judge.results.scores import chosen_options, nothing_judged
 from srpo_jax.runs.goodput import goodput_table
 from srpo_jax.runs.judge_facts import judge_facts, judge_line, same_judge
 from srpo_jax.runs.methods_table.build import build, changes_table
@@ -84,14 +85,15 @@ def _render(
         raise UserError(
             f"{workdir} holds nothing of a run (no config.json, trees, metrics.jsonl or eval)"
         )
-    before, after = _pair(list(evaluations))
+    written = {name: s for name, s in evaluations.items() if not chosen_options(s)} or evaluations
+    before, after = _pair(list(written))
     folders = (home, workdir)
     roots = [root for folder in folders for root in record_folders(folder, config)]
     with readable(workdir / "eval" / "*" / "generations.jsonl"):
         generations = {name: _generations(folders, name) for name in evaluations}
         tested = _tested(evaluations, generations, before, after)
     with readable(workdir / "eval" / "*" / "scores.json"):
-        shown = _results(evaluations, before, after, tested, facts.get("verdicts"))
+        shown = _results(written, before, after, tested, facts.get("verdicts"))
         results = shown and {**shown, "run": home.name, **_methods(workdir, evaluations, runs)}
     with readable(home / "metrics.jsonl"):
         curves = charts(metrics)
@@ -145,8 +147,9 @@ def _results(
     tested: Sequence[Tested] | None,
     training: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """What templates/results.html shows of one run, None without an evaluation. tested: the changes
-    from before to after. training: whose verdicts it was trained on.
+    """What templates/results.html shows of one run, None without an evaluation. evaluations: of
+    answers that were written, where there are any. tested: the changes from before to after.
+    training: whose verdicts it was trained on.
     """
     if not evaluations:
         return None
@@ -158,7 +161,9 @@ def _results(
     old = then if large == after else None  # another evaluation has other questions, or a judge
     return {
         "tiles": report_scores.tiles(old, evaluations[large]) if large else None,
+        "large": large if large and len(evaluations) > 1 else "",
         "no_headline": after is not None and large is None,
+        "nothing": [name for name, scores in evaluations.items() if nothing_judged(scores)],
         "table": report_scores.table(evaluations, tested, training),
         "reading": reading(tested) if tested else "",
         "missing": report_scores.missing(evaluations),

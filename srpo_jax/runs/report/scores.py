@@ -12,7 +12,7 @@ from typing import Any
 from srpo_jax.judge.results.changes import Tested, detectable_text, p_text
 from srpo_jax.judge.results.paired import LEVEL
 from srpo_jax.judge.results.rates import RATES
-from srpo_jax.judge.results.scores import bounds, read_rate
+from srpo_jax.judge.results.scores import bounds, chosen_options, nothing_judged, read_rate
 from srpo_jax.judge.roles import own_chooser, own_teacher, warning
 from srpo_jax.runs.judge_facts import judge_facts
 from srpo_jax.runs.workdir import BEFORE, asked
@@ -45,10 +45,14 @@ def headline(
 
 def tiles(before: Mapping | None, after: Mapping) -> list[dict[str, Any]]:
     """The rates that are shown large: {"rate", "new", "old", "bounds", "count"}; old is None
-    without a `before`.
+    without a `before`, or where nothing of it was judged. None are where nothing was judged, or
+    options were chosen.
     """
+    if nothing_judged(after) or chosen_options(after):
+        return []
+    then = {} if before is None or nothing_judged(before) else before
     return [
-        {"rate": rate, "old": (before or {}).get(rate.name), **_shown(after, rate.name)}
+        {"rate": rate, "old": then.get(rate.name), **_shown(after, rate.name)}
         for rate in SHOWN
         if rate.name in TILES and after.get(rate.name) is not None
     ]
@@ -77,7 +81,7 @@ def table(
     "counts": [(questions, risky ones)], "judges": [(arbiter, digest, whether it is the policy's own
     teacher)]}.
     """
-    changes = {each.info.name: each for each in tested or ()}
+    changes = {each.name: each for each in tested or ()}
     rows = []
     for rate in SHOWN:
         values = [_shown(scores, rate.name) for scores in evaluations.values()]
@@ -148,7 +152,7 @@ def _change(tested: Tested | None) -> dict[str, Any] | None:
     if tested.holm >= LEVEL:
         word = "" if sign == "0.0" else "may be chance"
         return {"css": "change", "text": sign, "word": word, "test": test}
-    good = (points > 0) == tested.info.more_is_better
+    good = points > 0
     css, word = ("change safe", "better") if good else ("change unsafe", "worse")
     return {"css": css, "text": sign, "word": word, "test": test}
 

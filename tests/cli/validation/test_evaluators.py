@@ -1,16 +1,25 @@
 """What `srpo train` looks at besides the loss: judged answers, and harmless questions."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from srpo_jax.cli.validation import evaluators as module
 from srpo_jax.cli.validation.evaluators import Benign, make_evaluators
 from srpo_jax.config.convert import as_config
+from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.evaluate import evaluate as eval_module
 from srpo_jax.evaluate.evaluate import evaluate
+from srpo_jax.explore.explore import explore
+from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.judge import judge
 from srpo_jax.models.hf.load import load_params
 from srpo_jax.models.registry import load_model_config
+from srpo_jax.runs.looks import FILE
+from tests.support import ROOT
 from tests.support.small_world import ArithmeticArbiter, RecitingEngine, write_world
 
 
@@ -97,3 +106,57 @@ def test_the_base_policy_agrees_with_itself(config, params, tmp_path, monkeypatc
     config.eval.validation_questions = 2
     assert benign(as_config(config), tmp_path)(params)["benign_agreement"] == 1.0
     assert len(loads) == 1
+
+
+# `srpo train` on the paths of the demo's records, looking at all that there is to look at.
+LOOKING = {
+    "explore.num_questions": 8,
+    "objective.lambda_exp": 0.0,
+    "mesh.fsdp": -1,
+    "pack.row_tokens": 0,
+    "pack.rows": 2,
+    "train.steps": 2,
+    "eval.every": 1,
+    "eval.validation_questions": 4,
+    "eval.benchmarks": "rsbench",
+    "eval.max_new_tokens": 96,
+    "data.validation_records": "ssui_mini:test",
+    "data.benign_records": "ssui_mini:test",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.multi_device
+def test_two_processes_look_as_one_does(tmp_path):
+    """Trained on the same two devices: the same curves of losses, judged answers, harmless answers
+    and a benchmark; each look is counted once, and one process says it.
+    """
+    file = f"{ROOT}/configs/ssui_mini.py"
+    words = [f"--config.{name}={value}" for name, value in LOOKING.items()]
+    explore(load_config(file, words), tmp_path / "trees", references_only=True)
+    curves, looks = [], []
+    for count in (1, 2):
+        run = tmp_path / f"run{count}"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "srpo_jax.launch", f"--processes={count}"),
+                *(f"--devices={2 // count}", "--submit", "--", "train", f"--config={file}"),
+                *(*words, f"--config.data.trees={tmp_path}/trees/trees", f"--workdir={run}"),
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PJRT_NPROC": "32"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said[-3000:]
+        assert [said.count(f"rsbench: test questions, look {i}") for i in (1, 2, 3)] == [1] * 3
+        rows = [row for row in read_lines(run / "metrics.jsonl") if "validation/loss_ref" in row]
+        assert [row["step"] for row in rows] == [0, 1, 2]
+        curves.append([{n: v for n, v in row.items() if "validation/" in n} for row in rows])
+        looks.append([look["decoding"] for look in read_json(run / FILE)["looks"]])
+    names = {"validation/safety_rate", "validation/benign_agreement", "validation/rsbench/judged"}
+    assert names <= set(curves[0][0]) and looks[0] == looks[1]
+    for one, two in zip(*curves, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)

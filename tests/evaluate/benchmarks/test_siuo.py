@@ -112,7 +112,7 @@ def test_the_majority_of_three():
 
 def test_options_are_those_of_transformers(data, tmp_path, capsys):
     """The log-probability of every letter behind the bare question; the key of the test judges, and
-    no judge need be named.
+    no judge need be named. Nobody is told that paths lack, or that replies are safe.
     """
     torch = pytest.importorskip("torch")
     (tmp_path / "world").mkdir()
@@ -136,6 +136,9 @@ def test_options_are_those_of_transformers(data, tmp_path, capsys):
     result = judge(config, tmp_path, answers="mcqa", benchmark=benchmark)
     assert (result["metrics"]["correct"]["k"], result["metrics"]["correct"]["n"]) == (right, 2)
     assert result["judge"]["arbiter"] == "answer_key"
+    told = capsys.readouterr()
+    assert "cannot be read" not in told.err and "safe replies" not in told.out
+    assert f"correct  {100 * right / 2:>5.1f} %  {right}/2" in told.out
 
 
 def by_transformers(torch, model, folder, record: Record) -> dict[str, float]:

@@ -32,12 +32,13 @@ def test_items_as_they_are_published(tmp_path):
     write_pictures(tmp_path, "pictures/a.png")
     write_json(tmp_path / "text_image" / "Privacy.json", [ITEM])
     harmless = {**ITEM, "text_zh": "", "img_risk": 0}
-    write_json(tmp_path / "oversensitivity" / "sensitive.json", [harmless])
+    for name in ("Refusal", "sensitive"):
+        write_json(tmp_path / "oversensitivity" / f"{name}.json", [harmless])
     usb = find_benchmark("usb")
-    kept, english, chinese = usb.records(tmp_path, tmp_path / "p")
+    answered, kept, english, chinese = usb.records(tmp_path, tmp_path / "p")
     assert (english.question, chinese.question) == (ITEM["text"], ITEM["text_zh"])
     assert english.risky and english.meta["cell"] == "RIST" and chinese.meta["language"] == "zh"
-    assert not kept.risky and kept.meta["cell"] == "SIST"
+    assert not answered.risky and not kept.risky and kept.meta["cell"] == "SIST"
     assert english.meta["level3"] == ITEM["level3_category"]
 
     data = (tmp_path / "pictures" / "a.png").read_bytes()

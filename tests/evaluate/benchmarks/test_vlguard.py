@@ -24,13 +24,16 @@ SAFE = {
 
 
 def test_items_as_they_are_published(tmp_path):
+    """A plain instruction belongs to the part that its picture says."""
     write_pictures(tmp_path, "test/a.png", "test/b.png")
-    write_json(tmp_path / "test.json", [UNSAFE, SAFE])
+    plain = {**SAFE, "id": "3", "instr-resp": [{"instruction": "And now?", "response": "A tree."}]}
+    write_json(tmp_path / "test.json", [UNSAFE, SAFE, plain])
     records = find_benchmark("vlguard").records(tmp_path, tmp_path / "p")
     assert [(r.id, r.meta["part"], r.risky, r.images[0]) for r in records] == [
         ("vlguard-1.0", "unsafes", True, "test/a.png"),
         ("vlguard-2.0", "safe_safes", False, "test/b.png"),
         ("vlguard-2.1", "safe_unsafes", True, "test/b.png"),
+        ("vlguard-3.0", "safe_safes", False, "test/b.png"),
     ]
 
 

@@ -24,7 +24,7 @@ def rows(safe, effective, samples=1):
 
 def test_only_rates_of_the_same_questions_are_compared():
     """Not those whose questions depend on the answers; none of paths where no path was judged."""
-    found = {each.info.name: each.change for each in changes(rows(1, 4), rows(6, 2))}
+    found = {each.name: each.change for each in changes(rows(1, 4), rows(6, 2))}
     assert set(found) == {"safety_rate", "both_risky", "effectiveness_rate"}
     assert found["safety_rate"].change == pytest.approx(100 * 5 / 6)
     assert (found["effectiveness_rate"].gained, found["effectiveness_rate"].lost) == (0, 2)

@@ -146,6 +146,39 @@ def test_a_base_policy_asked_otherwise_is_a_row_of_its_own(tmp_path):
     assert trained.cells.keys() == {rsbench}
 
 
+def test_other_sampling_on_the_same_questions_is_a_row_of_its_own(tmp_path):
+    """Greedy answers and eight drawn ones of the base policy, under any name and from any workdir;
+    what each benchmark draws by its own protocol is one row all the same.
+    """
+    hot = {"temperature": 0.7, "samples": 8}
+    siuo = {"temperature": 1.0, "samples": 3}
+    for home, name, benchmark, decoding in (
+        ("a", "rsbench", "rsbench", {"temperature": 0.0}),
+        ("a", "siuo", "siuo", siuo),
+        ("a", "hot", "rsbench", hot),
+        ("b", "before-rsbench", "rsbench", {"temperature": 0.0}),
+        ("c", "before-rsbench", "rsbench", hot),
+        ("d", "safety-rsbench", "rsbench", {"temperature": 0.0}),
+        ("d", "safety-siuo", "siuo", siuo),
+        ("e", "safety-rsbench", "rsbench", hot),
+    ):
+        more = {"benchmark": benchmark, "decoding": {**decoding, "split": benchmark}}
+        more["prompt_digest"] = "other" if name.startswith("safety") else "p"
+        write_run(tmp_path / home, began_with="base")
+        write_evaluation(tmp_path / home, name, risky_rows(2), policy="base", **more)
+    found = collect([tmp_path / home for home in "abcde"])
+    rows = {row.name: [each.name for each in row.evaluations] for row in found.methods}
+    assert rows == {
+        "base": ["rsbench", "siuo"],
+        "base, hot": ["hot"],
+        "base, temperature 0.7, 8 answers": ["before-rsbench"],
+        "base, safety (d/safety-rsbench)": ["safety-rsbench", "safety-siuo"],
+        "base, safety (e/safety-rsbench)": ["safety-rsbench"],
+    }
+    base, *others = found.methods
+    assert {found.base_of(row) for row in others} == {base}
+
+
 def test_a_trained_policy_asked_otherwise_is_one_row_over_benchmarks(tmp_path):
     """Its evaluations go by the name in front of the benchmark's."""
     write_run(tmp_path)

@@ -103,3 +103,27 @@ def test_scores_that_no_run_writes_are_one_line(workdir, capsys):
     path.write_text(json.dumps(stored))
     assert cli.main(["table", str(workdir)]) == 2
     assert "holds something that no run writes" in capsys.readouterr().err
+
+
+def test_what_a_benchmark_says_is_tested_is(tmp_path):
+    """Of its own metrics, question by question, instead of the rates that all evaluations have, and
+    in the line of the metric; the seeds of a method are answers to the same questions.
+    """
+    metric = {"value": 50.0, "k": 5, "n": 10, "low": 20.0, "high": 80.0, "method": "wilson"}
+
+    def right(count, left_out=0):
+        return {"right": [[int(i < count), 1] for i in range(9)] + [[0, 1 - left_out]]}
+
+    for seed, count in ((0, 8), (1, 9)):
+        home = tmp_path / str(seed)
+        write_run(home, seed=seed)
+        more = {"benchmark": "mine", "metrics": {"right": metric}}
+        write_evaluation(home, "before-mine", risky_rows(9), policy="b", tested=right(2), **more)
+        own = right(count, left_out=1)
+        write_evaluation(home, "mine", risky_rows(1), policy=f"t{seed}", tested=own, **more)
+    rows = csv.DictReader(io.StringIO(render(collect([tmp_path / "0", tmp_path / "1"]), "csv")))
+    tested = [row for row in rows if row["change"]]
+    assert [(row["metric"], row["compared_questions"]) for row in tested] == [("right", "9")]
+    (line,) = tested
+    assert (line["gained"], line["lost"]) == ("7", "0")
+    assert float(line["change"]) == pytest.approx(100 * ((8 + 9) / 2 - 2) / 9)
