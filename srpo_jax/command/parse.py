@@ -61,6 +61,9 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     except flags.Error as error:
         raise UserError(_flag_error(str(error), name, spec)) from None
 
+    for option in values:  # an unset variable of a shell must not be taken for the default
+        if values[option].present and values[option].value == "":
+            raise UserError(f"--{option}= is empty: give a value, or leave it out")
     for option in spec.positional:
         if left and not values[option].value:
             values[option].value = left.pop(0)

@@ -34,7 +34,7 @@ def test_a_folder_of_a_model_is_asked(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("model\n-----\n") and "read as: unfinished" in said
     for words, why in (
-        ([model, "--question="], "--question=TEXT is missing"),
+        ([model, "--question="], "--question= is empty: give a value, or leave it out"),
         ([model, "--image=none.png", "--question=a"], "--image=none.png: no such file"),
         (["--model=none", "--question=a"], "--model=none: give a HF directory"),
         ([f"--model={tmp_path}", "--question=a"], "neither a HF directory"),

@@ -53,6 +53,8 @@ WRONG = [
     (["demo", "--seeds=x"], "--seeds=x"),
     (["export", "--workdir=nowhere"], "does not exist"),
     (["report", "nowhere"], "does not exist"),
+    (["eval", "--config=x.py", "--workdir=w", "--benchmark="], "--benchmark= is empty: give a"),
+    (["demo", "--workdir="], "--workdir= is empty: give a value, or leave it out"),
     (["report", "nowhere", "--config.train.steps=3"], "takes no config"),
     (["report", "nowhere", "--workdir=x"], "'nowhere' is left over"),
     (["launch", "--target=moon", "--", "env"], "--target=moon: there is local"),
