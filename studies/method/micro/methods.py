@@ -97,6 +97,11 @@ METHODS = {
             _grid(**OWN, points=[0.3, 1.0]),
         ),
         Method(
+            "branches taught, value",
+            "the same from the passed path whose prefixes have most value",
+            _grid(ONE, **OWN, points=[1.0, 2.0], teach="value"),
+        ),
+        Method(
             "rft, 2 rounds", "sampled again half-way", _grid(**PATHS, teach="all", rounds=[2, 3])
         ),
         Method(
