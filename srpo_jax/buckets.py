@@ -9,15 +9,19 @@ default on the machine. docs/places.md says what takes such addresses.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import pathlib
 import posixpath
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from srpo_jax.console import say
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.files import parse_json, read_json, temporary_file, user_cache, write_json
 
@@ -30,6 +34,7 @@ LARGE, PIECE = (".safetensors", ".array_record"), 2**26  # names and bytes: read
 THREADS = 16  # files that are asked for at once
 RETRIES = 8  # of a request, each after twice the time
 IMPORT = "import.json"  # beside imported data: whose it is
+LOCK = ".lock"  # a file of the cache
 STATES = ".generations"  # folder of the cache, beside those of the buckets
 
 
@@ -67,6 +72,7 @@ def fetch_folder(url: str, *, weights: bool = True) -> pathlib.Path:
     """
     bucket, name = bucket_and_name(url)
     names = _names_under(bucket, f"{name}/")
+    _tell(url)
     if not names:
         raise UserError(f"{url}: there is no object below it, or it may not be listed from here")
     if not weights:
@@ -84,6 +90,7 @@ def fetch_records(url: str) -> pathlib.Path:
     with it whoever reads it will say. Errors: as fetch_folder.
     """
     bucket, name = bucket_and_name(url)
+    _tell(url)
     if not _fetch(bucket, [name]):
         raise UserError(f"{url}: there is no such object, or it may not be read from here")
     above = name[: name.rfind("/") + 1]
@@ -138,18 +145,24 @@ def _told(bucket: str, name: str, error: Exception) -> Exception:
 def _names_under(bucket: str, prefix: str) -> list[str]:
     """Names of objects, sorted, without those that stand for a folder. Errors: UserError for a name
     that no file can have.
+
+    tensorstore (0.1.86) gives what it has by then when a page of the list is refused. So it is
+    asked for what is behind the last one, until that is nothing twice; and all that is listed is
+    read afterwards, which a refusal that lasts fails.
     """
     import tensorstore as ts
 
-    store = _open(bucket)
+    store, found, rest = _open(bucket), [], prefix.encode()
+    behind, nothing = prefix[:-1].encode() + b"0", 0  # "0" follows "/"
     try:
-        found = store.list(
-            ts.KvStore.KeyRange(prefix, f"{prefix[:-1]}0")
-        ).result()  # "0" is "/" + 1
-        names = sorted(key.decode() for key in found)
+        while nothing < 2:
+            more = sorted(store.list(ts.KvStore.KeyRange(rest, behind)).result())
+            nothing = 0 if more else nothing + 1
+            found += more
+            rest = more[-1] + b"\0" if more else rest
+        names = [name for name in map(bytes.decode, found) if not name.endswith("/")]
     except ValueError as error:
         raise _told(bucket, prefix, error) from None
-    names = [name for name in names if not name.endswith("/")]
     for name in names:
         if not _is_safe(name):
             raise UserError(f"gs://{bucket}/{one_line(name, 120)}: no file can have this name")
@@ -161,8 +174,27 @@ def _fetch(bucket: str, names: Iterable[str]) -> int:
     one that it has not is removed.
     """
     store = _open(bucket)
-    with ThreadPoolExecutor(THREADS, "fetch") as threads:
+    with _alone(), ThreadPoolExecutor(THREADS, "fetch") as threads:
         return sum(threads.map(lambda name: _fetch_one(store, bucket, name), names))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Of several processes of this host one fetches, and the others find it done. Where the cache
+    lies on a system without locks each fetches for itself.
+    """
+    path = _cache() / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _tell(url: str) -> None:
+    """What takes minutes is said."""
+    if not mirror(url).exists():
+        say(f"fetching {url} into {mirror(url)}", to=sys.stderr)
 
 
 def _fetch_one(store: Any, bucket: str, name: str) -> bool:

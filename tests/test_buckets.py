@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +22,7 @@ from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.places import check_place
+from tests.support import ROOT
 from tests.support.bucket_server import serving
 
 
@@ -94,6 +97,28 @@ def test_more_files_than_one_listing_gives(another_start):
     names = {f"bucket-a/many/{i}": str(i).encode() for i in range(250)}
     with serving(names):
         assert len(contents(fetch_folder("gs://bucket-a/many"))) == 250
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3, 4])
+def test_a_list_of_which_a_page_is_refused_is_not_taken_for_whole(another_start, refused):
+    """tensorstore gives the pages before without a word: shards of trees would be missing."""
+    names = {f"bucket-a/many/{i}": b"x" for i in range(250)}
+    with serving(names) as bucket:
+        bucket.unlisted = {refused}
+        assert len(contents(fetch_folder("gs://bucket-a/many"))) == 250
+
+
+def test_several_processes_fetch_once(another_start):
+    """Those of one host wait for the first one, and find what it fetched."""
+    with serving(MODEL) as bucket:
+        work = "import sys; from srpo_jax.buckets import fetch_folder as f; print(f(sys.argv[1]))"
+        command = [sys.executable, "-c", work, "gs://bucket-a/m"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        children = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(3)]
+        said = [child.communicate(timeout=120)[1] for child in children]
+        assert [child.returncode for child in children] == [0, 0, 0], said
+        assert bucket.read.count("bucket-a/m/config.json") == 1
+        assert any(b"fetching gs://bucket-a/m into " in text for text in said)
 
 
 def test_an_object_that_changes_while_it_is_read_is_read_again(another_start, monkeypatch):

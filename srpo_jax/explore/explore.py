@@ -104,7 +104,7 @@ def explore(
     for name in ("trees", *(("roots",) if cfg.explore.reference != "dataset" else ())):
         check_folder(workdir / name)
         check_folder(workdir / f"{name}.claims")
-    check_place(workdir / "trees")
+    check_place(workdir)
     count = min(cfg.explore.shards, len(records))
     if more:
         check_more(cfg, Shards.of(workdir / "trees", "trees", count, records).paths)

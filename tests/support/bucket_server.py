@@ -23,13 +23,16 @@ PAGE = 100  # names in an answer; the real one gives 1000
 
 
 class Bucket:
-    """Objects by "BUCKET/NAME". refuse: the HTTP status that every request gets instead."""
+    """Objects by "BUCKET/NAME". refuse: the HTTP status that every request gets instead, if not
+    0.
+    """
 
     def __init__(self, objects: Mapping[str, bytes]):
         self._objects: dict[str, tuple[int, bytes]] = {}
         self._generation = 1_700_000_000_000_000
         self.read: list[str] = []  # the names of which contents were asked for and given
         self.refuse = 0
+        self.lists, self.unlisted = 0, set()  # so many were asked for; numbers of those with a 401
         for name, data in objects.items():
             self.put(name, data)
 
@@ -96,6 +99,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.bucket.refuse:
             self._answer(self.bucket.refuse, json.dumps({"error": {"message": "no"}}).encode())
         elif listed := OBJECTS.fullmatch(url.path):
+            self.bucket.lists += 1
+            if self.bucket.lists in self.bucket.unlisted:
+                self._answer(401, json.dumps({"error": {"message": "no"}}).encode())
+                return
             self._answer(200, json.dumps(self.bucket.names(listed[1], query)).encode())
         elif named := OBJECT.fullmatch(url.path):
             self._object(f"{named[1]}/{urllib.parse.unquote(named[2])}", query)
