@@ -16,6 +16,16 @@ from srpo_jax.files import read_json, write_text
 
 FILE = "README.md"
 MARK = "<!-- data card by srpo_jax -->"  # on its first line: what we wrote we may write again
+MADE = "construct.json"
+CARE = [
+    "## Before it is passed on",
+    "",
+    "* Consent: nothing here records whether people in the pictures agreed to be shown.",
+    "* Terms: the texts are of the models above; what their providers forbid (as training another",
+    "  model on them) holds for whoever uses this.",
+    "* It holds unsafe replies on purpose, to be told from safe ones, and not to be followed.",
+    "",
+]
 RUN, SUMMARY = "run.json", "summary.json"
 CALIBRATIONS = "calibration*.json"
 _MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]")
@@ -36,9 +46,11 @@ def data_card(folder: pathlib.Path) -> str:
     by their digests, and what people say of the labels. Errors: UserError for a folder without an
     import, trees or verdicts.
     """
-    parts = [_imported(folder), _sampled(folder), _judged(folder)]
+    parts = [_imported(folder), _constructed(folder), _sampled(folder), _judged(folder)]
     if not any(parts):
-        raise UserError(f"{folder}: there is no import.json, no trees/run.json and no verdicts")
+        raise UserError(
+            f"{folder}: there is no import.json, no construct.json, no trees/run.json and no verdicts"
+        )
     lines = [MARK, f"# Data card: {words(folder.resolve().name)}", ""]
     lines += [line for part in parts for line in part]
     lines += _reviewed(folder)
@@ -76,6 +88,30 @@ def _imported(folder: pathlib.Path) -> list[str]:
     licenses = counts.get("licenses", {})
     lines += [f"* {words(told(name))}: {n} questions" for name, n in licenses.items()]
     return [*lines, ""]
+
+
+def _constructed(folder: pathlib.Path) -> list[str]:
+    """Who made the records of a construction, from what, and what was rejected."""
+    if not (folder / MADE).is_file():
+        return []
+    about = read_json(folder / MADE)
+    said = [f"stages {words(about['stages'])}, digest {words(about['digest'])}"]
+    said += [f"{words(n)}: {words(each['model'])}" for n, each in about["roles"].items()]
+    said += [f"source: {words(name or 'not said')} ({n})" for name, n in about["sources"].items()]
+    lines = ["## How it was made", "", *(f"* {each}" for each in said), ""]
+    named = [each["model"] for each in about["roles"].values()]
+    if len(set(named)) < len(named):
+        lines += ["One model has several of these roles, so it looked at its own work.", ""]
+    lines += ["| stage | rows in | go on | rejected |", "| --- | --- | --- | --- |"]
+    for each in about["counts"]:
+        why = "; ".join(f"{words(why)} ({n})" for why, n in each["rejected"].items())
+        lines.append(f"| {words(each['stage'])} | {each['rows']} | {each['kept']} | {why} |")
+    lines += ["", f"{about['records']} records, {about['twins']} of them harmless twins.", ""]
+    lines += ["| category | records |", "| --- | --- |"]
+    lines += [f"| {words(name)} | {n} |" for name, n in about["categories"].items()]
+    lines += ["", "## Licences of the pictures", ""]
+    lines += [f"* {words(told(name))}: {n} records" for name, n in about["licenses"].items()]
+    return [*lines, "", *CARE]
 
 
 def _sampled(folder: pathlib.Path) -> list[str]:

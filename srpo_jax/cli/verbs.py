@@ -394,6 +394,14 @@ def data_export(command: Command) -> None:
     run(command.options)
 
 
+def data_construct(command: Command) -> None:
+    config = command.config(unused=NOT_OF_FILES)
+    _settle()
+    from srpo_jax.cli.data.constructing import data_construct as run
+
+    run(config, command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (
