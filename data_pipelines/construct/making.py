@@ -139,18 +139,13 @@ def write_out(
     write_records(records, out / RECORDS)
     lines = (json.dumps(_rejected(row), ensure_ascii=False) + "\n" for row in rows if row.why)
     write_text(out / REJECTS, "".join(lines), flush=True)
-    risky = [record for record in records if "twin_of" not in record.meta[META]]
     write_json(
         out / ABOUT,
         {
             "stages": stages.name,
             "digest": stages.digest,
             **about,
-            "records": len(records),
-            "twins": len(records) - len(risky),
-            "categories": dict(sorted(Counter(r.category or "none" for r in risky).items())),
-            "licenses": dict(sorted(Counter(record.license for record in records).items())),
-            "sources": dict(sorted(Counter(record.source for record in records).items())),
+            **counted(records),
             "counts": [
                 {
                     "stage": each.stage,
@@ -162,6 +157,18 @@ def write_out(
             ],
         },
     )
+
+
+def counted(records: Sequence[Record]) -> dict[str, Any]:
+    """What construct.json says of the records that there are."""
+    first = [record for record in records if "twin_of" not in record.meta.get(META, {})]
+    return {
+        "records": len(records),
+        "twins": len(records) - len(first),
+        "categories": dict(sorted(Counter(r.category or "none" for r in first).items())),
+        "licenses": dict(sorted(Counter(record.license for record in records).items())),
+        "sources": dict(sorted(Counter(record.source for record in records).items())),
+    }
 
 
 def _rejected(row: Row) -> dict[str, Any]:

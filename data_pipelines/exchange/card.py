@@ -16,7 +16,7 @@ from srpo_jax.files import read_json, write_text
 
 FILE = "README.md"
 MARK = "<!-- data card by srpo_jax -->"  # on its first line: what we wrote we may write again
-MADE = "construct.json"
+MADE, REVIEWED = "construct.json", "reviewed.json"
 CARE = [
     "## Before it is passed on",
     "",
@@ -152,13 +152,22 @@ def _shares(path: pathlib.Path) -> str:
 
 
 def _reviewed(folder: pathlib.Path) -> list[str]:
-    """How far people agree with the verdicts, by what `srpo judge calibrate` keeps."""
+    """What people decided on records, and how far they agree with verdicts, by what `srpo judge
+    calibrate` keeps.
+    """
     lines: list[str] = []
+    if (folder / REVIEWED).is_file():
+        about = read_json(folder / REVIEWED)
+        counts = ", ".join(f"{about[n]} {n}" for n in ("kept", "edited", "rejected", "undecided"))
+        lines.append(f"* records: {counts}; by {len(about['reviewers'])} people")
+        for name, said in (("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
+            if about.get(name) is not None:
+                lines.append(f"  * {said} of accepting and rejecting: {about[name]:.2f}")
     for path in sorted(folder.glob(CALIBRATIONS)):
         found = read_json(path)
         if "confusion" in found:  # or it is a file of others
             lines += _agreement(folder, found)
-    none = ["Not recorded here; `srpo judge calibrate` keeps it, beside its page."]
+    none = ["Not recorded here; `srpo data review` and `srpo judge calibrate` keep it."]
     return ["## Review by people", "", *(lines or none), ""]
 
 

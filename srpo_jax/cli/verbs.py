@@ -402,6 +402,12 @@ def data_construct(command: Command) -> None:
     run(config, command.options)
 
 
+def data_review(command: Command) -> None:
+    from srpo_jax.cli.data.reviewing import data_review as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

@@ -341,6 +341,25 @@ VERBS: dict[str, Verb] = {
                 positional=("in", "out"),
                 resumes=True,
             ),
+            "review": Verb(
+                "a page on which people accept, edit and reject records, or label judged answers",
+                "srpo data review runs/ssui --apply=decisions-ann.json,decisions-bo.json",
+                "Writes IN/review.html, which needs no server. With --apply, what was decided there:\n"
+                "IN/reviewed, with the records that stay; of judged answers, files of labels.",
+                config=None,
+                workdir=None,
+                options={
+                    "in": ("", "folder with records.jsonl; with --judged, a workdir"),
+                    "apply": ("", "files that the page saved, or an export of Label Studio"),
+                    "out": ("", "with --apply: where to; default IN/reviewed, of labels IN"),
+                    "sample": (0, "so many, by category and risk, or by verdict; 0: all, or 100"),
+                    "judged": (False, "the branches that a judge has verdicts on, for labels"),
+                    "answers": ("", "the same of the answers of an evaluation"),
+                    "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "to": ("", "label_studio: its JSON and labelling config, and no page"),
+                },
+                positional=("in",),
+            ),
             "card": Verb(
                 "a data card: origin, filters, licences, models, prompts, judges",
                 "srpo data card runs/mine",

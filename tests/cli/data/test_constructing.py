@@ -124,8 +124,8 @@ def test_the_estimate_is_what_is_asked(pictures, tmp_path, capsys):
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes_and_asks_nothing_twice(tmp_path):
-    some = draw_pictures(tmp_path / "some", (*GOOD, "incomplete", "words_unsafe"))
-    once, killed = tmp_path / "once", tmp_path / "killed"
+    some = draw_pictures(tmp_path / "some", ("good", "words_unsafe"))
+    once, killed = tmp_path / "once" / "out", tmp_path / "killed" / "out"
     alone = "--config.judge.concurrency=1"  # what is under way when it is killed is asked again
     with agents_stub(some) as stub:
         assert cli.main(construct_argv(stub, some, once, alone)) == 0
@@ -135,7 +135,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes_and_asks_nothing_twice
         program = [sys.executable, "-m", "tests.support.killed_construct", *argv]
         done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert int(done.stdout) > 4
+        assert int(done.stdout) > 2
         assert stub.calls == calls
         assert len({json.dumps(body) for body in stub.bodies}) == calls
     assert contents(killed) == contents(once)
