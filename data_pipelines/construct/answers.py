@@ -14,9 +14,9 @@ from srpo_jax.errors import one_line
 
 @dataclass(frozen=True)
 class Part:
-    """One key of an answer. kind: text, list (of texts), labels or grade. says: what is to be written
-    there. words: the most of a text. least, most: of the items of a list, or of a grade. labels:
-    {name: when it is right}.
+    """One key of an answer. kind: text, list (of texts), labels or grade. says: what is to be
+    written there. words: the most of a text. least, most: of the items of a list, or of a grade.
+    labels: {name: when it is right}.
     """
 
     key: str
@@ -69,7 +69,9 @@ class Part:
             case "list":
                 if not isinstance(value, list) or not self.least <= len(value) <= self.most:
                     raise ValueError(f"{self.key} is no list of {self.least} to {self.most}")
-                return [self._text(item, f"{self.key}[{i}]", one=True) for i, item in enumerate(value)]
+                return [
+                    self._text(item, f"{self.key}[{i}]", one=True) for i, item in enumerate(value)
+                ]
         return self._text(value, self.key, one=False)
 
     def _text(self, value: Any, name: str, *, one: bool) -> str:

@@ -26,7 +26,8 @@ MINORS = "sexual matter and minors: refused"
 _MINOR = re.compile(
     r"(?i)\b(?:minors?|child(?:ren|ish|like)?|kids?|toddlers?|bab(?:y|ies)|infants?|teen(?:s|ager|agers|age)?"
     r"|underage[d]?|under-age|pre-?teens?|pupils?|school-?(?:girl|boy|child|kid)(?:s|ren)?"
-    r"|(?:little|young) (?:girl|boy)s?|(?:[1-9]|1[0-7])[ -]?(?:years?|yrs?)[ -]?old|adolescents?|juveniles?"
+    r"|(?:little|young) (?:girl|boy)s?|(?:[1-9]|1[0-7])[ -]?(?:years?|yrs?)[ -]?old"
+    r"|adolescents?|juveniles?"
     r"|lolitas?|grade[ -]?schoolers?|kindergart\w*)\b"
 )
 _SEXUAL = re.compile(

@@ -1,9 +1,9 @@
 """Rows that came through all stages become records, and everything else a line that says why not.
 
-    OUT/records.jsonl   the records; behind each its harmless twin, if the stages make one
-    OUT/images/         their pictures, by their contents
-    OUT/rejects.jsonl   every other row, with the stage, the reason and what was answered
-    OUT/construct.json  which stages and models, and counts; written last
+OUT/records.jsonl   the records; behind each its harmless twin, if the stages make one
+OUT/images/         their pictures, by their contents
+OUT/rejects.jsonl   every other row, with the stage, the reason and what was answered
+OUT/construct.json  which stages and models, and counts; written last
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ META = "construct"  # the key of a record's meta
 TWIN = "-benign"  # at the end of a twin's id
 
 
-def finish(stages: StageList, rows: Sequence[Row], out: pathlib.Path) -> tuple[list[Record], Counts]:
-    """The records of the rows that are alive, with their pictures kept in `out`; a row of which none
-    can be made is rejected. Errors: OSError.
+def finish(
+    stages: StageList, rows: Sequence[Row], out: pathlib.Path
+) -> tuple[list[Record], Counts]:
+    """The records of the rows that are alive, with their pictures kept in `out`; a row of which
+    none can be made is rejected. Errors: OSError.
     """
     store, found, counts = PictureStore(out, out), [], Counts(VALIDATE)
     for row in rows:

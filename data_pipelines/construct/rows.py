@@ -118,7 +118,7 @@ def _id(name: str, kind: str, taken: set[str]) -> str:
 
 
 def _told(place: pathlib.Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What pictures.jsonl says of each picture. Errors: UserError, also for one that is not there."""
+    """What pictures.jsonl says of each. Errors: UserError, also for one that is not there."""
     path = place / TOLD
     found: dict[str, dict[str, str]] = {}
     for where, row in rows_of(path) if path.is_file() else ():

@@ -190,5 +190,3 @@ def _counted(stage: str, rows: Sequence[Row]) -> Counts:
 def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
     left = iter(rows)
     return iter(lambda: list(itertools.islice(left, BATCH)), [])
-
-

@@ -70,8 +70,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageList:
-    """A whole list. kinds: {name: what is shown of it}; of "category" the record's is taken. record:
-    from which answers a record is made, as its file says. digest: 16 hex digits over the contents.
+    """A whole list. kinds: {name: what is shown of it}; of "category" the record's is taken.
+    record: from which answers a record is made, as its file says. digest: 16 hex digits over the
+    contents.
     """
 
     name: str
@@ -181,7 +182,9 @@ def _stage(
     answer = data["answer"]
     if not isinstance(answer, dict) or not answer:
         raise fail(f"{at}.answer", "must have a key for each part of the answer")
-    parts = tuple(_part(key, said, f"{at}.answer.{key}", kinds, fail) for key, said in answer.items())
+    parts = tuple(
+        _part(key, said, f"{at}.answer.{key}", kinds, fail) for key, said in answer.items()
+    )
     keep = data.get("keep", [])
     if not isinstance(keep, list):
         raise fail(f"{at}.keep", "must be a list")
@@ -232,7 +235,12 @@ def _part(key: Any, data: Any, at: str, kinds: Mapping[str, Any], fail: Fail) ->
 
 def _keep(data: Any, at: str, parts: Sequence[Part], fail: Fail) -> Keep:
     tests = {"is", "at_least", "filled"}
-    if not isinstance(data, dict) or not {"field", "why"} <= set(data) <= {"field", "why", "of", *tests}:
+    if not isinstance(data, dict) or not {"field", "why"} <= set(data) <= {
+        "field",
+        "why",
+        "of",
+        *tests,
+    }:
         raise fail(at, "has field, why, one of is, at_least and filled, and may have of")
     part = next((part for part in parts if part.key == data["field"]), None)
     if part is None or len(tests & set(data)) != 1:
@@ -257,7 +265,9 @@ def _keep(data: Any, at: str, parts: Sequence[Part], fail: Fail) -> Keep:
 def _check_record(data: Any, known: Mapping[str, Part | None], fail: Fail) -> None:
     if not isinstance(data, dict) or not _RECORD <= set(data) <= _RECORD | _RECORD_ALSO:
         raise fail("record", f"has {', '.join(sorted(_RECORD))}, and may have {_RECORD_ALSO}")
-    paths = {name: data[name] for name in ("question", "steps", "reply", "unsafe_reply") if name in data}
+    paths = {
+        name: data[name] for name in ("question", "steps", "reply", "unsafe_reply") if name in data
+    }
     paths |= {f"meta[{i}]": name for i, name in enumerate(data.get("meta", []))}
     paths |= {f"verdicts.{n}": name for n, name in data.get("verdicts", {}).items()}
     twin = data.get("twin", {})

@@ -49,7 +49,8 @@ def data_card(folder: pathlib.Path) -> str:
     parts = [_imported(folder), _constructed(folder), _sampled(folder), _judged(folder)]
     if not any(parts):
         raise UserError(
-            f"{folder}: there is no import.json, no construct.json, no trees/run.json and no verdicts"
+            f"{folder}: there is no import.json, no construct.json, no trees/run.json and no "
+            "verdicts"
         )
     lines = [MARK, f"# Data card: {words(folder.resolve().name)}", ""]
     lines += [line for part in parts for line in part]

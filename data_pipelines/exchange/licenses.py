@@ -32,8 +32,8 @@ def told(name: str) -> str:
 
 
 def licenses_in(folder: pathlib.Path) -> dict[str, int]:
-    """{licence: number of questions} of the import, or the construction, in a folder; {} where there
-    is none.
+    """{licence: number of questions} of the import, or the construction, in a folder; {} where
+    there is none.
     """
     for name in ("import.json", "construct.json"):
         if (folder / name).is_file():

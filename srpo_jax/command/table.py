@@ -316,9 +316,10 @@ VERBS: dict[str, Verb] = {
             ),
             "construct": Verb(
                 "make records of a folder of pictures, by chat models: SSUI's agents",
-                "srpo data construct pictures runs/ssui --writer=A --arbiter=B --answerer=C --evaluator=D",
-                "Says what it will ask and cost, asks, and writes OUT/records.jsonl. A model is named\n"
-                "as judge.base_url knows it, or by a config file whose judge section says more.",
+                "srpo data construct pictures runs/ssui --writer=A --arbiter=B --answerer=C "
+                "--evaluator=D",
+                "Says what it will ask and cost, asks, and writes OUT/records.jsonl. A model is\n"
+                "named as judge.base_url knows it, or by a config file with a judge section.",
                 config="configs/common.py",
                 workdir=None,
                 options={
@@ -344,7 +345,7 @@ VERBS: dict[str, Verb] = {
             "review": Verb(
                 "a page on which people accept, edit and reject records, or label judged answers",
                 "srpo data review runs/ssui --apply=decisions-ann.json,decisions-bo.json",
-                "Writes IN/review.html, which needs no server. With --apply, what was decided there:\n"
+                "Writes IN/review.html, which needs no server. With --apply, what was decided:\n"
                 "IN/reviewed, with the records that stay; of judged answers, files of labels.",
                 config=None,
                 workdir=None,

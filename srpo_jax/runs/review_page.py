@@ -1,8 +1,8 @@
 """`srpo data review`: the page on which people look records, or judged answers, through.
 
-It works from one file, without a server. Unlike the other pages it has a script, templates/review.js,
-and a policy in its head that lets this script run and no other. The items are data beside it, which
-the script shows as text.
+It works from one file, without a server. Unlike the other pages it has a script,
+templates/review.js, and a policy in its head that lets this script run and no other. The items are
+data beside it, which the script shows as text.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ CHOICES = {
 }
 SUBTITLE = {
     RECORDS: "Is each record right, safe to learn from, and worth it?",
-    LABELS: "Does following the reply hurt nobody, given picture and question? By your own judgement.",
+    LABELS: "By your own judgement: does following the reply hurt nobody, given picture and "
+    "question?",
 }
 HARMFUL = {
     RECORDS: "Unsafe replies are closed until you open them, and pictures veiled until you click.",
     LABELS: "Every answer is closed until you open it, and pictures are veiled until you click.",
 }
-KEYS = "Keys: j and k go on and back, p shows the pictures, o opens what is closed, n writes a note, " + (
-    "Escape leaves a field, s saves; those of the buttons stand on them."
+KEYS = (
+    "Keys: j and k go on and back, p shows the pictures, o opens what is closed, n writes a note, "
+    + ("Escape leaves a field, s saves; those of the buttons stand on them.")
 )
 
 

@@ -1,6 +1,6 @@
-"""Scripted agents for `srpo data construct`: a server that plays every role of the stages of SSUI, one
-way for each picture, by its script. Each picture is of noise in large squares, so that none is nearly
-another.
+"""Scripted agents for `srpo data construct`: a server that plays every role of the stages of SSUI,
+one way for each picture, by its script. Each picture is of noise in large squares, so that none is
+nearly another.
 """
 
 from __future__ import annotations
@@ -71,9 +71,12 @@ class Agents:
 
     def __call__(self, body, kind):
         system, user = body["messages"]
-        stage = next(name for prompt, name in self.stages.items() if system["content"].startswith(prompt))
-        parts = user["content"]
-        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
+        stage = next(
+            name for prompt, name in self.stages.items() if system["content"].startswith(prompt)
+        )
+        parts: list[dict] = user["content"]
+        if isinstance(parts, str):
+            parts = [{"type": "text", "text": parts}]
         text = "\n".join(part["text"] for part in parts if part["type"] == "text")
         pictures = [
             base64.b64decode(part["image_url"]["url"].partition(",")[2])
@@ -166,8 +169,6 @@ def construct_argv(stub: ChatStub, pictures: pathlib.Path, out: pathlib.Path, *m
         "--config.judge.retries=1",
         *map(str, more),
     ]
-
-
 
 
 def answer_of_msr(stage: str, script: str, shown) -> dict:

@@ -1,4 +1,5 @@
-"""What reviewers' decisions make of records: which stay, how they read now, and how far people agree.
+"""What reviewers' decisions make of records: which stay, how they read now, and how far people
+agree.
 
 A record stays that somebody accepted or edited and nobody rejected. What nobody decided on is left
 out and counted: unreviewed is not accepted.
@@ -28,14 +29,17 @@ META = "review"  # the key of a record's meta
 def apply(
     records: Sequence[Record], review: Review, reviewers: Sequence[Reviewer]
 ) -> tuple[list[Record], dict[str, Any]]:
-    """The records that stay, in their order, and counts: {"kept", "edited", "rejected", "undecided",
-    "reviewers", "accepted_share", "notes"}. accepted_share: of the decided ones, by their weights.
+    """The records that stay, in their order, and counts: {"kept", "edited", "rejected",
+    "undecided", "reviewers", "accepted_share", "notes"}. accepted_share: of the decided ones, by
+    their weights.
 
     Errors: UserError for records that are not what was reviewed, for two edits of one field that
     differ, and for an edit that no record can hold.
     """
     said = {
-        item["key"]: {r.name: r.decisions[item["key"]] for r in reviewers if item["key"] in r.decisions}
+        item["key"]: {
+            r.name: r.decisions[item["key"]] for r in reviewers if item["key"] in r.decisions
+        }
         for item in review.items
     }
     _check_same(records, review)
@@ -125,8 +129,8 @@ def _edited(record: Record, about: Mapping[str, Decision]) -> Record:
         for part, value in decision.edits.items():
             if edits.setdefault(part, value) != value:
                 raise UserError(
-                    f"record {record.id!r}: {name} edits {part} in another way than a reviewer before:"
-                    " agree on one"
+                    f"record {record.id!r}: {name} edits {part} in another way than a reviewer "
+                    "before: agree on one"
                 )
     said: dict[str, Any] = {"decisions": sorted(each.decision for each in about.values())}
     for grade in ("difficulty", "informative"):

@@ -1,4 +1,4 @@
-"""The file that the review page saves: who decided what about which item; checked before it counts."""
+"""The file that the review page saves: who decided what about which item; checked first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def read_decisions(path: pathlib.Path, review: Review) -> Reviewer:
         raise UserError(f"{path} is no file of decisions of this version")
     if data.get("review") != review.digest:
         raise UserError(
-            f"{path} is about another page: what it shows has changed since, or it is of another folder"
+            f"{path} is about another page: what it shows has changed since, or it is of "
+            "another folder"
         )
     name = data.get("reviewer")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():

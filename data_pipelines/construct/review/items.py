@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Review:
-    """kind: RECORDS or LABELS. items: [{"key", "stratum", "weight", and what is shown}]. sampled: only
-    some of what there is; `weight` says of how many each speaks. digest: of everything shown.
+    """kind: RECORDS or LABELS. items: [{"key", "stratum", "weight", and what is shown}]. sampled:
+    only some of what there is; `weight` says of how many each speaks. digest: of everything shown.
     """
 
     kind: str

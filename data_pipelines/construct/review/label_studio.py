@@ -1,9 +1,9 @@
 """Label Studio's JSON: tasks of a review out, annotations back in as decisions.
 
-The shapes are those of Label Studio 1.23: a list of tasks, each with `data` whose keys the $names of
-the labelling config are; an export adds `annotations`, whose `result` has a list of what was chosen
-and written. Pictures are not in the file: they are read from local storage, whose root has to hold
-the folder `images`.
+The shapes are those of Label Studio 1.23: a list of tasks, each with `data` whose keys the $names
+of the labelling config are; an export adds `annotations`, whose `result` has a list of what was
+chosen and written. Pictures are not in the file: they are read from local storage, whose root has
+to hold the folder `images`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def write(review: Review, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.P
 
 
 def _data(item: Mapping[str, Any], review: Review) -> dict[str, Any]:
-    data = {"key": item["key"], "review": review.digest, "facts": ", ".join(filter(None, item["facts"]))}
+    data = {
+        "key": item["key"],
+        "review": review.digest,
+        "facts": ", ".join(filter(None, item["facts"])),
+    }
     data |= {f"image{i}": f"{LOCAL}{name}" for i, name in enumerate(item["images"])}
     most = max(len(each["images"]) for each in review.items)
     data |= {f"image{i}": "" for i in range(len(item["images"]), most)}

@@ -65,7 +65,9 @@ def data_construct(cfg: Config, options: Mapping[str, Any]) -> None:
         return RoleChat(
             {name: each for name, each in roles.items() if name != EVALUATOR},
             # That of a dry run never writes.
-            ReplyCache(out / REPLIES, **(dict(every=NEVER, seconds=NEVER) if dry_run else {})),
+            ReplyCache(out / REPLIES, every=NEVER, seconds=NEVER)
+            if dry_run
+            else ReplyCache(out / REPLIES),
             dry_run=dry_run,
             allow_upload=options["allow_upload"],
             log=out,
@@ -123,7 +125,8 @@ def _roles(cfg: Config, stages: StageList, options: Mapping[str, Any]) -> dict[s
         given = options[role].strip()
         if not given:
             raise UserError(
-                f"--{role}=MODEL is missing: name the model as its server knows it, or a config file"
+                f"--{role}=MODEL is missing: name the model as its server knows it, or a "
+                "config file"
             )
         found[role] = _settings(cfg, given)
     about = {role: {"spec": {"model": each.model}} for role, each in found.items()}

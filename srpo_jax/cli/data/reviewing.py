@@ -27,8 +27,8 @@ from srpo_jax.data_pipelines.construct.review.items import (
     review_of_records,
 )
 from srpo_jax.data_pipelines.construct.review.items import RECORDS as OF_RECORDS
-from srpo_jax.data_pipelines.exchange.card import MADE, MARK, REVIEWED, write_card
 from srpo_jax.data_pipelines.exchange.card import FILE as CARD
+from srpo_jax.data_pipelines.exchange.card import MADE, MARK, REVIEWED, write_card
 from srpo_jax.data_pipelines.exchange.pictures import PictureStore
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.errors import UserError
@@ -80,7 +80,8 @@ def data_review(options: Mapping[str, Any]) -> None:
         write_page(page, review, pictures, place.resolve().name)
         say(f"wrote {page}: {len(review.items)} items; open it in a browser, and save decisions")
     more = " --judged" * judged
-    say(f"then: {shlex.join(['srpo', 'data', 'review', str(place)])}{more} --apply=decisions-NAME.json")
+    command = shlex.join(["srpo", "data", "review", str(place)])
+    say(f"then: {command}{more} --apply=decisions-NAME.json")
 
 
 def _records(place: pathlib.Path) -> list[Record]:

@@ -1,4 +1,5 @@
-"""The models of a construction: who is asked what, from the cache or by its server, and at what cost.
+"""The models of a construction: who is asked what, from the cache or by its server, and at what
+cost.
 
 Every reply is on disk before the next one is asked for by the same slot (Journal), so that a killed
 run asks nothing twice but what was under way.
@@ -34,8 +35,8 @@ FRESH = "fresh.jsonl"  # in the folder of replies
 
 
 class Journal:
-    """The replies that are in no part of the cache yet: a line each, as they come. A line that a kill
-    tore is passed over. At the start they go into the cache.
+    """The replies that are in no part of the cache yet: a line each, as they come. A line that a
+    kill tore is passed over. At the start they go into the cache.
     """
 
     def __init__(self, cache: ReplyCache):
@@ -94,9 +95,9 @@ class Estimate:
 
 
 class RoleChat:
-    """An Asker (runner.py). roles: the settings of each. cache: of raw replies; a dry run asks nobody
-    and only estimates: `estimates`. allow_upload: pictures may leave this machine. log: folder of
-    usage.jsonl. digest: of the stages.
+    """An Asker (runner.py). roles: the settings of each. cache: of raw replies; a dry run asks
+    nobody and only estimates: `estimates`. allow_upload: pictures may leave this machine. log:
+    folder of usage.jsonl. digest: of the stages.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class RoleChat:
         self.estimates: list[Estimate] = []
         self._sent = 0
         self._usage, self._log = cost.Usage(), None
-        self._backends = dict(backends or {}) or {name: _server(each) for name, each in roles.items()}
+        self._backends = dict(backends or {}) or {
+            name: _server(each) for name, each in roles.items()
+        }
         self._journal = None if dry_run else Journal(cache)
         if dry_run:
             take_in(cache)
@@ -154,10 +157,11 @@ class RoleChat:
             missing[request.key] = ChatRequest("", (), 0, 0, 0)  # its pictures are not kept
             size = cost.total_preview([size, one])
         size = cost.total_preview([size, cost.Preview(size.host, 0, len(known), 0, 0, 0, 0, 0.0)])
-        sums = [sum(column) / len(known) for column in zip(*known.values())] or [None, None]
-        if sums[0] is None and missing:
-            sums[0] = size.tokens_in / len(missing)
-        self.estimates.append(Estimate(stage.name, size, waiting, sums[0], sums[1], prices))
+        means = [sum(column) / len(known) for column in zip(*known.values())]
+        mean_in, mean_out = means if means else (None, None)
+        if mean_in is None and missing:
+            mean_in = size.tokens_in / len(missing)
+        self.estimates.append(Estimate(stage.name, size, waiting, mean_in, mean_out, prices))
         self._usage = cost.Usage()
         if self.dry_run:
             return
@@ -188,9 +192,7 @@ class RoleChat:
         if self._log is not None:
             self._log.write()
 
-    def ask(
-        self, role: str, asks: Sequence[Ask], readable: Callable[[dict], str]
-    ) -> list[Said]:
+    def ask(self, role: str, asks: Sequence[Ask], readable: Callable[[dict], str]) -> list[Said]:
         """See Asker.ask. Errors: UserError or RunFailure when asking on makes no sense, and before
         pictures would leave this machine without allow_upload.
         """
@@ -270,8 +272,8 @@ def table(estimates: Sequence[Estimate]) -> str:
     for each in estimates:
         calls += each.now.requests + each.later
         tokens = each.tokens()
-        shown = ("?", "?") if tokens is None else tuple(f"{n:.0f}" for n in tokens)
-        rows.append((each.stage, str(each.now.requests), str(each.later), *shown))
+        t_in, t_out = ("?", "?") if tokens is None else (f"{n:.0f}" for n in tokens)
+        rows.append((each.stage, str(each.now.requests), str(each.later), t_in, t_out))
         if tokens is None:
             unknown.append(each.stage)
             continue

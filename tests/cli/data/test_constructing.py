@@ -1,4 +1,6 @@
-"""`srpo data construct` against scripted agents: what comes out, what it costs, and what a kill does."""
+"""`srpo data construct` against scripted agents: what comes out, what it costs, and what a kill
+does.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,9 @@ def contents(out: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_exactly_the_good_rows_become_records(made):
-    """Every other script is in rejects.jsonl with its stage and reason, none is in neither; what was
-    redundant comes out mended; verdicts, headings and the harmless twin are there, and the card names
-    every model.
+    """Every other script is in rejects.jsonl with its stage and reason, none is in neither; what
+    was redundant comes out mended; verdicts, headings and the harmless twin are there, and the card
+    names every model.
     """
     out, _ = made
     records = {record.id: record for record in read_records(out / "records.jsonl")}
@@ -69,7 +71,7 @@ def test_exactly_the_good_rows_become_records(made):
         if not twin:
             verdicts = {"text": "safe", "text_reply": "safe", "picture": "safe", "pair": "risky"}
             assert record.meta["construct"]["verdicts"] == verdicts
-            assert record.category in name and f"{name}-benign" in records
+            assert str(record.category) in name and f"{name}-benign" in records
     mended = next(r for n, r in records.items() if n.startswith("redundant") and r.risky)
     assert "Now it says something of its own" in mended.steps[2]
     card = (out / "README.md").read_text()
@@ -88,11 +90,13 @@ def test_categories_are_dealt_out_in_turn(made, tmp_path, pictures, capsys):
 
 
 def test_the_words_are_judged_without_the_picture_and_the_pair_with_it(made):
-    """The answerer never sees a picture, nor does whoever judges the words; each role is its model."""
+    """The answerer never sees a picture, nor does who judges the words; each role is its model."""
     for body in made[1].bodies:
         content = body["messages"][1]["content"]
         shown = not isinstance(content, str) and any(p["type"] == "image_url" for p in content)
-        words = body["messages"][0]["content"].startswith(("You check questions", "You are a helpf"))
+        words = body["messages"][0]["content"].startswith(
+            ("You check questions", "You are a helpf")
+        )
         assert shown is not words
         assert (body["model"] == "the-answerer") == body["messages"][0]["content"].startswith(
             "You are a helpful"
@@ -100,8 +104,9 @@ def test_the_words_are_judged_without_the_picture_and_the_pair_with_it(made):
 
 
 def test_the_estimate_is_what_is_asked(pictures, tmp_path, capsys):
-    """Before each stage: its requests and tokens, to the last. At the start: the most that can come,
-    which comes when nothing is rejected; after a pilot also tokens out; afterwards nothing is left.
+    """Before each stage: its requests and tokens, to the last. At the start: the most that can
+    come, which comes when nothing is rejected; after a pilot also tokens out; afterwards nothing is
+    left.
     """
     some = draw_pictures(tmp_path / "some", GOOD)
     with agents_stub(some) as stub:
@@ -208,9 +213,7 @@ def test_a_second_list_of_stages_starts_from_questions(made, tmp_path, capsys):
     out, _ = made
     names = (*GOOD, "incomplete")
     some = draw_pictures(tmp_path / "some", names)
-    asked = [
-        {"id": n, "images": [f"{n}.png"], "question": f"What of {THINGS[n]}?"} for n in names
-    ]
+    asked = [{"id": n, "images": [f"{n}.png"], "question": f"What of {THINGS[n]}?"} for n in names]
     lines = "".join(json.dumps(row) + "\n" for row in asked)
     (some / "records.jsonl").write_text(lines)
     with agents_stub(some, stages="msr_align") as stub:

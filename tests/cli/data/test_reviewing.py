@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+import shlex
 
 import pytest
 
@@ -12,10 +14,15 @@ from srpo_jax.data_pipelines.construct.review.items import RECORDS, Review
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.trust.statistics import kappa
+from tests.cli.test_trust import trees_by
+from tests.support import judged
 from tests.support.agents import draw_pictures
 from tests.support.browser import opened, press, saved
 
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & \u202ex"
+HOSTILE = (
+    "</script><script>document.title='owned'</script>"
+    "<img src=x onerror=\"document.title='owned'\"> & \u202ex"
+)
 UNSAFE = "Pour them together, UNSAFETEXT."
 FORMAT = "srpo_jax review 1"
 
@@ -61,8 +68,8 @@ def decide(home: pathlib.Path, name: str, decisions: dict, **more) -> pathlib.Pa
 
 def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
     """By keys and buttons: accept, edit, reject, grades and a note, which a reload keeps; the saved
-    file is applied. Markup in a record stays text, the unsafe reply closed and pictures veiled until
-    they are opened.
+    file is applied. Markup in a record stays text, the unsafe reply closed and pictures veiled
+    until they are opened.
     """
     review(capsys, folder)
     order = [item["key"] for item in Review.read(folder, RECORDS).items]
@@ -76,7 +83,10 @@ def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
             if name == "r0":
                 shown = page.value("document.querySelector('[data-field=question]').value")
                 assert shown == HOSTILE and page.value("document.title") == "set: review"
-                assert page.value("document.querySelectorAll('#item script, #item img[src=x]').length") == 0
+                assert (
+                    page.value("document.querySelectorAll('#item script, #item img[src=x]').length")
+                    == 0
+                )
                 hidden = "document.querySelector('[data-field=unsafe_reply]').checkVisibility()"
                 assert page.value(hidden) is False
                 press(page, "o")
@@ -90,6 +100,7 @@ def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
                 assert page.value(f"{field}.readOnly") is True
                 press(page, "e")
                 assert page.value(f"{field}.readOnly") is False
+                assert page.value(veiled) == 0 and page.value(hidden) is True  # they stay open
                 page.value(
                     f"{field}.value = 'Take care.'; {field}.dispatchEvent(new Event('input')); 1"
                 )
@@ -103,7 +114,9 @@ def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
             else:
                 press(page, wanted[name] or "j")
         page.value("document.querySelector('#save').click()")
-        assert "Write your name first" in page.value("document.getElementById('progress').textContent")
+        assert "Write your name first" in page.value(
+            "document.getElementById('progress').textContent"
+        )
         page.call("Input.insertText", text="ann")
         page.call("Page.reload", until="Page.loadEventFired")
         told = page.value("document.getElementById('progress').textContent")
@@ -121,7 +134,11 @@ def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
         "informative": 3,
         "note": "mended a (j) <b>",
     }
-    assert {k: v["decision"] for k, v in said.items()} == {"r0": "edit", "r1": "accept", "r2": "reject"}
+    assert {k: v["decision"] for k, v in said.items()} == {
+        "r0": "edit",
+        "r1": "accept",
+        "r2": "reject",
+    }
     out = review(capsys, folder, f"--apply={path}")
     assert "wrote 2 of 4 records" in out and "1 edited, 1 rejected, 1 undecided" in out
     kept = read_records(folder / "reviewed" / "records.jsonl")
@@ -130,7 +147,9 @@ def test_a_person_reviews_in_a_browser(folder, tmp_path, capsys):
     assert kept[0].reply == "Take care." and kept[0].question == HOSTILE
     assert kept[0].meta["review"] == {"decisions": ["edit"], "difficulty": 2, "informative": 3}
     for record in kept:
-        assert record.image_paths()[0].read_bytes() == before[record.id].image_paths()[0].read_bytes()
+        assert (
+            record.image_paths()[0].read_bytes() == before[record.id].image_paths()[0].read_bytes()
+        )
     (note,) = read_json(folder / "reviewed" / "reviewed.json")["notes"]
     assert note["note"] == "mended a (j) <b>"
 
@@ -141,7 +160,9 @@ def test_two_reviewers(folder, capsys):
     """
     review(capsys, folder)
     word = {"accept": {"decision": "accept"}, "reject": {"decision": "reject"}}
-    one = dict(zip(("r0", "r1", "r2", "r3"), map(word.get, ("accept", "accept", "reject", "accept"))))
+    one = dict(
+        zip(("r0", "r1", "r2", "r3"), map(word.get, ("accept", "accept", "reject", "accept")))
+    )
     other = dict(zip(("r0", "r1", "r2"), map(word.get, ("accept", "reject", "reject"))))
     files = decide(folder, "ann", one), decide(folder, "bo", other)
     out = review(capsys, folder, f"--apply={files[0]},{files[1]}")
@@ -159,7 +180,11 @@ WRONG = [
     ({"r3": {"decision": "edit", "edits": {"unsafe_reply": "x"}}}, {}, "edits 'unsafe_reply'"),
     ({"r1": {"decision": "edit", "edits": {"reply": " "}}}, {}, "leaves reply empty"),
     ({"r1": {"decision": "accept", "difficulty": 4}}, {}, "difficulty must be 1, 2 or 3"),
-    ({"r1": {"decision": "edit", "edits": {"steps": ["a", "Reply: b"]}}}, {}, "cannot be read back"),
+    (
+        {"r1": {"decision": "edit", "edits": {"steps": ["a", "Reply: b"]}}},
+        {},
+        "cannot be read back",
+    ),
     ({"r1": {"decision": "edit", "edits": {"reply": "A child, naked."}}}, {}, "minors: refused"),
     ({"r1": {"decision": "accept"}}, {"review": "0" * 16}, "about another page"),
     ({"r1": {"decision": "accept"}}, {"reviewer": " "}, "the reviewer has no name"),
@@ -238,3 +263,34 @@ def test_label_studio_gives_the_same_decisions_back(folder, capsys):
     assert kept["r1"].reply == "Mended." and kept["r1"].meta["review"]["difficulty"] == 3
     assert set(kept) == {"r0", "r1", "r3"}
     assert read_lines(folder / "reviewed" / "records.jsonl")[0]["id"] == "r0"
+
+
+def test_verdicts_are_reviewed_blind_and_become_labels(tmp_path, capsys):
+    """The page of judged branches has no verdict in it, the same for all; what two people saved
+    are labels that `srpo judge calibrate` takes.
+    """
+    judged.write_judged(tmp_path / "trees", trees_by("SSUUUE"), name="strict")
+    out = review(capsys, tmp_path, "--judged", "--sample=30")
+    assert "label.html: 30 items" in out
+    page = (tmp_path / "label.html").read_text()
+    (data,) = re.findall(r'id="data">(.*?)</script>', page)
+    items = json.loads(data)["items"]
+    assert {frozenset(item) for item in items} == {
+        frozenset(("key", "id", "at", "k", "question", "images", "text", "facts"))
+    }
+    files = []
+    for name, truth in (("ann", "SSSUUU"), ("bo", "SSUUUU")):
+        made = {}
+        for item in items:
+            word = {"S": "SAFE", "U": "UNSAFE"}[truth[item["k"]]]
+            made[item["key"]] = {"decision": word if item["k"] else "skip"}
+        about = {"format": FORMAT, "review": json.loads(data)["digest"], "reviewer": name}
+        files.append(tmp_path / f"decisions-{name}.json")
+        files[-1].write_text(json.dumps({**about, "decisions": made}))
+    out = review(capsys, tmp_path, "--judged", f"--apply={files[0]},{files[1]}")
+    assert "kappa of the reviewers" in out
+    assert cli.main(shlex.split(out.splitlines()[-1].removeprefix("next: srpo "))) == 0
+    said = capsys.readouterr().out
+    assert "Cohen's kappa" in said
+    skipped = [r for r in read_lines(tmp_path / "labels-ann.jsonl") if r["reply_verdict"] == ""]
+    assert {row["k"] for row in skipped} == {0}

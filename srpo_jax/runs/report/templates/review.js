@@ -7,6 +7,8 @@
   const store = "srpo-review-" + data.digest;
   let state = { reviewer: "", decisions: {} };
   let at = 0;
+  let bare = false; // pictures of this item were shown
+  let open = false; // what is closed of it was opened
 
   function restore() {
     try {
@@ -51,8 +53,7 @@
     else delete entry.edits;
     state.decisions[item().key] = entry;
     keep();
-    if (at + 1 < data.items.length) at += 1;
-    show();
+    go(1);
   }
 
   // What a field holds now: steps are fields with a number.
@@ -84,6 +85,8 @@
 
   function behind(title, inside) {
     const details = make("details", "", { class: "behind unsafe" });
+    details.open = open;
+    details.addEventListener("toggle", () => { open = details.open; });
     details.append(make("summary", title), inside);
     return details;
   }
@@ -115,9 +118,13 @@
         side.append(make("div", (shown && shown.problem) || "no picture", { class: "nopicture" }));
         return;
       }
-      const button = make("button", "", { class: "picture veiled", title: "show or veil (p)" });
+      const button = make("button", "", { class: "picture", title: "show or veil (p)" });
       button.append(make("img", "", { src: shown.uri, alt: "picture of the question" }));
-      button.addEventListener("click", () => button.classList.toggle("veiled"));
+      button.classList.toggle("veiled", !bare);
+      button.addEventListener("click", () => {
+        bare = button.classList.contains("veiled");
+        button.classList.toggle("veiled");
+      });
       side.append(button);
     });
     side.append(make("p", item().facts.filter(Boolean).join(" · "), { class: "facts" }));
@@ -216,6 +223,7 @@
 
   function go(step) {
     at = Math.min(data.items.length - 1, Math.max(0, at + step));
+    bare = open = false;
     show();
   }
 
@@ -256,7 +264,6 @@
   byId("load").addEventListener("change", load);
   byId("back").addEventListener("click", () => go(-1));
   byId("on").addEventListener("click", () => go(1));
-  const open = data.items.findIndex((each) => !(state.decisions[each.key] || {}).decision);
-  at = Math.max(0, open);
+  at = Math.max(0, data.items.findIndex((each) => !(state.decisions[each.key] || {}).decision));
   show();
 })();
