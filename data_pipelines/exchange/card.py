@@ -23,7 +23,7 @@ CARE = [
     "* Consent: nothing here records whether people in the pictures agreed to be shown.",
     "* Terms: the texts are of the models above; what their providers forbid (as training another",
     "  model on them) holds for whoever uses this.",
-    "* It holds unsafe replies on purpose, to be told from safe ones, and not to be followed.",
+    "* Where it has unsafe replies, they are there to be told from safe ones, not to be followed.",
     "",
 ]
 RUN, SUMMARY = "run.json", "summary.json"
@@ -56,6 +56,40 @@ def data_card(folder: pathlib.Path) -> str:
     lines += [line for part in parts for line in part]
     lines += _reviewed(folder)
     return "\n".join(lines)
+
+
+def release_card(place: pathlib.Path, name: str, about: Mapping[str, Any]) -> str:
+    """The card of a release of what lies in `place`: what is in it and what is not, the card of
+    what it was made of, licences, consent, terms and reviewers. about: release.json.
+    """
+    lines = [MARK, f"# Data card: {words(name)}", "", f"`{about['canary']}`", ""]
+    lines += ["Models must not be trained on a text with this canary by accident.", ""]
+    lines += ["## What is in it", "", f"* {about['records']} records", ""]
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in about["verdicts"].items())
+    lines[-1:] = [f"* {about['branches']} branches ({verdicts})", ""] if verdicts else [""]
+    if about["include_harmful"]:
+        lines += [
+            "**It holds unsafe replies and texts of branches.** With its labels swapped it would",
+            "teach harm: pass it on only to whom you know, and not to train on the wrong side.",
+            "",
+        ]
+    else:
+        lines += [
+            f"Not in it: {about['unsafe_replies']} unsafe replies, the texts of branches, and what "
+            "judges wrote.",
+            "Their SHA-256 is, with every verdict.",
+            "",
+        ]
+    parts = [_imported(place), _constructed(place), _sampled(place), _judged(place)]
+    lines += [line for part in parts for line in part]
+    if not (place / MADE).is_file():
+        lines += CARE
+    lines += ["## Licences, record by record", "", "licenses.jsonl has them, with sources.", ""]
+    lines += [f"* {words(told(name))}: {n} records" for name, n in about["licenses"].items()]
+    if about["allowed"]:
+        named = ", ".join(words(each) for each in about["allowed"])
+        lines.append(f"* passed on because whoever released it said so: {named}")
+    return "\n".join([*lines, "", *_reviewed(place)])
 
 
 def write_card(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:

@@ -408,6 +408,12 @@ def data_review(command: Command) -> None:
     run(command.options)
 
 
+def data_release(command: Command) -> None:
+    from srpo_jax.cli.data.releasing import data_release as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

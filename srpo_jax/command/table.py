@@ -361,6 +361,22 @@ VERBS: dict[str, Verb] = {
                 },
                 positional=("in",),
             ),
+            "release": Verb(
+                "a folder to pass on, without unsafe replies and texts of branches",
+                "srpo data release runs/ssui/reviewed out",
+                "Of records, or of a workdir with judged trees: texts that are safe, and of all\n"
+                "others hashes and verdicts, with licences, a canary and a card.",
+                config=None,
+                workdir=None,
+                options={
+                    "in": ("", "folder with records.jsonl, or a workdir"),
+                    "out": ("", "new folder to write"),
+                    "verdicts": ("", "name of the verdict set; needed where there are several"),
+                    "allow": ("", "licences (unknown: none) and sources that may go out"),
+                    "include_harmful": (False, "unsafe replies and texts of branches go out, too"),
+                },
+                positional=("in", "out"),
+            ),
             "card": Verb(
                 "a data card: origin, filters, licences, models, prompts, judges",
                 "srpo data card runs/mine",
