@@ -97,7 +97,8 @@ class Agents:
     def _script(self, pictures, shown) -> str:
         if pictures:
             return self.scripts[hashlib.sha256(pictures[0]).hexdigest()]
-        return next(name for name, thing in THINGS.items() if thing in shown["question"])
+        names = self.scripts.values()
+        return next(name for name in names if THINGS.get(name, name) in shown["question"])
 
     def message(self, stage, script, shown):
         """{"content", "refusal"} of one answer."""
