@@ -34,7 +34,7 @@ def test_photographs_become_a_trained_policy(tmp_path):
     assert len(records) == 2 * len(photos.PHOTOS)
     assert srpo("data review", made) == 0
     review = Review.read(made, RECORDS)
-    decisions = {item["key"]: {"decision": "accept"} for item in review.items}
+    decisions: dict[str, dict] = {i["key"]: {"decision": "accept"} for i in review.items}
     decisions[records[0].id] = {"decision": "reject"}
     decisions[records[2].id] = {"decision": "edit", "edits": {"reply": "Rather take the stairs."}}
     about = {"format": "srpo_jax review 1", "review": review.digest, "reviewer": "ann"}

@@ -15,6 +15,7 @@ from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.files import read_json, read_lines
 from srpo_jax.judge.trust.statistics import kappa
 from tests.cli.test_trust import trees_by
+from tests.data_pipelines.formats.test_other_readers import oracle_rows
 from tests.support import judged
 from tests.support.agents import draw_pictures
 from tests.support.browser import opened, press, saved
@@ -263,6 +264,26 @@ def test_label_studio_gives_the_same_decisions_back(folder, capsys):
     assert kept["r1"].reply == "Mended." and kept["r1"].meta["review"]["difficulty"] == 3
     assert set(kept) == {"r0", "r1", "r3"}
     assert read_lines(folder / "reviewed" / "records.jsonl")[0]["id"] == "r0"
+
+
+READ_BY_LABEL_STUDIO = """
+import json, sys
+from label_studio_sdk.label_interface import LabelInterface
+interface = LabelInterface(open(sys.argv[1] + "/label_studio.xml").read())
+interface.validate()
+tasks = json.load(open(sys.argv[1] + "/label_studio.json"))
+value = lambda word: {"from_name": "decision", "to_name": "question", "type": "choices",
+                      "value": {"choices": [word]}}
+taken = lambda word: interface.validate_annotation({"completed_by": 1, "result": [value(word)]})
+print(json.dumps([[interface.validate_task(task) for task in tasks], taken("reject"), taken("x")]))
+"""
+
+
+@pytest.mark.slow
+def test_label_studio_itself_takes_the_tasks(folder, tmp_path, capsys):
+    """Its SDK reads the labelling config, every task fits it, and so does a decision of ours."""
+    review(capsys, folder, "--to=label_studio")
+    assert oracle_rows(READ_BY_LABEL_STUDIO, folder, tmp_path) == [[True] * 4, True, False]
 
 
 def test_verdicts_are_reviewed_blind_and_become_labels(tmp_path, capsys):
