@@ -22,6 +22,14 @@ from tests.support.agents import SCRIPTS, THINGS, agents_stub, construct_argv, d
 GOOD = ("good", "redundant")
 ASKING = re.compile(r"^(\w+): the-\w+: (\d+) requests .* about (\d+) tokens in", re.MULTILINE)
 ALL = re.compile(r"in all at most (\d+) requests, retries apart; (\d+) tokens in, (\d+) out")
+ARBITER = """
+from srpo_jax.configs import common
+
+def get_config():
+    config = common.get_config()
+    config.judge.model, config.judge.base_url, config.judge.price_input = "far", "{url}", 5.0
+    return config.lock()
+"""
 KEPT = ("records.jsonl", "rejects.jsonl", "construct.json", "README.md")
 
 
@@ -180,6 +188,20 @@ def test_what_cannot_be_is_said_before_anything_is_asked(pictures, tmp_path, cap
         assert stub.calls == 0
     assert said in line and line.count("\n") == 1
     assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_a_role_can_be_a_config_file(tmp_path, capsys):
+    """Its server, model and prices are those of the section judge of that file."""
+    some = draw_pictures(tmp_path / "some", ("good",))
+    with agents_stub(some) as stub, agents_stub(some) as other:
+        (tmp_path / "mine.py").write_text(ARBITER.format(url=other.url))
+        argv = construct_argv(stub, some, tmp_path / "out", f"--arbiter={tmp_path / 'mine.py'}")
+        said = run(capsys, argv)
+        assert {body["model"] for body in other.bodies} == {"far"} and other.calls == 3
+    (usage,) = [
+        u for u in read_lines(tmp_path / "out" / "usage.jsonl") if u["stage"].endswith("pair")
+    ]
+    assert usage["dollars"] == pytest.approx(usage["tokens_in"] / 1e6 * 5) and "$" in said
 
 
 def test_one_model_in_two_roles_is_named_by_the_card(tmp_path, capsys):
