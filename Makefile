@@ -52,11 +52,11 @@ $(VENV)/cuda: $(VENV)/.test
 
 # LLaMA-Factory and ms-swift read what is written for them: in an environment of their own, as they
 # want an older transformers (several GB, since it brings a torch for GPUs). Of ms-swift its reader
-# alone is needed, and what that imports.
+# alone is needed, and what that imports. Label Studio's labelling interface comes beside them.
 $(VENV)/oracles: | $(BIN)/python
 	$(PYTHON) -m venv $@.part
 	$@.part/bin/python -m pip install --quiet --disable-pip-version-check 'llamafactory>=0.9.5,<0.10' \
-	  'modelscope>=1.23,<2' 'json_repair<1'
+	  'modelscope>=1.23,<2' 'json_repair<1' 'label-studio-sdk>=2.1,<3'
 	$@.part/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'ms-swift>=4.6,<4.7'
 	mv $@.part $@
 

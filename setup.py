@@ -82,6 +82,7 @@ setup(
     package_data={
         "srpo_jax": ["py.typed"],
         "srpo_jax.arbiter": ["rubrics/*.yaml", "guards/*.yaml"],
+        "srpo_jax.data_pipelines.construct": ["stage_lists/*.yaml"],
         "srpo_jax.data_pipelines.ssui_mini": ["base_policy/*"],
         "srpo_jax.evaluate": ["*.yaml"],
         "srpo_jax.evaluate.benchmarks": ["rsbench_mini/*", "rsbench_mini/images/*"],

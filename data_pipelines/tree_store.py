@@ -40,6 +40,7 @@ from srpo_jax.files import (
     write_text,
 )
 
+RELEASE = "release.json"  # in a folder that `srpo data release` wrote
 SUFFIX = ".array_record"
 MAX_SHARD = 2**50  # bytes; what says more is no manifest
 
@@ -288,9 +289,19 @@ def _shards(folder: str | os.PathLike) -> list[pathlib.Path]:
             f"{folder / stem}{SUFFIX}: the shard that it adds to is missing; run 'srpo explore' "
             "again"
         )
+    if not paths and (about := _release(folder)):
+        raise RecordError(
+            f"{about.parent} is a release ({about.name}): the texts of its branches are not in it, "
+            "so nothing can be trained on them; explore anew on its records.jsonl"
+        )
     if not paths:
         raise RecordError(f"{folder}: no tree shards (*{SUFFIX}); run 'srpo explore' first")
     return paths
+
+
+def _release(folder: pathlib.Path) -> pathlib.Path | None:
+    """The file that says that a folder of trees would lie in a release; None elsewhere."""
+    return next((p for at in (folder, folder.parent) if (p := at / RELEASE).is_file()), None)
 
 
 def _manifest_there(path: pathlib.Path) -> dict[str, Any] | None:

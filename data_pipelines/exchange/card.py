@@ -16,6 +16,16 @@ from srpo_jax.files import read_json, write_text
 
 FILE = "README.md"
 MARK = "<!-- data card by srpo_jax -->"  # on its first line: what we wrote we may write again
+MADE, REVIEWED = "construct.json", "reviewed.json"
+CARE = [
+    "## Before it is passed on",
+    "",
+    "* Consent: nothing here records whether people in the pictures agreed to be shown.",
+    "* Terms: the texts are of the models above; what their providers forbid (as training another",
+    "  model on them) holds for whoever uses this.",
+    "* Where it has unsafe replies, they are there to be told from safe ones, not to be followed.",
+    "",
+]
 RUN, SUMMARY = "run.json", "summary.json"
 CALIBRATIONS = "calibration*.json"
 _MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]")
@@ -36,13 +46,50 @@ def data_card(folder: pathlib.Path) -> str:
     by their digests, and what people say of the labels. Errors: UserError for a folder without an
     import, trees or verdicts.
     """
-    parts = [_imported(folder), _sampled(folder), _judged(folder)]
+    parts = [_imported(folder), _constructed(folder), _sampled(folder), _judged(folder)]
     if not any(parts):
-        raise UserError(f"{folder}: there is no import.json, no trees/run.json and no verdicts")
+        raise UserError(
+            f"{folder}: there is no import.json, no construct.json, no trees/run.json and no "
+            "verdicts"
+        )
     lines = [MARK, f"# Data card: {words(folder.resolve().name)}", ""]
     lines += [line for part in parts for line in part]
     lines += _reviewed(folder)
     return "\n".join(lines)
+
+
+def release_card(place: pathlib.Path, name: str, about: Mapping[str, Any]) -> str:
+    """The card of a release of what lies in `place`: what is in it and what is not, the card of
+    what it was made of, licences, consent, terms and reviewers. about: release.json.
+    """
+    lines = [MARK, f"# Data card: {words(name)}", "", f"`{about['canary']}`", ""]
+    lines += ["Models must not be trained on a text with this canary by accident.", ""]
+    lines += ["## What is in it", "", f"* {about['records']} records", ""]
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in about["verdicts"].items())
+    lines[-1:] = [f"* {about['branches']} branches ({verdicts})", ""] if verdicts else [""]
+    if about["include_harmful"]:
+        lines += [
+            "**It holds unsafe replies and texts of branches.** With its labels swapped it would",
+            "teach harm: pass it on only to whom you know, and not to train on the wrong side.",
+            "",
+        ]
+    else:
+        lines += [
+            f"Not in it: {about['unsafe_replies']} unsafe replies, the texts of branches, and what "
+            "judges wrote.",
+            "Their SHA-256 is, with every verdict.",
+            "",
+        ]
+    parts = [_imported(place), _constructed(place), _sampled(place), _judged(place)]
+    lines += [line for part in parts for line in part]
+    if not (place / MADE).is_file():
+        lines += CARE
+    lines += ["## Licences, record by record", "", "licenses.jsonl has them, with sources.", ""]
+    lines += [f"* {words(told(name))}: {n} records" for name, n in about["licenses"].items()]
+    if about["allowed"]:
+        named = ", ".join(words(each) for each in about["allowed"])
+        lines.append(f"* passed on because whoever released it said so: {named}")
+    return "\n".join([*lines, "", *_reviewed(place)])
 
 
 def write_card(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
@@ -76,6 +123,30 @@ def _imported(folder: pathlib.Path) -> list[str]:
     licenses = counts.get("licenses", {})
     lines += [f"* {words(told(name))}: {n} questions" for name, n in licenses.items()]
     return [*lines, ""]
+
+
+def _constructed(folder: pathlib.Path) -> list[str]:
+    """Who made the records of a construction, from what, and what was rejected."""
+    if not (folder / MADE).is_file():
+        return []
+    about = read_json(folder / MADE)
+    said = [f"stages {words(about['stages'])}, digest {words(about['digest'])}"]
+    said += [f"{words(n)}: {words(each['model'])}" for n, each in about["roles"].items()]
+    said += [f"source: {words(name or 'not said')} ({n})" for name, n in about["sources"].items()]
+    lines = ["## How it was made", "", *(f"* {each}" for each in said), ""]
+    named = [each["model"] for each in about["roles"].values()]
+    if len(set(named)) < len(named):
+        lines += ["One model has several of these roles, so it looked at its own work.", ""]
+    lines += ["| stage | rows in | go on | rejected |", "| --- | --- | --- | --- |"]
+    for each in about["counts"]:
+        why = "; ".join(f"{words(why)} ({n})" for why, n in each["rejected"].items())
+        lines.append(f"| {words(each['stage'])} | {each['rows']} | {each['kept']} | {why} |")
+    lines += ["", f"{about['records']} records, {about['twins']} of them harmless twins.", ""]
+    lines += ["| category | records |", "| --- | --- |"]
+    lines += [f"| {words(name)} | {n} |" for name, n in about["categories"].items()]
+    lines += ["", "## Licences of the pictures", ""]
+    lines += [f"* {words(told(name))}: {n} records" for name, n in about["licenses"].items()]
+    return [*lines, "", *CARE]
 
 
 def _sampled(folder: pathlib.Path) -> list[str]:
@@ -116,13 +187,22 @@ def _shares(path: pathlib.Path) -> str:
 
 
 def _reviewed(folder: pathlib.Path) -> list[str]:
-    """How far people agree with the verdicts, by what `srpo judge calibrate` keeps."""
+    """What people decided on records, and how far they agree with verdicts, by what `srpo judge
+    calibrate` keeps.
+    """
     lines: list[str] = []
+    if (folder / REVIEWED).is_file():
+        about = read_json(folder / REVIEWED)
+        counts = ", ".join(f"{about[n]} {n}" for n in ("kept", "edited", "rejected", "undecided"))
+        lines.append(f"* records: {counts}; by {len(about['reviewers'])} people")
+        for name, said in (("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
+            if about.get(name) is not None:
+                lines.append(f"  * {said} of accepting and rejecting: {about[name]:.2f}")
     for path in sorted(folder.glob(CALIBRATIONS)):
         found = read_json(path)
         if "confusion" in found:  # or it is a file of others
             lines += _agreement(folder, found)
-    none = ["Not recorded here; `srpo judge calibrate` keeps it, beside its page."]
+    none = ["Not recorded here; `srpo data review` and `srpo judge calibrate` keep it."]
     return ["## Review by people", "", *(lines or none), ""]
 
 

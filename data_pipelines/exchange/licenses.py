@@ -32,9 +32,12 @@ def told(name: str) -> str:
 
 
 def licenses_in(folder: pathlib.Path) -> dict[str, int]:
-    """{licence: number of questions} of the import in a folder; {} where there is none."""
-    path = folder / "import.json"
-    if not path.is_file():
-        return {}
-    counts = read_json(path).get("counts", {}).get("licenses", {})
-    return {str(name): int(count) for name, count in counts.items()}
+    """{licence: number of questions} of the import, or the construction, in a folder; {} where
+    there is none.
+    """
+    for name in ("import.json", "construct.json"):
+        if (folder / name).is_file():
+            about = read_json(folder / name)
+            counts = about.get("counts", {}) if name == "import.json" else about
+            return {str(name): int(count) for name, count in counts.get("licenses", {}).items()}
+    return {}

@@ -394,6 +394,26 @@ def data_export(command: Command) -> None:
     run(command.options)
 
 
+def data_construct(command: Command) -> None:
+    config = command.config(unused=NOT_OF_FILES)
+    _settle()
+    from srpo_jax.cli.data.constructing import data_construct as run
+
+    run(config, command.options)
+
+
+def data_review(command: Command) -> None:
+    from srpo_jax.cli.data.reviewing import data_review as run
+
+    run(command.options)
+
+
+def data_release(command: Command) -> None:
+    from srpo_jax.cli.data.releasing import data_release as run
+
+    run(command.options)
+
+
 def env(command: Command) -> None:
     """Versions, platform and devices. Nothing of the environment's variables."""
     packages = (

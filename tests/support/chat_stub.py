@@ -35,7 +35,8 @@ class ChatStub:
     one of `kinds`: a function of (seed, request, how often it came), whatever the order of the
     calls. latency: seconds. unknown: fields that are answered by 400. script: answers to the first
     calls, instead: (status, headers, body of JSON). harmful: regex; a text that it is found in is
-    unsafe. calls, bodies, seen (by kind), peak: what came.
+    unsafe. complete: gives the body of the answer to a body and a kind, instead of
+    completion. calls, bodies, seen (by kind), peak: what came.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class ChatStub:
         unknown=(),
         script=(),
         harmful=HARM,
+        complete=None,
     ):
         self.harmful = harmful
+        self.complete = complete or (lambda body, kind: completion(body, kind, harmful))
         self.faults, self.kinds, self.seed, self.latency = faults, kinds, seed, latency
         self.unknown, self.script = set(unknown), list(script)
         self.calls, self.open, self.peak = 0, 0, 0
@@ -141,7 +144,7 @@ class ChatStub:
             return False
         if kind in ("429", "429_wait", "500", "html", "filter_400"):
             return await _write(writer, *_failure(kind))
-        return await _write(writer, 200, {}, completion(body, kind, self.harmful))
+        return await _write(writer, 200, {}, self.complete(body, kind))
 
     def _fault(self, raw: bytes) -> str:
         digest = hashlib.sha256(raw).hexdigest()

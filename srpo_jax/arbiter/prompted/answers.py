@@ -56,7 +56,7 @@ def read_answer(
     if any(tag in text for tag in tags):
         return Fault("the answer repeats a marker", at_once=True)
     try:
-        data = _json_object(text)
+        data = json_object(text)
         _exact(data, [key for part in rubric.parts for key in _keys(part, steps)], "the answer")
         answer = _read(data, rubric, steps)
     except ValueError as error:
@@ -84,7 +84,7 @@ def not_answered(reply: ChatReply) -> Fault | None:
     return None
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     """The one JSON object that the text is, or a fence holds that the text is. ValueError."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{len(text)} characters")

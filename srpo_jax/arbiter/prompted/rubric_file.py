@@ -16,6 +16,7 @@ import yaml
 
 from srpo_jax.arbiter.prompted.rubric import RISK, SHOWS, Grades, Label, Part, Rubric
 from srpo_jax.arbiter.verdict import Verdict
+from srpo_jax.data_pipelines.unique_yaml import UniqueKeys
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_file
 
@@ -85,23 +86,12 @@ def read_yaml(name: str, folder: pathlib.Path, what: str) -> tuple[Any, str, str
         path = folder / f"{name}.yaml"
     try:
         content = read_file(path, MAX_BYTES)
-        data = yaml.load(content, _UniqueKeys)
+        data = yaml.load(content, UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot read the rubric: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no YAML: {one_line(error, 200)}") from None
     return data, str(path), hashlib.sha256(content).hexdigest()
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Plain values only; a key that is given twice is an error."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice")
-        return super().construct_mapping(node, deep)
 
 
 def _checked(data: Any, where: str, sha256: str) -> Rubric:

@@ -67,7 +67,9 @@ def test_review_by_people_is_told(tmp_path):
     since it is said; without one, how to get there.
     """
     out = imported(tmp_path)
-    assert "Not recorded here; `srpo judge calibrate` keeps it" in data_card(out)
+    assert "Not recorded here; `srpo data review` and `srpo judge calibrate` keep it" in data_card(
+        out
+    )
     rate = {"value": 0.9, "low": 0.8, "high": 0.95}
     kept = {
         "judge": {"set": "s", "arbiter": "a*b", "digest": "d1"},
