@@ -134,9 +134,7 @@ def round_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
 def round_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
     """The workdirs of the rounds that have begun, in order; [] for what is no run of rounds."""
     found = []
-    while (workdir / ROUNDS).is_file() and (
-        each := round_folder(workdir, len(found) + 1)
-    ).is_dir():
+    while (workdir / ROUNDS).is_file() and (each := round_folder(workdir, len(found) + 1)).is_dir():
         found.append(each)
     return found
 

@@ -16,7 +16,7 @@ import pytest
 
 from srpo_jax.cli import main as cli
 from srpo_jax.cli.rounds.stages import Round, round_seed
-from srpo_jax.config.convert import as_config
+from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.explore import explorer
@@ -104,11 +104,14 @@ def test_round_2_explores_with_what_round_1_trained(world, run):
     assert len(texts[0]) == len(texts[1]) and texts[0] != texts[1]
     begun = json.loads((second / "config.json").read_text())
     assert begun["run"]["model weights"] == trained
-    answers = [json.loads((f / "eval" / "after" / "answers.json").read_text()) for f in (first, second)]
+    answers = [
+        json.loads((f / "eval" / "after" / "answers.json").read_text()) for f in (first, second)
+    ]
     assert answers[0]["records"] == answers[1]["records"]
     assert [a["policy_digest"] for a in answers] == [trained, policy_digest(second / "export")]
 
 
+@pytest.mark.slow  # a training
 def test_a_first_round_is_what_the_verbs_make(world, run):
     """Explored, judged, trained, exported by the verbs one by one: the same bytes."""
     workdir = world / "by-hand"
@@ -124,7 +127,8 @@ def test_a_first_round_is_what_the_verbs_make(world, run):
 
 def test_again_it_does_nothing_and_what_is_gone_is_made_again(world, run, capsys, monkeypatch):
     """Of rounds that are done only the exports and the answers are needed: without an export it is
-    written again from the checkpoint, with the same bytes, and nothing is sampled."""
+    written again from the checkpoint, with the same weights (its card has the scores now), and
+    nothing is sampled."""
 
     def never(*args, **kwargs):
         raise AssertionError("sampled again")
@@ -137,7 +141,10 @@ def test_again_it_does_nothing_and_what_is_gone_is_made_again(world, run, capsys
     shutil.rmtree(run / "round-1" / "export")
     assert cli.main(command(world, run, "--rounds=2")) == 0
     assert "round 1 of 2: export\n" in capsys.readouterr().out
-    assert files(run) == before
+    after = files(run)
+    card = [f"round-1/export/{name}" for name in ("README.md", "srpo_digests.json")]
+    assert {name for name in after if after[name] != before[name]} == {*card, "rounds.json"}
+    assert after.keys() == before.keys()
 
 
 @pytest.mark.parametrize(
@@ -178,15 +185,10 @@ def test_without_an_arbiter_it_waits_for_verdicts(world, tmp_path, capsys):
     assert f"srpo judge --workdir={second}" in capsys.readouterr().out
     assert (tmp_path / "round-1" / "eval" / "after" / "answers.json").is_file()
     assert sampled_by(second) == {policy_digest(tmp_path / "round-1" / "export")}
-    each = Round.of(as_config_of(world, argv), tmp_path, 2)
-    assert each.training.model.path == str(world / "model") != each.exploring.model.path
-
-
-def as_config_of(world, argv):
-    from srpo_jax.config.load import load_config
-
     overrides = [word for word in argv if word.startswith("--config.")]
-    return as_config(load_config(str(world / "mine.py"), overrides, ("arbiter.kind",)))
+    config = load_config(str(world / "mine.py"), overrides, ("arbiter.kind",))
+    each = Round.of(config, tmp_path, 2)
+    assert each.training.model.path == str(world / "model") != each.exploring.model.path
 
 
 def test_killed_at_every_stage_it_ends_with_the_same_bytes(world, tmp_path):
@@ -196,15 +198,15 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(world, tmp_path):
         [sys.executable, "-m", "tests.support.rounds_run", world, tmp_path], check=True, cwd=ROOT
     )
     found, wanted = files(tmp_path / "killed"), files(tmp_path / "whole")
-    done, once = (
-        Counter(each.pop("done.txt").decode().splitlines()) for each in (found, wanted)
-    )
+    done, once = (Counter(each.pop("done.txt").decode().splitlines()) for each in (found, wanted))
     assert found == wanted and len(wanted) == 11
     assert set(once.values()) == {1} and len(once) == 10
     assert set(done.values()) == {3} and done.keys() == once.keys()  # killed twice, then done
 
 
-MOMENTS = [f"round {r} of 2: {s}" for r in (1, 2) for s in ("explore", "judge", "train", "export", "eval")]
+MOMENTS = [
+    f"round {r} of 2: {s}" for r in (1, 2) for s in ("explore", "judge", "train", "export", "eval")
+]
 
 
 @pytest.mark.slow
