@@ -27,19 +27,6 @@ VERBS: dict[str, Verb] = {
         },
         resumes=True,
     ),
-    "run": Verb(
-        "all stages, round after round, each with the policy of the one before",
-        "srpo run --config=configs/ssui_mini.py --workdir=runs/rounds --rounds=2",
-        "Explores, judges, trains, exports and evaluates in WORKDIR/round-1, round-2 and so on;\n"
-        "each is a workdir for the other verbs. Run the same command again to go on after an\n"
-        "interruption, or with more rounds. Without an arbiter it stops when there is something\n"
-        "to judge, with exit code 0.",
-        options={
-            "rounds": (1, "so many in all, those of before included"),
-            "allow_upload": (False, "pictures may be sent to another machine than this"),
-        },
-        resumes=True,
-    ),
     "explore": Verb(
         "sample branches from the policy",
         "srpo explore --config=configs/ssui_mini.py --workdir=runs/mini",
@@ -176,6 +163,19 @@ VERBS: dict[str, Verb] = {
             "api_key_env": ("", "environment variable with its key"),
             "allow_upload": (False, "pictures may be sent to another machine than this"),
         },
+    ),
+    "run": Verb(
+        "all stages, round after round, each with the policy of the one before",
+        "srpo run --config=configs/ssui_mini.py --workdir=runs/rounds --rounds=2",
+        "Explores, judges, trains, exports and evaluates in WORKDIR/round-1, round-2 and so on;\n"
+        "each is a workdir for the other verbs. Run the same command again to go on after an\n"
+        "interruption, or with more rounds. Without an arbiter it stops when there is something\n"
+        "to judge, with exit code 0.",
+        options={
+            "rounds": (1, "so many in all, those of before included"),
+            "allow_upload": (False, "pictures may be sent to another machine than this"),
+        },
+        resumes=True,
     ),
     "ask": Verb(
         "put one question to a policy; to a trained run, before and after",

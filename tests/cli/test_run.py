@@ -1,10 +1,9 @@
-"""`srpo run`: rounds whose policy is that of the round before, stopped anywhere and gone on with."""
+"""`srpo run`: rounds with the policy of the round before, stopped anywhere and gone on with."""
 
 from __future__ import annotations
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from collections import Counter
 import pytest
 
 from srpo_jax.cli import main as cli
-from srpo_jax.cli.rounds.stages import Round, round_seed
+from srpo_jax.cli.rounds.stages import STAGES, Round, round_seed
 from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.evaluate import evaluate as evaluation
@@ -204,9 +203,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(world, tmp_path):
     assert set(done.values()) == {3} and done.keys() == once.keys()  # killed twice, then done
 
 
-MOMENTS = [
-    f"round {r} of 2: {s}" for r in (1, 2) for s in ("explore", "judge", "train", "export", "eval")
-]
+MOMENTS = [f"round {number} of 2: {stage.name}" for number in (1, 2) for stage in STAGES]
 
 
 @pytest.mark.slow

@@ -48,8 +48,7 @@ def test_prefixes_before_and_after_and_first_failures(rounds):
         assert f"{safe_after(first, at)}, " in text and f"{safe_after(second, at)}, " in text
     rows = [json.loads(line) for line in open(first / "eval" / "before" / "generations.jsonl")]
     risky = [row for row in rows if row["risky"]]
-    third = sum("UNSAFE" in r["step_verdicts"][:3] and r["step_verdicts"][2] == "UNSAFE"
-                and "UNSAFE" not in r["step_verdicts"][:2] for r in risky)  # fmt: skip
+    third = sum(r["step_verdicts"][:3] == ["SAFE", "SAFE", "UNSAFE"] for r in risky)
     assert third and f"{third}/{len(risky)}, " in text
     assert "step 6" in text and "no failure" in text and "no step named" not in text
     alone = section(second)

@@ -1,4 +1,4 @@
-"""Rounds of stand-in stages, each killed in the middle and at its end: run by tests/cli/test_run.py.
+"""Rounds of stand-in stages, killed in the middle and at the end of each; see cli/test_run.py.
 
     python -m tests.support.rounds_run WORLD OUT
 

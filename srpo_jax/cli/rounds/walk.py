@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from srpo_jax.cli.rounds.record import Record, what_decides
+from srpo_jax.cli.rounds.progress import Progress, what_decides
 from srpo_jax.cli.rounds.stages import STAGES, Round, Stage, Waits
 from srpo_jax.config.check import check_exploring
 from srpo_jax.config.convert import as_config
@@ -56,6 +56,10 @@ def run_rounds(
     stage before it begins.
     Errors: UserError for settings that a stage would refuse and that can be known beforehand, for a
     workdir of another run, for fewer rounds than have begun; and as of the stages.
+
+    Example:
+        config = srpo_jax.load_config("configs/ssui_mini.py")
+        run_rounds(config, "runs/rounds", rounds=2)
     """
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     if rounds < 1:
@@ -78,7 +82,7 @@ def run_rounds(
         pictures = sum(len(record.images) for own in records.values() for record in own)
         judge = check_arbiter(cfg, pictures, allow_upload=allow_upload)
     run = what_decides(cfg, records, " ".join(judge[n] for n in ("arbiter", "digest") if judge))
-    Record(workdir, run).check_rounds(rounds)
+    Progress(workdir, run).check_rounds(rounds)
     check_writable(workdir)
     compile_cache.use(cfg.train.compilation_cache)
     how = {
@@ -92,11 +96,11 @@ def run_rounds(
     ):
         if jax.process_count() > 1:
             raise UserError("srpo run is one process; with several walk the verbs round by round")
-        record = Record(workdir, run)  # as it is now that nobody else writes it
+        progress = Progress(workdir, run)  # as it is now that nobody else writes it
         for number in range(1, rounds + 1):
             each = Round.of(cfg, workdir, number, **how)
             try:
-                _walk(each, f"round {number} of {rounds}", stages, record, owner, tell)
+                _walk(each, f"round {number} of {rounds}", stages, progress, owner, tell)
             except Waits as waits:
                 tell(str(waits))
                 return False
@@ -107,11 +111,11 @@ def _walk(
     each: Round,
     name: str,
     stages: Sequence[Stage],
-    record: Record,
+    progress: Progress,
     owner: Owner,
     tell: Callable[[str], None],
 ) -> None:
-    due = due_stages(each, stages, record)
+    due = due_stages(each, stages, progress)
     for stage in stages:
         if stage.name not in due:
             continue
@@ -121,12 +125,12 @@ def _walk(
         assert left is not None, f"{stage.name} left nothing in {each.folder}"
         owner.check()
         about = {"seed": each.seed, "policy": each.policy}
-        record.ended(each.number, about, stage.name, left)
+        progress.ended(each.number, about, stage.name, left)
     if not due:
         tell(f"{name}: done before")
 
 
-def due_stages(each: Round, stages: Sequence[Stage], record: Record) -> set[str]:
+def due_stages(each: Round, stages: Sequence[Stage], progress: Progress) -> set[str]:
     """The names of the stages that a round needs. As with make: what is kept for good has to be as
     it was left; what only served the next stage, if that stage is due.
     """
@@ -134,7 +138,7 @@ def due_stages(each: Round, stages: Sequence[Stage], record: Record) -> set[str]
     next_is_due = True  # after the last stage comes what this is all for
     for stage in reversed(stages):
         wanted = stage.kept or next_is_due
-        left = record.left(each.number, stage.name) if wanted else None
+        left = progress.left(each.number, stage.name) if wanted else None
         next_is_due = wanted and (left is None or left != stage.left(each))
         if next_is_due:
             due.add(stage.name)

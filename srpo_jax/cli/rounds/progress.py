@@ -49,7 +49,7 @@ def what_decides(
     return {**found, **{n: list(v) if isinstance(v, tuple) else v for n, v in sampled.items()}}
 
 
-class Record:
+class Progress:
     """What rounds.json of a workdir says, and says from now on.
 
     Errors: UserError when it is of another run, or is no such file.
