@@ -168,17 +168,30 @@ def test_a_mistake_is_one_line(world, run, capsys, more, said):
     assert files(run) == before
 
 
+def waiting(world, workdir) -> list[str]:
+    """The command of two rounds without an arbiter, each of which trains the base policy."""
+    more = ("--config.arbiter.kind=", "--config.rounds.start=base", "--rounds=2")
+    return command(world, workdir, *more)
+
+
 def test_without_an_arbiter_it_waits_for_verdicts(world, tmp_path, capsys):
-    """It explores, says what to do, and ends well; with verdicts from elsewhere it goes on to the
-    next round's. Training that begins at the base policy takes the branches of the trained one."""
-    argv = command(world, tmp_path, "--config.arbiter.kind=", "--rounds=2")
-    argv.append("--config.rounds.start=base")
-    assert cli.main(argv) == 0
-    said = capsys.readouterr().out
-    assert f"srpo judge --workdir={tmp_path / 'round-1'}" in said
+    """It explores, says what to do, and ends well: nothing is judged or trained."""
+    assert cli.main(waiting(world, tmp_path)) == 0
+    assert f"srpo judge --workdir={tmp_path / 'round-1'}" in capsys.readouterr().out
+    assert len(read_shards(tmp_path / "round-1" / "trees")) == 5
+    assert [each["stage"] for each in rounds_of(tmp_path)] == ["explore"]
     assert not (tmp_path / "round-1" / "checkpoints").exists()
+
+
+@pytest.mark.slow  # a training
+def test_with_verdicts_from_elsewhere_it_goes_on(world, tmp_path, capsys):
+    """To the next round's branches, which the trained policy samples; training there would begin at
+    the base policy again."""
+    argv = waiting(world, tmp_path)
+    assert cli.main(argv) == 0
     file = f"--config={world / 'mine.py'}"
     assert cli.main(["judge", file, f"--workdir={tmp_path / 'round-1'}"]) == 0
+    capsys.readouterr()
     assert cli.main(argv) == 0
     second = tmp_path / "round-2"
     assert f"srpo judge --workdir={second}" in capsys.readouterr().out
