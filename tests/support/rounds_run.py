@@ -1,30 +1,56 @@
-"""Rounds of stand-in stages, killed in the middle and at the end of each; see cli/test_run.py.
+"""Rounds that are killed in the middle and at the end of each stage; see cli/test_run.py.
 
-    python -m tests.support.rounds_run WORLD OUT
+    python -m tests.support.rounds_run real|stand-in CONFIG OUT
 
-Every stage writes OUT/round-R/NAME.txt, a digest of the round's seed, of its policy and of what the
-stage before left, and its name into OUT/done.txt. OUT/whole was never stopped; in OUT/killed a
-child process dies by SIGKILL at every such moment, one after another.
+OUT/whole is never stopped; in OUT/killed a child process dies by SIGKILL at every such moment, one
+after another. A stand-in of a stage writes OUT/round-R/NAME.txt, a digest of the round's seed, of
+its policy and of what the stage before left, and its name into OUT/done.txt. Of real stages only
+the engine is one: it recites.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
 import signal
 import sys
+import threading
+from collections.abc import Callable
 
-from srpo_jax.cli.rounds.stages import Round, Stage
+from srpo_jax.cli.rounds.stages import STAGES, Round, Stage
 from srpo_jax.cli.rounds.walk import run_rounds
-from tests.support.small_world import ArithmeticArbiter, world_config
+from srpo_jax.config.load import load_config
+from srpo_jax.evaluate import evaluate as evaluation
+from srpo_jax.explore import explorer
+from tests.support.small_world import RecitingEngine
 
 NAMES = ("explore", "judge", "train", "export", "eval")
 ROUNDS = 2
+SECONDS = 0.3  # that a real stage lives
+MakeStages = Callable[[str], tuple[Stage, ...]]  # of "ROUND STAGE half" or "ROUND STAGE end"
 
 
-def stages(kill_at: str) -> tuple[Stage, ...]:
-    """kill_at: "round stage half" or "round stage end"."""
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def real(kill_at: str) -> tuple[Stage, ...]:
+    """The stages of a round; the process dies soon after one has begun, or when it has ended."""
+
+    def do(stage: Stage, each: Round) -> None:
+        if kill_at == f"{each.number} {stage.name} half":
+            threading.Timer(SECONDS, die).start()
+        stage.do(each)
+        if kill_at.startswith(f"{each.number} {stage.name} "):
+            die()
+
+    return tuple(stage._replace(do=functools.partial(do, stage)) for stage in STAGES)
+
+
+def stand_in(kill_at: str) -> tuple[Stage, ...]:
+    """Stages that write a line."""
 
     def stage(number: int) -> Stage:
         name = NAMES[number]
@@ -46,7 +72,7 @@ def stages(kill_at: str) -> tuple[Stage, ...]:
             for when, part in (("half", text[:9]), ("end", text)):
                 file(each).write_text(part)
                 if kill_at == f"{each.number} {name} {when}":
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    die()
 
         def left(each: Round):
             return {"text": file(each).read_text()} if file(each).is_file() else None
@@ -56,26 +82,25 @@ def stages(kill_at: str) -> tuple[Stage, ...]:
     return tuple(map(stage, range(len(NAMES))))
 
 
-def walk(world: pathlib.Path, out: pathlib.Path, kill_at: str = "") -> int:
-    """The signal that ended the child process that walked, 0 when it was done."""
-    child = os.fork()
+def walk(config: str, out: pathlib.Path, stages: tuple[Stage, ...]) -> int:
+    """How the child process that walked has ended: 0, or minus a signal."""
+    child = os.fork()  # before jax has threads
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    config = world_config(world)
-    config.arbiter.kind = f"{ArithmeticArbiter.__module__}:ArithmeticArbiter"
-    done = run_rounds(config, out, rounds=ROUNDS, stages=stages(kill_at))
+    done = run_rounds(load_config(config), out, rounds=ROUNDS, stages=stages)
     os._exit(0 if done else 1)
 
 
-def main(world: pathlib.Path, out: pathlib.Path) -> None:
-    assert walk(world, out / "whole") == 0
+def main(make: MakeStages, config: str, out: pathlib.Path) -> None:
+    assert walk(config, out / "whole", make("")) == 0
     for number in range(1, ROUNDS + 1):
         for name in NAMES:
             for when in ("half", "end"):
-                died = walk(world, out / "killed", f"{number} {name} {when}")
-                assert died == -signal.SIGKILL, (number, name, when, died)
-    assert walk(world, out / "killed") == 0
+                moment = f"{number} {name} {when}"
+                assert walk(config, out / "killed", make(moment)) == -signal.SIGKILL, moment
+    assert walk(config, out / "killed", make("")) == 0
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+    explorer.Engine = evaluation.Engine = RecitingEngine  # pyright: ignore
+    main(real if sys.argv[1] == "real" else stand_in, sys.argv[2], pathlib.Path(sys.argv[3]))
