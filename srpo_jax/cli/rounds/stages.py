@@ -59,13 +59,21 @@ class Round:
     allow_upload: bool = False
 
     @classmethod
-    def of(cls, cfg: Config, workdir: pathlib.Path, number: int, **how: Any) -> Round:
-        """The round of this number, from 1. how: verdicts, allow_upload."""
+    def of(
+        cls,
+        cfg: Config,
+        workdir: pathlib.Path,
+        number: int,
+        verdicts: str = "",
+        allow_upload: bool = False,
+    ) -> Round:
+        """The round of this number, from 1."""
         policy = cfg.model.path
         if number > 1:
             policy = str(round_folder(workdir, number - 1) / "export")
         start = policy if cfg.rounds.start == "previous" else cfg.model.path
-        return cls(number, round_folder(workdir, number), cfg, policy, start, **how)
+        folder = round_folder(workdir, number)
+        return cls(number, folder, cfg, policy, start, verdicts, allow_upload)
 
     @property
     def seed(self) -> int:

@@ -12,7 +12,7 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -64,11 +64,44 @@ def run_rounds(
     cfg, workdir = as_config(cfg), pathlib.Path(workdir)
     if rounds < 1:
         raise UserError(f"--rounds={rounds}: at least 1 is needed")
+    plan = _plan(cfg, workdir, stages, allow_upload)
+    Progress(workdir, plan.decides).check_rounds(rounds)
+    check_writable(workdir)
+    compile_cache.use(cfg.train.compilation_cache)
+    again = "wait for it or stop it, or give another --workdir"
+    with (
+        distributed_session(cfg.processes, cfg),
+        Owner(workdir / OWNER, str(workdir), "walked", again) as owner,
+    ):
+        _check_alone(jax.process_count())
+        progress = Progress(workdir, plan.decides)  # as it is now that nobody else writes it
+        for number in range(1, rounds + 1):
+            each = Round.of(plan.cfg, workdir, number, plan.verdicts, allow_upload)
+            try:
+                _walk(each, f"round {number} of {rounds}", plan.stages, progress, owner, tell)
+            except Waits as waits:
+                tell(str(waits))
+                return False
+    return True
+
+
+class _Plan(NamedTuple):
+    """cfg: with the files of its records. stages: those that there are. verdicts: see Round.
+    decides: what decides the rounds.
+    """
+
+    cfg: Config
+    stages: Sequence[Stage]
+    verdicts: str
+    decides: dict[str, Any]
+
+
+def _plan(cfg: Config, workdir: pathlib.Path, stages: Sequence[Stage], allow_upload: bool) -> _Plan:
+    """What is walked. Errors: UserError for what can be known to go wrong later."""
     check_exploring(cfg)
     if cfg.data.trees:
         raise UserError("every round explores its own trees: leave data.trees empty")
-    if this_process(cfg.processes).count > 1:
-        raise UserError("srpo run is one process; with several walk the verbs round by round")
+    _check_alone(this_process(cfg.processes).count)
     load_model_config(cfg.model.path, cfg.model.family)
     cfg = with_records(cfg, workdir)
     records = {"train records": read_records(cfg.data.train_records)}
@@ -77,34 +110,18 @@ def run_rounds(
         records[f"{cfg.eval.split} records"] = read_records(asked)
     else:
         stages = [stage for stage in stages if stage.name != "eval"]
-    judge: dict[str, Any] = {}
+    verdicts, judge = cfg.arbiter.verdicts, ""
     if cfg.arbiter.kind:
         pictures = sum(len(record.images) for own in records.values() for record in own)
-        judge = check_arbiter(cfg, pictures, allow_upload=allow_upload)
-    run = what_decides(cfg, records, " ".join(judge[n] for n in ("arbiter", "digest") if judge))
-    Progress(workdir, run).check_rounds(rounds)
-    check_writable(workdir)
-    compile_cache.use(cfg.train.compilation_cache)
-    how = {
-        "verdicts": cfg.arbiter.verdicts or (default_name(judge) if judge else ""),
-        "allow_upload": allow_upload,
-    }
-    again = "wait for it or stop it, or give another --workdir"
-    with (
-        distributed_session(cfg.processes, cfg),
-        Owner(workdir / OWNER, str(workdir), "walked", again) as owner,
-    ):
-        if jax.process_count() > 1:
-            raise UserError("srpo run is one process; with several walk the verbs round by round")
-        progress = Progress(workdir, run)  # as it is now that nobody else writes it
-        for number in range(1, rounds + 1):
-            each = Round.of(cfg, workdir, number, **how)
-            try:
-                _walk(each, f"round {number} of {rounds}", stages, progress, owner, tell)
-            except Waits as waits:
-                tell(str(waits))
-                return False
-    return True
+        about = check_arbiter(cfg, pictures, allow_upload=allow_upload)
+        verdicts = verdicts or default_name(about)
+        judge = f"{about['arbiter']} {about['digest']}"
+    return _Plan(cfg, stages, verdicts, what_decides(cfg, records, judge))
+
+
+def _check_alone(processes: int) -> None:
+    if processes > 1:
+        raise UserError("srpo run is one process; with several walk the verbs round by round")
 
 
 def _walk(
