@@ -86,6 +86,6 @@ def test_the_shares_are_of_risky_answers_and_add_up():
     counted = {place: (each.k, each.n) for place, each in found.items() if each.k}
     assert counted == {1: (1, 4), 2: (1, 4), REPLY: (1, 4), NO_FAILURE: (1, 4)}
     assert list(found) == [1, 2, 3, REPLY, NO_STEP, ERROR, NO_FAILURE]
-    assert sum(each.value for each in found.values()) == 100
+    assert sum(each.value or 0 for each in found.values()) == 100
     assert found[2].method == "bootstrap"
     assert first_failures([row("a", [], U)]) == {} == first_failures([])
