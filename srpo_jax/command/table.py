@@ -17,8 +17,8 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(
         "the whole road at laptop size, in minutes",
         "srpo demo --workdir=runs/demo",
-        "Explores, trains, exports, evaluates before and after, and writes a report, on the\n"
-        "embedded world. It needs no download, no account and no GPU.",
+        "One round of `srpo run` on the embedded world, in WORKDIR/round-1, with the base policy's\n"
+        "answers before it, and a report. It needs no download, no account and no GPU.",
         config="configs/ssui_mini.py",
         workdir="runs/demo",
         options={
