@@ -17,7 +17,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(
         "the whole road at laptop size, in minutes",
         "srpo demo --workdir=runs/demo",
-        "One round of `srpo run` on the embedded world, in WORKDIR/round-1, with the base policy's\n"
+        "One round of `srpo run` on the embedded world, in WORKDIR/round-1, the base policy's\n"
         "answers before it, and a report. It needs no download, no account and no GPU.",
         config="configs/ssui_mini.py",
         workdir="runs/demo",
