@@ -37,6 +37,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.explore.max_new_tokens = 112  # the longest path of this world is shorter
     config.explore.batch = 16
     config.eval.batch = 27
+    config.eval.samples = 4  # at temperature 1: one greedy answer says less, and ranks otherwise
+    config.eval.temperature = 1.0
     config.eval.max_new_tokens = 112
 
     config.pack.rows = 8

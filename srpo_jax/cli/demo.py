@@ -1,13 +1,13 @@
 """`srpo demo`: the whole road at laptop size, in one process, on the embedded world SSUI-mini.
 
-    draw the world -> evaluate the base policy -> explore -> judge -> train -> export
-    -> evaluate the export -> report
+    draw the world -> evaluate the base policy -> one round of `srpo run` -> report
+                                                  (explore, judge, train, export, evaluate)
 
-Every stage is the one that its own verb runs, and writes what that verb writes. Running the command
-again goes on where it stopped: finished shards of trees and checkpoints are taken up again.
+Everything lies in WORKDIR/round-1; both policies answer the validation questions and the test
+questions. Running the command again goes on where it stopped.
 
-With several methods or seeds all runs train on the same explored branches for the same number of
-optimizer steps, each in WORKDIR/runs/METHOD-SEED.
+With several methods or seeds all runs train on the branches of that round for the same number of
+optimizer steps, each in WORKDIR/round-1/runs/METHOD-SEED.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import pathlib
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from srpo_jax.cli.rounds.stages import Round, answers_name, evaluate_policy
+from srpo_jax.cli.rounds.walk import run_rounds, with_records
 from srpo_jax.cli.validation.evaluators import make_evaluators
 from srpo_jax.config.fields import Config
-from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.evaluate.evaluate import evaluate
 from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
+from srpo_jax.files import read_json
 from srpo_jax.judge.judge import judge
 from srpo_jax.runs.methods_table.collect import collect
 from srpo_jax.runs.methods_table.formats import render
 from srpo_jax.runs.report.page import write_report
+from srpo_jax.runs.workdir import round_folder
 from srpo_jax.train.loop import train
 
 FIGURES = (  # of the last line
@@ -39,79 +42,130 @@ FIGURES = (  # of the last line
     *("self_correction_rate", "late_failure_rate"),
 )
 Scores = Mapping[str, Any]
+MakeConfig = Callable[[str], Config]  # variant name -> validated config
 
 
 def main(
-    make_config: Callable[[str], Config],
+    make_config: MakeConfig,
     *,
     workdir: str | os.PathLike,
     methods: Sequence[str] = ("base", "srpo"),
     seeds: int = 1,
 ) -> int:
-    """Runs the demo and returns the exit code. make_config: variant name -> validated config.
+    """Runs the demo and returns the exit code.
 
     methods: of base, sft, orpo, dpo, srpo; "base" stands for the policy before training and is
     always evaluated. The last line printed is one JSON object with the figures.
     """
     start = time.monotonic()
     workdir = pathlib.Path(workdir)
+    folder = round_folder(workdir, 1)
     trained = [method for method in methods if method != "base"]
+    config = with_records(make_config(trained[0] if trained else "srpo"), workdir)
+    splits = ["validation"] * bool(config.data.validation_records) + ["test"]
     alone = len(trained) == 1 and seeds == 1
-    stages = Stages(3 + len(trained) * seeds * 3 + 1)
+    several = len(trained) * seeds * (2 + len(splits)) + 2 * bool(trained)
+    stages = Stages(len(splits) + (4 + len(splits) if alone else several) + 1)
 
-    def configure(variant: str, **changes: Any) -> Config:
-        """With the world drawn once for all runs, in WORKDIR/data. changes: of the data section."""
-        config = make_config(variant)
-        for split in ("train", "test"):
-            name = f"{split}_records"
-            path = records_path(config.data.records(split), workdir, field=f"data.{name}")
-            changes[name] = str(path)
-        return replace(config, data=replace(config.data, **changes))
-
-    config = configure(trained[0] if trained else "srpo")
-    stages.next("evaluate the base policy on held-out combinations")
-    evaluate(config, workdir, "before")
-    results: dict[str, list[Scores]] = {"base": [judge(config, workdir, answers="before")]}
-    folders: dict[str, pathlib.Path] = {}
-    if trained:
-        stages.next("explore: branches from every prefix of the reference path")
-        trees = explore(config, workdir)
-        stages.next("judge the branches")
-        judge(config, workdir)
-    for method in trained:
-        for seed in range(seeds):
-            config = configure(method, trees=str(trees))
-            # The seed is of the order of questions; the branches are the same.
-            config = replace(config, seed=config.seed + seed)
-            folder = workdir if alone else workdir / "runs" / f"{method}-{seed}"
-            folders[f"{method}-{seed}"] = folder
-            stages.next(f"train {method}, seed {config.seed}, {config.train.steps} steps")
-            train(config, folder, make_evaluators=make_evaluators)
-            stages.next(f"export {method}")
-            out = folder / "export"
-            shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir
-            export(folder, out)
-            stages.next(f"evaluate the exported {method}")
-            evaluate(config, folder, "after", model_dir=out)
-            result = judge(config, folder, answers="after")
-            results.setdefault(method, []).append(result)
+    scores: dict[str, list[dict[str, Scores]]] = {"base": [{}]}  # of each seed, by split
+    for split in splits:
+        stages.next(f"evaluate the base policy on {split} questions")
+        own = of_split(config, split)
+        name = answers_name(own, "before")
+        evaluate(own, folder, name)
+        scores["base"][0][split] = judge(own, folder, answers=name)
+    if alone:
+        exports = {trained[0]: folder / "export"}
+        scores[trained[0]] = [one_round(config, workdir, splits, stages)]
+    else:
+        exports = {}
+        for method, seed, run in all_runs(make_config, workdir, trained, seeds, splits, stages):
+            exports[f"{method}-{seed}"] = run / "export"
+            scores.setdefault(method, []).append(read_scores(config, run, splits))
     stages.next("report")
-    report = write_report(workdir)
+    report = write_report(folder)
 
     figures = {
         "seconds": round(time.monotonic() - start, 1),
         "seeds": seeds,
-        "methods": {
-            method: {name: _figure(scores, name) for name in FIGURES}
-            for method, scores in results.items()
+        **{
+            "methods" if split == "test" else split: {
+                method: {name: _figure([each[split] for each in own], name) for name in FIGURES}
+                for method, own in scores.items()
+            }
+            for split in reversed(splits)
         },
     }
-    print(f"\n{render(collect([workdir]), 'terminal')}")
-    for name, folder in folders.items():
-        print(f"export {name}: {folder / 'export'}")
+    print(f"\n{render(collect([folder]), 'terminal')}")
+    for name, out in exports.items():
+        print(f"export {name}: {out}")
     print(f"report: {report}")
     print(json.dumps(figures), flush=True)
     return 0
+
+
+def one_round(
+    config: Config, workdir: pathlib.Path, splits: Sequence[str], stages: Stages
+) -> dict[str, Scores]:
+    """A round of `srpo run`, and its policy's answers to what else there is to ask; the scores by
+    split.
+    """
+    run_rounds(of_split(config, "test"), workdir, rounds=1, tell=stages.next)
+    for split in splits:
+        if split != "test":
+            stages.next(f"evaluate the trained policy on {split} questions")
+            evaluate_policy(Round.of(of_split(config, split), workdir, 1))
+    return read_scores(config, round_folder(workdir, 1), splits)
+
+
+def all_runs(
+    make_config: MakeConfig,
+    workdir: pathlib.Path,
+    methods: Sequence[str],
+    seeds: int,
+    splits: Sequence[str],
+    stages: Stages,
+) -> Iterator[tuple[str, int, pathlib.Path]]:
+    """Trains every method with every seed on the branches of one exploration, and evaluates it.
+    Yields (method, seed, workdir of the run).
+    """
+    folder, trees = round_folder(workdir, 1), None
+    for method in methods:
+        config = with_records(make_config(method), workdir)
+        if trees is None:
+            stages.next("explore: branches from every prefix of the reference path")
+            trees = explore(config, folder)
+            stages.next("judge the branches")
+            judge(config, folder)
+        config = replace(config, data=replace(config.data, trees=str(trees)))
+        for seed in range(seeds):
+            # The seed is of the order of questions; the branches are the same.
+            own = replace(config, seed=config.seed + seed)
+            run = folder / "runs" / f"{method}-{seed}"
+            stages.next(f"train {method}, seed {own.seed}, {own.train.steps} steps")
+            train(own, run, make_evaluators=make_evaluators)
+            stages.next(f"export {method}")
+            out = run / "export"
+            shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir
+            export(run, out)
+            for split in splits:
+                stages.next(f"evaluate the exported {method} on {split} questions")
+                # Answers are drawn by the config's seed: the same for every run.
+                asked = of_split(config, split)
+                evaluate(asked, run, answers_name(asked), model_dir=out)
+                judge(asked, run, answers=answers_name(asked))
+            yield method, seed, run
+
+
+def of_split(config: Config, split: str) -> Config:
+    """The config by which the questions of this split are answered."""
+    return replace(config, eval=replace(config.eval, split=split))
+
+
+def read_scores(config: Config, run: pathlib.Path, splits: Sequence[str]) -> dict[str, Scores]:
+    """The scores of a run's trained policy, by split."""
+    names = {split: answers_name(of_split(config, split)) for split in splits}
+    return {split: read_json(run / "eval" / names[split] / "scores.json") for split in splits}
 
 
 class Stages:

@@ -45,6 +45,21 @@ def demo(command: Command) -> int:
     return road.main(command.config, workdir=workdir, methods=methods, seeds=seeds)
 
 
+def run(command: Command) -> None:
+    rounds = command.options["rounds"]
+    if rounds < 1:
+        raise UserError(f"--rounds={rounds}: at least 1 is needed")
+    config = command.config(unused=("arbiter.kind", "data.test_records"))
+    workdir = pathlib.Path(_workdir(command))
+    _settle()
+    if config.arbiter.kind:
+        _check_arbiter(config)
+    from srpo_jax.cli.rounds.walk import run_rounds, show
+
+    if run_rounds(config, workdir, rounds=rounds, allow_upload=command.options["allow_upload"]):
+        print(show(workdir))
+
+
 def explore(command: Command) -> None:
     config, workdir = command.config(), _workdir(command)
     check_exploring(config)

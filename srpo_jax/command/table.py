@@ -17,14 +17,15 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(
         "the whole road at laptop size, in minutes",
         "srpo demo --workdir=runs/demo",
-        "Explores, trains, exports, evaluates before and after, and writes a report, on the\n"
-        "embedded world. It needs no download, no account and no GPU.",
+        "One round of `srpo run` on the embedded world, in WORKDIR/round-1, the base policy's\n"
+        "answers before it, and a report. It needs no download, no account and no GPU.",
         config="configs/ssui_mini.py",
         workdir="runs/demo",
         options={
             "methods": ("base,srpo", "of base,sft,orpo,dpo,srpo; all on the same branches"),
             "seeds": (1, "train each method so many times and print mean and spread"),
         },
+        resumes=True,
     ),
     "explore": Verb(
         "sample branches from the policy",
@@ -162,6 +163,19 @@ VERBS: dict[str, Verb] = {
             "api_key_env": ("", "environment variable with its key"),
             "allow_upload": (False, "pictures may be sent to another machine than this"),
         },
+    ),
+    "run": Verb(
+        "all stages, round after round, each with the policy of the one before",
+        "srpo run --config=configs/ssui_mini.py --workdir=runs/rounds --rounds=2",
+        "Explores, judges, trains, exports and evaluates in WORKDIR/round-1, round-2 and so on;\n"
+        "each is a workdir for the other verbs. Run the same command again to go on after an\n"
+        "interruption, or with more rounds. Without an arbiter it stops when there is something\n"
+        "to judge, with exit code 0.",
+        options={
+            "rounds": (1, "so many in all, those of before included"),
+            "allow_upload": (False, "pictures may be sent to another machine than this"),
+        },
+        resumes=True,
     ),
     "ask": Verb(
         "put one question to a policy; to a trained run, before and after",
@@ -414,23 +428,24 @@ JUDGING = ("judge", "judge check")
 DATA = ("data import", "data check")
 # Which verbs read a section of the config, for their help; "": name and seed, which are in none.
 READ_BY: dict[str, tuple[str, ...]] = {
-    "": ("demo", "explore", "pilot", "train", "eval"),
+    "": ("demo", "run", "explore", "pilot", "train", "eval"),
     "model": (
-        *(*JUDGING, "demo", "explore", "pilot", "train", "eval", "ask", "serve", "plan"),
+        *(*JUDGING, "demo", "run", "explore", "pilot", "train", "eval", "ask", "serve", "plan"),
         *DATA,
     ),
-    "data": ("demo", "explore", "pilot", "judge", "train", "eval", "serve"),
-    "prompt": ("demo", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
-    "format": ("demo", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
-    "explore": (*JUDGING, "demo", "explore", "pilot", "eval", "ask", "serve", "plan"),
-    "arbiter": (*JUDGING, "demo", "explore", "pilot", "train", "data check"),
-    "judge": (*JUDGING, "pilot", "data check", "data construct"),
-    "objective": ("demo", "explore", "pilot", "train", "plan"),
-    "pack": ("demo", "pilot", "train", "plan"),
-    "train": ("demo", "pilot", "train", "plan"),
-    "lora": ("demo", "pilot", "train"),
-    "mesh": ("demo", "pilot", "train"),
-    "processes": ("demo", "explore", "pilot", "train", "eval"),
-    "eval": ("demo", "train", "eval", "serve"),
+    "data": ("demo", "run", "explore", "pilot", "judge", "train", "eval", "serve"),
+    "prompt": ("demo", "run", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
+    "format": ("demo", "run", "explore", "pilot", "train", "eval", "ask", "serve", *DATA),
+    "explore": (*JUDGING, "demo", "run", "explore", "pilot", "eval", "ask", "serve", "plan"),
+    "arbiter": (*JUDGING, "demo", "run", "explore", "pilot", "train", "data check"),
+    "judge": (*JUDGING, "run", "pilot", "data check", "data construct"),
+    "objective": ("demo", "run", "explore", "pilot", "train", "plan"),
+    "pack": ("demo", "run", "pilot", "train", "plan"),
+    "train": ("demo", "run", "pilot", "train", "plan"),
+    "lora": ("demo", "run", "pilot", "train"),
+    "mesh": ("demo", "run", "pilot", "train"),
+    "processes": ("demo", "run", "explore", "pilot", "train", "eval"),
+    "eval": ("demo", "run", "train", "eval", "serve"),
+    "rounds": ("run",),
     "serve": ("serve",),
 }

@@ -11,7 +11,12 @@ from typing import Any, cast
 from srpo_jax.config.dialogue_sections import FormatSettings, PromptSettings
 from srpo_jax.config.judging_sections import ArbiterSettings, JudgeSettings
 from srpo_jax.config.rules import Rule, setting
-from srpo_jax.config.sampling_sections import EvalSettings, ExploreSettings, ServeSettings
+from srpo_jax.config.sampling_sections import (
+    EvalSettings,
+    ExploreSettings,
+    RoundsSettings,
+    ServeSettings,
+)
 from srpo_jax.config.sections import (
     DataSettings,
     LoraSettings,
@@ -51,6 +56,7 @@ class Config:
     mesh: MeshSettings = MeshSettings()
     processes: ProcessesSettings = ProcessesSettings()
     eval: EvalSettings = EvalSettings()
+    rounds: RoundsSettings = RoundsSettings()
     serve: ServeSettings = ServeSettings()
 
     def to_dict(self) -> dict[str, Any]:

@@ -166,6 +166,18 @@ class EvalSettings:
 
 
 @dataclass(frozen=True)
+class RoundsSettings:
+    """What a round of `srpo run` takes over from the one before."""
+
+    start: str = setting(
+        "previous",
+        "where each round's training begins: at the weights of the round before, or of model.path",
+        words=("previous", "base"),
+        decides=False,  # of one round its weights do
+    )
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """What `srpo serve` answers, and how large a request may be."""
 

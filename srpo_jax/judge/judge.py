@@ -156,7 +156,7 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
     seen: set[pathlib.Path] = set()
     first = True
     while True:
-        last = not follow or _complete(trees)  # before the look: none can appear unseen
+        last = not follow or all_explored(trees)  # before the look: none can appear unseen
         fresh = [p for folder in (roots, trees) for p in shards_of(folder) if p not in seen]
         yield from fresh
         seen.update(fresh)
@@ -169,7 +169,8 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
             time.sleep(WAIT_SECONDS)
 
 
-def _complete(trees: pathlib.Path) -> bool:
+def all_explored(trees: pathlib.Path) -> bool:
+    """Whether every shard is there that the exploration of this folder has, by its own record."""
     try:
         count = read_json(trees / "run.json")["shards"] + len(planned(trees))
     except (OSError, UserError, KeyError):

@@ -118,13 +118,15 @@ def open_verdicts(
     return open_set(folder, about), arbiter, about
 
 
-def check_arbiter(cfg: Config, pictures: int, *, allow_upload: bool = False) -> None:
+def check_arbiter(cfg: Config, pictures: int, *, allow_upload: bool = False) -> dict[str, Any]:
     """For what samples first and judges then: all that is known beforehand to go wrong with the
-    arbiter of cfg. pictures: how many the records have. Errors: UserError.
+    arbiter of cfg, and what its judge.json will say. pictures: how many the records have. Errors:
+    UserError.
     """
     arbiter = make_arbiter(cfg.arbiter.kind, cfg.judge, config=cfg, allow_upload=allow_upload)
-    describe(arbiter, cfg.arbiter.kind)
+    about = describe(arbiter, cfg.arbiter.kind)
     getattr(arbiter, "check", lambda _: None)(pictures)
+    return about
 
 
 def default_name(about: dict[str, Any]) -> str:

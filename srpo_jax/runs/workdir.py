@@ -2,6 +2,7 @@
 
     config.json  metrics.jsonl  trees/  eval/NAME/{scores.json,generations.jsonl}
     runs/METHOD-SEED/  the same, where several methods were trained on the trees of one workdir
+    rounds.json  round-1/  round-2/  the same, of a run of rounds: each round is a workdir
 
 Readers take what is there: a missing file is empty, a damaged one a UserError that names it.
 """
@@ -18,6 +19,7 @@ from srpo_jax.config.fields import Config
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json
 
+ROUNDS = "rounds.json"  # in the workdir of a run of rounds: how far it is
 BEFORE, AFTER = ("before", "base"), ("after", "srpo")  # names of evaluations
 
 
@@ -131,6 +133,29 @@ def shown_run(workdir: pathlib.Path) -> pathlib.Path:
         return workdir
     runs = [path.parent for path in sorted(workdir.glob("runs/*/config.json"))]
     return min(runs, key=lambda run: not run.name.startswith("srpo"), default=workdir)
+
+
+def round_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
+    """The workdir of a round, from 1."""
+    return workdir / f"round-{number}"
+
+
+def round_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The workdirs of the rounds that have begun, in order; [] for what is no run of rounds."""
+    found = []
+    while (workdir / ROUNDS).is_file() and (each := round_folder(workdir, len(found) + 1)).is_dir():
+        found.append(each)
+    return found
+
+
+def next_round(workdir: pathlib.Path) -> pathlib.Path | None:
+    """The workdir of the round after the one in `workdir`, whose policy explored it; None where
+    there is none.
+    """
+    rounds = round_folders(workdir.resolve().parent)
+    places = [each.name for each in rounds]
+    after = places.index(workdir.resolve().name) + 1 if workdir.resolve().name in places else 0
+    return rounds[after] if 0 < after < len(rounds) else None
 
 
 def read_runs(workdir: pathlib.Path) -> dict[str, list[dict]]:

@@ -32,8 +32,10 @@ from srpo_jax.runs.workdir import (
     read_evaluations,
     read_facts,
     readable,
+    round_folders,
     run_name,
     sampled,
+    trees_folder,
     unscored,
 )
 
@@ -44,6 +46,7 @@ class Evaluation(NamedTuple):
     """One scores.json. workdir: of its run, whose config.json and facts these are ({}: none).
     about: what answers.json says ({}: nothing).
     began_with: digest of the policy that the run began with, "" where that is not known.
+    sampled_by: of the one that sampled its trees, if it is another.
     """
 
     workdir: pathlib.Path
@@ -53,6 +56,7 @@ class Evaluation(NamedTuple):
     facts: Mapping[str, Any]
     began_with: str = ""
     about: Mapping[str, Any] = MappingProxyType({})
+    sampled_by: str = ""
 
     @property
     def folder(self) -> pathlib.Path:
@@ -151,7 +155,8 @@ class Collected:
 
 
 def collect(workdirs: Sequence[str | pathlib.Path]) -> Collected:
-    """Every eval/NAME/scores.json of these workdirs, and of the runs/METHOD-SEED in them.
+    """Every eval/NAME/scores.json of these workdirs, of the rounds in them, and of the
+    runs/METHOD-SEED in either.
 
     Errors: UserError for a folder that does not exist or has no scores.
     """
@@ -160,7 +165,11 @@ def collect(workdirs: Sequence[str | pathlib.Path]) -> Collected:
     for workdir in dict.fromkeys(map(pathlib.Path, workdirs)):
         if not workdir.is_dir():
             raise UserError(f"workdir {workdir} does not exist")
-        homes = [workdir, *(path.parent for path in sorted(workdir.glob("runs/*/eval")))]
+        homes = [
+            home
+            for place in (workdir, *round_folders(workdir))
+            for home in (place, *(path.parent for path in sorted(place.glob("runs/*/eval"))))
+        ]
         own = [each for home in homes for each in _evaluations(home)]
         left = [str(home / "eval" / name) for home in homes for name in unscored(home)]
         if not own:
@@ -177,10 +186,14 @@ def _evaluations(home: pathlib.Path) -> Iterable[Evaluation]:
     config, facts = read_config(home), read_facts(home)
     run = read_json(home / "config.json").get("run") if config else None
     began_with = str((run or {}).get("model weights", ""))
+    trees = trees_folder(home, config)
+    made = read_json(trees / "run.json") if trees and (trees / "run.json").is_file() else {}
+    sampled_by = str(made.get("policy_digest", began_with))
+    other = sampled_by if sampled_by != began_with else ""
     for name, scores in read_evaluations(home).items():
         path = home / "eval" / name / "answers.json"
         about = read_json(path) if path.is_file() else {}
-        yield Evaluation(home, name, scores, config, facts, began_with, about)
+        yield Evaluation(home, name, scores, config, facts, began_with, about, other)
 
 
 def _in_order(found: Sequence[Evaluation], left_out: list[str]) -> Collected:
@@ -282,7 +295,8 @@ def _policy(each: Evaluation) -> str:
 
 def _group(each: Evaluation) -> str:
     """What is the same for all seeds of a method: the settings that decide what is trained, but for
-    the seed, the model that the run began with, its questions, and whose verdicts it learnt from.
+    the seed, the model that the run began with, its questions, whose branches and whose verdicts it
+    learnt from.
     """
     if not each.config:
         return f"policy {_policy(each) or each.folder}"
@@ -294,6 +308,7 @@ def _group(each: Evaluation) -> str:
     records = (each.config.get("data") or {}).get("train_records")
     verdicts = (each.facts.get("verdicts") or {}).get("digest")
     names = [without_folders(str(records)), each.began_with or base_model(each), verdicts]
+    names += [each.sampled_by] * bool(each.sampled_by)
     return json.dumps([kept, names], sort_keys=True, default=str)
 
 

@@ -29,6 +29,7 @@ from srpo_jax.runs.report.charts import charts
 from srpo_jax.runs.report.cost import cost_table
 from srpo_jax.runs.report.exploration import exploration, status_line
 from srpo_jax.runs.report.failures import failure_list
+from srpo_jax.runs.report.lost_safety import lost_safety
 from srpo_jax.runs.report.markup import fill
 from srpo_jax.runs.report.pictures import find_image, picture
 from srpo_jax.runs.workdir import (
@@ -41,6 +42,7 @@ from srpo_jax.runs.workdir import (
     read_runs,
     readable,
     record_folders,
+    round_folders,
     run_name,
     shown_run,
     trees_folder,
@@ -65,9 +67,10 @@ def write_report(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
 
 
 def render(workdir: pathlib.Path) -> str:
-    """The page as text. Errors: UserError."""
+    """The page as text; of a run of rounds that of its last one. Errors: UserError."""
     if not workdir.is_dir():
         raise UserError(f"workdir {workdir} does not exist")
+    workdir = [workdir, *round_folders(workdir)][-1]  # of a run of rounds the last one
     home = shown_run(workdir)
     with readable(workdir):
         return _render(workdir, home, read_config(home), read_facts(home))
@@ -99,6 +102,10 @@ def _render(
         curves = charts(metrics)
     with readable(workdir / "verdicts" / "*" / "{judge,summary}.json"):
         explored = exploration(trees, config, facts)
+        wanted = (facts.get("verdicts") or {}).get("set", "")
+        alike = same_judge(*(evaluations[name].get("judge") for name in (before, after) if name))
+        pair = (before if alike else None, after)
+        lost = lost_safety(workdir, trees, config, wanted, generations, pair)
     with readable(workdir / "usage.jsonl"):
         places = [*folders, *([trees.parent] if trees else []), *workdir.glob("runs/*")]
         cost = cost_table(places)
@@ -117,6 +124,7 @@ def _render(
         goodput=goodput_table(home),
         exploration=explored,
         cost=cost,
+        lost_safety=lost,
         answers=answers,
         failures=failures,
         settings=_settings(config, facts),
