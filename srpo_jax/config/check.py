@@ -126,6 +126,11 @@ def _check_no_benchmark(metric: Any) -> None:
 def _check_together(config: Config | ConfigDict) -> None:
     """What no field can be blamed for alone."""
     objective = config.objective
+    if objective.branch_coef and (objective.ref_coef == 0 or objective.reference == "none"):
+        raise UserError(
+            f"config.objective.branch_coef is {objective.branch_coef:g}: safe branches count in "
+            "L_ref, which is left out (ref_coef 0 or reference none)"
+        )
     if objective.lambda_exp == 0 and (objective.ref_coef == 0 or objective.reference == "none"):
         raise UserError(
             "config.objective leaves no loss: lambda_exp is 0 and so is the reference term "

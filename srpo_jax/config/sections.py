@@ -176,6 +176,12 @@ class ObjectiveSettings:
         decides=True,
     )
     ref_coef: float = setting(1.0, "weight of L_ref", low=0, decides=True)
+    branch_coef: float = setting(
+        0.0,
+        "what the safe branches of a question count in L_ref, its reference path being 1",
+        low=0,
+        decides=True,
+    )
     beta: float = setting(
         0.1, "of the contrasts dpo, simpo and ipo", low=0, low_open=True, decides=True
     )

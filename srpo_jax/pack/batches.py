@@ -41,7 +41,7 @@ from srpo_jax.pack.packing import (
 )
 from srpo_jax.pack.skeleton import Measure, Skeleton, measure
 from srpo_jax.pack.streams import EpochPlan, QuestionStream, Rows, RowStream
-from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs
+from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs, teach
 
 PLAN = 1  # counts up when the same sizes, seed and epoch get other pairs or rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
@@ -58,7 +58,8 @@ class Batches:
     ref_reduction: "question" or "token", see srpo_jax.pack.packing.fill_row.
     exp_denominator: L_exp is the mean over the questions that have a pair ("paired") or over all
               questions of the batch ("all").
-    compare: whether pairs are compared at all; if not, no branch is laid out.
+    compare: whether pairs are compared at all; if not, no branch is laid out for that.
+    branch_coef: what safe branches count in L_ref, see srpo_jax.pack.tree_layout.teach.
     drop_long: whether trees of which one branch point is larger than a row are left out and named;
               else they are refused.
     questions: exactly so many in every batch of the first `steps`, in as many rows as the fullest
@@ -87,6 +88,7 @@ class Batches:
         ref_reduction: str = "question",
         exp_denominator: str = "paired",
         compare: bool = True,
+        branch_coef: float = 0.0,
         process_index: int = 0,
         process_count: int = 1,
         rows_here: Callable[[int], Sequence[int]] | None = None,
@@ -114,7 +116,7 @@ class Batches:
         self._layout: dict[str, Any] = {"reference": reference, "odds_from": odds_from}
         self._per_token = ref_reduction == "token"
         self._of_all = exp_denominator == "all"
-        self._compare = compare
+        self._compare, self._branch_coef = compare, branch_coef
         self._drops = drop_long
         self._redraws = compare and pairing != "all"  # the pairs differ between epochs
         self._cache = ByteCache(cache_bytes)
@@ -237,6 +239,7 @@ class Batches:
             self._pairs,
             self._layout,
             self._compare,
+            self._branch_coef,
             self.budgets.as_sizes(),
             self.used,
         ]
@@ -253,7 +256,8 @@ class Batches:
     def _about(self) -> list[Any]:
         """All that decides _lines with every pair, but for the budgets."""
         points = self._pairs["branch_points"]
-        return [sorted(self._layout.items()), points, self._compare]
+        taught = [self._branch_coef] if self._branch_coef else []
+        return [sorted(self._layout.items()), points, self._compare, *taught]
 
     def _lines(self, budgets: Budgets | None, pairing: str = "", epoch: int = 0) -> Lines:
         """See items.table_of: a line for the whole tree, where there are budgets for each part, and
@@ -261,11 +265,13 @@ class Batches:
         options = {**self._pairs, **({"pairing": pairing} if pairing else {}), "epoch": epoch}
 
         def lines(tree: Skeleton) -> list[tuple]:
+            tree = teach(tree, self._branch_coef)
             pairs = choose_pairs(tree, **options) if self._compare else []
 
             def part(points: Sequence[int], counted: bool) -> Measure:
                 chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
-                return measure(tree, chosen, count_reference=counted, **self._layout)
+                own = teach(tree, self._branch_coef, points)
+                return measure(own, chosen, count_reference=counted, **self._layout)
 
             def sizes(points: Sequence[int], counted: bool) -> TreeSizes:
                 return part(points, counted).sizes
@@ -309,7 +315,7 @@ class Batches:
         epoch = epoch if self._redraws else 0
 
         def make():
-            whole = self.examples.outline(tree)
+            whole = teach(self.examples.outline(tree), self._branch_coef)
             pairs = choose_pairs(whole, epoch=epoch, **self._pairs) if self._compare else []
             return lay_out_within(whole, pairs, self.budgets, **self._layout)
 

@@ -135,8 +135,14 @@ def split_tree(
     path, is larger than a row by itself.
     """
 
+    def part_of(points: Sequence[int], counted: bool, share: float) -> Tree:
+        taught = tuple(each for each in tree.taught if tree.branches[each[0]].at in points)
+        return dataclasses.replace(
+            tree, count_reference=counted, taught=taught, question_share=share
+        )
+
     def sizes_of(points: Sequence[int], counted: bool) -> TreeSizes:
-        part = dataclasses.replace(tree, count_reference=counted)
+        part = part_of(points, counted, tree.question_share)
         chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
         return layout_tree(part, chosen, reference=reference, odds_from=odds_from).sizes
 
@@ -146,7 +152,7 @@ def split_tree(
     share = tree.question_share / len(groups)
     return [
         (
-            dataclasses.replace(tree, count_reference=counted, question_share=share),
+            part_of(group, counted, share),
             [pair for pair in pairs if tree.branches[pair[0]].at in group],
         )
         for group, counted in groups
@@ -168,7 +174,8 @@ def part_groups(
     def fits(points: list[int], counted: bool) -> bool:
         return budgets.holds(sizes_of(points, counted))
 
-    points = sorted({tree.branches[pair[0]].at for pair in pairs}, reverse=True)
+    laid_out = [k for k, *_ in (*pairs, *tree.taught)]
+    points = sorted({tree.branches[k].at for k in laid_out}, reverse=True)
     counts = tree.count_reference
     if fits(points, counts):
         return None

@@ -58,6 +58,7 @@ class Skeleton:
     largest: int = 0
     question_share: float = 1.0
     count_reference: bool = True
+    taught: tuple[tuple[int, float], ...] = ()  # see Tree
 
     @property
     def pieces(self) -> range:
@@ -120,6 +121,7 @@ def skeleton_of(tree: Tree) -> Skeleton:
         largest=max(int(trie.tokens[node].max()) for node in order),
         question_share=tree.question_share,
         count_reference=tree.count_reference,
+        taught=tree.taught,
     )
 
 
@@ -146,6 +148,7 @@ def measure(
     parent, length, starts = skeleton.parent, skeleton.length, skeleton.starts()
     pairs = [pair for pair in pairs if skeleton.two_sides(pair[0], pair[1], odds_from)]
     used = {k for chosen, rejected, _ in pairs for k in (chosen, rejected)}
+    used |= {k for k, _ in skeleton.taught}
     counted = reference == "dataset" and count_reference and skeleton.count_reference
     pieces = len(skeleton.pieces) if counted else max((branches[k].at for k in used), default=0)
 
@@ -153,6 +156,10 @@ def measure(
     book: dict[tuple[int, int], float] = {}
     if counted:
         book[ends[-1], 0] = 1.0
+    for k, weight in skeleton.taught:
+        above, tip = ends[branches[k].at], branches[k].tip
+        key = (tip, starts[above] + length[above])
+        book[key] = book.get(key, 0.0) + weight
     for chosen, rejected, weight in pairs:
         one, other = branches[chosen].tip, branches[rejected].tip
         above = ends[branches[chosen].at]

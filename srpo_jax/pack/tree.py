@@ -42,6 +42,7 @@ class Tree:
               or 1/parts for each part of a split tree. It does not scale the loss weights.
     count_reference: whether L_ref of the reference path is counted here (one part of a split
               tree counts it, the others only use prefixes of it as context)
+    taught:   (branch, weight): L_ref counts the branch's own tokens too, see tree_layout.teach
     """
 
     id: str
@@ -50,6 +51,7 @@ class Tree:
     branches: tuple[Branch, ...]
     question_share: float = 1.0
     count_reference: bool = True
+    taught: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self):
         if not self.pieces or any(len(piece) == 0 for piece in self.pieces):

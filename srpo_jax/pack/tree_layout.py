@@ -31,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -119,6 +119,20 @@ def _pairs_at(tree: Branched, at: int, odds_from: str) -> list[tuple[int, int]]:
     ]
 
 
+T = TypeVar("T", bound=Branched)
+
+
+def teach(tree: T, coef: float, points: Sequence[int] | None = None) -> T:
+    """The tree (or its skeleton) with its safe branches taught: L_ref counts each one's own tokens,
+    all of them together `coef` times as much as the reference path. This is rejection-sampled SFT
+    (RFT, arXiv 2308.01825), from every prefix. points: the branch points of a part of a tree, of
+    which the others are taught elsewhere.
+    """
+    safe = [k for k, branch in enumerate(tree.branches) if branch.safe] if coef else []
+    here = [k for k in safe if points is None or tree.branches[k].at in points]
+    return dataclasses.replace(tree, taught=tuple((k, coef / len(safe)) for k in here))
+
+
 class TreeSizes(NamedTuple):
     """How much of a row a layout takes, in the order of packing.Budgets."""
 
@@ -180,9 +194,9 @@ def layout_tree(
     *,
     reference: str = "dataset",
     odds_from: str = "branch",
-    taught: Sequence[tuple[int, float]] = (),
 ) -> TreeLayout:
-    """Lay out the reference path (as far as needed) and the branches named in `pairs`.
+    """Lay out the reference path (as far as needed), and the branches that are taught or named in
+    `pairs`.
 
     reference  "dataset": L_ref on the reference path (RPO eq. 6); "chosen": on prefix + chosen
                branch of each pair with the pair's weight (RPO's code); "none": no L_ref.
@@ -190,7 +204,6 @@ def layout_tree(
                "divergence": of the tokens after the pair's longest common beginning (RPO's code,
                `get_prefix_removed_logps`). Pairs with an empty side are dropped, with their
                weight; choose_pairs, told the same odds_from, makes none.
-    taught     [(branch, weight)]: L_ref counts the branch's own tokens too, whatever its verdict.
     """
     if reference not in REFERENCES or odds_from not in ODDS_FROM:
         raise ValueError(
@@ -200,7 +213,7 @@ def layout_tree(
     branches = tree.branches
     pairs = [pair for pair in pairs if tree.two_sides(pair[0], pair[1], odds_from)]
     compared = {k for chosen, rejected, _ in pairs for k in (chosen, rejected)}
-    used = sorted(compared | {k for k, _ in taught})
+    used = sorted(compared | {k for k, _ in tree.taught})
     count_reference = reference == "dataset" and tree.count_reference
 
     # The tokens: a trie. Every path ends at the end of a node, which is remembered by its number.
@@ -218,7 +231,7 @@ def layout_tree(
     book = _Sequences()
     if count_reference:
         book.add(ends[-1], 0, weight=1.0)
-    for k, weight in taught:
+    for k, weight in tree.taught:
         book.add(tip[k], trie.depth_after(ends[branches[k].at]), weight=weight)
     chosen_seq, rejected_seq, weights = [], [], []
     for chosen, rejected, weight in pairs:

@@ -42,6 +42,8 @@ def identity(
     if cfg.prompt.demo_select == "first":  # nothing is drawn
         del found["prompt.demo_select"], found["prompt.demo_seed"]
     del found["pack.rows" if cfg.pack.questions else "pack.questions"]  # whichever says nothing
+    if not cfg.objective.branch_coef:
+        del found["objective.branch_coef"]  # as before there was one
     if cfg.pack.too_long == "refuse":
         del found["pack.too_long"]  # a run that goes on has refused nothing
     if cfg.train.schedule == "constant":

@@ -257,8 +257,9 @@ def find_examples(
 
 
 def needs_verdicts(cfg: Config) -> bool:
-    """Whether the objective compares branches, or reference paths are to be left out."""
-    return cfg.objective.lambda_exp != 0 or cfg.arbiter.filter_references
+    """Whether the objective compares or teaches branches, or reference paths are left out."""
+    objective = cfg.objective
+    return bool(objective.lambda_exp or objective.branch_coef or cfg.arbiter.filter_references)
 
 
 def label_counts(cfg: Config, verdicts: Verdicts | None, trees: str) -> dict[str, Any] | None:
@@ -397,6 +398,8 @@ def _data_lines(cfg: Config, setup: Setup) -> list[str]:
     questions = f"data: {len(batches.used)} questions"
     if cfg.objective.lambda_exp == 0:
         line = f"{questions}, nothing is compared (objective.lambda_exp=0)"
+        if cfg.objective.branch_coef:
+            line += f"; safe branches count {cfg.objective.branch_coef:g} times the reference path"
     else:
         line = f"{questions}, {batches.with_pair} with a pair, {batches.pairs} pairs in all"
     if setup.verdicts is not None:

@@ -90,6 +90,14 @@ METHODS = {
             "rft, and 4 branches from each prefix of references and own passed paths",
             _grid(explore="own branches", **{"objective.lambda_exp": 0.1}),
         ),
+        Method(
+            "branches taught",
+            "the same branches, the safe ones by L_ref, no contrast",
+            _grid(
+                explore="own branches",
+                **{"objective.lambda_exp": 0.0, "objective.branch_coef": 1.0},
+            ),
+        ),
     )
 }
 EXPLORE: Mapping[str, tuple[bool, dict[str, Any]]] = {  # (references alone, fields of explore)

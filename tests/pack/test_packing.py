@@ -18,7 +18,7 @@ from srpo_jax.pack.packing import (
     plan_rows,
     split_tree,
 )
-from srpo_jax.pack.tree_layout import TreeSizes, choose_pairs, layout_tree
+from srpo_jax.pack.tree_layout import TreeSizes, choose_pairs, layout_tree, teach
 from srpo_jax.train.losses.objective import Objective, srpo_loss
 from tests.support.tree_cases import CONFIG, example_tree, forests, trees
 
@@ -32,11 +32,13 @@ def _roomy(tokens):
 
 def _smallest_row(tree, pairs, **switches):
     """The tokens of the largest thing that split_tree may not split."""
-    needs = [layout_tree(tree, [], **switches).sizes.tokens]
+    needs = [layout_tree(dataclasses.replace(tree, taught=()), [], **switches).sizes.tokens]
     lone = dataclasses.replace(tree, count_reference=False)
-    for at in {tree.branches[p[0]].at for p in pairs}:
+    for at in {tree.branches[k].at for k, *_ in (*pairs, *tree.taught)}:
         here = [p for p in pairs if tree.branches[p[0]].at == at]
-        needs.append(layout_tree(lone, here, **switches).sizes.tokens)
+        taught = tuple(each for each in tree.taught if tree.branches[each[0]].at == at)
+        alone = dataclasses.replace(lone, taught=taught)
+        needs.append(layout_tree(alone, here, **switches).sizes.tokens)
     return max(needs)
 
 
@@ -60,26 +62,54 @@ def _loss(plan, budgets, **kwargs):
 
 @pytest.mark.parametrize("reference", ["dataset", "chosen"])
 @settings(**PACKING)
-@given(tree=trees(steps=(2, 4), branches=3), extra=st.integers(0, 12))
-def test_split_parts_add_up_to_the_whole(reference, tree, extra):
+@given(tree=trees(steps=(2, 4), branches=3), extra=st.integers(0, 12), coef=st.sampled_from((0, 2)))
+def test_split_parts_add_up_to_the_whole(reference, tree, extra, coef):
     """Cut between points only, within budget, no pair lost or twice, reference once, same loss."""
+    tree = teach(tree, coef)
     pairs = choose_pairs(tree)
     budgets = _roomy(_smallest_row(tree, pairs, reference=reference) + extra)
     parts = split_tree(tree, pairs, budgets, reference=reference)
     assert sorted(p for _, some in parts for p in some) == sorted(pairs)
-    points = [{tree.branches[p[0]].at for p in some} for _, some in parts]
+    assert sorted(each for part, _ in parts for each in part.taught) == sorted(tree.taught)
+    points = [{tree.branches[k].at for k, *_ in (*some, *part.taught)} for part, some in parts]
     assert sum(map(len, points)) == len(set().union(*points))  # a point lies in one part
     assert sum(part.question_share for part, _ in parts) == pytest.approx(1)
     layouts = lay_out_within(tree, pairs, budgets, reference=reference)
     assert len(layouts) == len(parts)
     assert all(budgets.holds(layout.sizes) for layout in layouts)
-    if reference == "dataset":
+    if reference == "dataset" and not coef:
         assert sum(np.count_nonzero(layout.ref_weight) for layout in layouts) == 1
     whole = layout_tree(tree, pairs, reference=reference)
     want, want_metrics = _loss([[whole]], _roomy(whole.sizes.tokens))
     got, got_metrics = _loss([[layout] for layout in layouts], budgets)
     assert got == pytest.approx(want, rel=1e-5)
     assert got_metrics == pytest.approx(want_metrics, rel=1e-5, abs=1e-6)
+
+
+@settings(**PACKING)
+@given(tree=trees(steps=(1, 4), branches=3), coef=st.sampled_from((0.5, 2.0)))
+def test_safe_branches_are_taught_as_if_each_stood_alone(tree, coef):
+    """L_ref is the reference path's, and `coef` times the mean over safe branches, whatever their
+    point, of the mean over their own tokens; unsafe ones are in no row.
+    """
+    budgets = _roomy(512)
+
+    def loss_ref(one):
+        return _loss([[layout_tree(one, [])]], budgets)[1]["loss_ref"]
+
+    def alone(branch):
+        """As the end of a reference path of its own, of which only this is counted."""
+        path = (*tree.pieces[: branch.at], branch.tokens)
+        whole = dataclasses.replace(tree, pieces=path, branches=())
+        batch = make_batch([[layout_tree(whole, [])]], budgets, no_patches=NO_PATCHES)
+        logps = _token_logps(batch)[0, : sum(map(len, path))]
+        return -float(logps[-len(branch.tokens) :].mean())
+
+    safe = [branch for branch in tree.branches if branch.safe]
+    expected = loss_ref(tree) + (coef * np.mean([alone(b) for b in safe]) if safe else 0.0)
+    assert loss_ref(teach(tree, coef)) == pytest.approx(expected, rel=1e-5)
+    used = {k for k, _ in teach(tree, coef).taught}
+    assert used == {k for k, branch in enumerate(tree.branches) if branch.safe}
 
 
 def test_a_tree_is_split_into_few_parts():

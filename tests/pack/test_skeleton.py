@@ -17,6 +17,7 @@ from srpo_jax.pack.tree_layout import (
     REFERENCES,
     choose_pairs,
     layout_tree,
+    teach,
     visible_pairs,
 )
 from tests.support.tree_cases import trees
@@ -30,12 +31,17 @@ from tests.support.tree_cases import trees
     st.sampled_from(ODDS_FROM),
     st.booleans(),
     st.integers(0, 3),
+    st.sampled_from((0.0, 0.5)),
 )
-def test_a_measure_is_of_the_layout(tree, pairing, points, reference, odds_from, counted, epoch):
+def test_a_measure_is_of_the_layout(
+    tree, pairing, points, reference, odds_from, counted, epoch, coef
+):
     """Every size that a row has a budget for, the tokens of L_ref and the pairs of tokens that see
-    each other: the same numbers, whatever is paired and counted; and the pairs are the same."""
+    each other: the same numbers, whatever is paired, taught and counted; and the pairs are the
+    same."""
     tree = remove_duplicates(tree)
-    skeleton = skeleton_of(tree)
+    skeleton = teach(skeleton_of(tree), coef)
+    tree = teach(tree, coef)
     how = {"pairing": pairing, "branch_points": points, "max_pairs": 3, "epoch": epoch}
     pairs = choose_pairs(tree, odds_from=odds_from, **how)
     assert choose_pairs(skeleton, odds_from=odds_from, **how) == pairs

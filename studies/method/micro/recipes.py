@@ -268,7 +268,8 @@ def _lesson(
             if id(tree.branches[pair[0]]) in kept and id(tree.branches[pair[1]]) in kept
         ]
         pairs = _weighed(recipe, tree, pairs)
-    layout = layout_tree(tree, pairs, odds_from=recipe.odds_from, taught=taught)
+    tree = dataclasses.replace(tree, taught=tuple(taught))
+    layout = layout_tree(tree, pairs, odds_from=recipe.odds_from)
     # The main path is the first sequence; what it was given is 1, or more if it is also a branch.
     weight = layout.ref_weight.copy()
     weight[0] += share - 1
@@ -354,7 +355,8 @@ def _recovery(recipe: Recipe, data: Data, start: Start, path: np.ndarray, few: i
         (c, r, w * recipe.recover_lam / (recipe.lam or 1.0) / few)
         for c, r, w in (choose_pairs(tree) if recipe.recover_lam else [])
     ]
-    return [layout_tree(tree, pairs, taught=taught)] if taught or pairs else []
+    tree = dataclasses.replace(tree, taught=tuple(taught))
+    return [layout_tree(tree, pairs)] if taught or pairs else []
 
 
 def batches(
