@@ -100,6 +100,10 @@ def test_validate_sees_unknown_and_missing_fields_and_senseless_combinations():
     """What no field can be blamed for alone is said too."""
     with pytest.raises(UserError, match="leaves no loss"):
         load_config(f"{MINI}:sft", ["--config.objective.ref_coef=0"])
+    with pytest.raises(UserError, match="branch_coef is 1: safe branches count in L_ref"):
+        load_config(
+            f"{MINI}:dpo", ["--config.objective.branch_coef=1", "--config.objective.ref_coef=0"]
+        )
     with pytest.raises(UserError, match="set both to the same"):
         load_config(MINI, ["--config.explore.branch_points=first"])
     with pytest.raises(UserError, match="does not divide"):
