@@ -32,6 +32,7 @@ def objects_of(folder: pathlib.Path, under: str) -> dict[str, bytes]:
     return {f"{under}/{path.relative_to(folder)}": path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_explore_and_train_from_a_bucket(tmp_path, monkeypatch, capsys):
     """Trees are byte for byte those of local files, and what identifies the run is the same: a run
     may go on with the one or the other.
