@@ -1,6 +1,8 @@
 """The embedded world on a laptop: `srpo demo`, or the verbs one by one with this file.
 
-Variants, all on the same explored branches: srpo (default), sft, orpo, dpo.
+Variants, all on the same explored branches and questions of every step: srpo (default); sft, and
+sft_filtered without the references that the arbiter does not pass; taught, safe branches by L_ref
+and no contrast; orpo; dpo, and dpo_ref with L_ref. What else was tried: docs/method_study.md.
     srpo train --config=configs/ssui_mini.py:dpo --workdir=/tmp/dpo
 """
 
@@ -11,7 +13,7 @@ from ml_collections import ConfigDict
 from srpo_jax.configs import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-VARIANTS = ("srpo", "sft", "orpo", "dpo")
+VARIANTS = ("srpo", "sft", "sft_filtered", "taught", "orpo", "dpo", "dpo_ref")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -41,22 +43,25 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.temperature = 1.0
     config.eval.max_new_tokens = 112
 
-    config.pack.rows = 8
+    config.pack.questions = 16  # of every step, whatever a method lays out of them
     config.train.steps = 120
     config.train.learning_rate = 4e-4  # the policy is tiny; at 1e-3 its words start to crumble
     config.train.warmup_steps = 10
     config.train.save_every = 60
 
-    if variant == "sft":
-        config.objective.lambda_exp = 0.0  # the reference path only
+    if variant in ("sft", "sft_filtered", "taught"):
+        config.objective.lambda_exp = 0.0  # nothing is compared
+        config.arbiter.filter_references = variant == "sft_filtered"
+        config.objective.branch_coef = float(variant == "taught")
     elif variant == "orpo":
         config.objective.branch_points = "first"  # whole replies, no branch inside the path
         config.objective.contrast = "odds_ratio"
-    elif variant == "dpo":
+    elif variant in ("dpo", "dpo_ref"):
         config.objective.branch_points = "first"
         config.objective.contrast = "dpo"  # against the frozen base policy
         config.objective.normalise = "sum"  # DPO is defined on the log-probability of the reply
         config.objective.lambda_exp = 1.0
-        config.objective.ref_coef = 0.0  # DPO has no term for the reference path
-        config.train.learning_rate = 3e-5  # the best of 4e-4, 1e-4, 3e-5 and 1e-5: see docs/demo.md
+        if variant == "dpo":
+            config.objective.ref_coef = 0.0  # DPO has no term for the reference path
+            config.train.learning_rate = 3e-5  # at the others' rate its language falls apart
     return config.lock()

@@ -20,7 +20,7 @@ from tests.support import ROOT
 MINI = f"{ROOT}/configs/ssui_mini.py"
 
 
-@pytest.mark.parametrize("variant", ["", ":srpo", ":sft", ":orpo", ":dpo"])
+@pytest.mark.parametrize("variant", ["", ":srpo", ":sft", ":sft_filtered", ":taught", ":orpo", ":dpo", ":dpo_ref"])
 def test_the_mini_world_loads_in_all_variants(variant, monkeypatch, tmp_path):
     """Every variant validates, is immutable, and all explore alike; from any directory."""
     monkeypatch.chdir(tmp_path)
@@ -37,6 +37,10 @@ def test_variants_are_the_methods_they_are_named_after():
     assert sft.lambda_exp == 0
     assert (orpo.contrast, orpo.branch_points) == ("odds_ratio", "first")
     assert (dpo.contrast, dpo.branch_points, dpo.ref_coef) == ("dpo", "first", 0)
+    assert load_config(f"{MINI}:dpo_ref").objective.ref_coef == 1
+    taught, filtered = (load_config(f"{MINI}:{name}") for name in ("taught", "sft_filtered"))
+    assert taught.objective.lambda_exp == filtered.objective.lambda_exp == 0
+    assert taught.objective.branch_coef == 1 and filtered.arbiter.filter_references
 
 
 def test_the_template_asks_for_what_it_cannot_know():
@@ -107,7 +111,7 @@ def test_validate_sees_unknown_and_missing_fields_and_senseless_combinations():
     with pytest.raises(UserError, match="set both to the same"):
         load_config(MINI, ["--config.explore.branch_points=first"])
     with pytest.raises(UserError, match="does not divide"):
-        load_config(MINI, ["--config.train.accumulate=3"])
+        load_config(MINI, ["--config.train.accumulate=3", "--config.pack.questions=0"])
     config = ConfigDict(load_config(MINI).to_dict())
     config.train.stpes = 3
     with pytest.raises(UserError, match="no config.train.stpes; did you mean config.train.steps"):
