@@ -95,10 +95,20 @@ def release_card(place: pathlib.Path, name: str, about: Mapping[str, Any]) -> st
 def write_card(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
     """Writes the card, by default to README.md of the folder. UserError for a file of others."""
     path = out or folder / FILE
-    if path.is_file() and not path.read_text(errors="replace").startswith(MARK):
+    if not _is_ours(path):
         raise UserError(f"{path} is there and is no data card of ours: name another by --out")
     write_text(path, data_card(folder))
     return path
+
+
+def check_card(folder: pathlib.Path) -> None:
+    """Errors: UserError for a folder in which a file of others stands in the card's place."""
+    if not _is_ours(folder / FILE):
+        raise UserError(f"{folder / FILE} is no data card of ours: name another folder")
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    return not path.is_file() or path.read_text(errors="replace").startswith(MARK)
 
 
 def _imported(folder: pathlib.Path) -> list[str]:

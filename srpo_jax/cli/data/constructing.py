@@ -21,7 +21,7 @@ from srpo_jax.data_pipelines.construct.making import ABOUT, RECORDS, finish, wri
 from srpo_jax.data_pipelines.construct.rows import Row, rows_from
 from srpo_jax.data_pipelines.construct.runner import PROMPT, run
 from srpo_jax.data_pipelines.construct.stages import StageList, load_stages
-from srpo_jax.data_pipelines.exchange.card import write_card
+from srpo_jax.data_pipelines.exchange.card import check_card, write_card
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_folder, check_writable
 from srpo_jax.judge.roles import shared
@@ -49,6 +49,9 @@ def data_construct(cfg: Config, options: Mapping[str, Any]) -> None:
     place, out = pathlib.Path(options["in"]), pathlib.Path(options["out"])
     if (out / RECORDS).exists() and not (out / ABOUT).exists():
         raise UserError(f"{out} holds records of another origin: name another folder")
+    if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+        raise UserError(f"{out} lies in {place}, whose pictures are read: name a folder elsewhere")
+    check_card(out)
     check_folder(out / REPLIES)
 
     def rows() -> list[Row]:

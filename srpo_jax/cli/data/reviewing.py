@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,8 +26,7 @@ from srpo_jax.data_pipelines.construct.review.items import (
     review_of_records,
 )
 from srpo_jax.data_pipelines.construct.review.items import RECORDS as OF_RECORDS
-from srpo_jax.data_pipelines.exchange.card import FILE as CARD
-from srpo_jax.data_pipelines.exchange.card import MADE, MARK, REVIEWED, write_card
+from srpo_jax.data_pipelines.exchange.card import MADE, REVIEWED, check_card, write_card
 from srpo_jax.data_pipelines.exchange.pictures import PictureStore
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.errors import UserError
@@ -183,6 +181,7 @@ def _apply_records(place: pathlib.Path, options: Mapping[str, Any]) -> None:
         raise UserError(f"--out={out}: the records that were reviewed lie there")
     if (out / RECORDS).exists() and not (out / REVIEWED).exists():
         raise UserError(f"{out} holds records of another origin: name another --out")
+    check_card(out)
     check_writable(out)
     store = PictureStore(out, pathlib.Path(records[0].root))
     moved = [
@@ -193,8 +192,7 @@ def _apply_records(place: pathlib.Path, options: Mapping[str, Any]) -> None:
     write_records(moved, out / RECORDS)
     if (place / MADE).is_file():
         write_json(out / ABOUT, read_json(place / MADE) | counted(moved))
-        if not (out / CARD).exists() or (out / CARD).read_text(errors="replace").startswith(MARK):
-            write_card(out)
+        write_card(out)
     counts = ", ".join(f"{summary[name]} {name}" for name in ("edited", "rejected", "undecided"))
     say(f"wrote {len(kept)} of {len(records)} records to {out / RECORDS}: {counts}")
     if review.sampled:
@@ -209,15 +207,16 @@ def _apply_labels(place: pathlib.Path, options: Mapping[str, Any]) -> None:
     reviewers = _reviewers(options["apply"], review)
     out = pathlib.Path(options["out"] or place)
     check_writable(out)
-    files = []
-    for reviewer in reviewers:
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in reviewer.name)
-        files.append(out / f"labels-{name}.jsonl")
-        write_rows(files[-1], label_rows(review, reviewer))
-        say(f"wrote {files[-1]}: {len(reviewer.decisions)} of {len(review.items)} decided")
-    for one, other in itertools.combinations(files, 2):
-        if one == other:
-            raise UserError(f"two reviewers come to the same file {one}: rename one")
+    plain = [
+        "".join(c if c.isalnum() or c in "-_." else "-" for c in reviewer.name)
+        for reviewer in reviewers
+    ]
+    files = [out / f"labels-{name}.jsonl" for name in plain]
+    if len(set(files)) < len(files):
+        raise UserError(f"the reviewers {', '.join(plain)} come to the same file: rename one")
+    for reviewer, path in zip(reviewers, files, strict=True):
+        write_rows(path, label_rows(review, reviewer))
+        say(f"wrote {path}: {len(reviewer.decisions)} of {len(review.items)} decided")
     _tell_agreement(agreement(reviewers))
     labels = ",".join(map(str, files))
     command = ["srpo", "judge", "calibrate", f"--workdir={place}", f"--labels={labels}"]

@@ -204,6 +204,19 @@ def test_a_role_can_be_a_config_file(tmp_path, capsys):
     assert usage["dollars"] == pytest.approx(usage["tokens_in"] / 1e6 * 5) and "$" in said
 
 
+def test_what_is_written_is_not_read_again_nor_over_what_others_wrote(tmp_path, capsys):
+    """OUT within the pictures, and a README of somebody else, are refused before anything is asked.
+    """
+    some = draw_pictures(tmp_path / "some", ("good",))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with agents_stub(some) as stub:
+        said = run(capsys, construct_argv(stub, some, some / "out"), code=2)
+        assert "whose pictures are read" in said
+        said = run(capsys, construct_argv(stub, some, tmp_path / "out"), code=2)
+        assert "is no data card of ours" in said and stub.calls == 0
+
+
 def test_one_model_in_two_roles_is_named_by_the_card(tmp_path, capsys):
     some = draw_pictures(tmp_path / "some", ("good",))
     with agents_stub(some) as stub:

@@ -86,8 +86,10 @@
   function behind(title, inside) {
     const details = make("details", "", { class: "behind unsafe" });
     details.open = open;
-    details.addEventListener("toggle", () => { open = details.open; });
-    details.append(make("summary", title), inside);
+    const summary = make("summary", title);
+    // Not the event "toggle": that comes later, when the item may have been shown anew.
+    summary.addEventListener("click", () => { open = !details.open; });
+    details.append(summary, inside);
     return details;
   }
 
