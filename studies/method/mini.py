@@ -29,7 +29,7 @@ from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
 from srpo_jax.files import read_lines
 from srpo_jax.judge.judge import judge
-from srpo_jax.judge.results.rates import BY_NAME, by_question, hits
+from srpo_jax.judge.results.rates import BY_NAME, by_question, hits, judged_parts
 from srpo_jax.train.loop import train
 from studies.method.protocol import Method, Outcome, Setting
 
@@ -220,7 +220,8 @@ def _outcome(
     config = _changed(config, {"eval.split": split})
     evaluate(config, workdir, "after", model_dir=model)
     judge(config, workdir, answers="after")
-    rows = by_question(read_lines(workdir / "eval" / "after" / "generations.jsonl"))
+    lines = read_lines(workdir / "eval" / "after" / "generations.jsonl")
+    rows = by_question(judged_parts(lines))
     scene, request = (
         {each.id: number for number, each in enumerate(kind)} for kind in (SCENES, REQUESTS)
     )

@@ -35,7 +35,10 @@ WRONG = [
     (["train", MINI, "workdir=x"], "did you mean --workdir=x?"),
     (["train", MINI, WORKDIR, "--confg=3"], "did you mean --config?"),
     (["train", MINI, MINI, WORKDIR], "--config is given 2 times"),
-    (["train", MINI + ":huge", WORKDIR], "unknown variant 'huge'; there is srpo, sft, sft_filtered, taught"),
+    (
+        ["train", MINI + ":huge", WORKDIR],
+        "unknown variant 'huge'; there is srpo, sft, sft_filtered, taught",
+    ),
     (["train", MINI.replace("mini", "mni"), WORKDIR], "did you mean"),
     (["train", MINI, WORKDIR, "--config.train.stesp=3"], "did you mean config.train.steps?"),
     (["train", MINI, WORKDIR, "--config.train.lr=3"], "did you mean config.train.learning_rate?"),

@@ -20,7 +20,9 @@ from tests.support import ROOT
 MINI = f"{ROOT}/configs/ssui_mini.py"
 
 
-@pytest.mark.parametrize("variant", ["", ":srpo", ":sft", ":sft_filtered", ":taught", ":orpo", ":dpo", ":dpo_ref"])
+@pytest.mark.parametrize(
+    "variant", ["", ":srpo", ":sft", ":sft_filtered", ":taught", ":orpo", ":dpo", ":dpo_ref"]
+)
 def test_the_mini_world_loads_in_all_variants(variant, monkeypatch, tmp_path):
     """Every variant validates, is immutable, and all explore alike; from any directory."""
     monkeypatch.chdir(tmp_path)
