@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +116,6 @@ def explore(
     own = cfg.explore.reference != "dataset"
     given = [r for r in records if r.steps] if cfg.explore.reference == "missing" else []
     without = [r for r in records if not r.steps] if given else records
-    references: Mapping[str, Reference]
     if own and without:
         roots = Shards.of(workdir / "roots", "roots", min(count, len(without)), without)
         stage = {**provenance, "stage": "roots"}
@@ -139,7 +137,7 @@ def explore(
                 f"{roots.folder}: none of the whole paths of {len(without)} questions was judged "
                 "safe; use explore.reference=dataset"
             )
-        references = ChainMap(chosen, References(policy, given))
+        references = References(policy, given, chosen)
     else:
         if references_only and not own:
             records = with_steps(records, source)

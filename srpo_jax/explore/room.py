@@ -12,6 +12,7 @@ import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,22 +27,33 @@ Reference = tuple[Record, Sequence[np.ndarray]]  # see Policy.reference
 
 
 class References(Mapping[str, Reference]):
-    """The reference paths of the records, by id: each is tokenised when it is asked for."""
+    """The reference paths of the records, by id: each is tokenised when it is asked for. own: those
+    of other questions, which are tokens already.
+    """
 
-    def __init__(self, policy: Policy, records: Sequence[Record]):
-        self._policy, self._records = policy, {record.id: record for record in records}
+    def __init__(
+        self,
+        policy: Policy,
+        records: Sequence[Record],
+        own: Mapping[str, Reference] = MappingProxyType({}),
+    ):
+        self._policy, self._own = policy, own
+        self._records = {record.id: record for record in records}
 
     def __getitem__(self, name: str) -> Reference:
+        if name in self._own:
+            return self._own[name]
         return self._policy.reference(self._records[name])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._records
+        return name in self._records or name in self._own
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._records)
+        yield from self._own
+        yield from self._records
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) + len(self._own)
 
 
 @dataclass(frozen=True)

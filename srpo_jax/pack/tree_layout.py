@@ -31,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -130,7 +130,8 @@ def teach(tree: T, coef: float, points: Sequence[int] | None = None) -> T:
     """
     safe = [k for k, branch in enumerate(tree.branches) if branch.safe] if coef else []
     here = [k for k in safe if points is None or tree.branches[k].at in points]
-    return dataclasses.replace(tree, taught=tuple((k, coef / len(safe)) for k in here))
+    taught = tuple((k, coef / len(safe)) for k in here)
+    return dataclasses.replace(cast(Any, tree), taught=taught)
 
 
 class TreeSizes(NamedTuple):

@@ -205,7 +205,7 @@ def test_a_role_can_be_a_config_file(tmp_path, capsys):
 
 
 def test_what_is_written_is_not_read_again_nor_over_what_others_wrote(tmp_path, capsys):
-    """OUT within the pictures, and a README of somebody else, are refused before anything is asked."""
+    """OUT within the pictures, and a README of somebody else, are refused before any is asked."""
     some = draw_pictures(tmp_path / "some", ("good",))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("mine")
