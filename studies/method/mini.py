@@ -172,6 +172,7 @@ def _config(place: pathlib.Path, cell: Cell, seed: int) -> Config:
             known = round(half * cell.references)
             chosen += few[:known]
             chosen += [(replace(r, steps=(), reply=""), picture) for r, picture in few[known:]]
+        _write([each for each in chosen if each[0].steps], _known(files["train"]))
         _write(chosen, files["train"])
     return _changed(
         config,
@@ -191,6 +192,11 @@ def _config(place: pathlib.Path, cell: Cell, seed: int) -> Config:
     )
 
 
+def _known(path: pathlib.Path) -> pathlib.Path:
+    """Beside a file of records: those that have a reference path."""
+    return path.with_name(f"{path.stem}-known.jsonl")
+
+
 def _write(drawn: list[tuple[Record, Any]], path: pathlib.Path) -> None:
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
     for record, picture in drawn:
@@ -202,7 +208,10 @@ def _explored(config: Config, place: pathlib.Path, kind: str) -> pathlib.Path:
     """The judged trees of a kind, made once for a cell and a seed."""
     alone, fields = EXPLORE[kind]
     workdir = place / kind.replace(" ", "_")
-    config = _changed(config, {f"explore.{name}": value for name, value in fields.items()})
+    changes = {f"explore.{name}": value for name, value in fields.items()}
+    if fields["reference"] == "dataset":
+        changes["data.train_records"] = str(_known(pathlib.Path(config.data.train_records)))
+    config = _changed(config, changes)
     trees = explore(
         config,
         workdir,
