@@ -29,7 +29,7 @@ def tokenize_reference(
     if not record.has_reference:
         raise RecordError(
             f"record {record.id!r} has no reference path: add one, or explore from the policy's "
-            "own with --config.explore.reference=self"
+            "own with --config.explore.reference=missing"
         )
     try:
         format.check(record.steps, record.reply)

@@ -23,7 +23,10 @@ REPORTED = (
     *("branches taught", "recovery"),
 )
 QUICK_SEEDS = (201, 202, 203)
-QUICK = ("base", "sft filtered", "rft warm", "orpo", "srpo", "srpo warm", "recovery")
+QUICK = (
+    *("base", "sft filtered", "rft", "orpo", "srpo", "srpo own"),
+    *("branches taught", "branches taught, value"),
+)
 CHOSEN = pathlib.Path(__file__).parent / "chosen.json"
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from srpo_jax.errors import UserError
 from studies.method import statistics
+from studies.method.__main__ import CHOSEN, QUICK
 from studies.method.micro import policy, recipes, run, world
+from studies.method.micro.methods import METHODS
 from studies.method.micro.recipes import Cell, Data, Recipe
+from studies.method.micro.world_of_study import Micro
 from studies.method.protocol import FRESH_SEEDS, TUNING_SEEDS, Method, Study
 
 
@@ -119,6 +123,17 @@ def test_methods_see_the_same_questions_and_verdicts():
     wrong = [n for n in numbers if one.questions[n].risky][:1]
     exact = Data(dataclasses.replace(cell, flips=0.0), 4)
     assert set(numbers) - set(exact.filtered()) == set(wrong)
+
+
+def test_what_was_chosen_was_tried():
+    """The settings that --quick takes are of the published tuning, and all of its methods have
+    one."""
+    for world_name, cells in json.loads(CHOSEN.read_text(encoding="utf-8")).items():
+        assert world_name == "micro"
+        for cell, chosen in cells.items():
+            assert cell in Micro.cells and set(QUICK) <= set(chosen)
+            for method, setting in chosen.items():
+                assert setting in list(METHODS[method].settings), method
 
 
 class Fake:
