@@ -158,7 +158,7 @@ def test_the_demo_runs_from_an_installed_wheel(bin_folder, busy_folder):
     quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     printed = _run(bin_folder / "srpo", "demo", *options, cwd=busy_folder, env=os.environ | quick)
     assert set(json.loads(printed.splitlines()[-1])["methods"]) == {"base", "srpo"}
-    run = busy_folder / "runs" / "demo"
+    run = busy_folder / "runs" / "demo" / "round-1"
     assert (run / "report.html").is_file() and (run / "export" / "model.safetensors").is_file()
     looks = json.loads((run / "test_looks.json").read_text())["looks"]
     assert [look["evaluation"] for look in looks] == ["before", "after"]
