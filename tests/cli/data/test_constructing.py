@@ -170,8 +170,8 @@ def test_what_has_no_answer_is_no_record_and_asked_again(tmp_path, capsys):
 
 
 WRONG = [
-    (["--writer="], "--writer=MODEL is missing"),
-    (["--evaluator="], "--evaluator=MODEL is missing"),
+    (["without writer"], "--writer=MODEL is missing"),
+    (["without evaluator"], "--evaluator=MODEL is missing"),
     (["--arbiter=the-writer"], "the-writer is --writer and --arbiter"),
     (["--evaluator=org/The-Writer"], "The-Writer is --writer and --evaluator"),
     (["--stages=nothing"], "there is msr_align, ssui, or a YAML file"),
@@ -184,7 +184,11 @@ WRONG = [
 @pytest.mark.parametrize("more, said", WRONG, ids=[" ".join(more) for more, _ in WRONG])
 def test_what_cannot_be_is_said_before_anything_is_asked(pictures, tmp_path, capsys, more, said):
     with agents_stub(pictures) as stub:
-        line = run(capsys, construct_argv(stub, pictures, tmp_path / "out", *more), code=2)
+        left_out = next((word.split()[1] for word in more if word.startswith("without ")), None)
+        more = [word for word in more if left_out is None]
+        argv = construct_argv(stub, pictures, tmp_path / "out", *more)
+        argv = [word for word in argv if not word.startswith(f"--{left_out}=")]
+        line = run(capsys, argv, code=2)
         assert stub.calls == 0
     assert said in line and line.count("\n") == 1
     assert not (tmp_path / "out" / "records.jsonl").exists()
@@ -251,7 +255,8 @@ def test_a_second_list_of_stages_starts_from_questions(made, tmp_path, capsys):
     lines = "".join(json.dumps(row) + "\n" for row in asked)
     (some / "records.jsonl").write_text(lines)
     with agents_stub(some, stages="msr_align") as stub:
-        argv = construct_argv(stub, some, tmp_path / "out", "--stages=msr_align", "--answerer=")
+        argv = construct_argv(stub, some, tmp_path / "out", "--stages=msr_align")
+        argv.remove("--answerer=the-answerer")
         run(capsys, argv)
         policy = stub.bodies[-1]["messages"][1]["content"][1]["text"]
         assert stub.calls == 9 and "People come home unhurt" in policy
