@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Collection
 
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import check_folder, naming, temporary_name
+from srpo_jax.files import TEMPORARY, check_folder, naming, temporary_name
 
 MOVING = ".moving"  # how the mark beside a folder ends that is not all there
 # A folder may not be renamed here, but its files may. gcsfuse: EMFILE, of a bucket without
@@ -99,6 +99,7 @@ def check_place(folder: pathlib.Path) -> None:
     probe = temporary_name(folder / "probe")
     with naming(folder):
         probe.mkdir()
+        _clear_old(folder, probe)
         try:
             for promise, kept in PROMISES.items():
                 try:
@@ -114,6 +115,15 @@ def check_place(folder: pathlib.Path) -> None:
         finally:
             with contextlib.suppress(OSError):  # what went wrong before says more
                 shutil.rmtree(probe)
+
+
+def _clear_old(folder: pathlib.Path, probe: pathlib.Path) -> None:
+    """Removes what checks that were killed have left: a check takes no hour, by the place's own
+    clock."""
+    for old in folder.glob(f".probe{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if probe.stat().st_mtime - old.stat().st_mtime > 3600:
+                shutil.rmtree(old)
 
 
 def _closed_is_there(probe: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -88,6 +89,17 @@ def test_a_broken_promise_is_named_in_one_line(tmp_path, promise):
     assert text.startswith(f"{tmp_path}/run: this place") and promise in text
     assert "docs/places.md" in text and one_line(text) == text
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_a_killed_check_left_goes_in_time(tmp_path):
+    """Not at once: it may be of a check that runs now, on another machine."""
+    left = [tmp_path / f".probe.tmp-1-{name}" for name in ("old", "young")]
+    for folder in left:
+        (folder / "inner").mkdir(parents=True)
+    now = time.time()
+    os.utime(left[0], (now - 4000, now - 4000))
+    check_place(tmp_path)
+    assert [folder.exists() for folder in left] == [False, True]
 
 
 def test_a_clock_that_goes_backwards_is_named(tmp_path, monkeypatch):

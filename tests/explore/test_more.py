@@ -389,10 +389,10 @@ def test_a_damaged_shard_is_made_again(config, finished, tmp_path, shard):
 
 def test_who_follows_waits_for_a_part_that_was_begun(config, workdir, finished):
     """`srpo judge --follow` is not at its end while a shard of a plan is missing."""
-    assert judging._complete(finished / "trees")
+    assert judging.all_explored(finished / "trees")
     shutil.copytree(finished / "trees", workdir / "trees", dirs_exist_ok=True)
     shards_of(workdir / "trees")[-1].unlink()
-    assert not judging._complete(workdir / "trees")
+    assert not judging.all_explored(workdir / "trees")
 
 
 @pytest.mark.parametrize(

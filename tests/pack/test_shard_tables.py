@@ -141,10 +141,10 @@ def test_a_later_start_reads_no_tree(folder, processor, monkeypatch):
     monkeypatch.setattr(TreeSource, "__getitem__", lambda self, i: read.append(i) or get(self, i))
     monkeypatch.setattr(shard_tables, "shard_outlines", lambda *_, **__: pytest.fail("made"))
     again = Batches(examples(folder, processor), row_tokens=192, **OPTIONS)
-    assert again.rows(7) == again.rows(7) and not read
+    assert again.stream.rows(7) == again.stream.rows(7) and not read
     assert {path: path.stat().st_mtime_ns for path in sidecars(folder)} == before
     assert_same(again[0], first[0])
-    assert set(read) == {plan.items[i].tree for plan, row in again.rows(0) for i in row}
+    assert set(read) == {plan.items[i].tree for plan, row in again.stream.rows(0) for i in row}
 
 
 def test_what_decides_them_has_its_own_files(folder, processor):

@@ -24,7 +24,7 @@ from srpo_jax.distributed.stop import StopRequest
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.models.policy_model import abstract_params
 from srpo_jax.models.registry import load_model_config
-from srpo_jax.pack.batches import Batches
+from srpo_jax.pack.streams import RowStream
 from srpo_jax.train import loop as module
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.loop import train
@@ -171,14 +171,14 @@ def test_stopped_at_any_step_is_bitwise_the_same(world, straight, tmp_path, capf
     on in the epoch where the checkpoint ends and plans none before it.
     """
     calls, first_rows = [], []
-    start_from = Batches.start_from
+    start_from = RowStream.start_from
 
-    def start_and_note(batches, place):
-        start_from(batches, place)
-        first_rows.append(batches._first_row[0])
+    def start_and_note(stream, place):
+        start_from(stream, place)
+        first_rows.append(stream._first_row[0])
         assert place is None or place["first_row"] == first_rows[-1]
 
-    monkeypatch.setattr(Batches, "start_from", start_and_note)
+    monkeypatch.setattr(RowStream, "start_from", start_and_note)
     put = module.put_batch
 
     def stop_in(step):

@@ -11,6 +11,7 @@ import pytest
 from srpo_jax.cli import main as cli
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.data_pipelines.ssui_mini import dataset
+from srpo_jax.data_pipelines.ssui_mini.options import Options
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set
 from srpo_jax.files import read_json, read_lines
@@ -36,7 +37,7 @@ def workdir(request, tmp_path_factory) -> pathlib.Path:
         pytest.importorskip("skimage")
         jsonl = photos.write_photos(home / "data")
     else:
-        dataset.build_dataset(home / "data", train_variants=1, test_variants=1)
+        dataset.build_dataset(home / "data", Options(variants=1), ("test",))
         jsonl = home / "data" / "some.jsonl"
         write_records(read_records(home / "data" / "test.jsonl")[::3], jsonl)
     photos.write_trees(home / "trees", jsonl, Processor.from_dir(BASE))
