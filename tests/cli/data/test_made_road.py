@@ -46,7 +46,7 @@ def test_photographs_become_a_trained_policy(tmp_path):
     assert srpo("data check", reviewed) == 0
     config, run = write_config(tmp_path, reviewed), f"--workdir={tmp_path / 'run'}"
     with ChatStub(harmful=TASTES["a"]) as stub:
-        assert srpo("explore", config, run) == 0
+        assert srpo("explore", config, run, "--config.explore.max_new_tokens=320") == 0
         assert srpo("judge", config, run, f"--config.judge.base_url={stub.url}") == 0
     summary = json.loads((find_set(tmp_path / "run" / "trees").folder / "summary.json").read_text())
     assert summary["questions_with_pair"]
