@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.temperature = 1.0
     config.eval.max_new_tokens = 112
 
-    config.pack.questions = 16  # of every step, whatever a method lays out of them
+    config.pack.questions = 10  # of every step, whatever a method lays out of them
     config.train.steps = 120
     config.train.learning_rate = 4e-4  # the policy is tiny; at 1e-3 its words start to crumble
     config.train.warmup_steps = 10
