@@ -21,7 +21,7 @@ from srpo_jax.distributed.no_tpu import leave_libtpu_alone
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import check_plain_name
 
-DEMO_METHODS = ("base", "sft", "orpo", "dpo", "srpo")
+DEMO_METHODS = ("base", "sft", "sft_filtered", "taught", "orpo", "dpo", "dpo_ref", "srpo")
 # Settings that a verb on files of data does without.
 NOT_OF_FILES = ("model.path", "data.train_records", "data.test_records", "arbiter.kind")
 

@@ -22,7 +22,7 @@ VERBS: dict[str, Verb] = {
         config="configs/ssui_mini.py",
         workdir="runs/demo",
         options={
-            "methods": ("base,srpo", "of base,sft,orpo,dpo,srpo; all on the same branches"),
+            "methods": ("base,srpo", "of base,sft,sft_filtered,taught,orpo,dpo,dpo_ref,srpo"),
             "seeds": (1, "train each method so many times and print mean and spread"),
         },
         resumes=True,
