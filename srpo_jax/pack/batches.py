@@ -41,7 +41,7 @@ from srpo_jax.pack.packing import (
 )
 from srpo_jax.pack.skeleton import Measure, Skeleton, measure
 from srpo_jax.pack.streams import EpochPlan, QuestionStream, Rows, RowStream
-from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs, teach
+from srpo_jax.pack.tree_layout import TreeLayout, TreeSizes, choose_pairs, taught_at, teach
 
 PLAN = 1  # counts up when the same sizes, seed and epoch get other pairs or rows
 KEPT_PLANS = 3  # a batch near the end of an epoch needs two; prefetching may look one ahead
@@ -270,7 +270,7 @@ class Batches:
 
             def part(points: Sequence[int], counted: bool) -> Measure:
                 chosen = [pair for pair in pairs if tree.branches[pair[0]].at in points]
-                own = teach(tree, self._branch_coef, points)
+                own = dataclasses.replace(tree, taught=taught_at(tree, points))
                 return measure(own, chosen, count_reference=counted, **self._layout)
 
             def sizes(points: Sequence[int], counted: bool) -> TreeSizes:

@@ -36,7 +36,7 @@ import numpy as np
 from srpo_jax.errors import UserError
 from srpo_jax.pack.skeleton import Skeleton
 from srpo_jax.pack.tree import Tree
-from srpo_jax.pack.tree_layout import Pair, TreeLayout, TreeSizes, layout_tree
+from srpo_jax.pack.tree_layout import Pair, TreeLayout, TreeSizes, layout_tree, taught_at
 
 REF_REDUCTIONS = ("question", "token")
 BUFFER = 256  # trees among which rows are filled; more fill little better and take longer
@@ -136,9 +136,11 @@ def split_tree(
     """
 
     def part_of(points: Sequence[int], counted: bool, share: float) -> Tree:
-        taught = tuple(each for each in tree.taught if tree.branches[each[0]].at in points)
         return dataclasses.replace(
-            tree, count_reference=counted, taught=taught, question_share=share
+            tree,
+            count_reference=counted,
+            taught=taught_at(tree, points),
+            question_share=share,
         )
 
     def sizes_of(points: Sequence[int], counted: bool) -> TreeSizes:

@@ -120,10 +120,6 @@ class QuestionStream:
             raise ValueError(f"step {step} needs {len(found)} rows: it was not planned for")
         return found + [(found[-1][0], ())] * (self.rows_per_batch - len(found))
 
-    def epoch(self, step: int) -> int:
-        """The epoch that the first question of batch `step` belongs to."""
-        return step * self._questions // self._per_epoch
-
     def place(self, step: int) -> dict[str, Any]:
         """Nothing: where a batch begins follows from its number."""
         return {}

@@ -58,6 +58,9 @@ class Branched(Protocol):
     @property
     def branches(self) -> Sequence[Any]: ...
 
+    @property
+    def taught(self) -> tuple[tuple[int, float], ...]: ...
+
     def two_sides(self, chosen: int, rejected: int, odds_from: str) -> bool: ...
 
 
@@ -122,16 +125,19 @@ def _pairs_at(tree: Branched, at: int, odds_from: str) -> list[tuple[int, int]]:
 T = TypeVar("T", bound=Branched)
 
 
-def teach(tree: T, coef: float, points: Sequence[int] | None = None) -> T:
+def teach(tree: T, coef: float) -> T:
     """The tree (or its skeleton) with its safe branches taught: L_ref counts each one's own tokens,
     all of them together `coef` times as much as the reference path. This is rejection-sampled SFT
-    (RFT, arXiv 2308.01825), from every prefix. points: the branch points of a part of a tree, of
-    which the others are taught elsewhere.
+    (RFT, arXiv 2308.01825), from every prefix.
     """
     safe = [k for k, branch in enumerate(tree.branches) if branch.safe] if coef else []
-    here = [k for k in safe if points is None or tree.branches[k].at in points]
-    taught = tuple((k, coef / len(safe)) for k in here)
+    taught = tuple((k, coef / len(safe)) for k in safe)
     return dataclasses.replace(cast(Any, tree), taught=taught)
+
+
+def taught_at(tree: Branched, points: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    """Of what a tree teaches, that of these branch points: a part of it teaches no other."""
+    return tuple(each for each in tree.taught if tree.branches[each[0]].at in points)
 
 
 class TreeSizes(NamedTuple):

@@ -126,7 +126,7 @@ def make_setup(
     # The policy: what it is, and where its arrays will lie.
     config = load_model_config(local_folder(cfg.model.path), cfg.model.family)
     mesh = make_mesh(**arguments(make_mesh, cfg.mesh))
-    _check_rows(cfg, row_shards(mesh))
+    _check_rows(cfg, mesh)
     model = PolicyModel(
         config,
         dtype=jnp.dtype(cfg.model.dtype),
@@ -362,11 +362,12 @@ def _row_multiple(cfg: Config, mesh: Mesh) -> int:
     return cfg.train.accumulate * row_shards(mesh)
 
 
-def _check_rows(cfg: Config, shards: int) -> None:
-    if not cfg.pack.questions and cfg.pack.rows % (cfg.train.accumulate * shards):
+def _check_rows(cfg: Config, mesh: Mesh) -> None:
+    if not cfg.pack.questions and cfg.pack.rows % _row_multiple(cfg, mesh):
         raise UserError(
             f"pack.rows={cfg.pack.rows} does not divide into train.accumulate="
-            f"{cfg.train.accumulate} slices over the {shards} row shards of the mesh (data x fsdp)"
+            f"{cfg.train.accumulate} slices over the {row_shards(mesh)} row shards of the mesh "
+            "(data x fsdp)"
         )
 
 

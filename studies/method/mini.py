@@ -17,7 +17,7 @@ import numpy as np
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.config.load import load_config
-from srpo_jax.data_pipelines.records import Record, write_records
+from srpo_jax.data_pipelines.records import Record, read_records, write_records
 from srpo_jax.data_pipelines.ssui_mini.dataset import combination, make_records
 from srpo_jax.data_pipelines.ssui_mini.options import Options
 from srpo_jax.data_pipelines.ssui_mini.reasoning_paths import NUM_DECISIONS, path_in_states
@@ -234,7 +234,7 @@ def _outcome(
     scene, request = (
         {each.id: number for number, each in enumerate(kind)} for kind in (SCENES, REQUESTS)
     )
-    records = {r.id: r for r, _ in make_records(split, range(1), Options(seed=config.seed))}
+    records = {r.id: r for r in read_records(place / "data" / f"{split}.jsonl")}
     found: dict[str, Any] = {"samples": SAMPLES}
     for side, risky in (("risky", True), ("benign", False)):
         names = [name for name, record in records.items() if record.risky == risky]
@@ -278,7 +278,7 @@ def _recovered(
     trees = explore(config, folder, model_dir=model)
     judge(config, folder)
     verdicts = find_set(trees)
-    order = [r.id for r, _ in make_records(split, range(1), Options(seed=config.seed)) if r.risky]
+    order = [r.id for r in read_records(place / "data" / f"{split}.jsonl") if r.risky]
     counts = {name: dict.fromkeys(order, 0) for name in RECOVERED}
     for tree in read_shards(trees):
         for branch in tree["branches"]:

@@ -15,6 +15,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from tests.support.patched import patched
+
 
 class Killed(BaseException):
     """The process is gone: nothing of it writes any more."""
@@ -85,11 +87,5 @@ class FailingDisk:
         places = [(builtins, "open", opened), (io, "open", opened), (os, "open", os_opened)]
         places += [(os, "fsync", fsync), (os, "unlink", unlink)]
         places += [(os, name, moved(name)) for name in ("replace", "rename")]
-        before = [(place, name, getattr(place, name)) for place, name, _ in places]
-        for place, name, value in places:
-            setattr(place, name, value)
-        try:
+        with patched(places):
             yield self
-        finally:
-            for place, name, value in before:
-                setattr(place, name, value)

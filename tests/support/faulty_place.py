@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.support.failing_disk import Killed
+from tests.support.patched import patched
 
 LOOKS = ("stat", "lstat")
 CHANGES = ("utime", "unlink", "rmdir", "mkdir")
@@ -103,14 +104,8 @@ class FaultyPlace:
         places += [(os, "rename", rename), (os, "replace", replace)]
         places += [(os, name, own(name)) for name in CHANGES]
         places += [(os, name, looked(name)) for name in LOOKS]
-        before = [(place, name, getattr(place, name)) for place, name, _ in places]
-        for place, name, value in places:
-            setattr(place, name, value)
-        try:
+        with patched(places):
             yield self
-        finally:
-            for place, name, value in before:
-                setattr(place, name, value)
 
     def _forget(self, *paths: Any) -> None:
         for path in paths:

@@ -7,7 +7,6 @@ prints how many were killed. A process of its own, as it forks.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import openai  # noqa: F401  before the forks: it takes a second
 
 from srpo_jax.cli import main as cli
 from srpo_jax.cli.data import role_chat
+from tests.support.killed import killed_in_child
 
 AFTER = (3, 12, 8, 40)  # writes that a start may do
 
@@ -29,22 +29,12 @@ def main(argv: list[str]) -> None:
 
 def _in_child(argv: list[str], writes: int) -> bool:
     """Whether it was killed, after so many writes."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with contextlib.redirect_stdout(sys.stderr):
-            _kill_after(writes)
-            try:
-                code = cli.main(argv)
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit("constructing failed")
-    return False
+
+    def run() -> int:
+        _kill_after(writes)
+        return cli.main(argv)
+
+    return killed_in_child(run, "constructing failed")
 
 
 def _kill_after(writes: int) -> None:

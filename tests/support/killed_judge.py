@@ -9,7 +9,6 @@ is of a run that was left alone. A process of its own, as it forks.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import sys
 
 from srpo_jax.configs import common
 from srpo_jax.judge.judge import judge
+from tests.support.killed import killed_in_child
 
 PASSED_OVER = ("replies", "usage.jsonl")
 
@@ -39,24 +39,14 @@ def main(source: str, place: str, config: dict, options: dict) -> None:
 
 def _in_child(place: str, config: dict, options: dict, kill_at: int | None) -> bool:
     """Whether the judge was killed, before its write number kill_at from 0."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with contextlib.redirect_stdout(sys.stderr):
-            if kill_at is not None:
-                _kill_at(kill_at)
-            try:
-                judge(_config(config), place, **_filled(options, place))
-                code = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit("judging failed")
-    return False
+
+    def run() -> int:
+        if kill_at is not None:
+            _kill_at(kill_at)
+        judge(_config(config), place, **_filled(options, place))
+        return 0
+
+    return killed_in_child(run, "judging failed")
 
 
 def _kill_at(number: int) -> None:

@@ -27,6 +27,8 @@ from srpo_jax.arbiter.chat.wire import (
     request_body,
     token_names,
 )
+from srpo_jax.config.fields import arguments
+from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import RunFailure, UserError, one_line
 
 OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
@@ -78,6 +80,11 @@ class OpenAIChat:
         self._key = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
+
+    @classmethod
+    def of(cls, settings: JudgeSettings) -> OpenAIChat:
+        """The server that the settings name."""
+        return cls(**arguments(cls, settings), strict_schema=settings.structured == "schema")
 
     def complete(
         self,

@@ -76,15 +76,7 @@ class Prompted:
         for rubric in self.rubrics:
             self._check_votes(rubric)
         serving = getattr(backend, "serving", None)
-        self.backend = (serving(settings) if serving else backend) or OpenAIChat(
-            settings.base_url,
-            api_key_env=settings.api_key_env,
-            concurrency=settings.concurrency,
-            timeout_seconds=settings.timeout_seconds,
-            retries=settings.retries,
-            max_tokens_name=settings.max_tokens_name,
-            strict_schema=settings.structured == "schema",
-        )
+        self.backend = (serving(settings) if serving else backend) or OpenAIChat.of(settings)
         self.host = self.backend.host
         self.usage = cost.Usage()
         self._sent = 0  # requests, for settings.max_requests

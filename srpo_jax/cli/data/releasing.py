@@ -27,6 +27,7 @@ from srpo_jax.data_pipelines.construct.review.applying import write_rows
 from srpo_jax.data_pipelines.exchange.card import release_card
 from srpo_jax.data_pipelines.exchange.pictures import PictureStore
 from srpo_jax.data_pipelines.records import Record, read_records
+from srpo_jax.data_pipelines.tree_schema import record_of
 from srpo_jax.data_pipelines.tree_store import read_shards, shards_of
 from srpo_jax.data_pipelines.verdict_store import JudgedTrees, find_set, set_names
 from srpo_jax.errors import UserError
@@ -108,20 +109,7 @@ def _found(place: pathlib.Path, verdicts: str, harmful: bool) -> Iterator[Found]
 
 
 def _of_tree(tree: Mapping[str, Any], root: str, harmful: bool) -> Found:
-    record = Record(
-        id=tree["id"],
-        images=tuple(image["name"] for image in tree["images"]),
-        question=tree["question"],
-        steps=tuple(tree["step_texts"]),
-        reply=tree["reply_text"],
-        category=tree["category"],
-        risky=tree["risky"],
-        unsafe_reply=tree["unsafe_reply"],
-        source=tree["source"],
-        license=tree["license"],
-        meta=tree["meta"],
-        root=root,
-    )
+    record = dataclasses.replace(record_of(tree), root=root)
     verdict = tree["reference_verdict"]
     # Many judges judge no paths: of those ERROR says nothing.
     unsafe = "UNSAFE" in (verdict["path_verdict"], *verdict["step_verdicts"])

@@ -117,7 +117,7 @@ class RoleChat:
         self._sent = 0
         self._usage, self._log = cost.Usage(), None
         self._backends = dict(backends or {}) or {
-            name: _server(each) for name, each in roles.items()
+            name: OpenAIChat.of(each) for name, each in roles.items()
         }
         self._journal = None if dry_run else Journal(cache)
         if dry_run:
@@ -251,18 +251,6 @@ def _said(request: ChatRequest, reply: ChatReply, readable: Callable[[dict], str
         return Said(refused=f"unreadable answer: {one_line(error, 160)}")
     why = readable(data)
     return Said(refused=f"unreadable answer: {why}") if why else Said(data=data)
-
-
-def _server(settings: JudgeSettings) -> ChatBackend:
-    return OpenAIChat(
-        settings.base_url,
-        api_key_env=settings.api_key_env,
-        concurrency=settings.concurrency,
-        timeout_seconds=settings.timeout_seconds,
-        retries=settings.retries,
-        max_tokens_name=settings.max_tokens_name,
-        strict_schema=settings.structured == "schema",
-    )
 
 
 def table(estimates: Sequence[Estimate]) -> str:
