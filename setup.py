@@ -36,9 +36,12 @@ CORE = [
 ]
 JUDGE = ["openai>=1.98,<4"]
 DATA = ["pyarrow>=17,<27"]  # Parquet and Arrow of other tools
+GCS = ["gcsfs>=2025.12,<2028"]  # orbax writes checkpoints into buckets by it
 TEST = [
     *JUDGE,
     *DATA,
+    *GCS,
+    "google-crc32c>=1.5,<2",  # the bucket of the tests knows checksums
     "pytest>=8,<10",
     "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
@@ -96,6 +99,7 @@ setup(
         "dev": [*LINT, "pre-commit>=4,<5"],
         "judge": JUDGE,
         "data": DATA,
+        "gcs": GCS,
         # `make test-all` has TRL itself read what is written for it.
         "trl": ["trl>=1.16,<2"],
         # `make test-all` asks `transformers serve` for an answer; it needs torch too, and for
