@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from srpo_jax.data_pipelines.tree_store import shard_done, shards_of
 from srpo_jax.errors import UserError
 from srpo_jax.files import read_json, write_json
+from srpo_jax.keepers import remove, remove_folder
 
 FILE = "answers.json"
 STEM = "answers-"  # what the names of its shards begin with, and of the verdicts on them
@@ -35,12 +35,12 @@ def finish_answers(folder: pathlib.Path, about: Mapping[str, Any], model: str = 
     current = answers_folder(folder, about)
     if _named(folder) != current.name:
         for name in ("scores.json", "generations.jsonl"):
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         told = {"model": model} if model else {}
         write_json(folder / FILE, {**about, **told, "folder": current.name})
     for other in folder.glob("answers-*"):
         if other != current:
-            shutil.rmtree(other)
+            remove_folder(other)
 
 
 def read_answers(folder: pathlib.Path) -> tuple[dict[str, Any], list[pathlib.Path]]:

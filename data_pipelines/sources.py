@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import pathlib
 
-from srpo_jax.buckets import fetch_records, fetch_trees, is_url
+from srpo_jax.buckets.fetch import fetch_records, fetch_trees
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.data_pipelines.ssui_mini.dataset import WORLD, build_dataset
 from srpo_jax.data_pipelines.ssui_mini.options import parse_options
 from srpo_jax.data_pipelines.ssui_mini.world import SPLITS

@@ -39,6 +39,7 @@ from srpo_jax.files import (
     temporary_file,
     write_text,
 )
+from srpo_jax.keepers import give_name, remove
 
 RELEASE = "release.json"  # in a folder that `srpo data release` wrote
 SUFFIX = ".array_record"
@@ -91,8 +92,8 @@ def write_shard(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> d
         ):
             return there
         if there and there["sha256"] != manifest["sha256"]:
-            sealed_by.unlink(missing_ok=True)  # it would describe another file than there is
-        os.replace(fresh, path)
+            remove(sealed_by)  # it would describe another file than there is
+        give_name(fresh, path)
     write_text(sealed_by, json.dumps(manifest) + "\n", flush=True)
     sync(path.parent)
     return manifest

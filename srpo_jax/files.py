@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from srpo_jax.errors import UserError, one_line
+from srpo_jax.keepers import TEMPORARY, give_name
 
 MAX_NAME = 200  # bytes of a name; most systems take 255, and some need room for an ending
 MAX_JSON = 64 * 2**20  # bytes of a JSON file that is read whole
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
-TEMPORARY = ".tmp-"  # in the name of every temporary file
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
@@ -73,7 +73,7 @@ def written_whole(path: pathlib.Path, *, flush: bool = False) -> Iterator[pathli
         yield fresh
         if flush:
             sync(fresh)
-        os.replace(fresh, path)
+        give_name(fresh, path)
 
 
 def write_text(path: pathlib.Path, text: str, *, flush: bool = False) -> None:

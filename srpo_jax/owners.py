@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from srpo_jax.errors import RunFailure, UserError, one_line
+from srpo_jax.keepers import GONE, Swap, keeper_of
 
 BEAT_SECONDS = 10.0  # between two touches of an owner
 SETTLE_SECONDS = 0.05  # for who was about to clear away the one before
@@ -97,6 +98,9 @@ def create(path: pathlib.Path, me: dict[str, Any]) -> bool:
 
     Errors: OSError for a disk that is full or may not be written.
     """
+    if swap := _swap(path):
+        swap.write(json.dumps(me).encode(), GONE)
+        return read_holder(path).get("token") == me["token"]
     made = False
     try:
         with open(path, "x", encoding="utf-8") as file:
@@ -116,6 +120,10 @@ def clear(path: pathlib.Path, holder: dict[str, Any], me: dict[str, Any]) -> boo
     """Removes the file of a holder that is dead or silent, and whatever else stands in its place.
     Moves it first, as one of several processes can; False for the others.
     """
+    if swap := _swap(path):
+        data, generation = swap.read()
+        mine = _said(data).get("token") == holder.get("token")
+        return data is not None and mine and swap.write(None, generation)
     aside = path.with_name(f".{path.name}-{me['token']}")
     if read_holder(path).get("token") != holder.get("token"):  # a faster process was here
         return False
@@ -146,6 +154,30 @@ def _put_back(aside: pathlib.Path, path: pathlib.Path) -> None:
     except OSError:
         with open(path, "xb") as file:
             file.write(aside.read_bytes())
+
+
+def touch(path: pathlib.Path, me: dict[str, Any]) -> None:
+    """Shows that the holder lives, if that is this process. Errors: OSError."""
+    if swap := _swap(path):
+        data, generation = swap.read()
+        if data is not None and _said(data).get("token") == me["token"]:
+            swap.write(data, generation)  # of the same contents, another generation
+    elif read_holder(path).get("token") == me["token"]:
+        os.utime(path)
+
+
+def give_up(path: pathlib.Path, me: dict[str, Any]) -> None:
+    """Removes the file of this process. Errors: OSError; then it becomes void."""
+    if _swap(path):
+        clear(path, me, me)
+    elif read_holder(path).get("token") == me["token"]:
+        path.unlink()
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Whether somebody holds it, or something else stands in its place."""
+    swap = _swap(path)
+    return swap.read()[0] is not None if swap else path.exists()
 
 
 class Watch:
@@ -237,9 +269,8 @@ class Owner:
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self._thread.join()
-        with contextlib.suppress(OSError):
-            if self._is_mine():
-                self._path.unlink()
+        with contextlib.suppress(OSError, RunFailure, UserError):
+            give_up(self._path, self._me)
 
     def check(self) -> None:
         """To be called before something is written that two must not write. Errors: RunFailure when
@@ -247,7 +278,7 @@ class Owner:
         """
         if self._is_mine():
             return
-        if not self._path.exists() and create(self._path, self._me):  # somebody removed it
+        if not is_there(self._path) and create(self._path, self._me):  # somebody removed it
             return
         holder = read_holder(self._path)
         raise RunFailure(
@@ -262,24 +293,37 @@ class Owner:
 
     def _keep_touching(self) -> None:
         while not self._over.wait(self._beat):
-            with contextlib.suppress(OSError):
-                if self._is_mine():
-                    os.utime(self._path)
+            with contextlib.suppress(OSError, RunFailure, UserError):
+                touch(self._path, self._me)
 
 
-def _look(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+def _swap(path: pathlib.Path) -> Swap | None:
+    """The object in whose place the file would be, where its folder is kept in a bucket."""
+    keeper = keeper_of(path)
+    return keeper.swap(path) if keeper else None
+
+
+def _said(data: bytes | None) -> dict[str, Any]:
+    try:
+        said = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _look(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
     """(what the file says, a mark of its last touch). Opened, as network file systems ask their
     server then; what is no plain file is not, as it might never answer.
     """
+    if swap := _swap(path):
+        data, generation = swap.read()
+        return _said(data), generation
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
             return {}, found.st_mtime_ns
         with open(path, "rb") as file:
             touched = os.fstat(file.fileno()).st_mtime_ns
-            said = json.loads(file.read(MAX_BYTES))
+            return _said(file.read(MAX_BYTES)), touched
     except OSError:
         return {}, -1
-    except (ValueError, RecursionError):
-        return {}, touched
-    return (said if isinstance(said, dict) else {}), touched

@@ -16,7 +16,8 @@ import shutil
 from collections.abc import Callable, Collection
 
 from srpo_jax.errors import UserError, one_line
-from srpo_jax.files import TEMPORARY, check_folder, naming, temporary_name
+from srpo_jax.files import check_folder, naming, temporary_file, temporary_name
+from srpo_jax.keepers import TEMPORARY, Keeper, keeper_of, remove, remove_folder
 
 MOVING = ".moving"  # how the mark beside a folder ends that is not all there
 # A folder may not be renamed here, but its files may. gcsfuse: EMFILE, of a bucket without
@@ -39,6 +40,9 @@ def move_folder(source: pathlib.Path, target: pathlib.Path, *, last: Collection[
     then stays, and is_moving(target) says so.
     """
     mark = _mark(target)
+    keeper = keeper_of(target)
+    if keeper:
+        _keep_folder(keeper, source, target, last)
     with naming(target):
         mark.write_bytes(b"")
         try:
@@ -50,6 +54,23 @@ def move_folder(source: pathlib.Path, target: pathlib.Path, *, last: Collection[
                 raise
             _move_files(source, target, last)
         mark.unlink()
+
+
+def _keep_folder(
+    keeper: Keeper, source: pathlib.Path, target: pathlib.Path, last: Collection[str]
+) -> None:
+    """The same in the bucket of a folder that is kept there: no object has another name, so all are
+    written again, and the mark is one, too."""
+    with temporary_file(_mark(target)) as empty:
+        empty.write_bytes(b"")
+        keeper.put(_mark(target), empty)
+    files = [path for path in source.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name in last, path)):
+        keeper.put(target / path.relative_to(source), path)
+    if keeper_of(source):
+        for path in keeper.names(source):
+            keeper.remove(path)
+    keeper.remove(_mark(target))
 
 
 def is_moving(target: pathlib.Path) -> bool:
@@ -65,8 +86,8 @@ def clear_moving(folder: pathlib.Path, fits: Callable[[str], bool] = lambda _: T
         name = mark.name[1:].removesuffix(MOVING)
         if fits(name):
             if (folder / name).exists():
-                shutil.rmtree(folder / name)
-            mark.unlink()
+                remove_folder(folder / name)
+            remove(mark)
 
 
 def _mark(target: pathlib.Path) -> pathlib.Path:

@@ -12,7 +12,8 @@ import sys
 import pytest
 
 from srpo_jax import buckets
-from srpo_jax.buckets import address_in, fetch_folder, fetch_records, mirror
+from srpo_jax.buckets.fetch import fetch_folder, fetch_records, mirror
+from srpo_jax.buckets.objects import address_in
 from srpo_jax.command.parse import parse
 from srpo_jax.command.table import VERBS
 from srpo_jax.config.check import flatten, validate
@@ -111,7 +112,10 @@ def test_a_list_of_which_a_page_is_refused_is_not_taken_for_whole(another_start,
 def test_several_processes_fetch_once(another_start):
     """Those of one host wait for the first one, and find what it fetched."""
     with serving(MODEL) as bucket:
-        work = "import sys; from srpo_jax.buckets import fetch_folder as f; print(f(sys.argv[1]))"
+        work = (
+            "import sys; from srpo_jax.buckets.fetch import fetch_folder; "
+            "print(fetch_folder(sys.argv[1]))"
+        )
         command = [sys.executable, "-c", work, "gs://bucket-a/m"]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         children = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(3)]

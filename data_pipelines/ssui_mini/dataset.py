@@ -36,6 +36,7 @@ from srpo_jax.data_pipelines.ssui_mini.world import (
     is_risky,
     split_of,
 )
+from srpo_jax.files import written_whole
 
 WORLD = "ssui_mini"
 _OTHERS = len(CATEGORIES) - 1
@@ -57,7 +58,8 @@ def build_dataset(
     for split in splits:
         for record, picture in make_records(split, range(options.variants), options):
             if record.risky:  # its twin has the same picture
-                picture.save(out / record.images[0], format="PNG")
+                with written_whole(out / record.images[0]) as fresh:
+                    picture.save(fresh, format="PNG")
                 pictures += 1
             made[split].append(record)
     for split in splits:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
 from srpo_jax.files import read_json
 from srpo_jax.judge.judge import judge
+from srpo_jax.keepers import remove_folder
 from srpo_jax.runs.methods_table.collect import collect
 from srpo_jax.runs.methods_table.formats import render
 from srpo_jax.runs.report.page import write_report
@@ -146,7 +146,8 @@ def all_runs(
             train(own, run, make_evaluators=make_evaluators)
             stages.next(f"export {method}")
             out = run / "export"
-            shutil.rmtree(out, ignore_errors=True)  # of an earlier demo in this workdir
+            if out.is_dir():  # of an earlier demo in this workdir
+                remove_folder(out)
             export(run, out)
             for split in splits:
                 stages.next(f"evaluate the exported {method} on {split} questions")

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from srpo_jax.buckets import address_in
+from srpo_jax.buckets.objects import address_in
 from srpo_jax.command.table import VERBS
 from srpo_jax.command.verb import Command, Verb
 from srpo_jax.errors import UserError, one_line

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from srpo_jax.buckets import address_in, bucket_and_name, is_url
+from srpo_jax.buckets.objects import address_in, bucket_and_name, is_url
 from srpo_jax.config.fields import FIELDS, SECTIONS, Config
 from srpo_jax.config.rules import Rule
 from srpo_jax.errors import UserError

@@ -36,6 +36,7 @@ from srpo_jax.data_pipelines.tree_store import SUFFIX, TreeSource, shard_done
 from srpo_jax.data_pipelines.verdict_store import branch_label, find_folder
 from srpo_jax.errors import UserError
 from srpo_jax.explore.shard_leases import ShardLeases, pause
+from srpo_jax.keepers import look_again
 from srpo_jax.pack.outlines import shard_outlines
 from srpo_jax.pack.prompts import Prompts
 from srpo_jax.pack.tree_layout import choose_pairs
@@ -113,7 +114,9 @@ def begin_part(cfg: Config, paths: Sequence[pathlib.Path], asked: Asked) -> tupl
             name = plan_path(folder, last + 1).name
             if leases.take([name]) is None:
                 pause()
+                look_again(folder)
                 continue
+            look_again(folder)
             if count_plans(folder) == last:  # since then nobody was faster
                 plan, said = _choose(cfg, paths, last + 1, asked)
                 if plan is None:

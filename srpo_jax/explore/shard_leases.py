@@ -19,8 +19,19 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from srpo_jax.errors import UserError
-from srpo_jax.owners import RACES, Watch, clear, create, identity, is_dead, read_holder
+from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.keepers import keeper_of
+from srpo_jax.owners import (
+    RACES,
+    Watch,
+    clear,
+    create,
+    give_up,
+    identity,
+    is_dead,
+    read_holder,
+    touch,
+)
 
 LEASE_SECONDS = 300.0
 SUFFIX = ".claim"  # of a lease's file
@@ -72,9 +83,9 @@ class ShardLeases:
     def release(self, name: str) -> None:
         """Gives back the lease on `name`, if it is held."""
         held = self._held.pop(name, None)
-        if held is not None and read_holder(held).get("token") == self._me["token"]:
-            with contextlib.suppress(OSError):  # then it becomes void
-                held.unlink()
+        if held is not None:
+            with contextlib.suppress(OSError, RunFailure, UserError):  # then it becomes void
+                give_up(held, self._me)
 
     def _create(self, path: pathlib.Path) -> bool:
         return create(path, self._me)
@@ -89,6 +100,8 @@ class ShardLeases:
         if still > self._lease_seconds or is_dead(holder, self._me):
             return True
         if still <= self._lease_seconds / 4:  # less than three renewals
+            return False
+        if keeper_of(path):  # a bucket has generations, and no times that could be wrong
             return False
         try:
             return abs(self._now() - path.lstat().st_mtime) > self._lease_seconds
@@ -109,8 +122,9 @@ class ShardLeases:
     def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_seconds / 10):
             for held in list(self._held.values()):
-                with contextlib.suppress(OSError):  # taken over: then two make the same shard
-                    os.utime(held)
+                # Taken over: then two make the same shard.
+                with contextlib.suppress(OSError, RunFailure, UserError):
+                    touch(held, self._me)
 
 
 def pause(seconds: float = 1.0) -> None:

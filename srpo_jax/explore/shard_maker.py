@@ -18,6 +18,7 @@ from srpo_jax.explore.explorer import Explorer, ReferencesOnly
 from srpo_jax.explore.progress import Progress
 from srpo_jax.explore.shard_leases import ShardLeases, pause
 from srpo_jax.explore.workers import Worker
+from srpo_jax.keepers import look_again
 
 ShardTold = Callable[[str, int, float], None]  # (roots or trees, questions, seconds)
 Trees = dict[int, dict[str, Any] | None]  # by the number of the question in its shard
@@ -65,6 +66,7 @@ class ShardMaker:
                         say(f"explore: {len(names)} shards are being made by others")
                         told = True
                     pause()
+                    look_again(folder)
                     for name in [n for n, i in names.items() if self._is_done(self._paths[i])]:
                         self._progress.skip(len(self._records[names.pop(name)]))
                 self._make_free(names, leases)
@@ -98,6 +100,7 @@ class ShardMaker:
         """The next shard to make, its lease taken; None when others have all that are left."""
         while leases is not None and (name := leases.take(list(names))) is not None:
             i = names.pop(name)
+            look_again(self._paths[i].parent)
             if not self._is_done(self._paths[i]):
                 return i
             # Since the first look another worker was faster.

@@ -17,7 +17,7 @@ from typing import TypeVar
 import jax
 from jax.extend import backend
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.config.sections import ProcessesSettings
 from srpo_jax.distributed.agreement import as_first_says

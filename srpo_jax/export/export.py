@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import as_config, stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh

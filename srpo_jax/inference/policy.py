@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import image_size, load_record_images
 from srpo_jax.data_pipelines.path_formats.base import PathFormat

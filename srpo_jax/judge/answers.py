@@ -35,6 +35,7 @@ from srpo_jax.judge.roles import (
     warning,
 )
 from srpo_jax.judge.stage import Asking, judge_shards, open_verdicts
+from srpo_jax.keepers import remove
 
 
 class Measured(Protocol):
@@ -119,7 +120,7 @@ def judge_answers(
         result["training_judge"] = training
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     # Scores without their generations would be worse than none: they go first.
-    (folder / "scores.json").unlink(missing_ok=True)
+    remove(folder / "scores.json")
     write_text(folder / "generations.jsonl", "".join(lines))
     write_json(folder / "scores.json", result)
     if not chosen_options(result):

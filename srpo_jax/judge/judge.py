@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from srpo_jax.arbiter.chat.batch_files import MAX_MB
 from srpo_jax.arbiter.verdict import Arbiter
-from srpo_jax.buckets import is_url
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.data_pipelines.tree_parts import planned
@@ -42,6 +42,7 @@ from srpo_jax.judge.stage import (
     open_verdicts,
 )
 from srpo_jax.judge.usage import TREES
+from srpo_jax.keepers import look_again
 
 SUMMARY = "summary.json"  # in the folder of a verdict set
 WAIT_SECONDS = 5.0  # between two looks at an exploration that is still running
@@ -157,6 +158,9 @@ def _shards(roots: pathlib.Path, trees: pathlib.Path, follow: bool) -> Iterator[
     first = True
     while True:
         last = not follow or all_explored(trees)  # before the look: none can appear unseen
+        if follow:
+            look_again(trees)
+            look_again(roots)
         fresh = [p for folder in (roots, trees) for p in shards_of(folder) if p not in seen]
         yield from fresh
         seen.update(fresh)

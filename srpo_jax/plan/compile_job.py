@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed import sharding

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from srpo_jax.keepers import keeper_of
+
 CLOSE_SECONDS = 30.0  # a bucket takes about one change of an object in a second, not one a line
 
 
@@ -40,3 +42,5 @@ class Appended:
         self._closed = self._clock()
         if file is not None:
             file.close()
+            if keeper := keeper_of(self._path):
+                keeper.extend(self._path)

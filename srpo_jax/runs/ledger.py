@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from srpo_jax.files import written_whole
 from srpo_jax.runs.appended import Appended
 
 FILE = "events.jsonl"
@@ -153,10 +154,10 @@ def _drop_torn_line(path: pathlib.Path) -> None:
     """What a kill in the middle of a write left of a line goes, so that the next one is whole."""
     if not path.is_file():
         return
-    with open(path, "r+b") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with written_whole(path) as fresh:
+            fresh.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def process_start() -> float:

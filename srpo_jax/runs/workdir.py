@@ -14,7 +14,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from srpo_jax.buckets import is_url, mirror
+from srpo_jax.buckets.fetch import mirror
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.config.fields import Config
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import read_json

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.distributed import sharding

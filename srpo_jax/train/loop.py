@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.console import compiling

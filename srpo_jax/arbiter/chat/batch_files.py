@@ -23,6 +23,7 @@ from srpo_jax.arbiter.chat.wire import TOKEN_NAMES, request_body, token_names
 from srpo_jax.config.judging_sections import JudgeSettings
 from srpo_jax.errors import RunFailure, UserError, one_line
 from srpo_jax.files import file_sha256, sync, temporary_name
+from srpo_jax.keepers import give_name
 
 URL = "/v1/chat/completions"
 MIB = 2**20
@@ -123,7 +124,7 @@ class BatchWriter:
         if parts:
             self._check_names(dict(zip(names, parts)))
         for name, part in zip(names, parts):
-            os.replace(part.path, name)
+            give_name(part.path, name)
         if parts:
             sync(self.path.parent)
         return [

@@ -22,6 +22,7 @@ from srpo_jax.arbiter.chat.messages import ChatReply
 from srpo_jax.data_pipelines.json_parts import MANIFEST_SUFFIX, manifest_path, next_number
 from srpo_jax.errors import UserError, one_line
 from srpo_jax.files import file_sha256, naming, read_json, sync, write_text
+from srpo_jax.keepers import keeper_of
 
 MODES = ("readwrite", "readonly", "off")
 EVERY, SECONDS = 256, 20.0  # replies, and seconds, after which a part is written
@@ -105,13 +106,16 @@ class ReplyCache:
     def _write_part(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = next_number(_numbers(self.folder, finished=False))
-        while True:
-            try:
-                file = open(self._part(number), "xb")
-                break
-            except FileExistsError:  # another process was faster
-                number += 1
+        while not self._wrote_part(number):  # another process was faster
+            number += 1
+
+    def _wrote_part(self, number: int) -> bool:
+        """Writes the fresh replies into the part of this number; False when there is one."""
         places, path = {}, self._part(number)
+        try:
+            file = open(path, "xb")
+        except FileExistsError:
+            return False
         try:
             with naming(path), file:
                 for key, reply in self._fresh.items():
@@ -120,15 +124,20 @@ class ReplyCache:
                     file.write(line.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            if keeper := keeper_of(path):
+                keeper.make(path)
             manifest = {"count": len(places), "sha256": file_sha256(path)}
             write_text(manifest_path(path), json.dumps(manifest) + "\n", flush=True)
-        except BaseException:  # of a full disk, which a part that nobody reads would keep full
+        except BaseException as error:  # of a full disk, which a part that nobody reads would fill
             if not manifest_path(path).exists():
                 path.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                return False
             raise
         sync(self.folder)
         self._places.update(places)
         self._fresh = {}
+        return True
 
     def _read_part(self, number: int) -> None:
         path = self._part(number)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.cli.data.exporting import items_at
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say

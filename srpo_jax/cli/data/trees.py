@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srpo_jax import __version__
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
 from srpo_jax.data_pipelines.exchange.importing import read_items

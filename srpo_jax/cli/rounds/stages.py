@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from srpo_jax.export.digests import DIGESTS
 from srpo_jax.export.export import export
 from srpo_jax.files import file_sha256, read_json
 from srpo_jax.judge.judge import all_explored, judge
+from srpo_jax.keepers import remove_folder
 from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.runs.identity import policy_files
 from srpo_jax.runs.workdir import round_folder
@@ -195,7 +195,8 @@ def _trained(each: Round) -> Left:
 
 def _export(each: Round) -> None:
     out = each.folder / "export"
-    shutil.rmtree(out, ignore_errors=True)  # a stopped one, or of another step
+    if out.is_dir():  # a stopped one, or of another step
+        remove_folder(out)
     export(each.folder, out)
 
 

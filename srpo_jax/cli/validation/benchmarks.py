@@ -14,7 +14,7 @@ import jax
 
 from srpo_jax.arbiter.registry import find_arbiter, make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.tree_schema import make_tree_record
 from srpo_jax.distributed.agreement import as_first_says

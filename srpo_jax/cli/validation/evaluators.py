@@ -21,7 +21,7 @@ import numpy as np
 
 from srpo_jax.arbiter.registry import make_arbiter
 from srpo_jax.arbiter.verdict import Arbiter
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.cli.validation.benchmarks import Benchmarks, asked_here, without_weights
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say

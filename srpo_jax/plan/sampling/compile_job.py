@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import stored_config
 from srpo_jax.config.fields import Config, arguments
 from srpo_jax.distributed.mesh import make_mesh

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.distributed.accelerators import Slice, bound_rows, parse_slice

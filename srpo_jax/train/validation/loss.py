@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from srpo_jax.buckets import local_folder
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.images import load_record_images
 from srpo_jax.data_pipelines.path_formats.tokens import as_read_back, tokenize_reference

@@ -1,0 +1,1 @@
+"""Runs, data and models that lie in buckets: docs/places.md."""
