@@ -133,8 +133,8 @@ def check_folder(folder: pathlib.Path) -> None:
     """
     if ADDRESS.match(str(folder)):
         raise UserError(
-            f"{folder} is the address of no folder, and what is written needs one: mount the "
-            "bucket, see docs/places.md"
+            f"{folder} is the address of no folder, and what is written needs one: open a workdir "
+            "in a bucket by srpo_jax.open_workdir, or mount the bucket: docs/places.md"
         )
     place = existing_parent(folder)
     if not place.is_dir():

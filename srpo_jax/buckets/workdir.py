@@ -50,9 +50,9 @@ MOST_PARTS = 200  # of a session, after which the next one begins with all of th
 
 
 @contextlib.contextmanager
-def open_workdir(spec: str | os.PathLike) -> Iterator[pathlib.Path]:
+def open_workdir(spec: str | os.PathLike, *, write: bool = True) -> Iterator[pathlib.Path]:
     """In a `with`: the folder that stands for gs://BUCKET/PATH; of any other workdir the folder
-    that it is.
+    that it is. write: whether something will be written to it.
 
     Errors: UserError for an address that is none, or a bucket that may not be read and written;
     RunFailure for one that does not answer, or that does not keep what a run relies on.
@@ -61,8 +61,9 @@ def open_workdir(spec: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield pathlib.Path(spec)
         return
     with _root() as root:
-        found = BucketWorkdir(os.fspath(spec), root)
-        found.try_place()
+        found = BucketWorkdir(os.fspath(spec), root, write=write)
+        if write:
+            found.try_place()
         found.open()
         with kept(found.folder, found):
             try:
@@ -95,7 +96,8 @@ def _root() -> Iterator[pathlib.Path]:
 class BucketWorkdir:
     """The keeper (keepers.Keeper) of ROOT/BUCKET/PATH, which is `folder`."""
 
-    def __init__(self, url: str, root: pathlib.Path):
+    def __init__(self, url: str, root: pathlib.Path, *, write: bool = True):
+        self._write = write
         self.bucket, self.name = bucket_and_name(url)
         self._copies = Copies(root)
         self.folder = self._copies.path(self.bucket, self.name).absolute()
@@ -207,7 +209,7 @@ class BucketWorkdir:
         trackers.
         """
         known = set(self._copies.known(self.bucket, self.name))
-        for path in sorted(self.folder.rglob("*")):
+        for path in sorted(self.folder.rglob("*")) if self._write else ():
             name = self._name(path)
             inner = name.removeprefix(f"{self.name}/").split("/")
             ours = any(part.startswith(".") or part.endswith(PARTS) for part in inner)

@@ -8,15 +8,20 @@ Everything heavy is imported inside the verbs (verbs.py), so help and mistakes a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
 from srpo_jax import __version__
+from srpo_jax.buckets.objects import is_url
+from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.command.help import main_help, verb_help
 from srpo_jax.command.parse import find_verb, parse
-from srpo_jax.command.verb import Verb
+from srpo_jax.command.verb import Command, Verb
 from srpo_jax.console import say
 from srpo_jax.errors import RunFailure, UserError, one_line
 
@@ -77,8 +82,29 @@ def _run(argv: list[str]) -> int:
         print(verb_help(name, verb))
         return 0
     command = parse(argv[0], argv[1:])
-    does = getattr(importlib.import_module("srpo_jax.cli.verbs"), name.replace(" ", "_"))
-    return does(command) or 0
+    with _opened(command, verb) as command:
+        does = getattr(importlib.import_module("srpo_jax.cli.verbs"), name.replace(" ", "_"))
+        return does(command) or 0
+
+
+@contextlib.contextmanager
+def _opened(command: Command, verb: Verb) -> Iterator[Command]:
+    """The command with folders of this host for the workdirs that lie in a bucket."""
+    with contextlib.ExitStack() as stack:
+
+        def place(spec: str, write: bool = False) -> str:
+            if not is_url(spec):
+                return spec
+            return str(stack.enter_context(open_workdir(spec, write=write)))
+
+        options = {
+            name: place(value) if name in verb.runs and value else value
+            for name, value in command.options.items()
+        }
+        words = tuple(map(place, command.arguments)) if verb.several else command.arguments
+        yield replace(
+            command, workdir=place(command.workdir, True), options=options, arguments=words
+        )
 
 
 def _known(argv: list[str]) -> tuple[str, Verb | None]:

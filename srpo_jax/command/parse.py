@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from srpo_jax.buckets.objects import address_in
+from srpo_jax.buckets.objects import address_in, bucket_and_name, is_url
 from srpo_jax.command.table import VERBS
 from srpo_jax.command.verb import Command, Verb
 from srpo_jax.errors import UserError, one_line
@@ -88,7 +88,14 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     config_file = files[0] if files else spec.config or ""
     options = {option: values[option].value for option in spec.options}
     given = {option: value for option, value in options.items() if option not in NO_PLACES}
-    _check_places({"workdir": workdir, "config": config_file, **given}, left)
+    if is_url(workdir):
+        bucket_and_name(workdir)  # it is well written
+    runs = {option: given.pop(option) for option in spec.runs if is_url(given.get(option) or "")}
+    for url in (*runs.values(), *(filter(is_url, left) if spec.several == "workdir" else ())):
+        bucket_and_name(url)
+    own = [word for word in left if not (is_url(word) and spec.several == "workdir")]
+    places = {"workdir": "" if is_url(workdir) else workdir, "config": config_file, **given}
+    _check_places(places, own)
     return Command(name, config_file, tuple(overrides), workdir, options, tuple(left))
 
 
@@ -100,9 +107,9 @@ def _check_places(options: Mapping[str, Any], words: Sequence[str]) -> None:
     for option, value in named:
         if isinstance(value, str) and (address := address_in(value)):
             raise UserError(
-                f"{option}{one_line(value, 200)}: {address} is no file or folder; from a bucket "
-                "(gs://BUCKET/PATH) are read config.model.path and config.data.*; mount it for a "
-                "workdir, or anything else: docs/places.md"
+                f"{option}{one_line(value, 200)}: {address} is no file or folder; in a bucket "
+                "(gs://BUCKET/PATH) may lie a workdir, config.model.path and config.data.*; mount "
+                "it for anything else: docs/places.md"
             )
 
 

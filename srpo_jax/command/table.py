@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
             "more": (False, "more branches for judged questions that have no pair yet"),
             "verify": (False, "read finished shards in full, and make damaged ones again"),
         },
+        runs=("from",),
         resumes=True,
     ),
     "pilot": Verb(
@@ -50,6 +51,7 @@ VERBS: dict[str, Verb] = {
             "from": ("", "workdir of a run whose newest checkpoint is the policy, on model.path"),
             "allow_upload": (False, "pictures may be sent to another machine than this"),
         },
+        runs=("from",),
         resumes=True,
     ),
     "judge": Verb(
@@ -151,6 +153,7 @@ VERBS: dict[str, Verb] = {
         "answer the test questions, or those of safety benchmarks",
         "srpo eval --config=configs/ssui_mini.py --workdir=runs/mini --name=after",
         "Writes WORKDIR/eval/NAME; `srpo judge --answers=NAME` then scores the answers.",
+        runs=("model",),
         options={
             "name": ("", "name of the evaluation; default: the benchmark's, else eval"),
             "model": ("", "HF directory; default: newest checkpoint of WORKDIR, else model.path"),
@@ -184,6 +187,7 @@ VERBS: dict[str, Verb] = {
         "--config says how it is prompted and read.",
         config="configs/common.py",
         workdir=None,
+        runs=("model",),
         options={
             "model": ("", "HF directory, or workdir of a run"),
             "image": ("", "a picture file; none: text alone"),
@@ -198,6 +202,7 @@ VERBS: dict[str, Verb] = {
         "newest checkpoint; sections eval, explore and serve come from --config. Ctrl-C ends it.",
         config="configs/common.py",
         workdir=None,
+        runs=("model",),
         options={
             "model": ("", "HF directory, or workdir of a run"),
             "name": ("", "what requests call the model; default: the folder's name"),

@@ -33,6 +33,7 @@ class Verb:
     without_workdir: str = ""
     positional: tuple[str, ...] = ()
     several: str = ""
+    runs: tuple[str, ...] = ()  # options that name the workdir of a run, as --workdir does
     resumes: bool = False
     passed_on: bool = False
     verbs: Mapping[str, Verb] = field(default_factory=dict)
