@@ -102,6 +102,13 @@ def address_of(path: str | os.PathLike) -> str:
     return keeper.address(pathlib.Path(path)) if keeper else ""
 
 
+def by_address(text: str) -> str:
+    """The text with addresses in the place of the folders that are kept for them."""
+    for folder, keeper in _kept.items():
+        text = text.replace(str(folder), keeper.address(folder))
+    return text
+
+
 def give_name(fresh: pathlib.Path, path: pathlib.Path) -> None:
     """os.replace: the file `fresh` gets the name and the place of `path`."""
     if keeper := keeper_of(path):

@@ -24,6 +24,7 @@ from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Command, Verb
 from srpo_jax.console import say
 from srpo_jax.errors import RunFailure, UserError, one_line
+from srpo_jax.keepers import by_address
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HELP = ("-h", "--help", "-help", "--helpfull")
@@ -84,7 +85,10 @@ def _run(argv: list[str]) -> int:
     command = parse(argv[0], argv[1:])
     with _opened(command, verb) as command:
         does = getattr(importlib.import_module("srpo_jax.cli.verbs"), name.replace(" ", "_"))
-        return does(command) or 0
+        try:
+            return does(command) or 0
+        except (UserError, RunFailure) as error:
+            raise type(error)(by_address(str(error))) from error
 
 
 @contextlib.contextmanager

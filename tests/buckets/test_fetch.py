@@ -1,4 +1,4 @@
-"""srpo_jax/buckets.py: what is read from gs://, against a server on the loopback address."""
+"""srpo_jax/buckets/fetch.py: what is read from gs://, against a server on the loopback address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from srpo_jax import buckets
+from srpo_jax.buckets import copies, fetch, objects
 from srpo_jax.buckets.fetch import fetch_folder, fetch_records, mirror
 from srpo_jax.buckets.objects import address_in
 from srpo_jax.command.parse import parse
@@ -33,7 +33,7 @@ def another_start(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def start():
-        for function in (buckets.fetch_folder, buckets.fetch_records, buckets.fetch_trees):
+        for function in (fetch.fetch_folder, fetch.fetch_records, fetch.fetch_trees):
             function.cache_clear()
 
     start()
@@ -63,7 +63,7 @@ def test_a_folder_is_fetched_once_and_every_start_asks_what_is_new(
     another_start, monkeypatch, piece
 ):
     """Whatever pieces large files are read in. What the bucket has no more goes."""
-    monkeypatch.setattr(buckets, "PIECE", piece)
+    monkeypatch.setattr(copies, "PIECE", piece)
     with serving(MODEL) as bucket:
         folder = fetch_folder("gs://bucket-a/m")
         assert contents(folder) == {**WANTED, "sub/template.txt": b"x"}
@@ -127,7 +127,7 @@ def test_several_processes_fetch_once(another_start):
 
 def test_an_object_that_changes_while_it_is_read_is_read_again(another_start, monkeypatch):
     """Half of one generation and half of another are no file. One that never rests is told."""
-    monkeypatch.setattr(buckets, "PIECE", 1000)
+    monkeypatch.setattr(copies, "PIECE", 1000)
     with serving(MODEL) as bucket:
         real, left = bucket.get, [3]
 
@@ -148,7 +148,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(another_start, mo
 
 def test_what_cannot_be_read_is_one_line(another_start, monkeypatch):
     """Nothing there, forbidden, an address that is none, a name that leads out of the cache."""
-    monkeypatch.setattr(buckets, "RETRIES", 1)
+    monkeypatch.setattr(objects, "RETRIES", 1)
     with serving({**MODEL, "bucket-a/evil/../../x": b"x", "bucket-a/r.jsonl": b"{}"}) as bucket:
         for url, why in (
             ("gs://bucket-a/nothing", "there is no object below it"),
@@ -224,8 +224,8 @@ def test_every_setting_takes_a_bucket_or_says_that_it_does_not():
     assert reads - servers == {(name, "gs") for name in read} and len(servers) == 8
 
 
-def test_every_option_refuses_an_address():
-    """--workdir first of all, which would be a folder called `gs:`."""
+def test_every_option_opens_a_workdir_or_refuses_an_address():
+    """None takes gs:// for the name of a folder; other schemes are refused by all."""
     texts = {"base_url", "served_model", "question", "source", "license"}
 
     def walk(verbs, above=""):
@@ -234,23 +234,31 @@ def test_every_option_refuses_an_address():
             if not verb.passed_on and (verb.alone or not verb.verbs):
                 yield f"{above}{name}", verb
 
-    tried = 0
+    tried, opened = 0, set()
     for name, verb in walk(VERBS):
         options = [o for o, (default, _) in verb.options.items() if isinstance(default, str)]
         given = ["--config=c.py"] * bool(verb.config) + ["--workdir=w"] * bool(verb.workdir)
         for option in [*options, *(["workdir"] * bool(verb.workdir))]:
             args = [each for each in given if not each.startswith(f"--{option}=")]
-            args += [f"--{option}=gs://bucket-a/x"] + ["word"] * bool(verb.several)
+            args += ["word"] * bool(verb.several)
             first, *words = name.split()
             if option in texts:
-                parse(first, [*words, *args])
+                parse(first, [*words, *args, f"--{option}=gs://bucket-a/x"])
                 continue
-            with pytest.raises(UserError, match=rf"--{option}=gs://bucket-a/x: gs://.*places.md"):
-                parse(first, [*words, *args])
-            tried += 1
-    assert tried > 40
-    with pytest.raises(UserError, match="gs://bucket-a/x is no file or folder"):
-        parse("table", ["gs://bucket-a/x"])
+            runs = option == "workdir" or option in verb.runs
+            for url in ("s3://bucket-a/x", *(["gs://bucket-a/x"] * (not runs))):
+                with pytest.raises(UserError, match=rf"--{option}={url}: .*://.*places.md"):
+                    parse(first, [*words, *args, f"--{option}={url}"])
+                tried += 1
+            if runs:
+                parse(first, [*words, *args, f"--{option}=gs://bucket-a/x"])
+                opened.add(f"{name} {option}")
+                with pytest.raises(UserError, match="write gs://BUCKET/PATH"):
+                    parse(first, [*words, *args, f"--{option}=gs://bucket-a/../x"])
+    assert tried > 60 and {"train workdir", "explore from", "ask model"} <= opened
+    assert parse("table", ["gs://bucket-a/x", "w"]).arguments == ("gs://bucket-a/x", "w")
+    with pytest.raises(UserError, match="s3://bucket-a/x is no file or folder"):
+        parse("table", ["s3://bucket-a/x"])
 
 
 def test_functions_write_to_no_address(tmp_path, monkeypatch):

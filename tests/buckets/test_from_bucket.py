@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from srpo_jax import buckets
+from srpo_jax.buckets import fetch
 from srpo_jax.config.convert import as_config
 from srpo_jax.errors import UserError
 from srpo_jax.explore import explorer
@@ -22,7 +22,7 @@ from tests.support.small_world import ArithmeticArbiter, RecitingEngine, write_w
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for function in (buckets.fetch_folder, buckets.fetch_records, buckets.fetch_trees):
+    for function in (fetch.fetch_folder, fetch.fetch_records, fetch.fetch_trees):
         function.cache_clear()
 
 
