@@ -16,6 +16,7 @@ from srpo_jax.explore import explorer, shard_leases
 from srpo_jax.explore.shard_leases import ShardLeases
 from srpo_jax.owners import Watch, read_holder
 from tests.support import ROOT
+from tests.support.bucket_server import serving
 from tests.support.explore_worker import config_of
 from tests.support.small_world import RecitingEngine
 
@@ -55,6 +56,26 @@ def test_three_workers_on_a_mounted_bucket(tmp_path, monkeypatch):
     assert [worker.returncode for worker in workers] == [0, 0, 0], said
     assert tree_bytes(shared) == tree_bytes(alone) and len(tree_bytes(alone)) == 12
     assert not (tmp_path / "shared" / "trees.claims").exists()
+
+
+@pytest.mark.slow
+def test_three_workers_on_a_bucket(tmp_path, monkeypatch):
+    """One of them dies by SIGKILL with a shard begun: every object is, byte for byte, the file of
+    one worker on a disk, and no claim is left.
+    """
+    monkeypatch.setattr(explorer, "Engine", RecitingEngine)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run.explore(config_of(tmp_path / "world"), tmp_path / "alone")
+    with serving({}) as bucket:
+        roles = ["doomed", "survivor", "survivor"]
+        workers = start_workers(tmp_path, "gs://bucket-a/run", roles)
+        said = [worker.communicate(timeout=300) for worker in workers]
+        assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0], said
+        wanted = tree_bytes(tmp_path / "alone")
+        prefix = "bucket-a/run/trees/"
+        found = {name.removeprefix(prefix): data for name, data in bucket.all(prefix).items()}
+        assert found == wanted and len(wanted) == 12
+        assert not [name for name in bucket.all() if name.endswith(".claim")]
 
 
 def test_a_worker_is_killed_and_the_other_one_finishes(tmp_path, monkeypatch):

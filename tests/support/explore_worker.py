@@ -1,5 +1,5 @@
 """One worker of test_many_workers.py:
-`python explore_worker.py WORLD WORKDIR doomed|survivor|mounted`.
+`python explore_worker.py WORLD WORKDIR doomed|survivor|mounted`; WORKDIR may be an address.
 
 The doomed one kills itself, as a preempted machine would, in the middle of its first shard. The
 survivor waits within its own first shard until that happened, or it could be done with all before
@@ -8,12 +8,14 @@ the other has started. Those on a mounted bucket see what others do late (faulty
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
 import sys
 import time
 
+from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.explore import explore as run
 from srpo_jax.explore import explorer
 from tests.support.faulty_place import FaultyPlace
@@ -53,15 +55,13 @@ def config_of(world: pathlib.Path):
 
 
 def main(world: str, workdir: str, role: str) -> None:
-    place = pathlib.Path(workdir)
     config = config_of(pathlib.Path(world))
     Doomed.mark = pathlib.Path(world).parent / DYING
     explorer.Engine = {"doomed": Doomed, "survivor": Survivor}.get(role, RecitingEngine)
-    if role != "mounted":
-        run.explore(config, place)
-        return
-    with FaultyPlace(place, folders="refused", stale_seconds=2.0)():
-        run.explore(config, place)
+    mounted = FaultyPlace(pathlib.Path(workdir), folders="refused", stale_seconds=2.0)
+    with mounted() if role == "mounted" else contextlib.nullcontext():
+        with open_workdir(workdir) as place:
+            run.explore(config, place)
 
 
 if __name__ == "__main__":
