@@ -11,6 +11,7 @@ import math
 import re
 from typing import Any
 
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.command.parse import parse
 from srpo_jax.command.table import VERBS
 from srpo_jax.command.verb import Command
@@ -189,10 +190,12 @@ class Spec:
                 )
 
     def _check_workdir(self, workdir: str) -> None:
+        if is_url(workdir):
+            return
         inside = self.bucket and not workdir.startswith(f"{BUCKET_MOUNT}/")
         if workdir and (inside or not workdir.startswith("/")):
-            mount = f"below {BUCKET_MOUNT}, where --bucket is"
-            where = mount if self.bucket else "an absolute path"
+            mount = f"below {BUCKET_MOUNT}, where --bucket is, or gs://BUCKET/PATH"
+            where = mount if self.bucket else "an absolute path, or gs://BUCKET/PATH"
             raise UserError(
                 f"--workdir={workdir}: must be {where}, on storage that every host sees, or a "
                 "restart finds nothing to go on from"

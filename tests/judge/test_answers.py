@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from srpo_jax import files
+from srpo_jax import keepers
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.errors import UserError
@@ -125,7 +125,7 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(config, tmp_path, monke
 
         name = f"killed-{number}"
         with monkeypatch.context() as patch:
-            patch.setattr(files, "os", types.SimpleNamespace(**{**vars(os), "replace": replace}))
+            patch.setattr(keepers, "os", types.SimpleNamespace(**{**vars(os), "replace": replace}))
             try:
                 judge(config, tmp_path, arbiter=ArithmeticArbiter(), answers="x", name=name)
             except KeyboardInterrupt:

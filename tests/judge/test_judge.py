@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from srpo_jax import files
+from srpo_jax import keepers
 from srpo_jax.arbiter.verdict import Judgement, Verdict
 from srpo_jax.configs import common
 from srpo_jax.data_pipelines.records import RecordError
@@ -359,7 +359,7 @@ def killed_at(monkeypatch, number: int, after: bool):
         if len(calls) == number:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "os", types.SimpleNamespace(**{**vars(os), "replace": fake}))
+    monkeypatch.setattr(keepers, "os", types.SimpleNamespace(**{**vars(os), "replace": fake}))
 
 
 @pytest.mark.parametrize("after", [False, True])
