@@ -9,11 +9,11 @@ checksums, and its errors have kinds.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import functools
 import importlib.util
+import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +26,7 @@ from orbax.checkpoint.path import atomicity
 from srpo_jax.buckets import bucket_and_name
 from srpo_jax.errors import UserError
 from srpo_jax.train.checkpoint.bucket_failures import told
+from srpo_jax.train.checkpoint.file_sums import sum_of
 
 MARKER = atomicity.COMMIT_SUCCESS_FILE  # the name that orbax looks for, in a step and in its items
 PATIENCE = 120.0  # seconds for which a request is repeated while the bucket fails
@@ -39,7 +40,7 @@ class BucketFolder:
     """Checksums are CRC32C in base 64, as the bucket tells them, for which no byte is read."""
 
     in_place = True
-    tells_sums = True
+    crc32c = True
 
     def __init__(self, url: str):
         self._bucket, self._name = bucket_and_name(url)
@@ -71,13 +72,22 @@ class BucketFolder:
         """By one listing."""
         return {self._inner(blob): [blob.size, blob.crc32c] for blob in self._blobs()}
 
-    def with_sums(self, facts: Mapping[str, list | None]) -> dict[str, list | None]:
-        return dict(facts)
+    def with_sums(
+        self, facts: Mapping[str, list | None], *, crc32c: bool
+    ) -> dict[str, list | None]:
+        """Reads nothing, unless the step was copied here from a file system."""
+
+        def read(name: str) -> list:
+            with self.failures(), _missing_file(f"{self}/{name}"):
+                with self._blob(name).open("rb", retry=_retry()) as file:
+                    return [facts[name][0], sum_of(file, crc32c=False)]
+
+        if crc32c:
+            return dict(facts)
+        return dict(zip(facts, _at_once(read, facts), strict=True))
 
     def fact_of(self, data: bytes) -> list:
-        import google_crc32c  # comes with google-cloud-storage
-
-        return [len(data), base64.b64encode(google_crc32c.Checksum(data).digest()).decode()]
+        return [len(data), sum_of(io.BytesIO(data), crc32c=True)]
 
     def steps(self) -> list[int]:
         """Those that have their marker."""

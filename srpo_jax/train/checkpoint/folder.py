@@ -26,7 +26,7 @@ class Folder(Protocol):
 
     path: Any  # for orbax, and for who wants the address of a step: path / "3"
     in_place: bool  # a step is written under its own name, and counts when its marker is there
-    tells_sums: bool  # the place knows the checksums of what it holds
+    crc32c: bool  # of which kind its checksums are (file_sums.py); the bucket knows them by itself
 
     def __truediv__(self, name: str) -> Folder: ...
 
@@ -50,8 +50,8 @@ class Folder(Protocol):
         """Facts by name of all that is in it, at any depth; a folder's name ends in a slash."""
         ...
 
-    def with_sums(self, facts: Mapping[str, Fact]) -> dict[str, Fact]:
-        """The same facts of files, now with checksums."""
+    def with_sums(self, facts: Mapping[str, Fact], *, crc32c: bool) -> dict[str, Fact]:
+        """The same facts, now with checksums, of this kind; files are read where it needs that."""
         ...
 
     def fact_of(self, data: bytes) -> Fact:

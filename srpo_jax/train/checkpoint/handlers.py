@@ -171,7 +171,7 @@ def open_manager(folder: Folder, **options: Any) -> ocp.CheckpointManager:
     """orbax's manager of the folder, which sees, writes and removes steps in our ways. options: of
     ocp.CheckpointManagerOptions.
     """
-    of_place = dict(
+    of_place: dict[str, Any] = dict(
         temporary_path_class=MarkedPath if folder.in_place else SealedPath,
         step_name_format=_StepNames(folder),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
+import io
 import os
 import pathlib
 import shutil
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from srpo_jax.files import file_sha256, naming, sync
 from srpo_jax.places import clear_moving, is_moving, move_folder
+from srpo_jax.train.checkpoint.file_sums import sum_of
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
 LARGE = 1 << 20  # bytes from which on a file is read in a thread of its own
@@ -23,7 +24,7 @@ class LocalFolder:
     """A step is written under another name and renamed when it is whole. Checksums are SHA-256."""
 
     in_place = False
-    tells_sums = False
+    crc32c = False
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -61,24 +62,31 @@ class LocalFolder:
             found |= {base + name: [(here / name).stat().st_size] for name in files}
         return found
 
-    def with_sums(self, facts: Mapping[str, list | None]) -> dict[str, list | None]:
-        """Reads the files. Small ones are not worth a thread."""
+    def with_sums(
+        self, facts: Mapping[str, list | None], *, crc32c: bool
+    ) -> dict[str, list | None]:
+        """Small files are not worth a thread."""
+
+        def read(name: str) -> str:
+            path = self.path / name
+            if not crc32c:
+                return file_sha256(path)
+            with open(path, "rb") as file:
+                return sum_of(file, crc32c=True)
+
         files = {name: fact[0] for name, fact in facts.items() if fact is not None}
         large = [name for name, size in files.items() if size >= LARGE]
         with ThreadPoolExecutor(THREADS) as threads:
-            sums = dict(zip(large, threads.map(self._sum, large), strict=True))
+            sums = dict(zip(large, threads.map(read, large), strict=True))
         for name, size in files.items():
             if size < LARGE:
-                sums[name] = self._sum(name)
+                sums[name] = read(name)
         return {
             name: None if fact is None else [fact[0], sums[name]] for name, fact in facts.items()
         }
 
-    def _sum(self, name: str) -> str:
-        return file_sha256(self.path / name)
-
     def fact_of(self, data: bytes) -> list:
-        return [len(data), hashlib.sha256(data).hexdigest()]
+        return [len(data), sum_of(io.BytesIO(data), crc32c=False)]
 
     def steps(self) -> list[int]:
         """By the names of subfolders alone. One that is still getting its name is none."""

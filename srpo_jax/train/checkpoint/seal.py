@@ -18,6 +18,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from srpo_jax.train.checkpoint.file_sums import is_crc32c
 from srpo_jax.train.checkpoint.folder import Fact, Folder, open_folder
 
 SEAL = "SEAL"
@@ -42,10 +43,10 @@ def claim_files(item: str | os.PathLike, process: int) -> None:
     folder, for write_seal. Called by each process, once it has written all.
     """
     folder, mine = open_folder(item), f"ocdbt.process_{process}"  # orbax puts the arrays of each so
-    if folder.tells_sums:
+    if folder.crc32c:  # the bucket knows
         return
     inner = folder / mine
-    if facts := inner.with_sums(inner.facts()):
+    if facts := inner.with_sums(inner.facts(), crc32c=False):
         named = {f"{mine}/{name}": fact for name, fact in facts.items()}
         folder.write(f"{CLAIM}{process}", json.dumps(named).encode())
 
@@ -73,8 +74,9 @@ def write_seal(address: str | os.PathLike, coming: Mapping[str, bytes] | None = 
         if fact is not None and (size := _size(facts[name])) != fact[0]:
             raise Damaged(f"{name} has {size} bytes, {fact[0]} were written")
     rest = {name: fact for name, fact in facts.items() if name not in claimed}
+    rest = folder.with_sums(rest, crc32c=folder.crc32c)
     last = {name: folder.fact_of(data) for name, data in (coming or {}).items()}
-    payload = json.dumps({"files": claimed | folder.with_sums(rest) | last}, sort_keys=True)
+    payload = json.dumps({"files": claimed | rest | last}, sort_keys=True)
     folder.write(SEAL, _signed(payload).encode())
 
 
@@ -94,6 +96,9 @@ def check_files(
     folder = open_folder(address)
     sealed = _sealed(folder)
     here = _facts(folder)
+    crc32c = any(fact is not None and is_crc32c(fact[1]) for fact in sealed.values())
+    if crc32c != folder.crc32c:  # copied from a place that has folders, or to one
+        here, sealed = ({k: fact for k, fact in all_.items() if fact} for all_ in (here, sealed))
     if items:
         here, sealed = (
             {name: files[name] for name in files if "/" not in name or name.split("/")[0] in items}
@@ -107,7 +112,7 @@ def check_files(
         if fact is not None and (size := _size(here[name])) != fact[0]:
             raise Damaged(f"{name} has {size} bytes, it had {fact[0]}")
     mine = sorted(sealed, key=lambda name: (-(sealed[name] or [0])[0], name))[part::parts]
-    now = folder.with_sums({name: here[name] for name in mine})
+    now = folder.with_sums({name: here[name] for name in mine}, crc32c=crc32c)
     if changed := sorted(name for name in mine if now[name] != sealed[name]):
         raise Damaged(f"{_first(changed)} is not what was saved")
 
