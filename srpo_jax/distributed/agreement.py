@@ -21,7 +21,7 @@ import numpy as np
 from jax._src import distributed  # no public way to the store of the coordinator
 from jax.experimental import multihost_utils
 
-from srpo_jax.errors import UserError, one_line
+from srpo_jax.errors import RunFailure, UserError, one_line
 
 T = TypeVar("T")
 _TEXT = 400  # bytes of a failure's text that the others see
@@ -82,14 +82,14 @@ def run_on_all(action: Callable[[], T], failed: Callable[[str], Exception]) -> T
 
     failed: makes the exception that all raise, from one line about what went wrong (of several
     failures, that of the process with the lowest index).
-    UserError, PermissionError and MemoryError are not exchanged: this process raises them as they
-    are, and lifecycle.report_failure then ends the others.
+    UserError, RunFailure, PermissionError and MemoryError are not exchanged: this process raises
+    them as they are, and lifecycle.report_failure then ends the others.
     """
     result: Any = None
     problem, cause = "", None
     try:
         result = action()
-    except (UserError, PermissionError, MemoryError):
+    except (UserError, RunFailure, PermissionError, MemoryError):
         raise
     except Exception as error:
         problem, cause = in_short(error), error

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from srpo_jax.distributed.mesh import make_mesh
 from srpo_jax.errors import UserError
 from srpo_jax.launch.local import free_port
-from srpo_jax.train.checkpoint import seal
+from srpo_jax.train.checkpoint import local_folder
 from srpo_jax.train.checkpoint.array_checksum import describe
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
@@ -80,12 +80,12 @@ def spoil(step: pathlib.Path) -> None:
 @contextlib.contextmanager
 def hashed_files(log: pathlib.Path):
     """Leaves the names of the files that this process hashes meanwhile, a line each."""
-    real, names = seal.file_sha256, []
-    seal.file_sha256 = lambda path: names.append(str(path)) or real(path)
+    real, names = local_folder.file_sha256, []
+    local_folder.file_sha256 = lambda path: names.append(str(path)) or real(path)
     try:
         yield
     finally:
-        seal.file_sha256 = real
+        local_folder.file_sha256 = real
         log.write_text("\n".join(names))
 
 

@@ -1,20 +1,18 @@
 """Checkpoints that are checked before they are trusted: orbax files plus our own checksums.
 
-WORKDIR/checkpoints/STEP/{params,optimizer,meta,SEAL}. `meta` is JSON: what run this is, its config,
-and shape, dtype and checksum of every array. SEAL is over the files, see seal.py.
+WORKDIR/checkpoints/STEP/{params,optimizer,meta,SEAL}, on a file system or in a bucket (folder.py).
+`meta` is JSON: what run this is, its config, and shape, dtype and checksum of every array. SEAL is
+over the files, see seal.py.
 orbax 0.12 restores a file with a flipped bit without a word, and casts to another dtype without a
 word, so both are compared here. docs/checkpoints.md says what is promised.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,9 +23,9 @@ from jax.experimental import multihost_utils
 from srpo_jax.distributed.agreement import broadcast_json, in_short, run_on_all
 from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.models.blocks.param_paths import by_path
-from srpo_jax.places import clear_moving, move_folder
 from srpo_jax.train.checkpoint.array_checksum import describe, start
-from srpo_jax.train.checkpoint.handlers import MetaSave, SealedPath, registry
+from srpo_jax.train.checkpoint.folder import Folder, open_folder
+from srpo_jax.train.checkpoint.handlers import MetaSave, open_manager
 from srpo_jax.train.checkpoint.retention import keep_of, ranked
 from srpo_jax.train.checkpoint.seal import (
     Damaged,
@@ -39,7 +37,6 @@ from srpo_jax.train.checkpoint.seal import (
 from srpo_jax.train.train_state import TrainState
 
 FORMAT = 2
-UNFINISHED = ".orbax-checkpoint-tmp"  # how the folder of a step ends while it is written
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -74,26 +71,21 @@ class Checkpoints:
         `best_metric` (one of config.sections.BEST_METRICS) among the metrics that they were saved
         with. config: JSON that is stored in every step and read by nobody but people.
 
-        With several processes the directory is one that all of them see, and all methods are
-        called by all of them in the same order.
+        directory: a folder, or gs://BUCKET/PATH. With several processes it is one that all of them
+        see, and all methods are called by all of them in the same order.
+        Errors: UserError when a bucket is not there or may not be written.
         """
-        self.directory = pathlib.Path(directory).absolute()
+        self._folder = open_folder(directory)
+        self.directory = self._folder.path
         self.config = config
         self.skipped: list[tuple[int, str]] = []  # (step, why) that the last restore passed over
-        self._keep = keep_of(self.directory, keep, keep_best, best_metric)
+        self._keep = keep_of(directory, keep, keep_best, best_metric)
         if jax.process_index() == 0:  # what a killed run was writing: it may fill the disk
-            for left in self.directory.glob(f"*{UNFINISHED}"):
-                shutil.rmtree(left)
-            clear_moving(self.directory, str.isdecimal)
+            self._folder.prepare()
         # Process 0's view, or the others might count other steps among those that were deleted.
         self._keep.scores = dict(broadcast_json(list(self._keep.scores.items())))
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, temporary_path_class=SealedPath
-            ),
-            handler_registry=registry(),
-        )
+        with self._folder.failures():
+            self._manager = open_manager(self._folder, preservation_policy=self._keep)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -104,27 +96,16 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save under way and releases orbax's threads."""
         try:
-            with self._full_disk_said_plainly():
+            with self._folder.failures():
                 self._manager.wait_until_finished()
         finally:
             self._manager.close()
 
     def wait(self) -> None:
         """Waits for the save under way; raises what went wrong with it."""
-        with self._full_disk_said_plainly():
+        with self._folder.failures():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-
-    @contextlib.contextmanager
-    def _full_disk_said_plainly(self) -> Iterator[None]:
-        """Turns what the storage layer says of a full disk (a ValueError) into OSError ENOSPC."""
-        try:
-            yield
-        except ValueError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            folder = str(self.directory)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from None
 
     def save(
         self,
@@ -164,7 +145,7 @@ class Checkpoints:
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
         try:
-            with self._full_disk_said_plainly():
+            with self._folder.failures():
                 saved = self._manager.save(step, args=args, force=True)
             # After orbax, which is slow to begin while checksums take the cores of a CPU.
             sums.set_result({name: start(item) for name, item in items.items()})
@@ -172,7 +153,7 @@ class Checkpoints:
             sums.set_exception(error)  # or meta would wait for them
             raise
         if not saved:
-            raise RuntimeError(f"orbax did not save step {step} in {self.directory}")
+            raise RuntimeError(f"orbax did not save step {step} in {self._folder}")
         return step
 
     def _check_space(self, items: dict[str, Any]) -> None:
@@ -181,8 +162,9 @@ class Checkpoints:
         """
         self.wait()
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))  # of all processes together
-        if broadcast_json(shutil.disk_usage(self.directory).free) < space_needed(size):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
+        free = broadcast_json(self._folder.free_bytes())
+        if free is not None and free < space_needed(size):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def restore(
         self, target: TrainState, check_run: Callable[[dict[str, Any]], None]
@@ -200,11 +182,11 @@ class Checkpoints:
         wanted = _items(target)
 
         def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-            meta = _read_meta(self.directory, step)
+            meta = _read_meta(self._folder, step)
             check_run(meta["run"])
-            return _read_items(self._manager, self.directory, meta, wanted), meta["notes"]
+            return _read_items(self._manager, self._folder, meta, wanted), meta["notes"]
 
-        step, found, self.skipped = _walk(_newest_first(self._manager), read, self.directory)
+        step, found, self.skipped = _walk(_newest_first(self._manager), read, self._folder)
         if self.skipped:
             self._move_aside([step for step, _ in self.skipped])
         if found is None:
@@ -217,7 +199,7 @@ class Checkpoints:
             [optimizer[path] for path in by_path(target.opt_state)],
         )
         if int(count) != step:
-            raise UserError(f"checkpoint {self.directory}/{step} holds step {int(count)}")
+            raise UserError(f"checkpoint {self._folder}/{step} holds step {int(count)}")
         master = items.get("master")
         return TrainState(count, items["params"], opt_state, target.base, master), notes
 
@@ -229,11 +211,11 @@ class Checkpoints:
         """
         self.wait()
         try:
-            meta = _read_meta(self.directory, step)
-            _read_items(self._manager, self.directory, meta, _items(target))
+            meta = _read_meta(self._folder, step)
+            _read_items(self._manager, self._folder, meta, _items(target))
         except Exception as error:
             raise RunFailure(
-                f"the last checkpoint {self.directory}/{step} does not verify: {in_short(error)}; "
+                f"the last checkpoint {self._folder}/{step} does not verify: {in_short(error)}; "
                 "run the same command again to go on from the one before"
             ) from error
 
@@ -242,17 +224,13 @@ class Checkpoints:
         return next(iter(ranked(_newest_first(self._manager), self._keep.scores)), None)
 
     def _move_aside(self, steps: list[int]) -> None:
-        aside = self.directory.with_name(self.directory.name + "-damaged")
         if jax.process_index() == 0:
-            aside.mkdir(exist_ok=True)
             for step in steps:
-                for folder in self.directory.iterdir():
-                    if folder.name.isdigit() and int(folder.name) == step:
-                        copies = sum(1 for _ in aside.glob(f"{step}.*"))
-                        move_folder(folder, aside / f"{step}.{copies}")
+                self._folder.move_aside(step)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints moved aside")
-        self._manager.reload()
+        with self._folder.failures():
+            self._manager.reload()
 
 
 def load_params(
@@ -270,29 +248,30 @@ def load_params(
     step: this one and no other. best: the one with the best value of this metric, one of
     srpo_jax.config.sections.BEST_METRICS. Errors: UserError when there is none.
     """
-    directory = pathlib.Path(directory).absolute()
-    if not directory.is_dir():
-        raise UserError(f"no checkpoints in {directory}: run `srpo train` first")
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, save_interval_steps=0, create=False, temporary_path_class=SealedPath
-    )
-    with ocp.CheckpointManager(directory, options=options) as manager:
+    folder = open_folder(directory)
+    none = f"no checkpoints in {folder}: run `srpo train` first"
+    with (
+        folder.failures(),
+        open_manager(folder, read_only=True, save_interval_steps=0, create=False) as manager,
+    ):
 
         def read(number: int) -> dict[str, Any]:
-            meta = _read_meta(directory, number)
-            return _read_items(manager, directory, meta, {item: target})
+            meta = _read_meta(folder, number)
+            return _read_items(manager, folder, meta, {item: target})
 
         steps = _newest_first(manager)
+        if not steps:
+            raise UserError(none)
         if step is not None and step not in steps:
             listed = ", ".join(map(str, reversed(steps)))
-            raise UserError(f"no checkpoint of step {step} in {directory}; there are {listed}")
+            raise UserError(f"no checkpoint of step {step} in {folder}; there are {listed}")
         if best:
             steps = broadcast_json(ranked(steps, keep_of(directory, 0, 0, best).scores))
             if not steps:
-                raise UserError(f"no checkpoint in {directory} was saved with the metric {best}")
-        found, items, _ = _walk(steps if step is None else [step], read, directory)
+                raise UserError(f"no checkpoint in {folder} was saved with the metric {best}")
+        found, items, _ = _walk(steps if step is None else [step], read, folder)
     if items is None:
-        raise UserError(f"no checkpoints in {directory}: run `srpo train` first")
+        raise UserError(none)
     return found, items[item]
 
 
@@ -302,38 +281,44 @@ def _newest_first(manager: ocp.CheckpointManager) -> list[int]:
 
 
 def _walk(
-    steps: Sequence[int], read: Callable[[int], Any], directory: pathlib.Path
+    steps: Sequence[int], read: Callable[[int], Any], folder: Folder
 ) -> tuple[int, Any, list[tuple[int, str]]]:
     """(step, what `read` gives, [(step, why) skipped]) of the first step that can be read."""
     skipped, some_content = [], False
     for step in steps:
         try:
             found = read(step)
-        except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+        except (
+            UserError,
+            RunFailure,
+            PermissionError,
+            MemoryError,
+            jax.errors.JaxRuntimeError,
+        ):
             raise
         except Exception as error:  # orbax raises many kinds, bare Exception among them
             reason = in_short(error)
             some_content |= reason != "an empty folder"
-            _say(f"checkpoint {directory / str(step)} skipped: {reason}")
+            _say(f"checkpoint {folder / str(step)} skipped: {reason}")
             skipped.append((step, reason))
         else:
             return step, found, skipped
     if some_content:
         tried = [step for step, _ in skipped]
         raise UserError(
-            f"none of the checkpoints tried in {directory} verifies (steps {tried}); to train, "
+            f"none of the checkpoints tried in {folder} verifies (steps {tried}); to train, "
             "move the folder away and start again; to export, give another --step"
         )
     return -1, None, skipped
 
 
-def _read_meta(directory: pathlib.Path, step: int) -> dict[str, Any]:
+def _read_meta(folder: Folder, step: int) -> dict[str, Any]:
     """The meta of a step. Damaged on all processes when it is not what was saved for any of them;
     UserError for one of another version."""
-    meta = run_on_all(lambda: read_meta(directory / str(step), step), Damaged)
+    meta = run_on_all(lambda: read_meta((folder / str(step)).path, step), Damaged)
     if meta["format"] != FORMAT:
         raise UserError(
-            f"checkpoint {directory / str(step)} has format {meta['format']}, this version reads "
+            f"checkpoint {folder / str(step)} has format {meta['format']}, this version reads "
             f"{FORMAT}: go on with the version that wrote it, or use another --workdir"
         )
     return meta
@@ -341,7 +326,7 @@ def _read_meta(directory: pathlib.Path, step: int) -> dict[str, Any]:
 
 def _read_items(
     manager: ocp.CheckpointManager,
-    directory: pathlib.Path,
+    folder: Folder,
     meta: dict[str, Any],
     wanted: dict[str, Any],
 ) -> dict[str, Any]:
@@ -360,13 +345,10 @@ def _read_items(
     # Before orbax reads them: one process that fails there would leave the others waiting.
     share = dict(part=jax.process_index(), parts=jax.process_count())
     items = () if whole else ("meta", *wanted)
-    run_on_all(lambda: check_files(directory / str(step), items, **share), Damaged)
-    found = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            **{name: ocp.args.StandardRestore(target) for name, target in wanted.items()}
-        ),
-    )
+    run_on_all(lambda: check_files((folder / str(step)).path, items, **share), Damaged)
+    args = {name: ocp.args.StandardRestore(target) for name, target in wanted.items()}
+    with folder.failures():
+        found = manager.restore(step, args=ocp.args.Composite(**args))
     for name in wanted:
         now = describe(found[name])
         bad = [path for path, facts in now.items() if facts != meta["arrays"][name][path]]

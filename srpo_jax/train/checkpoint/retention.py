@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from srpo_jax.config.sections import BEST_METRICS
-from srpo_jax.train.checkpoint.seal import Damaged, read_meta, steps_in
+from srpo_jax.train.checkpoint.folder import open_folder
+from srpo_jax.train.checkpoint.seal import Damaged, read_meta
 
 
 @dataclasses.dataclass
@@ -39,10 +40,11 @@ def ranked(steps: Sequence[int], scores: dict[int, float]) -> list[int]:
     return sorted(known, key=lambda step: (scores[step], step), reverse=True)
 
 
-def keep_of(directory: pathlib.Path, newest: int, best: int, metric: str) -> Keep:
+def keep_of(directory: str | os.PathLike, newest: int, best: int, metric: str) -> Keep:
     """The policy, with the scores of the steps on disk whose meta can be read."""
-    keep = Keep(newest, best, metric, {})
-    for step in steps_in(directory) if directory.is_dir() else ():
+    keep, folder = Keep(newest, best, metric, {}), open_folder(directory)
+    for step in folder.steps():
         with contextlib.suppress(Damaged, OSError):
-            keep.note(step, read_meta(directory / str(step), step).get("metrics", {}))
+            meta = read_meta((folder / str(step)).path, step)
+            keep.note(step, meta.get("metrics", {}))
     return keep

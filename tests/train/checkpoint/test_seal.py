@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from srpo_jax.train.checkpoint import seal
+from srpo_jax.train.checkpoint import local_folder, seal
 from srpo_jax.train.checkpoint.seal import (
     Damaged,
     check_files,
@@ -25,7 +25,7 @@ FILES = ("params/d/1", "params/d/2", "optimizer/3", "done")
 @pytest.fixture
 def step(tmp_path, monkeypatch) -> pathlib.Path:
     """A sealed step 7 of which some files count as large."""
-    monkeypatch.setattr(seal, "LARGE", 40)
+    monkeypatch.setattr(local_folder, "LARGE", 40)
     folder = tmp_path / "checkpoints" / "7"
     for size, name in enumerate(FILES):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,13 @@ def test_every_process_hashes_what_it_wrote(written, monkeypatch):
     """
     write_seal(written)
     alone = (written / "SEAL").read_bytes()
-    read, real = [], seal.file_sha256
-    monkeypatch.setattr(seal, "file_sha256", lambda path: read.append(path.name) or real(path))
+    read, real = [], local_folder.file_sha256
+
+    def hashed(path: pathlib.Path) -> str:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(local_folder, "file_sha256", hashed)
     for number in (0, 1):
         seal.claim_files(written / "params", number)
         seal.claim_files(written / "optimizer", number)
