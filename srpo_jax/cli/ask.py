@@ -22,6 +22,7 @@ from srpo_jax.inference.engine.engine import Engine
 from srpo_jax.inference.engine.requests import SampleRequest
 from srpo_jax.inference.policy import Policy, load_policy, rows_over
 from srpo_jax.runs.workdir import read_config
+from srpo_jax.train.checkpoint.seal import steps_in
 
 GAP = 3  # columns between two answers side by side
 NARROW = 60  # a terminal of fewer columns than twice this shows answers one below the other
@@ -45,7 +46,7 @@ def ask(config: Config, model: str, record: Record, max_new_tokens: int) -> list
     folder that is neither.
     """
     folder = pathlib.Path(model)
-    if (folder / "checkpoints").is_dir():
+    if steps_in(folder / "checkpoints"):
         config = stored_config(read_config(folder))
         step, params = sampling_params(config, folder)
         policies = [

@@ -19,6 +19,7 @@ from srpo_jax.evaluate.served import Server
 from srpo_jax.files import check_plain_name
 from srpo_jax.inference.policy import load_policy
 from srpo_jax.runs.looks import tell_look
+from srpo_jax.train.checkpoint.seal import steps_in
 
 USUAL = "eval"  # the name of an evaluation of records
 
@@ -78,7 +79,7 @@ def _policy(config: Config, workdir: str, options: Mapping[str, Any]) -> tuple[s
         given = {name: options[name] for name in fields if options[name]}
         server = Server(served, **given)
         return f"{served} at {server.base_url}", {"server": server}
-    if not model and pathlib.Path(workdir, "checkpoints").is_dir():
+    if not model and steps_in(pathlib.Path(workdir, "checkpoints")):
         from srpo_jax.export.export import sampling_params
 
         step, params = sampling_params(config, workdir)

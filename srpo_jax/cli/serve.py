@@ -18,6 +18,7 @@ from srpo_jax.inference.policy import Policy, load_policy
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.serve.server import listening
 from srpo_jax.serve.service import Service
+from srpo_jax.train.checkpoint.seal import steps_in
 
 INTERRUPTED, TERMINATED = 130, 143  # exit codes of what Ctrl-C and SIGTERM ended
 
@@ -51,7 +52,7 @@ def serve(config: Config, model: str, name: str, host: str, port: int) -> None:
 def _load(config: Config, model: str) -> tuple[Config, Policy, str]:
     """(the config, the policy, whose it is)."""
     folder = pathlib.Path(model)
-    if (folder / "checkpoints").is_dir():
+    if steps_in(folder / "checkpoints"):
         own = stored_config(read_config(folder))
         sections = {name: getattr(config, name) for name in ("eval", "explore", "serve")}
         config = dataclasses.replace(own, **sections)

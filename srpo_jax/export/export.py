@@ -41,6 +41,7 @@ from srpo_jax.models.registry import load_model_config
 from srpo_jax.runs.identity import PROMPT, check_policy_files
 from srpo_jax.runs.workdir import read_config
 from srpo_jax.train.checkpoint.manager import load_params
+from srpo_jax.train.checkpoint.seal import steps_in
 from srpo_jax.train.lora import Lora, init_adapters, make_lora, merged_params, merging
 from srpo_jax.train.optimizer import merge, select, trainable_paths
 
@@ -103,7 +104,7 @@ def sampling_params(
     Errors: UserError when `workdir` is no run, or one of another model.
     """
     config, workdir = as_config(config), pathlib.Path(workdir)
-    if not (workdir / "checkpoints").is_dir():
+    if not steps_in(workdir / "checkpoints"):
         raise UserError(f"{workdir} is no run: it has no checkpoints; run `srpo train` first")
     model_config = load_model_config(local_folder(config.model.path), config.model.family)
     dtype = jnp.dtype(config.model.dtype)

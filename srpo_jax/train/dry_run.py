@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 import tempfile
 
 import jax
@@ -14,10 +13,11 @@ from srpo_jax.config.fields import Config
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.sharding import bytes_per_device
 from srpo_jax.errors import UserError
-from srpo_jax.files import check_folder, existing_parent, read_json
+from srpo_jax.files import check_folder, read_json
 from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
-from srpo_jax.train.checkpoint.seal import space_needed
+from srpo_jax.train.checkpoint.folder import open_folder
+from srpo_jax.train.checkpoint.seal import space_needed, steps_in
 from srpo_jax.train.setup import Setup, counts, headline, make_setup
 from srpo_jax.train.validation.validation import MakeEvaluators, Validation
 
@@ -90,17 +90,18 @@ def _data(cfg: Config, setup: Setup) -> str:
 def _disk(cfg: Config, setup: Setup, workdir: pathlib.Path) -> list[str]:
     stored = setup.target._replace(base=None)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
-    free = shutil.disk_usage(existing_parent(workdir)).free
-    if free < space_needed(size):
+    folder = workdir / "checkpoints"
+    free = open_folder(folder).free_bytes()
+    if free is not None and free < space_needed(size):
         raise UserError(
             f"a checkpoint takes {human(space_needed(size))} but {workdir} has {human(free)} left; "
             "use another --workdir"
         )
     many = cfg.train.keep + cfg.train.keep_best
-    short = "" if free > (many + 1) * size else f": not enough for the {many} that are kept"
-    steps = sorted(
-        int(place.name) for place in workdir.glob("checkpoints/*") if place.name.isdecimal()
-    )
+    fits = free is None or free > (many + 1) * size
+    short = "" if fits else f": not enough for the {many} that are kept"
+    room = "" if free is None else f"; {human(free)} free{short}"
+    steps = steps_in(folder)
     going_on = "a new run"
     if steps:
         going_on = f"goes on from step {steps[-1]} at the latest"
@@ -109,8 +110,7 @@ def _disk(cfg: Config, setup: Setup, workdir: pathlib.Path) -> list[str]:
             check_same(run, setup.run, workdir / "checkpoints")
         check_end(steps[-1], cfg.train.steps, workdir / "checkpoints")
     return [
-        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {many} kept; "
-        f"{human(free)} free{short}",
+        f"checkpoints: {human(size)} each, every {cfg.train.save_every} steps, {many} kept{room}",
         f"workdir: {workdir}, {going_on}",
     ]
 

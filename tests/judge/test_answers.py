@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from srpo_jax import keepers
+from srpo_jax import files, keepers
 from srpo_jax.data_pipelines.answer_store import read_answers
 from srpo_jax.data_pipelines.records import read_records
 from srpo_jax.errors import UserError

@@ -182,7 +182,7 @@ def _to_judge(each: Round, what: str) -> str:
 
 def _trained(each: Round) -> Left:
     folder = each.folder / "checkpoints"
-    steps = steps_in(folder) if folder.is_dir() else []
+    steps = steps_in(folder)
     try:
         arrays = read_meta(folder / str(steps[-1]), steps[-1])["arrays"] if steps else None
     except (OSError, Damaged):

@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint.path import atomicity
 
-from srpo_jax.buckets import bucket_and_name
+from srpo_jax.buckets.objects import bucket_and_name
 from srpo_jax.errors import UserError
 from srpo_jax.train.checkpoint.bucket_failures import told
 from srpo_jax.train.checkpoint.file_sums import sum_of

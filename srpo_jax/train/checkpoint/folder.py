@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from srpo_jax.buckets import is_url
+from srpo_jax.buckets.objects import is_url
+from srpo_jax.keepers import address_of
 from srpo_jax.train.checkpoint.bucket_folder import BucketFolder
 from srpo_jax.train.checkpoint.local_folder import LocalFolder
 
@@ -90,8 +91,9 @@ class Folder(Protocol):
 
 
 def open_folder(address: str | os.PathLike) -> Folder:
-    """The folder, whether or not it is there. Errors: UserError for what is no address of a bucket,
-    or when packages for buckets are missing.
+    """The folder, whether or not it is there; of a workdir in a bucket the one in the bucket.
+
+    Errors: UserError for what is no address of a bucket, or when packages for buckets are missing.
     """
-    text = os.fspath(address)
+    text = address_of(address) or os.fspath(address)
     return BucketFolder(text) if is_url(text) else LocalFolder(pathlib.Path(text).absolute())

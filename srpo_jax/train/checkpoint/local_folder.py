@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from srpo_jax.files import file_sha256, naming, sync
+from srpo_jax.files import existing_parent, file_sha256, naming, sync
 from srpo_jax.places import clear_moving, is_moving, move_folder
 from srpo_jax.train.checkpoint.file_sums import sum_of
 
@@ -102,7 +102,7 @@ class LocalFolder:
         clear_moving(self.path, str.isdecimal)
 
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.path).free
+        return shutil.disk_usage(existing_parent(self.path)).free
 
     def remove(self, step: int) -> None:
         with contextlib.suppress(FileNotFoundError):
