@@ -83,6 +83,20 @@ def kept(folder: pathlib.Path, keeper: Keeper) -> Iterator[None]:
         del _kept[folder]
 
 
+def is_kept() -> bool:
+    """Whether anything is kept by this process."""
+    return bool(_kept)
+
+
+def kept_at(address: str) -> pathlib.Path | None:
+    """The file or folder that stands for an address; None where nobody keeps it."""
+    for folder, keeper in _kept.items():
+        above = keeper.address(folder)
+        if address == above or address.startswith(f"{above}/"):
+            return folder / address[len(above) + 1 :]
+    return None
+
+
 def keeper_of(path: str | os.PathLike) -> Keeper | None:
     """Who keeps the file or folder; None for nobody."""
     if not _kept:

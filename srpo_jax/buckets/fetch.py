@@ -19,6 +19,7 @@ from srpo_jax.buckets.objects import bucket_and_name, is_safe, is_url, names_und
 from srpo_jax.console import say
 from srpo_jax.errors import UserError
 from srpo_jax.files import parse_json, user_cache
+from srpo_jax.keepers import kept_at
 
 # Weights in formats that are never read: not worth the way.
 OTHER_WEIGHTS = tuple(".bin .pt .pth .gguf .msgpack .h5 .onnx .ckpt .tflite".split())
@@ -29,6 +30,8 @@ def mirror(url: str) -> pathlib.Path:
     """Where the cache has what the address names, whether or not it was fetched. Errors: UserError
     for one that is none.
     """
+    if own := kept_at(url):
+        return own
     return Copies(cache_of("buckets")).path(*bucket_and_name(url))
 
 
@@ -45,6 +48,8 @@ def fetch_folder(url: str, *, weights: bool = True) -> pathlib.Path:
     Errors: UserError when there is nothing, or it may not be read; RunFailure when it changes
     meanwhile, or the bucket does not answer.
     """
+    if own := kept_at(url):
+        return own
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))
     names = names_under(bucket, f"{name}/")
@@ -64,6 +69,8 @@ def fetch_records(url: str) -> pathlib.Path:
     """The JSONL of records in the cache, with the pictures that it names beside it. What is wrong
     with it whoever reads it will say. Errors: as fetch_folder.
     """
+    if own := kept_at(url):
+        return own
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))
     _tell(url)
@@ -79,6 +86,8 @@ def fetch_trees(url: str) -> pathlib.Path:
     """The folder of trees in the cache, with the verdicts that lie beside it in the bucket. Errors:
     as fetch_folder.
     """
+    if own := kept_at(url):
+        return own
     folder = fetch_folder(url)
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))

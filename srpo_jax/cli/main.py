@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, TextIO, cast
 
 from srpo_jax import __version__
 from srpo_jax.buckets.objects import is_url
@@ -24,7 +25,7 @@ from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Command, Verb
 from srpo_jax.console import say
 from srpo_jax.errors import RunFailure, UserError, one_line
-from srpo_jax.keepers import by_address
+from srpo_jax.keepers import by_address, is_kept
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HELP = ("-h", "--help", "-help", "--helpfull")
@@ -85,10 +86,7 @@ def _run(argv: list[str]) -> int:
     command = parse(argv[0], argv[1:])
     with _opened(command, verb) as command:
         does = getattr(importlib.import_module("srpo_jax.cli.verbs"), name.replace(" ", "_"))
-        try:
-            return does(command) or 0
-        except (UserError, RunFailure) as error:
-            raise type(error)(by_address(str(error))) from error
+        return does(command) or 0
 
 
 @contextlib.contextmanager
@@ -106,9 +104,29 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        yield replace(
-            command, workdir=place(command.workdir, True), options=options, arguments=words
-        )
+        workdir = place(command.workdir, write=True)
+        if is_kept():
+            stack.enter_context(contextlib.redirect_stdout(cast(Any, _ByAddress(sys.stdout))))
+        try:
+            yield replace(command, workdir=workdir, options=options, arguments=words)
+        except (UserError, RunFailure) as error:
+            raise type(error)(by_address(str(error))) from error
+
+
+class _ByAddress:
+    """A stream on which a workdir in a bucket is called by its address, not by the folder that
+    stands for it.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(by_address(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _known(argv: list[str]) -> tuple[str, Verb | None]:

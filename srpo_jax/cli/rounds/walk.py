@@ -23,13 +23,14 @@ from srpo_jax.config.check import check_exploring
 from srpo_jax.config.convert import as_config
 from srpo_jax.config.fields import Config
 from srpo_jax.console import say
-from srpo_jax.data_pipelines.records import read_records
+from srpo_jax.data_pipelines.records import Record, read_records
 from srpo_jax.data_pipelines.sources import records_path
 from srpo_jax.distributed import compile_cache
 from srpo_jax.distributed.lifecycle import distributed_session, this_process
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_writable
 from srpo_jax.judge.stage import check_arbiter, default_name
+from srpo_jax.keepers import address_of
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
 from srpo_jax.runs.methods_table.collect import collect
@@ -104,10 +105,14 @@ def _plan(cfg: Config, workdir: pathlib.Path, stages: Sequence[Stage], allow_upl
     _check_alone(this_process(cfg.processes).count)
     load_model_config(cfg.model.path, cfg.model.family)
     cfg = with_records(cfg, workdir)
-    records = {"train records": read_records(cfg.data.train_records)}
+
+    def read(spec: str) -> list[Record]:
+        return read_records(records_path(spec, workdir, field="data"))
+
+    records = {"train records": read(cfg.data.train_records)}
     asked = cfg.data.records(cfg.eval.split)
     if asked:
-        records[f"{cfg.eval.split} records"] = read_records(asked)
+        records[f"{cfg.eval.split} records"] = read(asked)
     else:
         stages = [stage for stage in stages if stage.name != "eval"]
     verdicts, judge = cfg.arbiter.verdicts, ""
@@ -180,5 +185,6 @@ def with_records(cfg: Config, workdir: pathlib.Path) -> Config:
     for split in SPLITS:
         name = f"{split}_records"
         if spec := getattr(cfg.data, name):
-            found[name] = str(records_path(spec, workdir, field=f"data.{name}"))
+            path = records_path(spec, workdir, field=f"data.{name}")
+            found[name] = address_of(path) or str(path)  # on another host it is elsewhere
     return replace(cfg, data=replace(cfg.data, **found))
