@@ -5,11 +5,13 @@ minute.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
 
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.keepers import keeper_of
 
 CLOSE_SECONDS = 30.0  # a bucket takes about one change of an object in a second, not one a line
@@ -19,7 +21,8 @@ class Appended:
     """Opens the file when something is to be written, and closes it with the first write that comes
     CLOSE_SECONDS or later after it was closed before.
 
-    Errors: OSError, of any call.
+    Errors: OSError, of any call; of `close` also RunFailure and UserError, where the file is kept
+    in a bucket (keepers.py).
     """
 
     def __init__(self, path: pathlib.Path, *, clock: Callable[[], float] = time.monotonic):
@@ -33,7 +36,8 @@ class Appended:
             self._file = open(self._path, "ab", buffering=0)
         taken = self._file.write(data)
         if self._clock() - self._closed >= CLOSE_SECONDS:
-            self.close()
+            with contextlib.suppress(RunFailure, UserError):  # of a bucket: the next one has it all
+                self.close()
         return taken
 
     def close(self) -> None:

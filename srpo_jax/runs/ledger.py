@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import written_whole
 from srpo_jax.runs.appended import Appended
 
@@ -67,7 +68,7 @@ class Ledger:
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             why = "stopped"
         self.write("end", why=why)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunFailure, UserError):
             self._file.close()
         self._file = None
 

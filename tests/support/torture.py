@@ -30,6 +30,7 @@ import threading
 import time
 
 from tests.support import ROOT
+from tests.support.bucket_server import Bucket, serving
 
 SAVE_EVERY, STEPS_EACH = 4, 6
 END_SECONDS = 120.0  # after a signal all processes are gone by then (idle machine: 2 to 12 s)
@@ -46,6 +47,7 @@ KINDS = (
     "full disk",
 )
 DAMAGES = KINDS[4:8]
+MARKER = "commit_success.txt"  # of a step in a bucket
 SPOILED = DAMAGES[:3]  # these harm the newest of several checkpoints
 # gloo gives a collective 30 s: on a machine that is too busy one process may come too late. That
 # ends the run with exit code 1, as it should, and it is started again; the summary counts it.
@@ -95,7 +97,7 @@ class Run:
     patience = 1.0
 
     def __init__(self, config: pathlib.Path, workdir: pathlib.Path):
-        self.config, self.workdir = config, workdir
+        self.config, self.workdir, self.address = config, workdir, str(workdir)
         self.lines: list[str] = []
         self.changed = threading.Condition()
 
@@ -112,9 +114,9 @@ class Run:
             "--",
             "train",
             f"--config={self.config}",
-            f"--workdir={self.workdir}",
+            f"--workdir={self.address}",
         ]
-        print(f"start: {self.workdir.name}", flush=True)
+        print(f"start: {self.address}", flush=True)
         env = dict(os.environ, PYTHONPATH=str(ROOT), PJRT_NPROC="32", HF_HUB_OFFLINE="1")
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         self.launcher = subprocess.Popen(
@@ -128,6 +130,10 @@ class Run:
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+
+    def harm(self, kind: str, rng: random.Random) -> str:
+        """See damage."""
+        return damage(self.workdir, kind, rng)
 
     def _read(self) -> None:
         for line in self.launcher.stdout:
@@ -190,6 +196,60 @@ class Run:
                     os.kill(pid, signal.SIGKILL)
 
 
+class BucketRun(Run):
+    """The same of a run whose workdir is gs://bucket-a/NAME. Each session is one of other hosts.
+
+    scratch: the folder in which the bucket's contents are looked at.
+    """
+
+    def __init__(self, config: pathlib.Path, name: str, bucket: Bucket, scratch: pathlib.Path):
+        super().__init__(config, scratch)
+        self.address, self.bucket, self.sessions = f"gs://bucket-a/{name}", bucket, 0
+        self._name, self._scratch = f"bucket-a/{name}/", scratch
+
+    def start(self) -> None:
+        self.sessions += 1
+        os.environ["XDG_CACHE_HOME"] = str(self._scratch.parent / f"hosts-{self.sessions}")
+        super().start()
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """What the bucket holds, as files: without steps that have no marker, and with ledgers."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        for name, data in self.bucket.all(self._name).items():
+            path = self._scratch / name.removeprefix(self._name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        steps = self._scratch / "checkpoints"
+        for step in steps.iterdir() if steps.is_dir() else ():
+            if not (step / MARKER).exists():
+                shutil.rmtree(step)
+        for parts in self._scratch.glob("*.parts"):
+            found = sorted(parts.iterdir())
+            last = [part for part in found if part.name[:6] == found[-1].name[:6]]
+            text = b"".join(part.read_bytes() for part in last)
+            parts.with_name(parts.name.removesuffix(".parts")).write_bytes(text)
+        return self._scratch
+
+    @workdir.setter
+    def workdir(self, _: pathlib.Path) -> None:
+        pass
+
+    def harm(self, kind: str, rng: random.Random) -> str:
+        folder = self.workdir
+        for marker in (folder / "checkpoints").glob(f"*/{MARKER}"):
+            marker.unlink()  # without it there is no step, so none that could be damaged
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        name = damage(folder, kind, rng)
+        for path, data in before.items():
+            inner = self._name + path.relative_to(folder).as_posix()
+            if not path.exists():
+                self.bucket.remove(inner)
+            elif path.read_bytes() != data:
+                self.bucket.put(inner, path.read_bytes())
+        return name
+
+
 def alive(pid: int) -> bool:
     try:
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -207,16 +267,17 @@ def steps_on_disk(workdir: pathlib.Path) -> list[int]:
 def last_step(workdir: pathlib.Path) -> int:
     """The last step that metrics.jsonl tells of."""
     path = workdir / "metrics.jsonl"
+    saved = max(steps_on_disk(workdir), default=0)  # a ledger in a bucket is a while behind
     for line in reversed(path.read_text().splitlines() if path.is_file() else []):
         with contextlib.suppress(ValueError):
-            return json.loads(line)["step"]
-    return 0
+            return max(saved, json.loads(line)["step"])
+    return saved
 
 
 # What is done to a run.
 
 
-def interrupt(run: Run, kind: str, rng: random.Random, disk: pathlib.Path | None) -> None:
+def interrupt(run: Run, kind: str, rng: random.Random, disk: pathlib.Path | Bucket | None) -> None:
     """Does it, now, to a run whose two processes are under way, or have just ended."""
     pids = run.pids()
     if kind == "term all":
@@ -232,8 +293,12 @@ def interrupt(run: Run, kind: str, rng: random.Random, disk: pathlib.Path | None
                 os.kill(pid, signal.SIGKILL)
 
 
-def fill(disk: pathlib.Path) -> None:
+def fill(disk: pathlib.Path | Bucket | None) -> None:
     """Leaves no byte free."""
+    assert disk is not None
+    if isinstance(disk, Bucket):
+        disk.quota = 0
+        return
     with open(disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"\0" * 65536)
@@ -298,7 +363,7 @@ def check_start(before: Session, session: Session, saved: list[int], damaged: bo
 
 
 def torture(
-    folder: pathlib.Path, kinds: list[str], rng: random.Random, disk: pathlib.Path | None
+    folder: pathlib.Path, kinds: list[str], rng: random.Random, disk: pathlib.Path | Bucket | None
 ) -> dict:
     """Runs everything and returns the summary. Errors: Broken."""
     steps = STEPS_EACH * len(kinds) + 2
@@ -308,7 +373,10 @@ def torture(
     quiet = Run(config, folder / "quiet")
     quiet_seconds, quiet_failed = leave_alone(quiet)
 
-    run = Run(config, (disk or folder) / "tortured")
+    if isinstance(disk, Bucket):
+        run = BucketRun(config, "tortured", disk, folder / "tortured")
+    else:
+        run = Run(config, (disk or folder) / "tortured")
     sessions: list[Session] = []
     before: Session | None = None  # the last session that came to its first line
     hurt: dict[str, str] = {}  # damaged checkpoints that no session has met yet: by what
@@ -317,7 +385,7 @@ def torture(
     todo = [*kinds, "quiet"]
     while todo:
         if sessions and sessions[-1].kind in DAMAGES:
-            name = damage(run.workdir, sessions[-1].kind, rng)
+            name = run.harm(sessions[-1].kind, rng)
             hurt |= {name: sessions[-1].kind} if name else {}
         saved = [step for step in steps_on_disk(run.workdir) if str(step) not in hurt]
         run.start()
@@ -407,7 +475,7 @@ def check_ledger(workdir: pathlib.Path, wall: float) -> dict:
 
 
 def one_session(
-    run: Run, kind: str, rng: random.Random, disk: pathlib.Path | None, steps: int
+    run: Run, kind: str, rng: random.Random, disk: pathlib.Path | Bucket | None, steps: int
 ) -> Session:
     """Lets the run go to a random step, or a random moment before its first, and interrupts it."""
     session = Session(kind)
@@ -433,7 +501,9 @@ def one_session(
     session.end_seconds = 0.0 if slow else time.monotonic() - signalled
     if session.code and kind == "quiet" or session.code == 0 and session.kind == ITSELF:
         session.kind = ITSELF if session.code else kind
-    if kind == "full disk":
+    if kind == "full disk" and isinstance(disk, Bucket):
+        disk.quota = None
+    elif kind == "full disk":
         (disk / "filler").unlink(missing_ok=True)
     session.text = "\n".join(run.lines)
     told = [int(found) for found in re.findall(r"\bstep (\d+)/\d+ loss", session.text)]
@@ -526,13 +596,14 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help=f"these instead of {', '.join(KINDS)}")
     parser.add_argument("--patience", type=float, default=1.0, help="times all bounds, where busy")
     parser.add_argument("--no_disk", action="store_true", help="leave the full disk out")
+    parser.add_argument("--bucket", action="store_true", help="the workdir lies in a bucket")
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     Run.patience = options.patience
     with tempfile.TemporaryDirectory(prefix="torture") as name:
         folder = pathlib.Path(name)
         wanted = contextlib.nullcontext() if options.no_disk else small_disk(folder)
-        with wanted as disk:
+        with serving({}) if options.bucket else wanted as disk:
             try:
                 rng = random.Random(options.seed)
                 kinds = (
@@ -540,6 +611,8 @@ def main() -> int:
                     if options.kinds
                     else plan_kinds(options.interruptions, rng, disk is not None)
                 )
+                if options.bucket:  # where there are no folders
+                    kinds = [k.replace("stray folder", "flipped bit") for k in kinds]
                 summary = {"seed": options.seed, **torture(folder, kinds, rng, disk)}
             except Broken as error:
                 print(json.dumps({"broken": str(error)}))

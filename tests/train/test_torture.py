@@ -21,6 +21,7 @@ SCRIPT = SUPPORT / "torture.py"
     [
         (2, ["--kinds=kill one,flipped bit", "--no_disk"]),
         (20, ["--interruptions=20"]),
+        (20, ["--interruptions=20", "--bucket"]),
     ],
 )
 def test_an_interrupted_run_ends_like_a_quiet_one(count, options):
