@@ -243,7 +243,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if number is not None:
             upload = self.uploads[number]
-            upload[2] += data
+            part = re.match(r"bytes (\d+)-", self.headers.get("Content-Range", ""))
+            upload[2] = upload[2][: int(part[1]) if part else None] + data  # it may come again
             if self.headers.get("Content-Range", "").endswith("/*"):
                 self._answer(308, headers={"Range": f"bytes=0-{len(upload[2]) - 1}"})
                 return

@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import io
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -212,7 +213,14 @@ def _client_for(_: str) -> Any:
     # gcsfs, which orbax uses, would not look again at what it has listed once; but tensorstore
     # writes there too, and so do other hosts.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    for name in ("absl", "gcsfs"):
+        logging.getLogger(name).addFilter(_is_no_traceback)
     return storage.Client()
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Not of orbax and gcsfs: whatever fails comes out of a call too, and is told in a line."""
+    return not (record.exc_info and ("orbax" in record.pathname or "gcsfs" in record.pathname))
 
 
 def _retry() -> Any:

@@ -175,8 +175,11 @@ def open_manager(folder: Folder, **options: Any) -> ocp.CheckpointManager:
         temporary_path_class=MarkedPath if folder.in_place else SealedPath,
         step_name_format=_StepNames(folder),
     )
-    if folder.in_place:  # there is no folder to make, and orbax would make a bucket
-        of_place["create"] = False
+    if folder.in_place:
+        of_place["create"] = False  # there is no folder to make, and orbax would make a bucket
+        # A step that cannot be begun fails at once: threads would wait for its folder for minutes.
+        begin = ocp.AsyncOptions(create_directories_asynchronously=False)
+        of_place["async_options"] = begin
     found: Any = ocp.CheckpointManager(
         epath.Path(folder.path),
         options=ocp.CheckpointManagerOptions(**{**options, **of_place}),

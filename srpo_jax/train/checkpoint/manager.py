@@ -95,11 +95,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the save under way and releases orbax's threads."""
-        try:
-            with self._folder.failures():
+        with self._folder.failures():
+            try:
                 self._manager.wait_until_finished()
-        finally:
-            self._manager.close()
+            finally:
+                self._manager.close()
 
     def wait(self) -> None:
         """Waits for the save under way; raises what went wrong with it."""
@@ -250,6 +250,9 @@ def load_params(
     """
     folder = open_folder(directory)
     none = f"no checkpoints in {folder}: run `srpo train` first"
+    steps = broadcast_json(folder.steps()[::-1])
+    if not steps:
+        raise UserError(none)
     with (
         folder.failures(),
         open_manager(folder, read_only=True, save_interval_steps=0, create=False) as manager,
@@ -259,9 +262,6 @@ def load_params(
             meta = _read_meta(folder, number)
             return _read_items(manager, folder, meta, {item: target})
 
-        steps = _newest_first(manager)
-        if not steps:
-            raise UserError(none)
         if step is not None and step not in steps:
             listed = ", ".join(map(str, reversed(steps)))
             raise UserError(f"no checkpoint of step {step} in {folder}; there are {listed}")

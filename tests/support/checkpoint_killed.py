@@ -1,0 +1,107 @@
+"""Saves into a bucket that are killed at moments all over a save, for test_bucket_folder.py.
+
+`python checkpoint_killed.py` prints a line of JSON. The bucket is here; who saves and restores is
+forked, before jax starts anything here, and killed by the bucket when it asks for its n-th change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from srpo_jax.train.checkpoint.manager import Checkpoints
+from srpo_jax.train.checkpoint.seal import steps_in
+from tests.support.bucket_server import Change, Lost, serving
+from tests.support.checkpoint_places import InBucket
+from tests.train.checkpoint.test_manager import RUN, make_state, same, target_of
+
+MOMENTS = 12
+PROBE = "/.probe"  # what a start writes to see whether it can
+
+
+def forked(work: Callable[[], None]) -> int:
+    """The process, which works and ends."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def go_on(address: str) -> None:
+    """Restores what is there, bit for bit, and saves step 2 unless it is there, keeping one."""
+    with Checkpoints(address, keep=1) as checkpoints:
+        state, _ = checkpoints.restore(target_of(make_state(1)), lambda run: None)
+        step = 0 if state is None else int(state.step)
+        assert state is None or same(state, make_state(step))
+        assert checkpoints.skipped == []
+        while step < 2 and (step or state is None):
+            step += 1
+            checkpoints.save(make_state(step), RUN)
+            if step == 1:  # for the first start
+                break
+        checkpoints.wait()
+        checkpoints.verify(step, target_of(make_state(step)))
+
+
+def main() -> int:
+    moments = []
+    with serving({}) as bucket:
+        place = InBucket(bucket)
+        assert ended(forked(lambda: go_on(place.address))) == 0
+        first = bucket.all()
+        bucket.changes.clear()
+        assert ended(forked(lambda: go_on(place.address))) == 0
+        total = sum(1 for change in bucket.changes if not change.name.endswith(PROBE))
+        for moment in range(MOMENTS):
+            moments.append(killed(place, first, round(moment * (total - 1) / (MOMENTS - 1))))
+    print(json.dumps({"total": total, "moments": moments}))
+    return 0
+
+
+def killed(place: InBucket, first: dict[str, bytes], at: int) -> dict:
+    """What is seen when step 1 is there and the save of step 2 is killed before change `at`."""
+    bucket = place.bucket
+    for name in bucket.all():
+        bucket.remove(name)
+    for name, data in first.items():
+        bucket.put(name, data)
+    child, count = 0, 0
+
+    def before(change: Change) -> None:
+        nonlocal count
+        if change.name.endswith(PROBE):
+            return
+        if count >= at:
+            if child:
+                os.kill(child, signal.SIGKILL)
+            raise Lost
+        count += 1
+
+    bucket.before = before
+    child = forked(lambda: go_on(place.address))
+    code = ended(child)
+    bucket.before = lambda _: None
+    steps = steps_in(place.address)
+    assert ended(forked(lambda: go_on(place.address))) == 0
+    left = sorted(place.steps())
+    after = steps_in(place.address)
+    return {"killed": code == -signal.SIGKILL, "steps": steps, "after": after, "left": left}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
