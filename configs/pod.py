@@ -5,8 +5,8 @@
 
 Written for 64 chips of v5e (16 GB each): for another slice, or another model, ask `srpo plan`,
 which needs no TPU and of DIR only config.json. The arbiter has to be named, as in photos.py.
-Policy and data may lie in a bucket (gs://BUCKET/PATH); the workdir is a folder that all hosts see,
-of a mounted bucket for one: docs/places.md says what it must do.
+Policy, data and workdir may lie in a bucket (gs://BUCKET/PATH); or the workdir is a folder that all
+hosts see: docs/places.md says what that must do.
 """
 
 from ml_collections import ConfigDict
