@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo_jax.errors import UserError
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.files import read_file, written_whole
 
 SUFFIX = ".npz"
@@ -66,10 +66,11 @@ def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
     be worked out again.
     """
     digest = np.frombuffer(_digest_of(path), np.uint8)
-    with contextlib.suppress(OSError), written_whole(path) as fresh, open(fresh, "wb") as file:
-        np.savez(file, allow_pickle=False, **{_DIGEST: digest}, **columns)
-        file.flush()
-        os.fsync(file.fileno())
+    with contextlib.suppress(OSError, RunFailure, UserError), written_whole(path) as fresh:
+        with open(fresh, "wb") as file:
+            np.savez(file, allow_pickle=False, **{_DIGEST: digest}, **columns)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def ragged(parts: list[np.ndarray], dtype: Any) -> tuple[np.ndarray, np.ndarray]:

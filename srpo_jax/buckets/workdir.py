@@ -89,6 +89,8 @@ def _root() -> Iterator[pathlib.Path]:
             except BlockingIOError:
                 number += 1
                 continue
+            except OSError:  # a file system without locks: a folder that nobody had before
+                root = above / f"{number}-{secrets.token_hex(8)}"
             yield root
             return
 
@@ -156,7 +158,11 @@ class BucketWorkdir:
         if self._parts(path):
             self._begin_session(path, source)
             return
-        generation = write(self._store, self.bucket, name, source.read_bytes())
+        data, generation = source.read_bytes(), b""
+        if not path.exists():  # what several processes make alike is written once
+            generation = self._make(name, data)
+        if not generation:
+            generation = write(self._store, self.bucket, name, data)
         self._copies.note(self.bucket, name, generation, source.stat())
 
     def make(self, path: pathlib.Path) -> None:

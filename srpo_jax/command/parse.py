@@ -88,14 +88,14 @@ def parse(verb: str, args: Sequence[str]) -> Command:
     config_file = files[0] if files else spec.config or ""
     options = {option: values[option].value for option in spec.options}
     given = {option: value for option, value in options.items() if option not in NO_PLACES}
-    if is_url(workdir):
-        bucket_and_name(workdir)  # it is well written
-    runs = {option: given.pop(option) for option in spec.runs if is_url(given.get(option) or "")}
-    for url in (*runs.values(), *(filter(is_url, left) if spec.several == "workdir" else ())):
-        bucket_and_name(url)
-    own = [word for word in left if not (is_url(word) and spec.several == "workdir")]
-    places = {"workdir": "" if is_url(workdir) else workdir, "config": config_file, **given}
-    _check_places(places, own)
+    runs = {"workdir": workdir, **{option: given.pop(option) or "" for option in spec.runs}}
+    words = left if spec.several == "workdir" else []
+    for place in (*runs.values(), *words):
+        if is_url(place):
+            bucket_and_name(place)  # it is well written
+    folders = {option: place for option, place in runs.items() if not is_url(place)}
+    others = [word for word in left if word not in words or not is_url(word)]
+    _check_places({**folders, "config": config_file, **given}, others)
     return Command(name, config_file, tuple(overrides), workdir, options, tuple(left))
 
 

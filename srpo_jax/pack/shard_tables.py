@@ -32,6 +32,7 @@ from srpo_jax.data_pipelines.sidecars.labels import (
 )
 from srpo_jax.data_pipelines.tree_store import SUFFIX, TreeSource, read_manifest
 from srpo_jax.errors import UserError
+from srpo_jax.keepers import look_again
 from srpo_jax.pack.items import LINE, Lines, table_of
 from srpo_jax.pack.outlines import shard_outlines
 from srpo_jax.pack.prompts import Prompts
@@ -88,6 +89,8 @@ class ShardTables:
             # Each process begins elsewhere, and comes to what the others have kept meanwhile.
             shard = (done + self._process.index * count // self._process.count) % count
             path = self._file(shard, "items", about)
+            if keep and not path.exists():
+                look_again(path.parent)
             found = read_columns(path, self._check(shard)) if keep else None
             if found is None:
                 found = {"lines": table_of(enumerate(self._skeletons(shard)), lines)}
