@@ -55,6 +55,10 @@ class Copies:
         file = [facts.st_size, facts.st_mtime_ns]
         write_json(self._state(bucket, name), {"generation": generation.hex(), "file": file})
 
+    def is_as_noted(self, bucket: str, name: str) -> bool:
+        """Whether the copy is there, and nobody has written to it since it was noted."""
+        return self._generation(bucket, name) is not None
+
     def remove(self, bucket: str, name: str) -> None:
         """Removes a copy, if there is one."""
         for path in (self._state(bucket, name), self.path(bucket, name)):
@@ -82,14 +86,7 @@ class Copies:
         return self.root / STATES / bucket / f"{name}.json"
 
     def _fetch_one(self, store: Any, bucket: str, name: str) -> bool:
-        path, state = self.path(bucket, name), self._state(bucket, name)
-        try:
-            said, facts = read_json(state), path.stat()
-            known = bytes.fromhex(said["generation"])
-            if [facts.st_size, facts.st_mtime_ns] != said["file"]:
-                known = None
-        except (OSError, UserError, ValueError, TypeError, KeyError):
-            known = None
+        known = self._generation(bucket, name)
         found, tries = None, 3
         try:
             while found is None and tries:
@@ -101,6 +98,15 @@ class Copies:
                 f"gs://{bucket}/{name} was written again while it was read: start again"
             )
         return found
+
+    def _generation(self, bucket: str, name: str) -> bytes | None:
+        """Of which the copy is; None without one, or when it is not what was noted."""
+        try:
+            said, facts = read_json(self._state(bucket, name)), self.path(bucket, name).stat()
+            found = bytes.fromhex(said["generation"])
+            return found if [facts.st_size, facts.st_mtime_ns] == said["file"] else None
+        except (OSError, UserError, ValueError, TypeError, KeyError):
+            return None
 
     def _read(self, store: Any, bucket: str, name: str, known: bytes | None) -> bool | None:
         """Makes the copy unless it is of the generation `known`. Returns whether there is such an

@@ -52,12 +52,12 @@ def open_bucket(bucket: str) -> Any:
 
 
 def told(bucket: str, name: str, error: Exception, doing: str = "read") -> Exception:
-    """A failure of tensorstore in one line. What is forbidden is the user's to mend; a quota that
-    is used up is like a full disk, and may have room when the command is started again.
+    """A failure of tensorstore in one line. A bucket that is forbidden, or not there, is the user's
+    to mend; a quota that is used up may have room when the command is started again.
     """
     text = one_line(str(error).partition("[")[0] or type(error).__name__, 160)
-    forbidden = "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text
-    kind = UserError if forbidden and "quota" not in text.lower() else RunFailure
+    mend = any(word in text for word in ("PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"))
+    kind = UserError if mend and "quota" not in text.lower() else RunFailure
     return kind(f"gs://{bucket}/{name} cannot be {doing}: {text}")
 
 

@@ -44,15 +44,19 @@ from srpo_jax.keepers import Swap, kept
 
 CLAIMS = ".claims"  # what is below it is read and written by Swap alone
 IN_PLACE = ("checkpoints", "checkpoints-damaged")  # folders that no host has a copy of
+WEIGHTS = ".safetensors"
 PARTS = ".parts"  # how the folder of a ledger's parts ends
 PART = re.compile(r"(\d{6})-(\d{6})")
 MOST_PARTS = 200  # of a session, after which the next one begins with all of them in one
 
 
 @contextlib.contextmanager
-def open_workdir(spec: str | os.PathLike, *, write: bool = True) -> Iterator[pathlib.Path]:
+def open_workdir(
+    spec: str | os.PathLike, *, write: bool = True, weights: bool = True
+) -> Iterator[pathlib.Path]:
     """In a `with`: the folder that stands for gs://BUCKET/PATH; of any other workdir the folder
-    that it is. write: whether something will be written to it.
+    that it is. write: whether something will be written to it. weights: those of the exports that
+    lie in it are fetched, too; of several GB, and only needed by who loads them.
 
     Errors: UserError for an address that is none, or a bucket that may not be read and written;
     RunFailure for one that does not answer, or that does not keep what a run relies on.
@@ -61,7 +65,7 @@ def open_workdir(spec: str | os.PathLike, *, write: bool = True) -> Iterator[pat
         yield pathlib.Path(spec)
         return
     with _root() as root:
-        found = BucketWorkdir(os.fspath(spec), root, write=write)
+        found = BucketWorkdir(os.fspath(spec), root, write=write, weights=weights)
         if write:
             found.try_place()
         found.open()
@@ -98,8 +102,8 @@ def _root() -> Iterator[pathlib.Path]:
 class BucketWorkdir:
     """The keeper (keepers.Keeper) of ROOT/BUCKET/PATH, which is `folder`."""
 
-    def __init__(self, url: str, root: pathlib.Path, *, write: bool = True):
-        self._write = write
+    def __init__(self, url: str, root: pathlib.Path, *, write: bool = True, weights: bool = True):
+        self._write, self._weights = write, weights
         self.bucket, self.name = bucket_and_name(url)
         self._copies = Copies(root)
         self.folder = self._copies.path(self.bucket, self.name).absolute()
@@ -109,7 +113,7 @@ class BucketWorkdir:
     def try_place(self) -> None:
         """That the bucket keeps what a run relies on. Errors: UserError, RunFailure."""
         name = f"{self.name}/{CLAIMS}/probe-{secrets.token_hex(8)}"
-        first = create(self._store, self.bucket, name, b"first")
+        first = self._make(name, b"first")
         again = create(self._store, self.bucket, name, b"second")
         found, generation = read(self._store, self.bucket, name)
         listed = name in names_under(self.bucket, f"{self.name}/{CLAIMS}/")
@@ -130,6 +134,8 @@ class BucketWorkdir:
     def open(self) -> None:
         """Brings the folder to the state of the bucket."""
         names = self._listed(self.folder)
+        if not self._weights:
+            names = [name for name in names if not name.endswith(WEIGHTS)]
         if names and not self.folder.exists():
             say(f"fetching {self.address(self.folder)} into {self.folder}", to=sys.stderr)
         self._bring(names)
@@ -191,15 +197,16 @@ class BucketWorkdir:
 
     def remove(self, path: pathlib.Path) -> None:
         """See keepers.Keeper.remove."""
-        for name in [self._name(path), *map(self._name, self._parts(path))]:
+        parts = path.with_name(path.name + PARTS)
+        for each in [path, *(sorted(parts.iterdir()) if parts.is_dir() else ())]:
+            name = self._name(each)
             write(self._store, self.bucket, name, None)
             self._copies.remove(self.bucket, name)
         self._ledgers.pop(self._name(path), None)
 
     def names(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """See keepers.Keeper.names."""
-        known = self._copies.known(self.bucket, self._name(folder))
-        return [self._copies.path(self.bucket, name) for name in known]
+        return [self._path(name) for name in self._listed(folder)]
 
     def swap(self, path: pathlib.Path) -> Swap:
         """See keepers.Keeper.swap."""
@@ -214,13 +221,12 @@ class BucketWorkdir:
         """Keeps what libraries have written past our own files: traces, stacks, points of
         trackers.
         """
-        known = set(self._copies.known(self.bucket, self.name))
         for path in sorted(self.folder.rglob("*")) if self._write else ():
-            name = self._name(path)
-            inner = name.removeprefix(f"{self.name}/").split("/")
+            inner = path.relative_to(self.folder).parts
             ours = any(part.startswith(".") or part.endswith(PARTS) for part in inner)
-            if path.is_file() and not ours and name not in known and not self._parts(path):
-                self.put(path, path)
+            if path.is_file() and not ours and not self._parts(path):
+                if not self._copies.is_as_noted(self.bucket, self._name(path)):
+                    self.put(path, path)
 
     def _name(self, path: pathlib.Path) -> str:
         inner = pathlib.Path(os.path.abspath(path)).relative_to(self.folder).as_posix()

@@ -94,17 +94,18 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
     """The command with folders of this host for the workdirs that lie in a bucket."""
     with contextlib.ExitStack() as stack:
 
-        def place(spec: str, write: bool = False) -> str:
+        def place(spec: str, write: bool = False, weights: bool = False) -> str:
             if not is_url(spec):
                 return spec
-            return str(stack.enter_context(open_workdir(spec, write=write)))
+            return str(stack.enter_context(open_workdir(spec, write=write, weights=weights)))
 
         options = {
-            name: place(value) if name in verb.runs and value else value
+            name: place(value, weights=name == "model") if name in verb.runs and value else value
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        workdir = place(command.workdir, write=True)
+        # The next round samples with the export of the one before.
+        workdir = place(command.workdir, write=True, weights=command.verb == "run")
         if is_kept():
             stack.enter_context(contextlib.redirect_stdout(cast(Any, _ByAddress(sys.stdout))))
         try:

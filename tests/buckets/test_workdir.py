@@ -286,6 +286,24 @@ def test_what_a_killed_process_left_on_this_host_is_no_part_of_the_run(hosts):
             (folder / "stacks").mkdir()
             (folder / "stacks" / "0.txt").write_text("written past our own files")
         assert bucket.get("bucket-a/runs/one/stacks/0.txt")
+        with open_workdir(URL) as again:
+            (again / "stacks" / "0.txt").write_text("again")
+        assert as_seen(hosts, 1)["stacks/0.txt"] == b"again"
+
+
+def test_weights_are_fetched_for_who_loads_them(hosts):
+    """They are large; and they go with the folder of the export, whoever fetched them."""
+    with serving({}) as bucket:
+        with open_workdir(URL) as folder:
+            write_text(folder / "export" / "model.safetensors", "large")
+            write_text(folder / "export" / "config.json", "{}")
+        bucket.read.clear()
+        hosts(1)
+        with open_workdir(URL, weights=False) as folder:
+            assert list(contents(folder)) == ["export/config.json"]
+            assert not [name for name in bucket.read if name.endswith("tensors")]
+            remove_folder(folder / "export")
+        assert not [name for name in bucket.all() if "export" in name]
 
 
 def test_a_full_quota_is_one_line(hosts, capsys):
