@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.checkpoint.seal import steps_in
@@ -18,7 +19,8 @@ from tests.support.bucket_server import Change, Lost, serving
 from tests.support.checkpoint_places import InBucket
 from tests.train.checkpoint.test_manager import RUN, make_state, same, target_of
 
-MOMENTS = 12
+MOMENTS = 10
+MARKER = "commit_success.txt"
 PROBE = "/.probe"  # what a start writes to see whether it can
 
 
@@ -42,39 +44,45 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def go_on(address: str) -> None:
-    """Restores what is there, bit for bit, and saves step 2 unless it is there, keeping one."""
+def go_on(address: str, to: int) -> None:
+    """Restores what is there, bit for bit, and saves one step more if that is not step `to`. One
+    step is kept.
+    """
     with Checkpoints(address, keep=1) as checkpoints:
         state, _ = checkpoints.restore(target_of(make_state(1)), lambda run: None)
         step = 0 if state is None else int(state.step)
         assert state is None or same(state, make_state(step))
         assert checkpoints.skipped == []
-        while step < 2 and (step or state is None):
-            step += 1
-            checkpoints.save(make_state(step), RUN)
-            if step == 1:  # for the first start
-                break
-        checkpoints.wait()
-        checkpoints.verify(step, target_of(make_state(step)))
+        if step < to:
+            checkpoints.save(make_state(step + 1), RUN)
+            checkpoints.verify(step + 1, target_of(make_state(step + 1)))
 
 
 def main() -> int:
-    moments = []
     with serving({}) as bucket:
         place = InBucket(bucket)
-        assert ended(forked(lambda: go_on(place.address))) == 0
+        assert ended(forked(lambda: go_on(place.address, 1))) == 0
         first = bucket.all()
         bucket.changes.clear()
-        assert ended(forked(lambda: go_on(place.address))) == 0
+        assert ended(forked(lambda: go_on(place.address, 2))) == 0
         total = sum(1 for change in bucket.changes if not change.name.endswith(PROBE))
-        for moment in range(MOMENTS):
-            moments.append(killed(place, first, round(moment * (total - 1) / (MOMENTS - 1))))
-    print(json.dumps({"total": total, "moments": moments}))
+        end = total - 5  # not every save makes the same number
+        number = [round(each * end / (MOMENTS - 1)) for each in range(MOMENTS)]
+        moments = [killed(place, first, lambda count, _, at=at: count >= at) for at in number]
+        for kind, step in (("put", 2), ("remove", 1)):
+            at = Change(kind, f"{place.address.removeprefix('gs://')}/{step}/{MARKER}")
+            moments.append(killed(place, first, lambda _, change, at=at: change == at))
+    print(json.dumps({"moments": moments}))
     return 0
 
 
-def killed(place: InBucket, first: dict[str, bytes], at: int) -> dict:
-    """What is seen when step 1 is there and the save of step 2 is killed before change `at`."""
+def killed(
+    place: InBucket, first: dict[str, bytes], when: Callable[[int, Change], bool]
+) -> dict[str, Any]:
+    """What is seen when step 1 is there, and who saves step 2 is killed before a change.
+
+    when: says before which, given how many were made and the next one.
+    """
     bucket = place.bucket
     for name in bucket.all():
         bucket.remove(name)
@@ -86,21 +94,19 @@ def killed(place: InBucket, first: dict[str, bytes], at: int) -> dict:
         nonlocal count
         if change.name.endswith(PROBE):
             return
-        if count >= at:
-            if child:
-                os.kill(child, signal.SIGKILL)
+        if when(count, change):
+            os.kill(child, signal.SIGKILL)
             raise Lost
         count += 1
 
     bucket.before = before
-    child = forked(lambda: go_on(place.address))
+    child = forked(lambda: go_on(place.address, 2))
     code = ended(child)
     bucket.before = lambda _: None
     steps = steps_in(place.address)
-    assert ended(forked(lambda: go_on(place.address))) == 0
+    assert ended(forked(lambda: go_on(place.address, 2))) == 0
     left = sorted(place.steps())
-    after = steps_in(place.address)
-    return {"killed": code == -signal.SIGKILL, "steps": steps, "after": after, "left": left}
+    return {"killed": code == -signal.SIGKILL, "steps": steps, "left": left}
 
 
 if __name__ == "__main__":

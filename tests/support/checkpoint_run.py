@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -28,6 +28,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.launch.local import free_port
 from srpo_jax.train.checkpoint import local_folder
 from srpo_jax.train.checkpoint.array_checksum import describe
+from srpo_jax.train.checkpoint.folder import open_folder
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
 
@@ -67,18 +68,20 @@ def target_of(state: TrainState) -> TrainState:
     )
 
 
-def spoil(step: pathlib.Path) -> None:
+def spoil(step: epath.Path) -> None:
     """One bit in the middle of the largest file of a step, by process 0."""
     if jax.process_index() == 0:
-        file = max((f for f in step.rglob("*") if f.is_file()), key=os.path.getsize)
-        data = bytearray(file.read_bytes())
+        folder = open_folder(step)
+        files = {name: fact[0] for name, fact in folder.facts().items() if fact is not None}
+        name = max(files, key=lambda name: files[name])
+        data = bytearray(folder.read(name))
         data[len(data) // 2] ^= 0x10
-        file.write_bytes(data)
+        folder.write(name, bytes(data))
     multihost_utils.sync_global_devices("spoilt")
 
 
 @contextlib.contextmanager
-def hashed_files(log: pathlib.Path):
+def hashed_files(log: epath.Path):
     """Leaves the names of the files that this process hashes meanwhile, a line each."""
     real, names = local_folder.file_sha256, []
     local_folder.file_sha256 = lambda path: names.append(str(path)) or real(path)
@@ -89,7 +92,7 @@ def hashed_files(log: pathlib.Path):
         log.write_text("\n".join(names))
 
 
-def work(folder: pathlib.Path, mesh, what: list[str]) -> dict:
+def work(folder: epath.Path, mesh, what: list[str]) -> dict:
     """Does one thing after the other and says what came of it."""
     found = {"devices": [jax.process_count(), jax.local_device_count()]}
     with Checkpoints(folder, keep=3) as checkpoints:
@@ -131,7 +134,7 @@ def child(index: int, port: int, count: int, folder: str, sizes: str, what: list
             f"127.0.0.1:{port}", count, index, coordinator_bind_address=f"127.0.0.1:{port}"
         )
     mesh = make_mesh(*map(int, sizes.split(",")))
-    found = work(pathlib.Path(folder), mesh, what)
+    found = work(epath.Path(folder), mesh, what)
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
     if count > 1:

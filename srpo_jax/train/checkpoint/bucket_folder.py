@@ -78,14 +78,16 @@ class BucketFolder:
     ) -> dict[str, list | None]:
         """Reads nothing, unless the step was copied here from a file system."""
 
-        def read(name: str) -> list:
+        def read(name: str) -> str:
             with self.failures(), _missing_file(f"{self}/{name}"):
                 with self._blob(name).open("rb", retry=_retry()) as file:
-                    return [facts[name][0], sum_of(file, crc32c=False)]
+                    return sum_of(file, crc32c=False)
 
         if crc32c:
             return dict(facts)
-        return dict(zip(facts, _at_once(read, facts), strict=True))
+        files = {name: fact[0] for name, fact in facts.items() if fact is not None}
+        sums = _at_once(read, files)
+        return {name: [files[name], each] for name, each in zip(files, sums, strict=True)}
 
     def fact_of(self, data: bytes) -> list:
         return [len(data), sum_of(io.BytesIO(data), crc32c=True)]
@@ -207,7 +209,7 @@ def _client() -> Any:
 
 @functools.cache
 def _client_for(_: str) -> Any:
-    import fsspec
+    import fsspec.config
     from google.cloud import storage
 
     # gcsfs, which orbax uses, would not look again at what it has listed once; but tensorstore

@@ -84,3 +84,24 @@ def test_a_full_disk_stops_all_processes_at_the_same_step(small_disk):  # noqa: 
     found, _ = run(folder, 2, 4, "1,4,2", "fill", "restore")
     assert found["errno"] == errno.ENOSPC and found["step"] == found["tried"] - 1 >= 1
     assert look(folder) == 0
+
+
+@pytest.mark.slow
+def test_processes_that_save_into_a_bucket(bucket):
+    """2 processes x 4 devices save and restore, and all skip what is damaged; 1 x 8 on another mesh
+    restore the same checksums.
+    """
+    folder = bucket.address
+    found, said = run(folder, 2, 4, "2,2,2", "save:1", "save:2", "spoil:2", "restore", "save:2")
+    assert found["step"] == 1
+    [(step, reason)] = found["skipped"]
+    assert step == 2 and reason.endswith("is not what was saved")
+    assert said.count(f"checkpoint {folder}/2 skipped: {reason}") == 1
+    assert bucket.aside() == {"2.0"} and bucket.steps() == {"1", "2"}
+    assert {name.split("/")[2] for name in bucket.files() if "/ocdbt.process_" in name} == {
+        "ocdbt.process_0",
+        "ocdbt.process_1",
+    }
+    assert look(folder) == 0
+    again, _ = run(folder, 1, 8, "1,2,4", "restore")
+    assert again["step"] == 2 and again["sums"] == found["sums"]
