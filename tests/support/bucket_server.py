@@ -77,6 +77,11 @@ class Bucket:
             there = sorted(self._objects.items())
             return {name: data for name, (_, data) in there if name.startswith(under)}
 
+    def names_now(self, under: str = "") -> list[str]:
+        """The "BUCKET/NAME" of all objects whose names begin so."""
+        with self._lock:
+            return sorted(name for name in self._objects if name.startswith(under))
+
     def change(self, name: str, data: bytes | None, only_if: str | None) -> tuple[int, int]:
         """(HTTP status, generation) of what a client asks for: to write, or with None to remove.
         only_if: the generation that must be there, "0" for none.

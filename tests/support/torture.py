@@ -131,6 +131,18 @@ class Run:
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
+    def steps(self) -> list[int]:
+        """The steps that are saved."""
+        return steps_on_disk(self.workdir)
+
+    def last_step(self) -> int:
+        """The last one that it is known to have done."""
+        return last_step(self.workdir)
+
+    def in_flight(self) -> bool:
+        """Whether it left a save unfinished."""
+        return unfinished(self.workdir)
+
     def harm(self, kind: str, rng: random.Random) -> str:
         """See damage."""
         return damage(self.workdir, kind, rng)
@@ -160,7 +172,7 @@ class Run:
     def wait_for_checkpoints(self, count: int) -> None:
         """Until so many are on disk, or the run has ended."""
         deadline = time.monotonic() + SESSION_SECONDS * self.patience
-        while len(steps_on_disk(self.workdir)) < count and self.launcher.poll() is None:
+        while len(self.steps()) < count and self.launcher.poll() is None:
             if time.monotonic() > deadline:
                 raise Broken(f"hang: {count} checkpoints never come; {self.tail()}")
             time.sleep(0.02)
@@ -235,6 +247,19 @@ class BucketRun(Run):
     def workdir(self, _: pathlib.Path) -> None:
         pass
 
+    def steps(self) -> list[int]:
+        prefix = f"{self._name}checkpoints/"
+        names = (name.removeprefix(prefix) for name in self.bucket.names_now(prefix))
+        return sorted(int(n.split("/")[0]) for n in names if n.split("/")[1:] == [MARKER])
+
+    def last_step(self) -> int:
+        return max(self.steps(), default=0)  # its ledgers are a while behind
+
+    def in_flight(self) -> bool:
+        prefix = f"{self._name}checkpoints/"
+        found = {n.removeprefix(prefix).split("/")[0] for n in self.bucket.names_now(prefix)}
+        return bool(found - {str(step) for step in self.steps()})
+
     def harm(self, kind: str, rng: random.Random) -> str:
         folder = self.workdir
         for marker in (folder / "checkpoints").glob(f"*/{MARKER}"):
@@ -267,11 +292,10 @@ def steps_on_disk(workdir: pathlib.Path) -> list[int]:
 def last_step(workdir: pathlib.Path) -> int:
     """The last step that metrics.jsonl tells of."""
     path = workdir / "metrics.jsonl"
-    saved = max(steps_on_disk(workdir), default=0)  # a ledger in a bucket is a while behind
     for line in reversed(path.read_text().splitlines() if path.is_file() else []):
         with contextlib.suppress(ValueError):
-            return max(saved, json.loads(line)["step"])
-    return saved
+            return json.loads(line)["step"]
+    return 0
 
 
 # What is done to a run.
@@ -339,8 +363,8 @@ def check_end(session: Session, run: Run, steps: int) -> None:
         if session.code or not finished:
             raise Broken(said)
     elif session.kind.startswith("term") and session.stepped:
-        if session.code or steps_on_disk(run.workdir)[-1:] != [session.reached]:
-            raise Broken(f"{said}; saved {steps_on_disk(run.workdir)}, not {session.reached}")
+        if session.code or run.steps()[-1:] != [session.reached]:
+            raise Broken(f"{said}; saved {run.steps()}, not {session.reached}")
     elif not finished and (session.code == 2 or (session.code == 0 and session.stepped)):
         raise Broken(said)
 
@@ -387,7 +411,7 @@ def torture(
         if sessions and sessions[-1].kind in DAMAGES:
             name = run.harm(sessions[-1].kind, rng)
             hurt |= {name: sessions[-1].kind} if name else {}
-        saved = [step for step in steps_on_disk(run.workdir) if str(step) not in hurt]
+        saved = [step for step in run.steps() if str(step) not in hurt]
         run.start()
         try:
             session = one_session(run, todo[0], rng, disk, steps)
@@ -485,7 +509,7 @@ def one_session(
             run.pids()
             time.sleep(rng.uniform(0, 6))
         else:
-            at = last_step(run.workdir) + rng.randint(1, STEPS_EACH + 2)
+            at = run.last_step() + rng.randint(1, STEPS_EACH + 2)
             run.wait_for(rf"\bstep {min(at, steps - 1)}/")
             time.sleep(rng.uniform(0, 0.3))
         if kind in SPOILED:  # no run is too short: STEPS_EACH + 2 steps are two saves
@@ -507,8 +531,8 @@ def one_session(
         (disk / "filler").unlink(missing_ok=True)
     session.text = "\n".join(run.lines)
     told = [int(found) for found in re.findall(r"\bstep (\d+)/\d+ loss", session.text)]
-    session.stepped, session.reached = bool(told), max(told, default=last_step(run.workdir))
-    session.in_flight = unfinished(run.workdir)
+    session.stepped, session.reached = bool(told), max(told, default=run.last_step())
+    session.in_flight = run.in_flight()
     found = re.search(r"from step (\d+) to", session.text)
     if found or re.search(r"train: .* steps$", session.text, re.MULTILINE):
         session.began = int(found[1]) if found else 0
