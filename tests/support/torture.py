@@ -510,7 +510,7 @@ def one_session(
             time.sleep(rng.uniform(0, 6))
         else:
             at = run.last_step() + rng.randint(1, STEPS_EACH + 2)
-            run.wait_for(rf"\bstep {min(at, steps - 1)}/")
+            run.wait_for(rf"\bstep +{min(at, steps - 1)}/")
             time.sleep(rng.uniform(0, 0.3))
         if kind in SPOILED:  # no run is too short: STEPS_EACH + 2 steps are two saves
             run.wait_for_checkpoints(2)
@@ -530,7 +530,7 @@ def one_session(
     elif kind == "full disk":
         (disk / "filler").unlink(missing_ok=True)
     session.text = "\n".join(run.lines)
-    told = [int(found) for found in re.findall(r"\bstep (\d+)/\d+ loss", session.text)]
+    told = [int(found) for found in re.findall(r"\bstep +(\d+)/\d+ loss", session.text)]
     session.stepped, session.reached = bool(told), max(told, default=run.last_step())
     session.in_flight = run.in_flight()
     found = re.search(r"from step (\d+) to", session.text)
