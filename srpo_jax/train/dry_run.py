@@ -17,7 +17,7 @@ from srpo_jax.errors import UserError
 from srpo_jax.files import check_folder, existing_parent, read_json
 from srpo_jax.runs.identity import check_end, check_same
 from srpo_jax.runs.trackers import modules_of
-from srpo_jax.train.checkpoint.seal import space_needed
+from srpo_jax.train.checkpoint.seal import space_needed, steps_in
 from srpo_jax.train.setup import Setup, counts, headline, make_setup
 from srpo_jax.train.validation.validation import MakeEvaluators, Validation
 
@@ -98,9 +98,7 @@ def _disk(cfg: Config, setup: Setup, workdir: pathlib.Path) -> list[str]:
         )
     many = cfg.train.keep + cfg.train.keep_best
     short = "" if free > (many + 1) * size else f": not enough for the {many} that are kept"
-    steps = sorted(
-        int(place.name) for place in workdir.glob("checkpoints/*") if place.name.isdecimal()
-    )
+    steps = steps_in(workdir / "checkpoints")
     going_on = "a new run"
     if steps:
         going_on = f"goes on from step {steps[-1]} at the latest"

@@ -151,6 +151,7 @@ def test_a_save_that_is_refused_leaves_the_step_before(bucket, capfd, what, at):
     assert bucket.address in str(found.value)
     assert what == "forbidden" or found.value.errno == errno.EDQUOT
     assert "Traceback" not in capfd.readouterr().err
+    bucket.settle()
     bucket.bucket.quota, bucket.bucket.refuse = None, 0
     bucket.bucket.before = lambda _: None
     assert steps_in(bucket.address) == [1]
