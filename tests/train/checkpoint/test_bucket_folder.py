@@ -10,11 +10,12 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.train.checkpoint import bucket_folder
+from srpo_jax.train.checkpoint import bucket_folder, manager
 from srpo_jax.train.checkpoint.folder import open_folder
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.checkpoint.seal import Damaged, check_files, steps_in, tell_states
@@ -113,6 +114,25 @@ def test_a_bucket_that_fails_is_named_in_a_line(bucket, monkeypatch, status, kin
             checkpoints.restore(target, lambda run: None)
         bucket.bucket.refuse = 0
     assert bucket.steps() == {"1"}
+
+
+def test_arrays_that_may_not_be_read_are_no_damage(bucket, monkeypatch):
+    """The bucket refuses what orbax asks, in the middle of a restore: that is said, and no step is
+    skipped or moved aside.
+    """
+    save(bucket, 1, 2)
+
+    def refused(*args: Any, **switches: Any) -> None:
+        check_files(*args, **switches)
+        bucket.bucket.refuse = 403
+
+    monkeypatch.setattr(manager, "check_files", refused)
+    with Checkpoints(bucket.address) as checkpoints:
+        with pytest.raises(UserError, match=f"^{bucket.address}: the bucket refuses"):
+            checkpoints.restore(target_of(make_state(1)), lambda run: None)
+        bucket.bucket.refuse = 0
+        assert checkpoints.skipped == []
+    assert bucket.steps() == {"1", "2"} and bucket.aside() == set()
 
 
 def test_a_server_that_is_gone_is_named_in_a_line(bucket, monkeypatch):
