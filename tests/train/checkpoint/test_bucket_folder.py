@@ -41,7 +41,8 @@ def test_the_marker_comes_last_and_goes_first(bucket):
     """
     save(bucket, 1, 2, 3, keep=2)
     for step in (1, 2, 3):
-        assert changes_of(bucket, step, "put")[-2:] == ["SEAL", MARKER]
+        written = changes_of(bucket, step, "put")
+        assert written[-2:] == ["SEAL", MARKER] and written.count(MARKER) == 1
     removed = changes_of(bucket, 1, "remove")
     assert removed[0] == MARKER and len(set(removed)) == len(removed) > 10
     open_folder(bucket.address).move_aside(2)
