@@ -36,12 +36,15 @@ CORE = [
 ]
 JUDGE = ["openai>=1.98,<4"]
 DATA = ["pyarrow>=17,<27"]  # Parquet and Arrow of other tools
-GCS = ["gcsfs>=2025.12,<2028"]  # orbax writes checkpoints into buckets by it
+GCS = [  # checkpoints in buckets
+    "gcsfs>=2025.12,<2028",  # orbax writes by it; it brings the other two
+    "google-cloud-storage>=3.1,<4",
+    "google-crc32c>=1.5,<2",
+]
 TEST = [
     *JUDGE,
     *DATA,
     *GCS,
-    "google-crc32c>=1.5,<2",  # the bucket of the tests knows checksums
     "pytest>=8,<10",
     "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",

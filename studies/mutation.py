@@ -63,7 +63,8 @@ MODULES = {
     ),
     "seal": (
         "srpo_jax/train/checkpoint/seal.py",
-        "tests/train/checkpoint/test_seal.py tests/train/checkpoint/test_manager.py",
+        "tests/train/checkpoint/test_seal.py tests/train/checkpoint/test_manager.py "
+        "tests/train/checkpoint/test_folder.py",
     ),
 }
 # Of the two that share a file: the functions that one of them is about.

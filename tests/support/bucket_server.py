@@ -50,6 +50,7 @@ class Bucket:
         self.read: list[str] = []  # the names of which contents were asked for and given
         self.changes: list[Change] = []  # that clients made
         self.refuse = 0
+        self.asked = 0  # requests of all kinds, answered or not
         self.lists, self.unlisted = 0, set()  # so many were asked for; numbers of those with a 401
         self.quota: int | None = None
         self.before: Callable[[Change], None] = lambda _: None
@@ -197,6 +198,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         data = self._body()
+        self.bucket.asked += 1
         try:
             if self.bucket.refuse:
                 self._fail(self.bucket.refuse, "no")

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -83,6 +84,13 @@ class InBucket:
     bucket: Bucket
     address: str = "gs://bucket-a/run/checkpoints"
 
+    def settle(self) -> None:
+        """Waits for the threads that a save that failed has left: they go on for a moment."""
+        seen = -1
+        while seen != self.bucket.asked:
+            seen = self.bucket.asked
+            time.sleep(0.2)
+
     def files(self) -> dict[str, int]:
         return {name: len(data) for name, data in self._all().items()}
 
@@ -125,4 +133,8 @@ def bucket_place() -> Iterator[InBucket]:
 
         epath.backend.fsspec_backend._get_filesystem.cache_clear()  # they remember another server
         gcsfs.GCSFileSystem.clear_instance_cache()
-        yield InBucket(bucket)
+        place = InBucket(bucket)
+        try:
+            yield place
+        finally:
+            place.settle()

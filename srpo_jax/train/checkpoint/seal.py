@@ -176,19 +176,18 @@ def _first(names: list[str]) -> str:
 
 def tell_states(address: str | os.PathLike) -> int:
     """Prints one line per step; 0 only if there are steps and all are good."""
-    folder = open_folder(address)
-    steps = folder.steps()
+    steps = steps_in(address)
     bad = 0
     for step in steps:
-        place = folder / str(step)
+        place = f"{os.fspath(address)}/{step}"
         try:
-            read_meta(place.path, step)
-            check_files(place.path)
+            read_meta(place, step)
+            check_files(place)
         except (Damaged, OSError) as error:
             bad += 1
             print(f"{place}: damaged: {error}")
         else:
             print(f"{place}: good")
     if not steps:
-        print(f"{folder}: no checkpoints")
+        print(f"{os.fspath(address)}: no checkpoints")
     return 1 if bad or not steps else 0

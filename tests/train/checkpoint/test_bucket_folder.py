@@ -10,11 +10,12 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.train.checkpoint import bucket_folder
+from srpo_jax.train.checkpoint import bucket_folder, manager
 from srpo_jax.train.checkpoint.folder import open_folder
 from srpo_jax.train.checkpoint.manager import Checkpoints, load_params
 from srpo_jax.train.checkpoint.seal import Damaged, check_files, steps_in, tell_states
@@ -40,7 +41,8 @@ def test_the_marker_comes_last_and_goes_first(bucket):
     """
     save(bucket, 1, 2, 3, keep=2)
     for step in (1, 2, 3):
-        assert changes_of(bucket, step, "put")[-2:] == ["SEAL", MARKER]
+        written = changes_of(bucket, step, "put")
+        assert written[-2:] == ["SEAL", MARKER] and written.count(MARKER) == 1
     removed = changes_of(bucket, 1, "remove")
     assert removed[0] == MARKER and len(set(removed)) == len(removed) > 10
     open_folder(bucket.address).move_aside(2)
@@ -115,6 +117,25 @@ def test_a_bucket_that_fails_is_named_in_a_line(bucket, monkeypatch, status, kin
     assert bucket.steps() == {"1"}
 
 
+def test_arrays_that_may_not_be_read_are_no_damage(bucket, monkeypatch):
+    """The bucket refuses what orbax asks, in the middle of a restore: that is said, and no step is
+    skipped or moved aside.
+    """
+    save(bucket, 1, 2)
+
+    def refused(*args: Any, **switches: Any) -> None:
+        check_files(*args, **switches)
+        bucket.bucket.refuse = 403
+
+    monkeypatch.setattr(manager, "check_files", refused)
+    with Checkpoints(bucket.address) as checkpoints:
+        with pytest.raises(UserError, match=f"^{bucket.address}: the bucket refuses"):
+            checkpoints.restore(target_of(make_state(1)), lambda run: None)
+        bucket.bucket.refuse = 0
+        assert checkpoints.skipped == []
+    assert bucket.steps() == {"1", "2"} and bucket.aside() == set()
+
+
 def test_a_server_that_is_gone_is_named_in_a_line(bucket, monkeypatch):
     """Nobody answers: RunFailure, so that launchers start the run again."""
     monkeypatch.setattr(bucket_folder, "PATIENCE", 0.1)
@@ -151,6 +172,7 @@ def test_a_save_that_is_refused_leaves_the_step_before(bucket, capfd, what, at):
     assert bucket.address in str(found.value)
     assert what == "forbidden" or found.value.errno == errno.EDQUOT
     assert "Traceback" not in capfd.readouterr().err
+    bucket.settle()
     bucket.bucket.quota, bucket.bucket.refuse = None, 0
     bucket.bucket.before = lambda _: None
     assert steps_in(bucket.address) == [1]

@@ -187,9 +187,7 @@ def test_what_is_noted_is_that_of_the_call(place):
 
 
 def test_a_checksum_that_fails_in_the_background_fails_the_save(place, monkeypatch):
-    """It is waited for after `save` returned; nobody takes what was written for a step, and the
-    next start clears it away.
-    """
+    """It is waited for after `save` returned; nobody takes what was written for a step."""
 
     def wait():
         raise RuntimeError("no checksum")
@@ -201,9 +199,7 @@ def test_a_checksum_that_fails_in_the_background_fails_the_save(place, monkeypat
             with Checkpoints(place.address, keep=3) as checkpoints:
                 checkpoints.save(make_state(4), RUN)
                 checkpoints.wait()
-    assert steps_in(place.address) == [1, 2, 3]
-    assert same(restore(place.address), make_state(3))
-    assert place.steps() == {"1", "2", "3"}
+    assert steps_in(place.address) == [1, 2, 3] and tell_states(place.address) == 0
 
 
 def test_a_step_may_be_copied_from_one_kind_of_place_to_the_other(tmp_path):
