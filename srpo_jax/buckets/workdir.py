@@ -42,7 +42,7 @@ from srpo_jax.console import say
 from srpo_jax.errors import RunFailure
 from srpo_jax.keepers import Swap, kept
 
-CLAIMS = ".claims"  # what is below it is read and written by Swap alone
+CLAIMS = ".claims"  # what lies in a folder of this name is read and written by Swap alone
 IN_PLACE = ("checkpoints", "checkpoints-damaged")  # folders that no host has a copy of
 WEIGHTS = ".safetensors"
 PARTS = ".parts"  # how the folder of a ledger's parts ends
@@ -162,7 +162,8 @@ class BucketWorkdir:
         """See keepers.Keeper.put."""
         name = self._name(path)
         if self._parts(path):
-            self._begin_session(path, source)
+            data = source.read_bytes()
+            self._ledgers[name] = (self._begin_session(path, data), 1, len(data))
             return
         data, generation = source.read_bytes(), b""
         if not path.exists():  # what several processes make alike is written once
@@ -182,9 +183,9 @@ class BucketWorkdir:
     def extend(self, path: pathlib.Path) -> None:
         """See keepers.Keeper.extend."""
         name, size = self._name(path), path.stat().st_size
-        session, number, done = self._ledgers.get(name) or self._ledger(path)
-        if not session or size < done:
-            self._begin_session(path, path)
+        session, number, done = self._ledgers.get(name) or self._go_on(path)
+        if size < done:
+            self.put(path, path)
             return
         if size == done:
             return
@@ -210,8 +211,9 @@ class BucketWorkdir:
 
     def swap(self, path: pathlib.Path) -> Swap:
         """See keepers.Keeper.swap."""
-        inner = path.absolute().relative_to(self.folder).as_posix()
-        return _Object(self._store, self.bucket, f"{self.name}/{CLAIMS}/{inner}")
+        # Beside the file, so that a round of a run has one and the same, whoever opened what.
+        name = f"{self._name(path.parent)}/{CLAIMS}/{path.name}"
+        return _Object(self._store, self.bucket, name)
 
     def address(self, path: pathlib.Path) -> str:
         """See keepers.Keeper.address."""
@@ -262,27 +264,33 @@ class BucketWorkdir:
         begun = [part.name[:6] for part in found if int(part.name[7:]) == 0]
         return [part for part in found if begun and part.name[:6] == begun[-1]]
 
-    def _ledger(self, path: pathlib.Path) -> tuple[int, int, int]:
-        """(session, number of the next part, bytes in it so far) of a ledger as it was fetched;
-        session 0: there is none to go on with."""
+    def _go_on(self, path: pathlib.Path) -> tuple[int, int, int]:
+        """(session, number of the next part, bytes of the file that are in parts) of a ledger that
+        this process has not written to yet. Others may have, since it was fetched.
+        """
+        done = sum(part.stat().st_size for part in self._parts(path))
+        folder = path.with_name(path.name + PARTS)
+        self.look(folder)
         parts = self._parts(path)
-        size = sum(part.stat().st_size for part in parts)
-        if not parts or len(parts) > MOST_PARTS:
-            return 0, 0, 0
-        return int(parts[-1].name[:6]), int(parts[-1].name[7:]) + 1, size
+        if not parts:
+            last = max((int(part.name[:6]) for part in folder.glob("*-*")), default=0)
+            return last + 1, 0, 0
+        if len(parts) > MOST_PARTS:
+            return self._begin_session(path, b"".join(part.read_bytes() for part in parts)), 1, done
+        return int(parts[-1].name[:6]), int(parts[-1].name[7:]) + 1, done
 
-    def _begin_session(self, path: pathlib.Path, source: pathlib.Path) -> None:
-        """Writes all of a ledger into part 0 of a new session; then those before go."""
-        name = self._name(path)
+    def _begin_session(self, path: pathlib.Path, data: bytes) -> int:
+        """Writes all of a ledger into part 0 of a new session; then those before go. Returns the
+        session.
+        """
         folder = path.with_name(path.name + PARTS)
         before = sorted(folder.iterdir()) if folder.is_dir() else []
         session = 1 + max((int(part.name[:6]) for part in before), default=0)
-        data = source.read_bytes()
-        while not self._write_part(name, session, 0, data):
+        while not self._write_part(self._name(path), session, 0, data):
             session += 1
-        self._ledgers[name] = (session, 1, len(data))
         for part in before:
             self.remove(part)
+        return session
 
     def _write_part(self, name: str, session: int, number: int, data: bytes) -> bool:
         part = f"{name}{PARTS}/{session:06d}-{number:06d}"

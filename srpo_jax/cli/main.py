@@ -104,8 +104,9 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        # The next round samples with the export of the one before.
-        workdir = place(command.workdir, write=True, weights=command.verb == "run")
+        # The next round samples with the export of the one before, and digests of exports are taken.
+        loads = command.verb in ("run", "demo")
+        workdir = place(command.workdir, write=True, weights=loads)
         if is_kept():
             stack.enter_context(contextlib.redirect_stdout(cast(Any, _ByAddress(sys.stdout))))
         try:

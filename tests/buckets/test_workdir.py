@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.buckets import objects, workdir
+from srpo_jax.buckets.fetch import fetch_folder
 from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.cli.main import main
 from srpo_jax.errors import RunFailure, UserError, one_line
@@ -196,14 +197,20 @@ def test_a_ledger_is_kept_in_parts(hosts, monkeypatch):
         assert len({name.split("/")[-1][:6] for name in there}) == 1, "sessions before are gone"
 
 
-def test_two_write_into_one_ledger(hosts):
-    """As two judges do: no line is lost."""
-    with serving({}) as bucket, open_workdir(URL) as one, open_workdir(URL) as two:
-        assert one != two
-        for turn in range(3):
-            for name, folder in (("one", one), ("two", two)):
-                appended(folder, f"{name} {turn}")
-        assert len([name for name in bucket.all() if "events.jsonl.parts" in name]) >= 4
+def test_two_write_into_one_ledger(hosts, monkeypatch):
+    """As two judges do: no line is lost, also when the file is there already, or has many parts."""
+    monkeypatch.setattr(workdir, "MOST_PARTS", 5)
+    lines = []
+    with serving({}):
+        for begin in range(2):
+            with open_workdir(URL) as one, open_workdir(URL) as two:
+                assert one != two
+                for turn in range(3):
+                    for name, folder in (("one", one), ("two", two)):
+                        lines.append(f"{name} {begin} {turn}")
+                        appended(folder, lines[-1])
+        found = as_seen(hosts, 1)["events.jsonl"].decode().splitlines()
+        assert sorted(found) == sorted(lines)
 
 
 def test_of_sixteen_that_claim_one_wins(hosts):
@@ -236,6 +243,15 @@ def test_of_sixteen_that_claim_one_wins(hosts):
         assert not [name for name in bucket.all() if "claims" in name or "owner" in name]
 
 
+def test_a_round_has_one_owner(hosts):
+    """Whether its own address was opened, or that of the run that it belongs to."""
+    with serving({}), open_workdir(URL) as run, open_workdir(f"{URL}/round-1") as own:
+        with Owner(run / "round-1" / "train.owner", "w", "trained into", "wait"):
+            with pytest.raises(UserError, match="is being trained into by process"):
+                with Owner(own / "train.owner", "w", "trained into", "wait"):
+                    pass
+
+
 def test_a_dead_workers_claim_is_taken_over(hosts, monkeypatch):
     """By the clock of who looks on alone: when its generation stood still for the whole lease. One
     that is renewed is not, whatever the clock says.
@@ -246,7 +262,7 @@ def test_a_dead_workers_claim_is_taken_over(hosts, monkeypatch):
         claims = folder / "trees.claims"
         with ShardLeases(claims, lease_seconds=30) as mine:
             assert mine.take(["x"]) == "x"
-            name = "bucket-a/runs/one/.claims/trees.claims/x.claim"
+            name = "bucket-a/runs/one/trees.claims/.claims/x.claim"
             other = {**identity(), "host": "pod-7", "pid": 9}
             bucket.put(name, json.dumps(other).encode())
             with ShardLeases(claims, lease_seconds=30) as second:
@@ -302,8 +318,15 @@ def test_weights_are_fetched_for_who_loads_them(hosts):
         with open_workdir(URL, weights=False) as folder:
             assert list(contents(folder)) == ["export/config.json"]
             assert not [name for name in bucket.read if name.endswith("tensors")]
+            assert fetch_folder(f"{URL}/export", weights=False) == folder / "export"
+            assert list(contents(folder)) == ["export/config.json"]
+            fetch_folder(f"{URL}/export")
+            assert (folder / "export" / "model.safetensors").read_text() == "large"
             remove_folder(folder / "export")
         assert not [name for name in bucket.all() if "export" in name]
+        hosts(2)
+        with open_workdir(f"{URL}/elsewhere"), pytest.raises(UserError, match="no object below"):
+            fetch_folder(f"{URL}/export")  # not of a workdir that is closed
 
 
 def test_a_full_quota_is_one_line(hosts, capsys):
