@@ -39,7 +39,7 @@ from srpo_jax.buckets.objects import (
     write,
 )
 from srpo_jax.console import say
-from srpo_jax.errors import RunFailure
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.keepers import Swap, kept
 
 CLAIMS = ".claims"  # what lies in a folder of this name is read and written by Swap alone
@@ -77,6 +77,18 @@ def open_workdir(
                     found.keep_rest()
                 raise
             found.keep_rest()
+
+
+def home_of(url: str, file: str) -> str:
+    """The address above this one if there is an object FILE in it, else this one. Errors: as
+    open_workdir.
+    """
+    above = url.rstrip("/").rpartition("/")[0]
+    try:
+        bucket, name = bucket_and_name(f"{above}/{file}")
+    except UserError:  # of what lies in no folder
+        return url
+    return url if read(open_bucket(bucket), bucket, name)[0] is None else above
 
 
 @contextlib.contextmanager
@@ -134,6 +146,11 @@ class BucketWorkdir:
     def open(self) -> None:
         """Brings the folder to the state of the bucket."""
         names = self._listed(self.folder)
+        if not names and not self._write and not names_under(self.bucket, f"{self.name}/"):
+            raise UserError(
+                f"{self.address(self.folder)}: there is no object below it, or it may not be "
+                "listed from here"
+            )
         if not self._weights:
             names = [name for name in names if not name.endswith(WEIGHTS)]
         if names and not self.folder.exists():
@@ -153,10 +170,8 @@ class BucketWorkdir:
         again is not seen.
         """
         known = set(self._copies.known(self.bucket, self._name(folder)))
-        names = set(self._listed(folder))
-        self._copies.fetch(self.bucket, sorted(names - known))
-        for name in known - names:
-            self._copies.remove(self.bucket, name)
+        # Also what is listed no more: a list may be empty as it was refused (objects.names_under).
+        self._copies.fetch(self.bucket, sorted(known ^ set(self._listed(folder))))
 
     def put(self, path: pathlib.Path, source: pathlib.Path) -> None:
         """See keepers.Keeper.put."""
@@ -242,9 +257,14 @@ class BucketWorkdir:
         return [name for name in found if not apart & set(name.split("/")[inner:-1])]
 
     def _bring(self, names: list[str]) -> None:
-        """Fetches what is listed, and removes the copies of what is not; puts ledgers together."""
-        self._copies.fetch(self.bucket, names)
-        self._copies.keep_only(self.bucket, self.name, set(names))
+        """Fetches what is listed, and removes the copies of what is gone, or left out; puts
+        ledgers together.
+        """
+        known = self._copies.known(self.bucket, self.name)
+        left_out = {name for name in known if name.endswith(WEIGHTS) and not self._weights}
+        for name in left_out:
+            self._copies.remove(self.bucket, name)
+        self._copies.fetch(self.bucket, sorted({*names, *known} - left_out))
         for folder in sorted({path.parent for path in map(self._path, names) if _is_part(path)}):
             path = folder.with_name(folder.name.removesuffix(PARTS))
             parts = self._parts(path)

@@ -24,6 +24,7 @@ from srpo_jax.places import clear_moving, is_moving, move_folder
 from srpo_jax.runs import ledger
 from srpo_jax.runs.appended import Appended
 from srpo_jax.runs.metrics import cut_after
+from srpo_jax.runs.workdir import next_round
 from tests.support.bucket_server import Change, Lost, serving
 
 URL = "gs://bucket-a/runs/one"
@@ -377,3 +378,48 @@ def test_a_torn_line_is_dropped_for_all(hosts):
             book.open(0)
         text = as_seen(hosts, 2)["events.jsonl"]
         assert all(json.loads(line) for line in text.splitlines()) and text.count(b"\n") == 3
+
+
+def test_a_list_that_is_refused_removes_nothing(hosts):
+    """What is not listed is asked for before it is taken for gone; where that is refused, too, it
+    is said, and nowhere is nothing taken for a run.
+    """
+    with serving({}) as bucket:
+        with open_workdir(URL) as folder:
+            write_text(folder / "trees" / "shard-0", "0")
+            write_text(folder / "trees" / "shard-1", "1")
+            bucket.unlisted = set(range(bucket.lists + 1, bucket.lists + 9))
+            bucket.remove("bucket-a/runs/one/trees/shard-1")
+            look_again(folder / "trees")
+            assert contents(folder) == {"trees/shard-0": b"0"}
+            bucket.refuse = 403
+            with pytest.raises(UserError, match="trees/shard-0 cannot be read: PERMISSION_DENIED"):
+                look_again(folder / "trees")
+            assert contents(folder) == {"trees/shard-0": b"0"}
+        hosts(1)
+        with pytest.raises(UserError, match="runs/one: there is no object below it, or it may not"):
+            with open_workdir(URL, write=False):
+                pass
+
+
+def test_a_report_of_a_round_sees_the_one_after(hosts, capsys, monkeypatch):
+    """And what only reads needs no bucket that may be written."""
+    seen = []
+
+    def report(workdir, out):
+        seen.append((next_round(pathlib.Path(workdir)), out))
+
+    monkeypatch.setattr("srpo_jax.runs.report.page.write_report", report)
+    with serving({}) as bucket:
+        with open_workdir(URL) as run:
+            for name in ("rounds.json", "round-1/config.json", "round-2/config.json"):
+                write_json(run / name, {})
+        hosts(1)
+        monkeypatch.setattr(bucket, "change", lambda *_: (403, 0))
+        assert main(["report", f"{URL}/round-1", "--out=x.html"]) == 0, capsys.readouterr().err
+        assert main(["report", f"{URL}/round-2/", "--out=x.html"]) == 0
+        (after, _), (last, _) = seen
+        assert after.name == "round-2" and last is None
+        assert main(["checkpoints", "check", f"{URL}/round-1"]) == 1  # there are none
+        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        assert main(["report", f"{URL}/round-1"]) != 0
