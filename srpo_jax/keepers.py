@@ -58,7 +58,8 @@ class Keeper(Protocol):
         ...
 
     def look(self, folder: pathlib.Path) -> None:
-        """Brings what others have made or removed below `folder`."""
+        """Brings what others have made or removed below `folder`, and what was left out at the
+        beginning."""
         ...
 
     def swap(self, path: pathlib.Path) -> Swap:

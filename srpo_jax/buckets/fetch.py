@@ -19,7 +19,7 @@ from srpo_jax.buckets.objects import bucket_and_name, is_safe, is_url, names_und
 from srpo_jax.console import say
 from srpo_jax.errors import UserError
 from srpo_jax.files import parse_json, user_cache
-from srpo_jax.keepers import kept_at
+from srpo_jax.keepers import kept_at, look_again
 
 # Weights in formats that are never read: not worth the way.
 OTHER_WEIGHTS = tuple(".bin .pt .pth .gguf .msgpack .h5 .onnx .ckpt .tflite".split())
@@ -40,16 +40,23 @@ def local_folder(spec: str, *, weights: bool = True) -> str:
     return str(fetch_folder(spec, weights=weights)) if is_url(spec) else spec
 
 
-@functools.cache
 def fetch_folder(url: str, *, weights: bool = True) -> pathlib.Path:
-    """The folder of the cache with all objects behind gs://BUCKET/PATH/. weights: also those of a
-    model. What the bucket has no more is removed from it.
+    """The folder of the cache with all objects behind gs://BUCKET/PATH/, or that of a workdir in a
+    bucket which is open. weights: also those of a model. What the bucket has no more is removed
+    from it.
 
     Errors: UserError when there is nothing, or it may not be read; RunFailure when it changes
     meanwhile, or the bucket does not answer.
     """
     if own := kept_at(url):
+        if weights:
+            look_again(own)  # a workdir is opened without, where the verb seldom needs them
         return own
+    return _folder(url, weights)
+
+
+@functools.cache
+def _folder(url: str, weights: bool) -> pathlib.Path:
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))
     names = names_under(bucket, f"{name}/")
@@ -64,13 +71,15 @@ def fetch_folder(url: str, *, weights: bool = True) -> pathlib.Path:
     return mirror(url)
 
 
-@functools.cache
 def fetch_records(url: str) -> pathlib.Path:
     """The JSONL of records in the cache, with the pictures that it names beside it. What is wrong
     with it whoever reads it will say. Errors: as fetch_folder.
     """
-    if own := kept_at(url):
-        return own
+    return kept_at(url) or _records(url)
+
+
+@functools.cache
+def _records(url: str) -> pathlib.Path:
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))
     _tell(url)
@@ -81,13 +90,15 @@ def fetch_records(url: str) -> pathlib.Path:
     return mirror(url)
 
 
-@functools.cache
 def fetch_trees(url: str) -> pathlib.Path:
     """The folder of trees in the cache, with the verdicts that lie beside it in the bucket. Errors:
     as fetch_folder.
     """
-    if own := kept_at(url):
-        return own
+    return kept_at(url) or _trees(url)
+
+
+@functools.cache
+def _trees(url: str) -> pathlib.Path:
     folder = fetch_folder(url)
     bucket, name = bucket_and_name(url)
     copies = Copies(cache_of("buckets"))
@@ -96,6 +107,12 @@ def fetch_trees(url: str) -> pathlib.Path:
     copies.fetch(bucket, [*verdicts, f"{above}{IMPORT}"])
     copies.keep_only(bucket, f"{above}verdicts", set(verdicts))
     return folder
+
+
+def forget() -> None:
+    """Lets this process ask for everything again."""
+    for each in (_folder, _records, _trees):
+        each.cache_clear()
 
 
 def cache_of(name: str) -> pathlib.Path:

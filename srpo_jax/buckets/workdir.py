@@ -39,10 +39,10 @@ from srpo_jax.buckets.objects import (
     write,
 )
 from srpo_jax.console import say
-from srpo_jax.errors import RunFailure
+from srpo_jax.errors import RunFailure, UserError
 from srpo_jax.keepers import Swap, kept
 
-CLAIMS = ".claims"  # what is below it is read and written by Swap alone
+CLAIMS = ".claims"  # what lies in a folder of this name is read and written by Swap alone
 IN_PLACE = ("checkpoints", "checkpoints-damaged")  # folders that no host has a copy of
 WEIGHTS = ".safetensors"
 PARTS = ".parts"  # how the folder of a ledger's parts ends
@@ -77,6 +77,18 @@ def open_workdir(
                     found.keep_rest()
                 raise
             found.keep_rest()
+
+
+def home_of(url: str, file: str) -> str:
+    """The address above this one if there is an object FILE in it, else this one. Errors: as
+    open_workdir.
+    """
+    above = url.rstrip("/").rpartition("/")[0]
+    try:
+        bucket, name = bucket_and_name(f"{above}/{file}")
+    except UserError:  # of what lies in no folder
+        return url
+    return url if read(open_bucket(bucket), bucket, name)[0] is None else above
 
 
 @contextlib.contextmanager
@@ -134,6 +146,11 @@ class BucketWorkdir:
     def open(self) -> None:
         """Brings the folder to the state of the bucket."""
         names = self._listed(self.folder)
+        if not names and not self._write and not names_under(self.bucket, f"{self.name}/"):
+            raise UserError(
+                f"{self.address(self.folder)}: there is no object below it, or it may not be "
+                "listed from here"
+            )
         if not self._weights:
             names = [name for name in names if not name.endswith(WEIGHTS)]
         if names and not self.folder.exists():
@@ -153,16 +170,15 @@ class BucketWorkdir:
         again is not seen.
         """
         known = set(self._copies.known(self.bucket, self._name(folder)))
-        names = set(self._listed(folder))
-        self._copies.fetch(self.bucket, sorted(names - known))
-        for name in known - names:
-            self._copies.remove(self.bucket, name)
+        # Also what is listed no more: a list may be empty as it was refused (objects.names_under).
+        self._copies.fetch(self.bucket, sorted(known ^ set(self._listed(folder))))
 
     def put(self, path: pathlib.Path, source: pathlib.Path) -> None:
         """See keepers.Keeper.put."""
         name = self._name(path)
         if self._parts(path):
-            self._begin_session(path, source)
+            data = source.read_bytes()
+            self._ledgers[name] = (self._begin_session(path, data), 1, len(data))
             return
         data, generation = source.read_bytes(), b""
         if not path.exists():  # what several processes make alike is written once
@@ -182,9 +198,9 @@ class BucketWorkdir:
     def extend(self, path: pathlib.Path) -> None:
         """See keepers.Keeper.extend."""
         name, size = self._name(path), path.stat().st_size
-        session, number, done = self._ledgers.get(name) or self._ledger(path)
-        if not session or size < done:
-            self._begin_session(path, path)
+        session, number, done = self._ledgers.get(name) or self._go_on(path)
+        if size < done:
+            self.put(path, path)
             return
         if size == done:
             return
@@ -210,8 +226,9 @@ class BucketWorkdir:
 
     def swap(self, path: pathlib.Path) -> Swap:
         """See keepers.Keeper.swap."""
-        inner = path.absolute().relative_to(self.folder).as_posix()
-        return _Object(self._store, self.bucket, f"{self.name}/{CLAIMS}/{inner}")
+        # Beside the file, so that a round of a run has one and the same, whoever opened what.
+        name = f"{self._name(path.parent)}/{CLAIMS}/{path.name}"
+        return _Object(self._store, self.bucket, name)
 
     def address(self, path: pathlib.Path) -> str:
         """See keepers.Keeper.address."""
@@ -240,9 +257,14 @@ class BucketWorkdir:
         return [name for name in found if not apart & set(name.split("/")[inner:-1])]
 
     def _bring(self, names: list[str]) -> None:
-        """Fetches what is listed, and removes the copies of what is not; puts ledgers together."""
-        self._copies.fetch(self.bucket, names)
-        self._copies.keep_only(self.bucket, self.name, set(names))
+        """Fetches what is listed, and removes the copies of what is gone, or left out; puts
+        ledgers together.
+        """
+        known = self._copies.known(self.bucket, self.name)
+        left_out = {name for name in known if name.endswith(WEIGHTS) and not self._weights}
+        for name in left_out:
+            self._copies.remove(self.bucket, name)
+        self._copies.fetch(self.bucket, sorted({*names, *known} - left_out))
         for folder in sorted({path.parent for path in map(self._path, names) if _is_part(path)}):
             path = folder.with_name(folder.name.removesuffix(PARTS))
             parts = self._parts(path)
@@ -262,27 +284,33 @@ class BucketWorkdir:
         begun = [part.name[:6] for part in found if int(part.name[7:]) == 0]
         return [part for part in found if begun and part.name[:6] == begun[-1]]
 
-    def _ledger(self, path: pathlib.Path) -> tuple[int, int, int]:
-        """(session, number of the next part, bytes in it so far) of a ledger as it was fetched;
-        session 0: there is none to go on with."""
+    def _go_on(self, path: pathlib.Path) -> tuple[int, int, int]:
+        """(session, number of the next part, bytes of the file that are in parts) of a ledger that
+        this process has not written to yet. Others may have, since it was fetched.
+        """
+        done = sum(part.stat().st_size for part in self._parts(path))
+        folder = path.with_name(path.name + PARTS)
+        self.look(folder)
         parts = self._parts(path)
-        size = sum(part.stat().st_size for part in parts)
-        if not parts or len(parts) > MOST_PARTS:
-            return 0, 0, 0
-        return int(parts[-1].name[:6]), int(parts[-1].name[7:]) + 1, size
+        if not parts:
+            last = max((int(part.name[:6]) for part in folder.glob("*-*")), default=0)
+            return last + 1, 0, 0
+        if len(parts) > MOST_PARTS:
+            return self._begin_session(path, b"".join(part.read_bytes() for part in parts)), 1, done
+        return int(parts[-1].name[:6]), int(parts[-1].name[7:]) + 1, done
 
-    def _begin_session(self, path: pathlib.Path, source: pathlib.Path) -> None:
-        """Writes all of a ledger into part 0 of a new session; then those before go."""
-        name = self._name(path)
+    def _begin_session(self, path: pathlib.Path, data: bytes) -> int:
+        """Writes all of a ledger into part 0 of a new session; then those before go. Returns the
+        session.
+        """
         folder = path.with_name(path.name + PARTS)
         before = sorted(folder.iterdir()) if folder.is_dir() else []
         session = 1 + max((int(part.name[:6]) for part in before), default=0)
-        data = source.read_bytes()
-        while not self._write_part(name, session, 0, data):
+        while not self._write_part(self._name(path), session, 0, data):
             session += 1
-        self._ledgers[name] = (session, 1, len(data))
         for part in before:
             self.remove(part)
+        return session
 
     def _write_part(self, name: str, session: int, number: int, data: bytes) -> bool:
         part = f"{name}{PARTS}/{session:06d}-{number:06d}"

@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 
 from srpo_jax import __version__
 from srpo_jax.buckets.objects import is_url
-from srpo_jax.buckets.workdir import open_workdir
+from srpo_jax.buckets.workdir import home_of, open_workdir
 from srpo_jax.command.help import main_help, verb_help
 from srpo_jax.command.parse import find_verb, parse
 from srpo_jax.command.verb import Command, Verb
@@ -104,8 +104,16 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        # The next round samples with the export of the one before.
-        workdir = place(command.workdir, write=True, weights=command.verb == "run")
+        # The next round samples with the export of the one before, and digests of exports are taken.
+        loads = command.verb in ("run", "demo")
+        reads = command.verb == "checkpoints check" or (
+            command.verb in ("export", "report") and bool(command.options["out"])
+        )
+        workdir = command.workdir.rstrip("/") if is_url(command.workdir) else command.workdir
+        # The report of a round looks at the round after it, too.
+        is_report = command.verb == "report" and is_url(workdir)
+        home = home_of(workdir, "rounds.json") if is_report else workdir
+        workdir = place(home, write=not reads, weights=loads) + workdir[len(home) :]
         if is_kept():
             stack.enter_context(contextlib.redirect_stdout(cast(Any, _ByAddress(sys.stdout))))
         try:

@@ -51,6 +51,7 @@ from srpo_jax.explore.workers import Worker, find_worker, is_alone
 from srpo_jax.files import check_folder, write_json
 from srpo_jax.inference.policy import Policy, choose_questions, load_policy
 from srpo_jax.inference.prompting import load_asking
+from srpo_jax.keepers import look_again
 from srpo_jax.pack.outlines import keep_outlines, outlines_file
 from srpo_jax.pack.prompts import Prompts
 from srpo_jax.places import check_place
@@ -257,6 +258,7 @@ def _make(
     run = {**provenance, "shards": len(whole.paths)}
     shards, more = whole, None
     if part:
+        look_again(whole.folder)  # at what another process of this worker has written
         plan = read_plan(whole.folder, part)
         shards, more = whole.of_plan(plan), More(plan, whole.paths)
         provenance = {**provenance, "more": plan.about}

@@ -33,8 +33,7 @@ def another_start(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def start():
-        for function in (fetch.fetch_folder, fetch.fetch_records, fetch.fetch_trees):
-            function.cache_clear()
+        fetch.forget()
 
     start()
     yield start

@@ -22,8 +22,7 @@ from tests.support.small_world import ArithmeticArbiter, RecitingEngine, write_w
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for function in (fetch.fetch_folder, fetch.fetch_records, fetch.fetch_trees):
-        function.cache_clear()
+    fetch.forget()
 
 
 def objects_of(folder: pathlib.Path, under: str) -> dict[str, bytes]:

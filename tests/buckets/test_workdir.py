@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo_jax.buckets import objects, workdir
+from srpo_jax.buckets.fetch import fetch_folder
 from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.cli.main import main
 from srpo_jax.errors import RunFailure, UserError, one_line
@@ -23,6 +24,7 @@ from srpo_jax.places import clear_moving, is_moving, move_folder
 from srpo_jax.runs import ledger
 from srpo_jax.runs.appended import Appended
 from srpo_jax.runs.metrics import cut_after
+from srpo_jax.runs.workdir import next_round
 from tests.support.bucket_server import Change, Lost, serving
 
 URL = "gs://bucket-a/runs/one"
@@ -196,14 +198,20 @@ def test_a_ledger_is_kept_in_parts(hosts, monkeypatch):
         assert len({name.split("/")[-1][:6] for name in there}) == 1, "sessions before are gone"
 
 
-def test_two_write_into_one_ledger(hosts):
-    """As two judges do: no line is lost."""
-    with serving({}) as bucket, open_workdir(URL) as one, open_workdir(URL) as two:
-        assert one != two
-        for turn in range(3):
-            for name, folder in (("one", one), ("two", two)):
-                appended(folder, f"{name} {turn}")
-        assert len([name for name in bucket.all() if "events.jsonl.parts" in name]) >= 4
+def test_two_write_into_one_ledger(hosts, monkeypatch):
+    """As two judges do: no line is lost, also when the file is there already, or has many parts."""
+    monkeypatch.setattr(workdir, "MOST_PARTS", 5)
+    lines = []
+    with serving({}):
+        for begin in range(2):
+            with open_workdir(URL) as one, open_workdir(URL) as two:
+                assert one != two
+                for turn in range(3):
+                    for name, folder in (("one", one), ("two", two)):
+                        lines.append(f"{name} {begin} {turn}")
+                        appended(folder, lines[-1])
+        found = as_seen(hosts, 1)["events.jsonl"].decode().splitlines()
+        assert sorted(found) == sorted(lines)
 
 
 def test_of_sixteen_that_claim_one_wins(hosts):
@@ -236,6 +244,15 @@ def test_of_sixteen_that_claim_one_wins(hosts):
         assert not [name for name in bucket.all() if "claims" in name or "owner" in name]
 
 
+def test_a_round_has_one_owner(hosts):
+    """Whether its own address was opened, or that of the run that it belongs to."""
+    with serving({}), open_workdir(URL) as run, open_workdir(f"{URL}/round-1") as own:
+        with Owner(run / "round-1" / "train.owner", "w", "trained into", "wait"):
+            with pytest.raises(UserError, match="is being trained into by process"):
+                with Owner(own / "train.owner", "w", "trained into", "wait"):
+                    pass
+
+
 def test_a_dead_workers_claim_is_taken_over(hosts, monkeypatch):
     """By the clock of who looks on alone: when its generation stood still for the whole lease. One
     that is renewed is not, whatever the clock says.
@@ -246,7 +263,7 @@ def test_a_dead_workers_claim_is_taken_over(hosts, monkeypatch):
         claims = folder / "trees.claims"
         with ShardLeases(claims, lease_seconds=30) as mine:
             assert mine.take(["x"]) == "x"
-            name = "bucket-a/runs/one/.claims/trees.claims/x.claim"
+            name = "bucket-a/runs/one/trees.claims/.claims/x.claim"
             other = {**identity(), "host": "pod-7", "pid": 9}
             bucket.put(name, json.dumps(other).encode())
             with ShardLeases(claims, lease_seconds=30) as second:
@@ -302,8 +319,15 @@ def test_weights_are_fetched_for_who_loads_them(hosts):
         with open_workdir(URL, weights=False) as folder:
             assert list(contents(folder)) == ["export/config.json"]
             assert not [name for name in bucket.read if name.endswith("tensors")]
+            assert fetch_folder(f"{URL}/export", weights=False) == folder / "export"
+            assert list(contents(folder)) == ["export/config.json"]
+            fetch_folder(f"{URL}/export")
+            assert (folder / "export" / "model.safetensors").read_text() == "large"
             remove_folder(folder / "export")
         assert not [name for name in bucket.all() if "export" in name]
+        hosts(2)
+        with open_workdir(f"{URL}/elsewhere"), pytest.raises(UserError, match="no object below"):
+            fetch_folder(f"{URL}/export")  # not of a workdir that is closed
 
 
 def test_a_full_quota_is_one_line(hosts, capsys):
@@ -354,3 +378,48 @@ def test_a_torn_line_is_dropped_for_all(hosts):
             book.open(0)
         text = as_seen(hosts, 2)["events.jsonl"]
         assert all(json.loads(line) for line in text.splitlines()) and text.count(b"\n") == 3
+
+
+def test_a_list_that_is_refused_removes_nothing(hosts):
+    """What is not listed is asked for before it is taken for gone; where that is refused, too, it
+    is said, and nowhere is nothing taken for a run.
+    """
+    with serving({}) as bucket:
+        with open_workdir(URL) as folder:
+            write_text(folder / "trees" / "shard-0", "0")
+            write_text(folder / "trees" / "shard-1", "1")
+            bucket.unlisted = set(range(bucket.lists + 1, bucket.lists + 9))
+            bucket.remove("bucket-a/runs/one/trees/shard-1")
+            look_again(folder / "trees")
+            assert contents(folder) == {"trees/shard-0": b"0"}
+            bucket.refuse = 403
+            with pytest.raises(UserError, match="trees/shard-0 cannot be read: PERMISSION_DENIED"):
+                look_again(folder / "trees")
+            assert contents(folder) == {"trees/shard-0": b"0"}
+        hosts(1)
+        with pytest.raises(UserError, match="runs/one: there is no object below it, or it may not"):
+            with open_workdir(URL, write=False):
+                pass
+
+
+def test_a_report_of_a_round_sees_the_one_after(hosts, capsys, monkeypatch):
+    """And what only reads needs no bucket that may be written."""
+    seen = []
+
+    def report(workdir, out):
+        seen.append((next_round(pathlib.Path(workdir)), out))
+
+    monkeypatch.setattr("srpo_jax.runs.report.page.write_report", report)
+    with serving({}) as bucket:
+        with open_workdir(URL) as run:
+            for name in ("rounds.json", "round-1/config.json", "round-2/config.json"):
+                write_json(run / name, {})
+        hosts(1)
+        monkeypatch.setattr(bucket, "change", lambda *_: (403, 0))
+        assert main(["report", f"{URL}/round-1", "--out=x.html"]) == 0, capsys.readouterr().err
+        assert main(["report", f"{URL}/round-2/", "--out=x.html"]) == 0
+        (after, _), (last, _) = seen
+        assert after.name == "round-2" and last is None
+        assert main(["checkpoints", "check", f"{URL}/round-1"]) == 1  # there are none
+        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        assert main(["report", f"{URL}/round-1"]) != 0

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.cli import main as cli
 from srpo_jax.cli.rounds.stages import Round, round_seed
 from srpo_jax.config.load import load_config
@@ -18,6 +19,7 @@ from srpo_jax.evaluate import evaluate as evaluation
 from srpo_jax.explore import explorer
 from srpo_jax.models.hf.weights_digest import policy_digest
 from tests.support import ROOT
+from tests.support.bucket_server import serving
 from tests.support.small_world import RecitingEngine, write_world
 
 CONFIG = """
@@ -108,6 +110,16 @@ def test_round_2_explores_with_what_round_1_trained(world, run):
 
 
 @pytest.mark.slow  # a training
+def test_a_policy_in_a_bucket_is_told_by_its_address(tmp_path, monkeypatch):
+    """In rounds.json and in what the round writes: another host has it in another folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = load_config("configs/ssui_mini.py")
+    with serving({}), open_workdir("gs://bucket-a/one") as folder:
+        second = Round.of(config, folder, 2)
+        assert second.policy == second.training.model.path == "gs://bucket-a/one/round-1/export"
+    assert Round.of(config, tmp_path, 2).policy == str(tmp_path / "round-1" / "export")
+
+
 def test_a_first_round_is_what_the_verbs_make(world, run):
     """Explored, judged, trained, exported by the verbs one by one: the same bytes."""
     workdir = world / "by-hand"

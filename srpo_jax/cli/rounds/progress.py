@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.config.fields import FIELDS, Config
 from srpo_jax.data_pipelines.records import Record, records_digest
 from srpo_jax.errors import UserError
@@ -45,7 +46,8 @@ def what_decides(
     """
     sampled = {f.name: f.of(cfg) for f in FIELDS.values() if f.samples or f.name in ALSO}
     data = {name: records_digest(own) for name, own in records.items()}
-    found = identity(cfg, model_digest=policy_digest(cfg.model.path), data={**data, "judge": judge})
+    model = policy_digest(local_folder(cfg.model.path))
+    found = identity(cfg, model_digest=model, data={**data, "judge": judge})
     return {**found, **{n: list(v) if isinstance(v, tuple) else v for n, v in sampled.items()}}
 
 

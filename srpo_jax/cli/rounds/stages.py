@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.cli.validation.evaluators import make_evaluators
 from srpo_jax.config.fields import Config
 from srpo_jax.data_pipelines.answer_store import read_answers
@@ -27,7 +28,7 @@ from srpo_jax.export.digests import DIGESTS
 from srpo_jax.export.export import export
 from srpo_jax.files import file_sha256, read_json
 from srpo_jax.judge.judge import all_explored, judge
-from srpo_jax.keepers import remove_folder
+from srpo_jax.keepers import address_of, remove_folder
 from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.runs.identity import policy_files
 from srpo_jax.runs.workdir import round_folder
@@ -45,7 +46,7 @@ class Waits(Exception):
 @dataclass(frozen=True)
 class Round:
     """One round. folder: its workdir. cfg: the user's, with records that are drawn. policy: the
-    folder of the policy that explores; start: of the one that training begins with. verdicts: the
+    folder (or address) of the policy that explores; start: of the one that training begins with. verdicts: the
     name of the verdict set that the arbiter writes; without one of that which is waited for, ""
     for the only one there is.
     """
@@ -70,7 +71,8 @@ class Round:
         """The round of this number, from 1."""
         policy = cfg.model.path
         if number > 1:
-            policy = str(round_folder(workdir, number - 1) / "export")
+            before = round_folder(workdir, number - 1) / "export"
+            policy = address_of(before) or str(before)  # on another host it is elsewhere
         start = policy if cfg.rounds.start == "previous" else cfg.model.path
         folder = round_folder(workdir, number)
         return cls(number, folder, cfg, policy, start, verdicts, allow_upload)
@@ -138,7 +140,7 @@ def _explored(each: Round) -> Left:
     if not all_explored(trees) or not shards_of(trees):
         return None
     sampled_by = read_json(trees / RUN).get("policy_digest")
-    if sampled_by != policy_digest(each.policy):
+    if sampled_by != policy_digest(local_folder(each.policy)):
         return None  # explore refuses to go on with them, and says why
     return {"trees": fingerprint(trees), "policy": sampled_by}
 

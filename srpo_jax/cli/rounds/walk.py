@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from srpo_jax.buckets.fetch import local_folder
 from srpo_jax.cli.rounds.progress import Progress, what_decides
 from srpo_jax.cli.rounds.stages import STAGES, Round, Stage, Waits
 from srpo_jax.config.check import check_exploring
@@ -103,7 +104,7 @@ def _plan(cfg: Config, workdir: pathlib.Path, stages: Sequence[Stage], allow_upl
     if cfg.data.trees:
         raise UserError("every round explores its own trees: leave data.trees empty")
     _check_alone(this_process(cfg.processes).count)
-    load_model_config(cfg.model.path, cfg.model.family)
+    load_model_config(local_folder(cfg.model.path), cfg.model.family)
     cfg = with_records(cfg, workdir)
 
     def read(spec: str) -> list[Record]:
