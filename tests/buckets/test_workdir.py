@@ -102,7 +102,7 @@ def test_another_host_finds_what_a_disk_would_have(tmp_path_factory, operations)
     with pytest.MonkeyPatch.context() as patch, serving({}) as bucket:
         patch.setenv("XDG_CACHE_HOME", str(place / "one"))
         with open_workdir(URL) as folder:
-            for name, text in operations:
+            for name, text in [("write", "of a run"), *operations]:
                 for each in (folder, disk):
                     OPERATIONS[name](each, text)
             assert contents(folder) == contents(disk)
@@ -421,5 +421,6 @@ def test_a_report_of_a_round_sees_the_one_after(hosts, capsys, monkeypatch):
         (after, _), (last, _) = seen
         assert after.name == "round-2" and last is None
         assert main(["checkpoints", "check", f"{URL}/round-1"]) == 1  # there are none
-        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in said
         assert main(["report", f"{URL}/round-1"]) != 0
