@@ -11,9 +11,11 @@ import pytest
 from srpo_jax.errors import UserError
 from studies.method import statistics
 from studies.method.__main__ import CHOSEN, QUICK
-from studies.method.micro import policy, recipes, run, world
+from studies.method.micro import policy, rows, run, world
+from studies.method.micro.data import Cell, Data
+from studies.method.micro.lessons import lessons
 from studies.method.micro.methods import METHODS
-from studies.method.micro.recipes import Cell, Data, Recipe
+from studies.method.micro.recipes import Recipe
 from studies.method.micro.world_of_study import Micro
 from studies.method.protocol import FRESH_SEEDS, TUNING_SEEDS, Method, Study
 
@@ -91,10 +93,10 @@ def test_targets_are_found_on_their_paths(params):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy, "sample", base)
-        made = recipes.lessons(recipe, data, params, 1)
+        made = lessons(recipe, data, params, 1)
     assert any(len(lesson) > 1 for lesson in made)
     for lesson in made:
-        paths, on_path = recipes.paths_of(lesson)
+        paths, on_path = rows.paths_of(lesson)
         places = iter(on_path)
         for layout in lesson:
             for target, place in zip(layout.target_pos, places):
@@ -107,8 +109,8 @@ def test_targets_are_found_on_their_paths(params):
         total = sum(layout.ref_weight.sum() for layout in lesson)
         more = 0.3 if len(lesson) > 1 else 0.0
         assert abs(total - 1 - more) < 1e-9 or not lesson[0].ref_weight.sum()
-    batch = next(recipes.batches(made, recipe, [True] * len(made), 1))
-    assert len(batch["tokens"]) == recipes.QUESTIONS_A_STEP
+    batch = next(rows.batches(made, recipe, [True] * len(made), 1))
+    assert len(batch["tokens"]) == rows.QUESTIONS_A_STEP
 
 
 def test_methods_see_the_same_questions_and_verdicts():

@@ -6,8 +6,9 @@ import pathlib
 from typing import Any
 
 from studies.method.micro import run
+from studies.method.micro.data import Cell
 from studies.method.micro.methods import METHODS
-from studies.method.micro.recipes import Cell, Recipe
+from studies.method.micro.recipes import Recipe
 from studies.method.protocol import Outcome, Setting
 
 
