@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -90,13 +91,22 @@ def plain_tree(question: Question, path: np.ndarray) -> Tree:
     return Tree(name, prompt_of(question), world.pieces(path), ())
 
 
+class Own(NamedTuple):
+    """A whole path int32 [23] that the policy sampled after `at` pieces, with the log-probs
+    float32 [23] that its tokens were drawn with."""
+
+    at: int
+    path: np.ndarray
+    safe: bool
+    logps: np.ndarray
+
+
 class Sampled:
-    """Paths of the policy, by question: paths, their branch points (pieces before them), verdicts.
-    Malformed ones are dropped, as they have no verdict."""
+    """Paths of the policy, by question. Malformed ones are dropped, as they have no verdict."""
 
     def __init__(self, data: Data, params: policy.Params, seed: int, scope: str = "reply"):
         self.data, self.params, self.seed, self.scope = data, params, seed, scope
-        self.branches: dict[int, list[tuple[int, np.ndarray, bool]]] = {}
+        self.branches: dict[int, list[Own]] = {}
         self.calls = 0
 
     def add(self, wanted: Sequence[tuple[int, np.ndarray, int, int]]) -> None:
@@ -110,11 +120,16 @@ class Sampled:
             return
         self.calls += 1
         asked = [self.data.questions[n] for n in numbers]
-        paths, _ = policy.sample(self.params, asked, prefixes, 1009 * self.seed + self.calls)
+        paths, logps = policy.sample(self.params, asked, prefixes, 1009 * self.seed + self.calls)
         verdicts, whole = self.data.passed(numbers, paths, self.scope)
-        for number, at, path, good, fine in zip(numbers, points, paths, verdicts, whole):
-            if fine:
-                self.branches.setdefault(number, []).append((at, path, bool(good)))
+        for number, whole_, own in zip(numbers, whole, zip(points, paths, verdicts, logps)):
+            if whole_:
+                at, path, good, drawn = own
+                self.branches.setdefault(number, []).append(Own(at, path, bool(good), drawn))
 
     def at(self, number: int, point: int) -> list[tuple[np.ndarray, bool]]:
-        return [(p, good) for at, p, good in self.branches.get(number, []) if at == point]
+        return [(own.path, own.safe) for own in self.branches.get(number, []) if own.at == point]
+
+    def keep(self, number: int, points: Collection[int]) -> None:
+        """Forgets what was sampled of a question at other points."""
+        self.branches[number] = [o for o in self.branches.get(number, []) if o.at in points]

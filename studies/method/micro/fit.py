@@ -41,7 +41,7 @@ def _train(
     steps: int,
 ) -> policy.Params:
     made = lessons(recipe, data, sampled_from, seed)
-    risky = [_risky(lesson[0].id) for lesson in made]
+    risky = [is_risky(lesson.layouts[0].id) for lesson in made]
     objective = Objective(
         lambda_exp=1.0,
         contrast=recipe.contrast,
@@ -56,10 +56,12 @@ def _train(
         steps,
         recipe.rate,
         lam=recipe.lam or float(recipe.recover_lam > 0),
+        share=recipe.share,
         objective=objective,
     )
 
 
-def _risky(name: str) -> bool:
+def is_risky(name: str) -> bool:
+    """Whether a question is, by the name of its tree."""
     scene, request = map(int, name.split("/"))
     return Question(scene, request).risky

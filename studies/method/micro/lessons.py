@@ -7,22 +7,32 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from srpo_jax.pack.tree import Branch, Tree, remove_duplicates
 from srpo_jax.pack.tree_layout import Pair, TreeLayout, choose_pairs, layout_tree
 from studies.method.micro import policy, world
-from studies.method.micro.data import Data, Sampled, prompt_of
+from studies.method.micro.data import Data, Own, Sampled, prompt_of
 from studies.method.micro.recipes import Recipe
 from studies.method.micro.recovery import recovery, starts_of
 
 PATHS = 24  # sampled and judged a question
 PER_POINT = 4
 OWN = 8  # whole paths, where a question's reference path is chosen among them
+CHOSEN = 2  # of the branch points, where they are chosen
 
 
-def lessons(recipe: Recipe, data: Data, params: policy.Params, seed: int) -> list[list[TreeLayout]]:
+class Lesson(NamedTuple):
+    """layouts: that fill the row. kept: own branches that the policy shall go on to say as likely
+    as it did."""
+
+    layouts: list[TreeLayout]
+    kept: Sequence[Own] = ()
+
+
+def lessons(recipe: Recipe, data: Data, params: policy.Params, seed: int) -> list[Lesson]:
     """Of every question that the recipe can use. params: the policy that is sampled from."""
     references = data.filtered() if recipe.filtered else dict(data.references)
     if recipe.explore == "none":
@@ -37,7 +47,10 @@ def lessons(recipe: Recipe, data: Data, params: policy.Params, seed: int) -> lis
     elif recipe.explore == "paths" or recovers:
         sampled.add([(n, nothing, 0, OWN if recovers else PATHS) for n in everything])
     else:
-        sampled.add(_points(references, PER_POINT))
+        if recipe.choose == "all":
+            sampled.add(_points(references, PER_POINT))
+        else:
+            _at_chosen_points(recipe, sampled, references)
         sampled.add([(n, nothing, 0, OWN) for n in everything if n not in references])
     if recipe.explore != "reference":
         for n in everything:
@@ -45,14 +58,17 @@ def lessons(recipe: Recipe, data: Data, params: policy.Params, seed: int) -> lis
                 taught[n] = own
     if recipe.explore == "own" and not recovers:
         own = {n: paths[0] for n, paths in taught.items() if n not in references}
-        sampled.add([want for want in _points(own, 3) if want[2] > 0])
+        if recipe.choose == "all":
+            sampled.add([want for want in _points(own, 3) if want[2] > 0])
+        else:
+            _at_chosen_points(recipe, sampled, own, whole=OWN)
     made = {n: _lesson(recipe, data, n, paths, sampled) for n, paths in taught.items()}
     if recovers:
         starts = starts_of(recipe, data, sampled, list(made))
         few = Counter(start.number for start in starts)
         for start in starts:
             n = start.number
-            made[n] += recovery(recipe, data, start, taught[n][0], few[n])
+            made[n].layouts.extend(recovery(recipe, data, start, taught[n][0], few[n]))
     return list(made.values())
 
 
@@ -62,6 +78,39 @@ def _points(paths: dict[int, np.ndarray], count: int) -> list[tuple[int, np.ndar
         for n, path in paths.items()
         for at in range(world.STEPS)
     ]
+
+
+def _at_chosen_points(
+    recipe: Recipe, sampled: Sampled, paths: dict[int, np.ndarray], whole: int = 0
+) -> None:
+    """Branches at two of six points of each path, PATHS in all with those that were sampled to
+    choose the points by, of which only those at the chosen points stay. whole: paths that were
+    sampled before, of which a path is one.
+    """
+    if not paths:
+        return
+    before = 0
+    if recipe.choose == "drop":
+        before = 2
+        sampled.add([want for want in _points(paths, before) if want[2] > 0 or not whole])
+        score = {n: _drops(sampled.branches.get(n, [])) for n in paths}
+    else:
+        asked = [sampled.data.questions[n] for n in paths]
+        entropy = policy.entropies(sampled.params, asked, list(paths.values()))
+        score = dict(zip(paths, np.add.reduceat(entropy, world.BORDERS[: world.STEPS], axis=1)))
+    points = world.STEPS - bool(whole)
+    more = (PATHS - whole - before * points) // CHOSEN
+    best = {n: set(np.argsort(-np.asarray(score[n]), kind="stable")[:CHOSEN]) for n in paths}
+    sampled.add([want for want in _points(paths, more) if want[2] in best[want[0]]])
+    for n in paths:
+        sampled.keep(n, best[n])
+
+
+def _drops(branches: Sequence[Own | Branch]) -> list[float]:
+    """By point, how much more often a branch is safe after the reference's next step."""
+    value = [float(np.mean([b.safe for b in branches if b.at == at] or [1])) for at in range(6)]
+    value.append(1.0)
+    return [max(value[at + 1] - value[at], 0.0) for at in range(6)]
 
 
 def _choose(how: str, found: Sequence[tuple[np.ndarray, bool]]) -> list[np.ndarray]:
@@ -88,26 +137,26 @@ def _lesson(
     number: int,
     paths: Sequence[np.ndarray],
     sampled: Sampled | None = None,
-) -> list[TreeLayout]:
+) -> Lesson:
     """The layouts of one question. paths: whole ones, taught by L_ref in equal parts."""
     question = data.questions[number]
     name = f"{question.scene}/{question.request}"
     found = sampled.branches.get(number, []) if sampled else []
-    branches = [Branch(at, path[world.BORDERS[at] :], good) for at, path, good in found]
+    branches = [Branch(own.at, own.path[world.BORDERS[own.at] :], own.safe) for own in found]
     more = [Branch(0, path, True) for path in paths[1:]]
     main = world.pieces(paths[0])
     tree = Tree(name, prompt_of(question), main, tuple(branches + more))
     share = recipe.ref / len(paths)
     taught = [(len(branches) + k, share) for k in range(len(more))]
     if recipe.keep and not question.risky and found:
-        own = [k for k, (at, *_) in enumerate(found) if at == 0]
+        own = [k for k, each in enumerate(found) if each.at == 0]
         taught += [(k, recipe.keep / len(own)) for k in own]
         share *= 1 - recipe.keep
     if recipe.points:
         good = [k for k, branch in enumerate(branches) if branch.safe and branch.at]
         taught += [(k, recipe.points / len(good)) for k in good]
     pairs: list[Pair] = []
-    if recipe.lam:
+    if recipe.lam or recipe.share:
         kept = {id(branch) for branch in remove_duplicates(tree).branches}
         pairs = [
             pair
@@ -120,7 +169,8 @@ def _lesson(
     # The main path is the first sequence; what it was given is 1, or more if it is also a branch.
     weight = layout.ref_weight.copy()
     weight[0] += share - 1
-    return [dataclasses.replace(layout, ref_weight=weight)]
+    kept = () if question.risky or not recipe.kl else found
+    return Lesson([dataclasses.replace(layout, ref_weight=weight)], kept)
 
 
 def _weighed(recipe: Recipe, tree: Tree, pairs: list[Pair]) -> list[Pair]:
@@ -130,9 +180,8 @@ def _weighed(recipe: Recipe, tree: Tree, pairs: list[Pair]) -> list[Pair]:
     points = sorted({tree.branches[c].at for c, _, _ in pairs})
     weight = dict.fromkeys(points, 1.0)
     if recipe.weigh == "drop":
-        value = [np.mean([b.safe for b in tree.branches if b.at == at] or [1]) for at in range(6)]
-        value.append(1.0)
-        weight = {at: max(value[at + 1] - value[at], 0.0) + 0.02 for at in points}
+        drops = _drops(tree.branches)
+        weight = {at: drops[at] + 0.02 for at in points}
     count = Counter(tree.branches[c].at for c, _, _ in pairs)
     total = sum(weight.values())
     return [

@@ -24,7 +24,11 @@ class Recipe:
     these are the rest of the reference, not sampled. keep: benign questions are taught by this
     share on the policy's own paths, whatever they are. mix: this share of the base policy's weights
     is mixed into the result. rounds: of exploring and training. ref: weight of L_ref. scope: by
-    what an own path passes, its "reply", or every decision of its "path".
+    what an own path passes, its "reply", or every decision of its "path". share: the gradient of
+    the contrast has this share of the norm of L_ref's, in every step, whatever lam is. choose: own
+    exploration branches at "all" points, or at the two of six where the policy's "entropy" over
+    the next step is largest, or where the next step saves most value ("drop"). kl: weight of the
+    divergence from the policy that was sampled, on its own branches of benign questions.
     """
 
     rate: float = 1e-3
@@ -47,3 +51,6 @@ class Recipe:
     rounds: int = 1
     ref: float = 1.0
     scope: str = "reply"
+    share: float = 0.0
+    choose: str = "all"
+    kl: float = 0.0

@@ -9,20 +9,25 @@ import numpy as np
 
 from srpo_jax.pack.packing import Budgets, fill_row, stack_rows
 from srpo_jax.pack.tree_layout import TreeLayout
-from studies.method.micro import policy
+from studies.method.micro import policy, world
 from studies.method.micro.data import NO_PATCHES
+from studies.method.micro.lessons import Lesson
 from studies.method.micro.recipes import Recipe
 
 QUESTIONS_A_STEP = 8
 
 
 def batches(
-    made: Sequence[Sequence[TreeLayout]], recipe: Recipe, risky: Sequence[bool], seed: int
+    made: Sequence[Lesson], recipe: Recipe, risky: Sequence[bool], seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Exactly eight questions a step, in an order drawn for each epoch; endless."""
-    size = Size.of(made)
-    found = [paths_of(lesson) for lesson in made]
-    paired = np.array([any(len(layout.pair_weight) for layout in lesson) for lesson in made])
+    layouts = [lesson.layouts for lesson in made]
+    size = Size.of(layouts)
+    found = [paths_of(lesson) for lesson in layouts]
+    most = max(len(lesson.kept) for lesson in made)
+    weight = recipe.kl / QUESTIONS_A_STEP
+    kept = [kept_paths(lesson, most, weight) if most else {} for lesson in made]
+    paired = np.array([any(len(layout.pair_weight) for layout in lesson) for lesson in layouts])
     scale = np.ones(len(made))
     if recipe.balanced and paired.any():
         for side in (True, False):
@@ -37,7 +42,8 @@ def batches(
         count = float(paired[now].sum()) or 1.0
         yield stack_rows(
             [
-                size.row(made[n], found[n], questions=QUESTIONS_A_STEP, paired=count / scale[n])
+                size.row(layouts[n], found[n], questions=QUESTIONS_A_STEP, paired=count / scale[n])
+                | kept[n]
                 for n in now
             ]
         )
@@ -103,3 +109,21 @@ def paths_of(lesson: Sequence[TreeLayout]) -> tuple[np.ndarray, np.ndarray]:
             paths.append(row)
         where += [on_path[node] for node in layout.target_pos.tolist()]
     return np.stack(paths), np.array(where, np.int32)
+
+
+def kept_paths(lesson: Lesson, most: int, weight: float) -> dict[str, np.ndarray]:
+    """The own branches that a lesson keeps likely, in `most` rows: {"kept" int32 [most, DEPTH]:
+    from the prompt on; "kept_logp" float32: what the tokens were drawn with; "kept_weight" float32:
+    that of each own token, `weight` in all, alike for branches, and within one for its tokens}.
+    """
+    shape = (most, policy.DEPTH)
+    made = {"kept": np.zeros(shape, np.int32)}
+    made |= {name: np.zeros(shape, np.float32) for name in ("kept_logp", "kept_weight")}
+    for row, own in enumerate(lesson.kept):
+        made["kept"][row, : world.PROMPT] = lesson.layouts[0].tokens[: world.PROMPT]
+        made["kept"][row, world.PROMPT :] = own.path
+        made["kept_logp"][row, world.PROMPT :] = own.logps
+        begin = world.BORDERS[own.at]
+        each = weight / len(lesson.kept) / (world.LENGTH - begin)
+        made["kept_weight"][row, world.PROMPT + begin :] = each
+    return made
