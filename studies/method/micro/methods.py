@@ -177,7 +177,7 @@ METHODS = {
         Method(
             "srpo own, lambda",
             "over a wider range",
-            _grid(LOW, **OWN, lam=[0.01, 0.03, 0.1, 0.3, 1.0]),
+            _grid(LOW, **OWN, lam=[0.01, 0.3, 1.0]),
             later=True,
         ),
         Method(
