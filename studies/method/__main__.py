@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             tried = study.tune(cell, methods, TUNING_SEEDS[: args.tuning_seeds])
             write_json(out / cell / "tried.json", tried)
             write_text(out / cell / "tried.svg", figures.frontier(tried))
+            if drawn := figures.lines(tried):
+                write_text(out / cell / "lines.svg", drawn)
             print(tables.tried(tried))
             if args.tune_only:
                 continue

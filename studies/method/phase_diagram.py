@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from studies.method.figures import FAMILIES, STYLE
 
-LEFT, TOP, WIDE, HIGH, GAP = 92, 66, 184, 84, 6
+LEFT, TOP, WIDE, HIGH, GAP = 84, 66, 234, 84, 6
 LIGHT = """
 .cell { fill-opacity: 0.16; stroke-width: 1.5; } .name { font-weight: 600; font-size: 14px; }
 .none { fill: #57606a; fill-opacity: 0.07; stroke: #8c959f; stroke-dasharray: 4 3; }

@@ -21,7 +21,7 @@ from studies.method.protocol import TUNING_SEEDS, Method, Outcome, Setting, Stud
 from studies.method.statistics import difference, estimate
 
 RATES = (5e-4, 2e-3)
-CLOSE = 4.0  # points of mean
+CLOSE = 1.0  # points of mean
 SEEDS = (301, 302, 303, 304)
 SAME = {"rft": "sft filtered", "srpo own": "srpo"}
 METHODS = ("sft filtered", "rft", "orpo", "srpo", "srpo own", "branches taught")
