@@ -7,6 +7,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from studies.method.figures import FAMILIES, STYLE
+from studies.method.phases import METHODS
 
 LEFT, TOP, WIDE, HIGH, GAP = 84, 66, 234, 84, 6
 LIGHT = """
@@ -90,8 +91,11 @@ def _said(change: Mapping[str, float]) -> str:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """A line a cell: means of all methods, and who is above whom."""
-    names = list(dict.fromkeys(m for each in found["cells"] for m in each["rates"]))
+    """A line a cell: safe / effective of all methods, or in brackets the mean on validation of what
+    that left far behind, and who is above whom."""
+    names = [
+        m for m in METHODS if any(m in e["validation"] or m in e["rates"] for e in found["cells"])
+    ]
     lines = ["| cell | " + " | ".join(names) + " | best over the second | over sft | wins |"]
     lines.append("|---" * (len(names) + 4) + "|")
     for each in found["cells"]:
@@ -99,6 +103,8 @@ def table(found: Mapping[str, Any]) -> str:
         cells = [
             f"{rates[m]['safe']['value']:.1f} / {rates[m]['effective']['value']:.1f}"
             if m in rates
+            else f"({each['validation'][m]:.1f})"
+            if m in each["validation"]
             else "same"
             for m in names
         ]

@@ -3,7 +3,8 @@
 Axes: the number of questions, wrong references and the references' wording, where every question
 has a reference; and beside these, fewer references and noisy verdicts. The settings are the same in
 every cell: the knob that was registered for `scarce`, and two learning rates, of which validation
-chooses. Fresh seeds then answer the test split, once for all cells. What is compared, fixed
+chooses. Methods that validation leaves far behind the best are not asked again, but for sft
+filtered. Fresh seeds then answer the test split, once for all cells. What is compared, fixed
 beforehand, is the mean of safe and effective. The winner of a cell is its best method if the
 interval of its difference to the second does not hold 0, else nobody.
 
@@ -21,7 +22,7 @@ from studies.method.protocol import TUNING_SEEDS, Method, Outcome, Setting, Stud
 from studies.method.statistics import difference, estimate
 
 RATES = (5e-4, 2e-3)
-CLOSE = 1.0  # points of mean
+CLOSE, FAR = 1.0, 6.0  # points of mean
 SEEDS = (301, 302, 303, 304)
 SAME = {"rft": "sft filtered", "srpo own": "srpo"}
 METHODS = ("sft filtered", "rft", "orpo", "srpo", "srpo own", "branches taught")
@@ -43,31 +44,43 @@ def differing(cell: Cell) -> list[str]:
 
 
 def make(study: Study, cells: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """{"seeds", "cells": [what `compared` gives, with "name", "cell": its fields and "chosen":
-    {method: setting}]}; all of validation first, then the fresh seeds one after another."""
-    chosen = {name: choose(study, name) for name in cells}
+    """{"seeds", "cells": [what `compared` gives, with "name", "cell": its fields, "chosen":
+    {method: setting}, "validation": {method: mean}]}; all of validation first, then the fresh
+    seeds one after another."""
+    tuned = {name: choose(study, name) for name in cells}
+    chosen = {
+        name: {method: dict(rows[method]["setting"]) for method in contenders(rows)}
+        for name, rows in tuned.items()
+    }
     for seed in seeds:
         for name in cells:
             study.test(name, chosen[name], [seed])
     found = []
     for name in cells:
-        results = study.test(name, chosen[name], seeds)
         fields = {"name": name, "cell": vars(study.world.cells[name]), "chosen": chosen[name]}
-        found.append({**fields, **compared(results)})
+        means = {method: row["mean"] for method, row in tuned[name].items()}
+        results = study.test(name, chosen[name], seeds)
+        found.append({**fields, "validation": means, **compared(results)})
     return {"seeds": list(seeds), "cells": found}
 
 
-def choose(study: Study, cell: str) -> dict[str, Setting]:
-    """{method: its setting of the best mean on validation}: by the first tuning seed, and by both
-    where that leaves two settings within CLOSE points."""
+def choose(study: Study, cell: str) -> dict[str, dict[str, Any]]:
+    """{method: the row of its best setting on validation, as Study.tune has it}: by the first
+    tuning seed, and by both where that leaves the settings within CLOSE points."""
     found = {}
     for method in differing(study.world.cells[cell]):
         for seeds in (TUNING_SEEDS[:1], TUNING_SEEDS):
             rows = sorted(study.tune(cell, [method], seeds)[method], key=lambda row: -row["mean"])
             if rows[0]["mean"] - rows[1]["mean"] > CLOSE:
                 break
-        found[method] = dict(rows[0]["setting"])
+        found[method] = rows[0]
     return found
+
+
+def contenders(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The methods that are within FAR points of the best one, and sft filtered."""
+    best = max(row["mean"] for row in rows.values())
+    return [m for m, row in rows.items() if m == "sft filtered" or row["mean"] >= best - FAR]
 
 
 def compared(results: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:

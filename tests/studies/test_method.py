@@ -232,13 +232,17 @@ def test_who_wins_a_cell():
             middle = (one["safe"]["value"] + one["effective"]["value"]) / 2
             assert one["mean"]["value"] == pytest.approx(middle)
     cells = [
-        {"name": name, "cell": vars(cell_of(name)), **each}
+        {"name": name, "cell": vars(cell_of(name)), "validation": {"srpo": 40.0}, **each}
         for name, each in zip(("few-wrong", "tenth"), found)
     ]
+    means = {"orpo": 90.0, "rft": 84.5, "srpo": 83.5, "sft filtered": 50.0}
+    kept = phases.contenders({method: {"mean": mean} for method, mean in means.items()})
+    assert kept == ["orpo", "rft", "sft filtered"]
     drawing = phase_diagram.svg({"cells": cells})
     assert drawing.count("<rect") == 3 and drawing.count(">nobody<") == 1
     assert ">orpo<" in drawing and "10 %" in drawing and "30 % wrong" in drawing
-    assert phase_diagram.table({"cells": cells}).count("| nobody |") == 1
+    table = phase_diagram.table({"cells": cells})
+    assert table.count("| nobody |") == 1 and table.count("(40.0)") == 2
 
 
 def test_methods_see_the_same_questions_and_verdicts():

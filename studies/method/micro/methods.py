@@ -26,7 +26,7 @@ def _grid(rates: Sequence[float] = RATES, **changes: Any) -> tuple[dict[str, Any
 SIX = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 ONE = (1e-3,)  # rate of what is varied on a method that has both
 LOW = (5e-4,)
-MIX = [0.15, 0.3, 0.5, 0.7]
+MIX = [0.3, 0.6]
 FILTERED = {"filtered": True}
 PATHS = {**FILTERED, "explore": "paths"}
 OWN = {**FILTERED, "explore": "own"}
@@ -150,12 +150,11 @@ METHODS = {
             _grid(ONE, **PATHS, mix=[0.15, 0.3], teach="all"),
         ),
         Method(
-            "rft + KL",
-            "rft, near the base policy on its own answers to benign questions",
-            _grid(ONE, **PATHS, kl=[0.3, 3.0], teach="all"),
+            "srpo own + KL",
+            "near the base policy on own branches of benign questions",
+            _grid(LOW, **OWN, lam=0.1, kl=[0.3, 3.0]),
             later=True,
         ),
-        Method("srpo own + KL", "the same", _grid(LOW, **OWN, lam=0.1, kl=[0.3, 3.0]), later=True),
         Method(
             "srpo own, share",
             "the contrast has a share of the gradient, not a weight",
@@ -165,7 +164,7 @@ METHODS = {
         Method(
             "srpo own, chosen points",
             "branches at two of six points, as many in all",
-            _grid(**OWN, lam=0.1, choose=["entropy", "drop"]),
+            _grid(LOW, **OWN, lam=0.1, choose=["entropy", "drop"]),
             later=True,
         ),
         Method(
