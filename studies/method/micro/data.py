@@ -122,10 +122,10 @@ class Sampled:
         asked = [self.data.questions[n] for n in numbers]
         paths, logps = policy.sample(self.params, asked, prefixes, 1009 * self.seed + self.calls)
         verdicts, whole = self.data.passed(numbers, paths, self.scope)
-        for number, whole_, own in zip(numbers, whole, zip(points, paths, verdicts, logps)):
-            if whole_:
-                at, path, good, drawn = own
-                self.branches.setdefault(number, []).append(Own(at, path, bool(good), drawn))
+        for i, number in enumerate(numbers):
+            if whole[i]:
+                own = Own(points[i], paths[i], bool(verdicts[i]), logps[i])
+                self.branches.setdefault(number, []).append(own)
 
     def at(self, number: int, point: int) -> list[tuple[np.ndarray, bool]]:
         return [(own.path, own.safe) for own in self.branches.get(number, []) if own.at == point]
