@@ -21,7 +21,7 @@ from srpo_jax.data_pipelines.formats.spa_vl import SpaVl
 from srpo_jax.data_pipelines.formats.srpo import Srpo
 from srpo_jax.data_pipelines.formats.step_dpo import StepDpo
 from srpo_jax.data_pipelines.formats.trl import Trl
-from srpo_jax.data_pipelines.formats.trl_stepwise import TrlStepwise
+from srpo_jax.data_pipelines.formats.trl_stepwise import TrlStepValues, TrlStepwise
 from srpo_jax.data_pipelines.formats.vlguard import VlGuard
 from srpo_jax.errors import UserError, one_line
 
@@ -30,6 +30,7 @@ FORMATS: dict[str, type[Format]] = {
     "srpo": Srpo,
     "records": Records,
     "trl_stepwise": TrlStepwise,
+    "trl_step_values": TrlStepValues,
     "step_dpo": StepDpo,
     "ms_swift": MsSwift,
     "trl": Trl,

@@ -1,13 +1,19 @@
 """TRL's stepwise supervision: `prompt`, `completions` (steps), `labels` (whether each is right).
 
-Read from TRL 1.16 (experimental.prm). Its trainer puts a newline between steps. Rows that follow
-each other and ask the same are one question: the first of them without a wrong step is the
+Read from TRL 1.13 (experimental/prm/prm_trainer.py; later ones have no such trainer). It puts a
+newline between steps, takes a label for an integer, and a prompt for a text: no pictures. Rows that
+follow each other and ask the same are one question: the first of them without a wrong step is the
 reference path, and the others leave it where they say something else.
+
+Labels are those that a judge or a person gave each step, or, as `trl_step_values`, come of the tree
+itself: a prefix is worth what comes of it, the share of safe ones among its branches (Wang et al.
+2024, "Math-Shepherd", arXiv 2312.08935, who call a step right if any of its branches is).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -79,15 +85,55 @@ class TrlStepwise(Format):
             if labels and whole not in seen:
                 yield {
                     "id": f"{item.id}#{len(seen)}" if len(item.answers) > 1 else item.id,
-                    "prompt": [{"role": "user", "content": parts(item)}]
-                    if item.images
-                    else item.question,
-                    **({"images": list(item.images)} if item.images else {}),
+                    **_asked(item),
                     "completions": [piece.strip() for piece in whole],
                     "labels": [*[True] * answer.at, *labels],
                     **own_fields(item, self.name),
                 }
                 seen.add(whole)
+
+
+class TrlStepValues(TrlStepwise):
+    """The reference path with a label a step: whether the safe share of the branches behind it is
+    `threshold` or more. `values` has these shares, `branches` how many were judged. A path ends
+    before the first step that no judged branch stands behind, as the last one always does.
+    """
+
+    name = "trl_step_values"
+    title = "the same, steps labelled by what comes of their branches"
+    threshold = 0.5
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        return False  # the other one reads both
+
+    def rows(self, item: Item) -> Iterator[dict[str, Any]]:
+        behind: dict[int, list[bool]] = {}
+        for answer in item.answers:
+            if answer.safe is not None and answer.ended:
+                behind.setdefault(answer.at, []).append(answer.safe)
+        steps = range(1, len(item.reference))
+        found = [behind[at] for at in itertools.takewhile(behind.__contains__, steps)]
+        values = [sum(judged) / len(judged) for judged in found]
+        if values:
+            yield {
+                "id": item.id,
+                **_asked(item),
+                "completions": [piece.strip() for piece in item.reference[: len(values)]],
+                "labels": [value >= self.threshold for value in values],
+                "values": values,
+                "branches": [len(judged) for judged in found],
+                **own_fields(item, self.name),
+            }
+
+
+def _asked(item: Item) -> dict[str, Any]:
+    """A question as a text, or, with pictures, as a message."""
+    if not item.images:
+        return {"prompt": item.question}
+    return {
+        "prompt": [{"role": "user", "content": parts(item)}],
+        "images": list(item.images),
+    }
 
 
 def _from_reference(answer: Answer, reference: Sequence[str]) -> Answer:

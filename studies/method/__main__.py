@@ -1,7 +1,9 @@
 """python -m studies.method [--world=micro|mini] [--cells=A,B] [--methods=A,B] [--out=DIR] [--quick]
+python -m studies.method --phases [--cells=A,B] [--out=DIR]
 
 Tunes on validation, registers, and asks the test split once; see protocol.py. --quick: the settings
 that were chosen for docs/method_study.md, on three seeds of its own and the validation split.
+--phases: who wins where, in the cells of the micro world; see phases.py.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 
 from srpo_jax.errors import UserError
 from srpo_jax.files import write_json, write_text
-from studies.method import figures, tables
+from studies.method import figures, phase_diagram, phases, tables
 from studies.method.protocol import FRESH_SEEDS, TUNING_SEEDS, Study
 
 COMPARED = ("sft filtered", "rft", "rft warm")
@@ -46,9 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cells", default="", help="names; default: all, with --quick the first")
     parser.add_argument("--methods", default="", help="names; default: all")
     parser.add_argument("--tuning_seeds", type=int, default=len(TUNING_SEEDS), help="of a setting")
-    parser.add_argument("--seeds", type=int, default=len(FRESH_SEEDS), help="fresh ones")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        help=f"fresh ones; default {len(FRESH_SEEDS)}, of phases {len(phases.SEEDS)}",
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/method"))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--phases", action="store_true")
     parser.add_argument("--tune_only", action="store_true", help="stop before the test split")
     args = parser.parse_args(argv)
     out = args.out / args.world
@@ -56,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     study = Study(world, out)
     try:
         cells = _named(args.cells, list(world.cells), "--cells")
+        if args.phases:
+            _phases(out, cells, args)
+            return 0
         methods = _named(
             args.methods, list(QUICK if args.quick else world.methods), "--methods", world.methods
         )
@@ -71,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             tried = study.tune(cell, methods, TUNING_SEEDS[: args.tuning_seeds])
             write_json(out / cell / "tried.json", tried)
             write_text(out / cell / "tried.svg", figures.frontier(tried))
+            if drawn := figures.lines(tried):
+                write_text(out / cell / "lines.svg", drawn)
             print(tables.tried(tried))
             if args.tune_only:
                 continue
@@ -85,6 +97,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _phases(out: pathlib.Path, cells: list[str], args: argparse.Namespace) -> None:
+    """OUT/micro/phases.json, and the table and the figure of it."""
+    if args.world != "micro" or args.methods or args.quick or args.tune_only:
+        raise UserError("--phases: goes with --cells, --seeds and --out alone")
+    from studies.method.micro.world_of_study import Micro
+
+    registered = json.loads(CHOSEN.read_text(encoding="utf-8"))["micro"]["scarce"]
+    study = Study(Micro(out, phases.methods(registered)), out)
+    made = phases.make(study, cells, phases.SEEDS[: args.seeds])
+    write_json(out / "phases.json", made)
+    write_text(out / "phases.svg", phase_diagram.svg(made))
+    print(phase_diagram.table(made))
 
 
 def _named(given: str, default: list[str], flag: str, known=None) -> list[str]:

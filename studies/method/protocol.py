@@ -31,11 +31,13 @@ Outcome = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method and the settings of it that are tried."""
+    """A method and the settings of it that are tried. later: it was thought of after the others
+    were registered, and is tried on validation alone."""
 
     name: str
     what: str
     settings: tuple[Setting, ...]
+    later: bool = False
 
 
 class World(Protocol):
@@ -97,7 +99,11 @@ class Study:
 
         Errors: UserError when OUT/CELL/registered.json says something else.
         """
-        best = {m: max(rows, key=lambda row: row["mean"]) for m, rows in tried.items()}
+        best = {
+            method: max(rows, key=lambda row: row["mean"])
+            for method, rows in tried.items()
+            if not self.world.methods[method].later
+        }
         others = [m for m in best if m not in ("base", "sft", *compared)]
         made = {
             "chosen": {m: dict(row["setting"]) for m, row in best.items()},

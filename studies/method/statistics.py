@@ -52,7 +52,9 @@ def values(outcomes: Sequence[Outcome], name: str) -> tuple[np.ndarray, np.ndarr
 
 def draws(outcomes: Sequence[Outcome], name: str, seed: int = 0) -> np.ndarray:
     """float [DRAWS + 1] means: the first of the data themselves, the others of resamples. Equal
-    seeds draw alike, whatever the method."""
+    seeds draw alike, whatever the method. name "mean": of safe and effective."""
+    if name == "mean":
+        return (draws(outcomes, "safe", seed) + draws(outcomes, "effective", seed)) / 2
     table, where = values(outcomes, name)
     rng = np.random.default_rng(seed)
 

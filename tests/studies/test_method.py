@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from srpo_jax.errors import UserError
-from studies.method import statistics
+from srpo_jax.train.losses.objective import Objective
+from studies.method import phase_diagram, phases, statistics
 from studies.method.__main__ import CHOSEN, QUICK
-from studies.method.micro import policy, recipes, run, world
+from studies.method.micro import fit, policy, rows, run, world
+from studies.method.micro.data import Cell, Data
+from studies.method.micro.lessons import lessons
 from studies.method.micro.methods import METHODS
-from studies.method.micro.recipes import Cell, Data, Recipe
-from studies.method.micro.world_of_study import Micro
+from studies.method.micro.recipes import Recipe
+from studies.method.micro.world_of_study import Micro, cell_of
 from studies.method.protocol import FRESH_SEEDS, TUNING_SEEDS, Method, Study
 
 
@@ -77,26 +83,34 @@ def test_the_sampler_and_the_trainer_are_one_policy(params):
     assert (again == paths[:2]).all()
 
 
-def test_targets_are_found_on_their_paths(params):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The base policy's chain draws instead of a network; gives how many paths were asked for, by
+    question."""
+    rng, counts = np.random.default_rng(0), Counter()
+
+    def sample(params, asked, prefixes, seed, **_):
+        counts.update(asked)
+        made = [world.base_path(q, rng) for q in asked]
+        paths = np.stack([np.concatenate([x, m[len(x) :]]) for x, m in zip(prefixes, made)])
+        return paths, np.full(paths.shape, -1.0, np.float32)
+
+    monkeypatch.setattr(policy, "sample", sample)
+    return counts
+
+
+def test_targets_are_found_on_their_paths(params, drawn):
     """Each target of a row, branches, taught ones and recoveries too, is the token of a path whose
     beginning is the target's own.
     """
     data = Data(Cell(questions=8, references=0.5), 5)
     recipe = Recipe(explore="paths", teach="all", lam=0.1, recover=0.3, from_reference=True)
-    rng = np.random.default_rng(0)
-
-    def base(params, asked, prefixes, seed, **_):
-        made = [world.base_path(q, rng) for q in asked]
-        return np.stack([np.concatenate([x, m[len(x) :]]) for x, m in zip(prefixes, made)]), None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy, "sample", base)
-        made = recipes.lessons(recipe, data, params, 1)
-    assert any(len(lesson) > 1 for lesson in made)
+    made = lessons(recipe, data, params, 1)
+    assert any(len(lesson.layouts) > 1 for lesson in made)
     for lesson in made:
-        paths, on_path = recipes.paths_of(lesson)
+        paths, on_path = rows.paths_of(lesson.layouts)
         places = iter(on_path)
-        for layout in lesson:
+        for layout in lesson.layouts:
             for target, place in zip(layout.target_pos, places):
                 row, depth = divmod(int(place), policy.DEPTH)
                 own, node = [], int(target)
@@ -104,11 +118,131 @@ def test_targets_are_found_on_their_paths(params):
                     own.append(int(layout.tokens[node]))
                     node = int(layout.parent[node])
                 assert paths[row, : depth + 1].tolist() == own[::-1]
-        total = sum(layout.ref_weight.sum() for layout in lesson)
-        more = 0.3 if len(lesson) > 1 else 0.0
-        assert abs(total - 1 - more) < 1e-9 or not lesson[0].ref_weight.sum()
-    batch = next(recipes.batches(made, recipe, [True] * len(made), 1))
-    assert len(batch["tokens"]) == recipes.QUESTIONS_A_STEP
+        total = sum(layout.ref_weight.sum() for layout in lesson.layouts)
+        more = 0.3 if len(lesson.layouts) > 1 else 0.0
+        assert abs(total - 1 - more) < 1e-9 or not lesson.layouts[0].ref_weight.sum()
+    batch = next(rows.batches(made, recipe, [True] * len(made), 1))
+    assert len(batch["tokens"]) == rows.QUESTIONS_A_STEP
+
+
+def test_branches_at_chosen_points(params, drawn):
+    """Two points of a question and 24 paths of it at most, like where branches are everywhere;
+    every benign question's own branches are kept likely, with the weight that was asked for.
+    """
+    data = Data(Cell(questions=16, references=0.5), 5)
+    for choose in ("all", "entropy", "drop"):
+        drawn.clear()
+        recipe = Recipe(explore="own", points=1.0, choose=choose, kl=0.5)
+        made = lessons(recipe, data, params, 1)
+        assert 22 <= max(drawn.values()) <= 24, choose
+        for lesson in made:
+            benign = not fit.is_risky(lesson.layouts[0].id)
+            points = {own.at for own in lesson.kept}
+            assert bool(points) == benign and (choose == "all" or len(points) <= 2)
+            kept = rows.kept_paths(lesson, 24, 0.5)
+            assert abs(kept["kept_weight"].sum() - 0.5 * benign) < 1e-5
+            assert not (kept["kept_weight"] * (kept["kept_logp"] == 0)).any()
+
+
+def test_the_divergence_is_that_of_distributions():
+    """In the mean over draws KL(drawer || policy); nothing, and no gradient, where both agree."""
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.full(6, 5.0), 2)
+    found = (q * np.asarray(policy.divergence(np.log(p), np.log(q)))).sum()
+    assert found == pytest.approx((q * np.log(q / p)).sum(), rel=1e-4)
+    value, slope = jax.value_and_grad(lambda x: policy.divergence(x, np.log(q)).sum())(np.log(q))
+    assert abs(value) < 1e-6 and np.abs(slope).max() < 1e-6
+
+
+def test_the_contrast_takes_its_share_of_the_gradient(params, drawn):
+    """Whatever lam and the weight of the pairs are, a step is that of L_ref plus the contrast's
+    direction, as long as the share says.
+    """
+    recipe = Recipe(explore="own", lam=1.0)
+    made = lessons(recipe, Data(Cell(questions=8), 1), params, 1)
+    batch = next(rows.batches(made, recipe, [True] * len(made), 1))
+    plain, objective = optax.sgd(1.0), Objective(lambda_exp=1.0)
+
+    def step(share, lam=1.0, **changes):
+        scalars = [np.float32(x) for x in (1.0, lam, share)]
+        args = (params, plain.init(params), params, {**batch, **changes}, *scalars)
+        moved = policy._step(*args, objective, plain)[0]
+        leaves = zip(jax.tree.leaves(moved), jax.tree.leaves(params))
+        return np.concatenate([np.ravel(a - b) for a, b in leaves])
+
+    of_ref = step(0.0)
+    size = np.linalg.norm(of_ref)
+    assert size > 0 and not step(0.0, ref_weight=0 * batch["ref_weight"]).any()
+    small, large = (step(share) - of_ref for share in (0.1, 0.5))
+    assert np.linalg.norm(large) == pytest.approx(0.5 * size, rel=1e-3)
+    np.testing.assert_allclose(5 * small, large, atol=1e-3 * size)
+    heavy = step(0.5, lam=7.0, pair_weight=3 * batch["pair_weight"])
+    np.testing.assert_allclose(heavy - of_ref, large, atol=1e-3 * size)
+
+
+def test_in_complete_cells_methods_are_others(params, drawn):
+    """Where phases leaves a method out, its lessons are those of the other one; elsewhere they are
+    not.
+    """
+    registered = json.loads(CHOSEN.read_text(encoding="utf-8"))["micro"]["scarce"]
+    for name, cell in Micro.cells.items():
+        if cell.questions == 64:
+            continue
+        for method, other in phases.SAME.items():
+            texts = []
+            for which in (method, other):
+                recipe = Recipe(**{**registered[which], "lam": 0.1 * (other == "srpo")})
+                data = Data(cell, 1)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(policy, "sample", alike)
+                    made = lessons(recipe, data, params, 1)
+                texts.append([[x.tokens.tolist() for x in each.layouts] for each in made])
+            left_out = method not in phases.differing(cell)
+            assert left_out == (texts[0] == texts[1]) == ("wrong" not in name)
+
+
+def alike(params, asked, prefixes, seed, **_):
+    """The base policy's chain, alike for alike questions."""
+    made = []
+    for number, (question, prefix) in enumerate(zip(asked, prefixes)):
+        rng = np.random.default_rng([seed, number])
+        made.append(np.concatenate([prefix, world.base_path(question, rng)[len(prefix) :]]))
+    return np.stack(made), np.zeros((len(made), world.LENGTH), np.float32)
+
+
+def test_who_wins_a_cell():
+    """The best method, if it is above the second by more than chance; the figure and the table say
+    so, and nobody else.
+    """
+    rng = np.random.default_rng(0)
+    shares = {"sft filtered": 0.5, "rft": 0.9, "orpo": 0.9}
+    clear, even = (
+        {
+            method: outcomes(share + lift * (method == "orpo"), rng, seeds=3)
+            for method, share in shares.items()
+        }
+        for lift in (0.09, 0.0)
+    )
+    found = [phases.compared(results) for results in (clear, even)]
+    assert [each["winner"] for each in found] == ["orpo", None]
+    assert found[0]["order"] == ["orpo", "rft", "sft filtered"]
+    assert found[0]["over_sft"]["low"] > 15 and found[1]["over_second"]["low"] <= 0
+    for each in found:
+        for one in each["rates"].values():
+            middle = (one["safe"]["value"] + one["effective"]["value"]) / 2
+            assert one["mean"]["value"] == pytest.approx(middle)
+    cells = [
+        {"name": name, "cell": vars(cell_of(name)), "validation": {"srpo": 40.0}, **each}
+        for name, each in zip(("few-wrong", "tenth"), found)
+    ]
+    means = {"orpo": 90.0, "rft": 84.5, "srpo": 83.5, "sft filtered": 50.0}
+    kept = phases.contenders({method: {"mean": mean} for method, mean in means.items()})
+    assert kept == ["orpo", "rft", "sft filtered"]
+    drawing = phase_diagram.svg({"cells": cells})
+    assert drawing.count("<rect") == 3 and drawing.count(">nobody<") == 1
+    assert ">orpo<" in drawing and "10 %" in drawing and "30 % wrong" in drawing
+    table = phase_diagram.table({"cells": cells})
+    assert table.count("| nobody |") == 1 and table.count("(40.0)") == 2
 
 
 def test_methods_see_the_same_questions_and_verdicts():
@@ -180,6 +314,7 @@ def test_a_study_goes_on_and_keeps_its_word(tmp_path):
 def outcomes(shares, rng, seeds=8, samples=8):
     """Of 72 questions on 36 scenes and 72 requests, with these shares of safe answers."""
     side = [[q.scene, q.request] for q in world.questions("test")[0]]
+    shares = np.broadcast_to(shares, 72)
     return [
         {
             "samples": samples,
@@ -188,6 +323,8 @@ def outcomes(shares, rng, seeds=8, samples=8):
             "safe": rng.binomial(samples, shares).tolist(),
             "safe_useful": rng.binomial(samples, shares).tolist(),
             "effective": [samples] * 72,
+            "recovered_together": [0] * 72,
+            "recovered_plan": [0] * 72,
         }
         for _ in range(seeds)
     ]
@@ -224,6 +361,7 @@ def test_a_run_from_nothing(tmp_path, monkeypatch):
         Recipe(rate=0.0),
         Recipe(filtered=True),
         Recipe(explore="own", lam=0.1, warm=0.5, balanced=True, weigh="drop"),
+        Recipe(explore="own", share=0.3, kl=0.5, choose="entropy"),
         Recipe(explore="paths", recover=0.1, recover_lam=0.1, keep=0.5, mix=0.2, rounds=2),
     ):
         found = run.run(tmp_path, recipe, cell, 1, ("validation",))["validation"]

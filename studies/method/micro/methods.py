@@ -1,5 +1,5 @@
 """The methods of the micro world and the settings that are tried: four of each, six of SFT, two of
-variants that have their rate from the method they vary.
+variants that have their rate from the method they vary. The last ones were tried later.
 
 All sample at most 24 paths a question, have them judged, and take the same 60 steps of 8 questions.
 """
@@ -25,6 +25,8 @@ def _grid(rates: Sequence[float] = RATES, **changes: Any) -> tuple[dict[str, Any
 
 SIX = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 ONE = (1e-3,)  # rate of what is varied on a method that has both
+LOW = (5e-4,)
+MIX = [0.3, 0.6]
 FILTERED = {"filtered": True}
 PATHS = {**FILTERED, "explore": "paths"}
 OWN = {**FILTERED, "explore": "own"}
@@ -147,5 +149,42 @@ METHODS = {
             "with a share of the base's weights",
             _grid(ONE, **PATHS, mix=[0.15, 0.3], teach="all"),
         ),
+        Method(
+            "srpo own + KL",
+            "near the base policy on own branches of benign questions",
+            _grid(LOW, **OWN, lam=0.1, kl=[0.3, 3.0]),
+            later=True,
+        ),
+        Method(
+            "srpo own, share",
+            "the contrast has a share of the gradient, not a weight",
+            _grid(LOW, **OWN, share=[0.1, 0.3, 1.0]),
+            later=True,
+        ),
+        Method(
+            "srpo own, chosen points",
+            "branches at two of six points, as many in all",
+            _grid(LOW, **OWN, lam=0.1, choose=["entropy", "drop"]),
+            later=True,
+        ),
+        Method(
+            "branches taught, chosen points",
+            "the same",
+            _grid(ONE, **OWN, points=1.0, choose=["entropy", "drop"]),
+            later=True,
+        ),
+        Method(
+            "srpo own, lambda",
+            "over a wider range",
+            _grid(LOW, **OWN, lam=[0.01, 0.3, 1.0]),
+            later=True,
+        ),
+        Method(
+            "srpo own, mixed",
+            "with a share of the base's weights",
+            _grid(LOW, **OWN, lam=0.1, mix=MIX),
+            later=True,
+        ),
+        Method("sft filtered, mixed", "the same", _grid((2e-3,), **FILTERED, mix=MIX), later=True),
     )
 }

@@ -8,6 +8,7 @@ from one of the paths that it lies on.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -61,9 +62,9 @@ def _block(x: jax.Array, layer: Params, attend: Any) -> tuple[jax.Array, Any]:
     return x + jax.nn.gelu(_norm(x) @ layer["up"]) @ layer["down"], kept
 
 
-def token_logps(params: Params, paths: jax.Array) -> jax.Array:
-    """int32 [n, DEPTH] prompts with their paths -> float32 [n, DEPTH]: log p of each token given
-    those before it; of the first one, 0.
+def _all_logps(params: Params, paths: jax.Array) -> jax.Array:
+    """int32 [n, DEPTH] prompts with their paths -> float32 [n, DEPTH - 1, VOCABULARY]: log p of
+    every token at the place after each, but for the last.
     """
     sees = jnp.tril(jnp.ones((DEPTH, DEPTH), bool))
 
@@ -74,7 +75,14 @@ def token_logps(params: Params, paths: jax.Array) -> jax.Array:
 
     x = params["embed"][paths] + params["place"]
     x, _ = jax.lax.scan(lambda x, layer: _block(x, layer, attend), x, params["layers"])
-    logps = jax.nn.log_softmax(_norm(x[:, :-1]) @ params["head"])
+    return jax.nn.log_softmax(_norm(x[:, :-1]) @ params["head"])
+
+
+def token_logps(params: Params, paths: jax.Array) -> jax.Array:
+    """int32 [n, DEPTH] prompts with their paths -> float32 [n, DEPTH]: log p of each token given
+    those before it; of the first one, 0.
+    """
+    logps = _all_logps(params, paths)
     found = jnp.take_along_axis(logps, paths[:, 1:, None], 2)[..., 0]
     return jnp.pad(found, ((0, 0), (1, 0)))
 
@@ -86,8 +94,44 @@ def target_logps(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     return jnp.take_along_axis(found.reshape(rows, paths * depth), batch["on_path"], 1)
 
 
+@jax.jit
+def _entropies(params: Params, paths: jax.Array) -> jax.Array:
+    logps = _all_logps(params, paths)
+    return -jnp.sum(jnp.exp(logps) * logps, -1)
+
+
+def entropies(
+    params: Params, asked: Sequence[world.Question], paths: Sequence[np.ndarray]
+) -> np.ndarray:
+    """float32 [n, 23], nats: the policy's, over each token of n paths given those before it."""
+    whole = np.stack([np.concatenate([q.prompt, path]) for q, path in zip(asked, paths)])
+    padded = np.zeros((-(-len(whole) // BUCKET) * BUCKET, DEPTH), np.int32)
+    padded[: len(whole)] = whole
+    return np.asarray(_entropies(params, padded))[: len(whole), world.PROMPT - 1 :]
+
+
+def divergence(logps: jax.Array, drawn: jax.Array) -> jax.Array:
+    """Of tokens that were drawn with log-probs `drawn`, an estimate each of the divergence of the
+    policy that gives them `logps` from the one that drew them, KL(drawer || policy): at least 0,
+    and with a gradient of 0 where both are one (the estimate k3 of Schulman, "Approximating KL
+    divergence", 2020). A token that became e^5 times as likely counts as that.
+    """
+    change = jnp.minimum(logps - drawn, 5.0)
+    return jnp.expm1(change) - change
+
+
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer"))
-def _step(params, state, base, batch, rate, lam, objective, optimizer):
+def _step(params, state, base, batch, rate, lam, share, objective, optimizer):
+    def kept(params):
+        if "kept" not in batch:
+            return 0.0
+        paths = batch["kept"].reshape(-1, DEPTH)
+        found = divergence(token_logps(params, paths), batch["kept_logp"].reshape(-1, DEPTH))
+        return jnp.sum(found * batch["kept_weight"].reshape(-1, DEPTH))
+
+    def term(params, objective):
+        return srpo_loss(target_logps(params, batch), batch, objective)[0]
+
     def loss_of(params):
         logps = target_logps(params, batch)
         frozen = None
@@ -95,9 +139,17 @@ def _step(params, state, base, batch, rate, lam, objective, optimizer):
             frozen = jax.lax.stop_gradient(target_logps(base, batch))
         _, sums = srpo_loss(logps, batch, objective, frozen)
         weighted = {**batch, "pair_weight": lam * batch["pair_weight"]}
-        return srpo_loss(logps, weighted, objective, frozen)[0], sums
+        return srpo_loss(logps, weighted, objective, frozen)[0] + kept(params), sums
 
-    grads, sums = jax.grad(loss_of, has_aux=True)(params)
+    if share is None:
+        grads, sums = jax.grad(loss_of, has_aux=True)(params)
+    else:
+        sums = {}
+        taught = jax.grad(term)(params, dataclasses.replace(objective, lambda_exp=0.0))
+        contrast = jax.grad(term)(params, dataclasses.replace(objective, ref_coef=0.0))
+        size = optax.global_norm(contrast)
+        scale = share * optax.global_norm(taught) / jnp.maximum(size, 1e-9)
+        grads = jax.tree.map(lambda a, b: a + scale * b, taught, contrast)
     updates, state = optimizer.update(grads, state, params)
     updates = jax.tree.map(lambda u: -rate * u, updates)
     return optax.apply_updates(params, updates), state, sums
@@ -113,20 +165,25 @@ def train(
     rate: float,
     *,
     lam: float = 0.0,
+    share: float = 0.0,
     objective: Objective | None = None,
     warmup: int = 5,
 ) -> Params:
     """`steps` updates by AdamW's rule without decay; the rate rises over `warmup` steps and falls
     by a cosine. lam: the weight of L_exp (objective.lambda_exp is 1, so that one program does for
-    all weights). Of a contrast with a reference policy that is `params` as given.
+    all weights). share: not lam but the norms of the gradients decide, see Recipe. Of a contrast
+    with a reference policy that is `params` as given.
     """
     state, base = _OPTIMIZER.init(params), params
+    part = jnp.float32(share) if share else None
     objective = objective or Objective(lambda_exp=1.0)
     for step, batch in zip(range(steps), batches):
         warm = min(1.0, (step + 1) / warmup)
         now = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
         params, state, _ = _step(
-            params, state, base, batch, jnp.float32(now), jnp.float32(lam), objective, _OPTIMIZER
+            *(params, state, base, batch, jnp.float32(now), jnp.float32(lam), part),
+            objective,
+            _OPTIMIZER,
         )
     return params
 

@@ -11,7 +11,11 @@ import numpy as np
 
 from srpo_jax.pack.packing import Budgets, stack_rows
 from srpo_jax.pack.tree_layout import layout_tree
-from studies.method.micro import policy, recipes, world
+from studies.method.micro import policy, world
+from studies.method.micro.data import Cell, plain_tree
+from studies.method.micro.fit import fit
+from studies.method.micro.recipes import Recipe
+from studies.method.micro.rows import Size, paths_of
 
 STEPS = 60
 SAMPLES = 8
@@ -46,15 +50,15 @@ def _mixture():
         for q in (world.Question(s, r) for s, r in every)
         if not q.risky and (q.request % world.REQUESTS - q.scene % world.SCENES) % 4 in places
     ]
-    size = recipes.Size(Budgets(32, 32, 32, 32, 32, 1), 1)
+    size = Size(Budgets(32, 32, 32, 32, 32, 1), 1)
     while True:
         rows = []
         for _ in range(BASE_ROWS):
             side = sides[0] if rng.random() < 0.5 else benign
             question = side[rng.integers(len(side))]
             path = world.base_path(question, rng)
-            lesson = [layout_tree(recipes.plain_tree(question, path), [])]
-            found = recipes.paths_of(lesson)
+            lesson = [layout_tree(plain_tree(question, path), [])]
+            found = paths_of(lesson)
             rows.append(size.row(lesson, found, questions=BASE_ROWS, paired=1.0))
         yield stack_rows(rows)
 
@@ -120,11 +124,11 @@ def _base(folder: pathlib.Path) -> policy.Params:
 
 def run(
     folder: pathlib.Path,
-    recipe: recipes.Recipe,
-    cell: recipes.Cell,
+    recipe: Recipe,
+    cell: Cell,
     seed: int,
     splits: tuple[str, ...],
 ) -> dict[str, Any]:
     """{split: outcome} of the policy that the recipe makes of the cell's data by this seed."""
-    params = recipes.fit(recipe, cell, _base(folder), seed=seed, steps=STEPS)
+    params = fit(recipe, cell, _base(folder), seed=seed, steps=STEPS)
     return {split: outcome(params, split, 7919 * seed + 13) for split in splits}

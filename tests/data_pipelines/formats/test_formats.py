@@ -10,7 +10,7 @@ import pytest
 
 from srpo_jax.data_pipelines.exchange.exporting import export_items
 from srpo_jax.data_pipelines.exchange.importing import Found, Settings, import_file, read_items
-from srpo_jax.data_pipelines.exchange.item import pairs_of
+from srpo_jax.data_pipelines.exchange.item import Answer, Item, pairs_of
 from srpo_jax.data_pipelines.formats.registry import FORMATS, detect
 from srpo_jax.data_pipelines.path_formats.registry import make_format
 from srpo_jax.data_pipelines.records import Record, read_records, write_records
@@ -32,10 +32,11 @@ def read(tmp_path, path, name="", **settings):
 
 
 def test_every_format_has_a_case():
-    """A format without rows here would be under no test. Ours, and the second layout that is only
+    """A format without rows here would be under no test. Ours, and the second layouts that are only
     written, are in tests of their own.
     """
-    assert set(CASES) == set(FORMATS) - {"srpo", "records", "llama_factory_alpaca"}
+    written = {"llama_factory_alpaca", "trl_step_values"}
+    assert set(CASES) == set(FORMATS) - {"srpo", "records"} - written
 
 
 def test_our_own_records_and_trees_stay_what_they_are(tmp_path):
@@ -281,6 +282,37 @@ def test_rows_of_one_question_become_one_tree(tmp_path):
         (1, "It is 9.", (False,)),
     ]
     assert (found.items, found.trees) == (2, 1)  # of 1+1 no right path is known
+
+
+def test_steps_are_labelled_by_what_comes_of_their_branches(tmp_path):
+    """A step by the safe share of the judged, finished branches behind it, up to the first that has
+    none; what stands behind no step, or was not judged, says nothing. The other layout reads it.
+    """
+    judged = {0: [False], 1: [True, False, False], 2: [True, None, False], 4: [True]}
+    item = Item(
+        "q",
+        "What now?",
+        reference=("Look.\n", "Think.\n", "Plan.\n", "Check.\n", "No."),
+        answers=tuple(
+            Answer(at, (f"{at} {number}",), safe)
+            for at, labels in judged.items()
+            for number, safe in enumerate(labels)
+        )
+        + (Answer(1, ("Cut off",), True, ended=False),),
+    )
+    unjudged = dataclasses.replace(item, id="r", answers=item.answers[:1])
+    form = FORMATS["trl_step_values"]()
+    written = export_items(form, [item, unjudged], tmp_path, tmp_path / "out")
+    assert (written.rows, written.empty) == (1, 1)
+    path = tmp_path / "out" / written.file
+    row = json.loads(path.read_text())
+    assert row["prompt"] == "What now?" and row["completions"] == ["Look.", "Think."]
+    assert row["labels"] == [False, True]
+    assert row["values"] == [1 / 3, 1 / 2] and row["branches"] == [3, 2]
+    form, opened = detect(path)
+    again = form.item(next(iter(opened.rows)).data)
+    assert form.name == "trl_stepwise" and again.answers[0].steps_safe == (False, True)
+    assert again.meta["source_fields"]["values"] == [1 / 3, 1 / 2]
 
 
 def test_the_safer_answer_is_chosen_and_the_more_helpful_one_is_noted(tmp_path):
