@@ -421,5 +421,7 @@ def test_a_report_of_a_round_sees_the_one_after(hosts, capsys, monkeypatch):
         (after, _), (last, _) = seen
         assert after.name == "round-2" and last is None
         assert main(["checkpoints", "check", f"{URL}/round-1"]) == 1  # there are none
-        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        assert (
+            "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        )
         assert main(["report", f"{URL}/round-1"]) != 0
