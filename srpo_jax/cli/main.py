@@ -104,7 +104,7 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        # The next round samples with the export of the one before, and digests of exports are taken.
+        # The next round samples with the export of the one before; exports are compared.
         loads = command.verb in ("run", "demo")
         reads = command.verb == "checkpoints check" or (
             command.verb in ("export", "report") and bool(command.options["out"])
