@@ -125,7 +125,9 @@ def by_address(text: str) -> str:
 
 
 def give_name(fresh: pathlib.Path, path: pathlib.Path) -> None:
-    """os.replace: the file `fresh` gets the name and the place of `path`."""
+    """os.replace: the file `fresh` gets the name and the place of `path`; of one that has it, what
+    it holds now is kept.
+    """
     if keeper := keeper_of(path):
         keeper.put(path, fresh)
     os.replace(fresh, path)

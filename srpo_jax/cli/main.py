@@ -104,7 +104,7 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
             for name, value in command.options.items()
         }
         words = tuple(map(place, command.arguments)) if verb.several else command.arguments
-        # The next round samples with the export of the one before; digests of exports are taken.
+        # The next round samples with the export of the one before; exports are compared.
         loads = command.verb in ("run", "demo")
         reads = command.verb == "checkpoints check" or (
             command.verb in ("export", "report") and bool(command.options["out"])
@@ -115,7 +115,9 @@ def _opened(command: Command, verb: Verb) -> Iterator[Command]:
         home = home_of(workdir, "rounds.json") if is_report else workdir
         workdir = place(home, write=not reads, weights=loads) + workdir[len(home) :]
         if is_kept():
-            stack.enter_context(contextlib.redirect_stdout(cast(Any, _ByAddress(sys.stdout))))
+            out, err = (cast(Any, _ByAddress(stream)) for stream in (sys.stdout, sys.stderr))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
         try:
             yield replace(command, workdir=workdir, options=options, arguments=words)
         except (UserError, RunFailure) as error:

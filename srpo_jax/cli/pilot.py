@@ -47,6 +47,7 @@ from srpo_jax.judge.judge import judge
 from srpo_jax.judge.results.measures import measure
 from srpo_jax.judge.stage import check_arbiter
 from srpo_jax.judge.trust.labels import agreement, read_labels, to_label, write_to_label
+from srpo_jax.keepers import address_of
 from srpo_jax.train.gradient_share import gradient_norms
 from srpo_jax.train.setup import check_attention, make_setup
 
@@ -111,7 +112,8 @@ def pilot(
         found["warmup_steps"] = _warmup_steps(small, folder, len(wanted))
     found["judge"] = {name: verdicts.judge[name] for name in ("arbiter", "digest")}
 
-    commands = Typed(tuple(typed), str(workdir), str(run), str(labels), questions, allow_upload)
+    places = (address_of(place) or str(place) for place in (workdir, run))
+    commands = Typed(tuple(typed), *places, str(labels), questions, allow_upload)
     report = report_rows(cfg, found, commands)
     found["report"] = [row.to_json() for row in report]
     write_json(folder / "pilot.json", found)

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.config.fields import Config
 
 READ_OK = 0.70
@@ -145,16 +146,15 @@ def full_run_commands(typed: Typed) -> tuple[str, ...]:
     """
     if not typed.run:
         return typed.line("explore"), typed.line("judge"), typed.line("train")
-    place, run = pathlib.PurePath(typed.workdir), pathlib.PurePath(typed.run)
-    if place == run:
-        place = (
-            place.parent if place.name == WARMUP_FOLDER else place.with_name(f"{place.name}-full")
-        )
+    place, run = typed.workdir.rstrip("/"), typed.run.rstrip("/")
+    if pathlib.PurePath(place) == pathlib.PurePath(run):  # a text: they may be addresses
+        above, _, name = place.rpartition("/")
+        place = (above or ".") if name == WARMUP_FOLDER else f"{place}-full"
     return (
-        typed.line("explore", f"--from={run}", workdir=str(place)),
-        typed.line("judge", workdir=str(place)),
+        typed.line("explore", f"--from={run}", workdir=place),
+        typed.line("judge", workdir=place),
         shlex.join(["srpo", "export", f"--workdir={run}"]),
-        typed.line("train", workdir=str(place), model__path=f"{run}/export"),
+        typed.line("train", workdir=place, model__path=f"{run}/export"),
     )
 
 
@@ -220,7 +220,10 @@ def _agreement(cfg: Config, found: Mapping[str, Any], typed: Typed) -> list[Row]
     """How far the judge agrees with a person."""
     agreed = found["agreement"]
     if agreed is None:
-        file = f"{typed.workdir}/pilot/to_label.jsonl"
+        file, fetch = f"{typed.workdir}/pilot/to_label.jsonl", ()
+        if is_url(file):
+            fetch = (f"gcloud storage cp {shlex.quote(file)} .",)
+            file = "to_label.jsonl"
         return [
             Row(
                 "agreement with your labels",
@@ -228,7 +231,11 @@ def _agreement(cfg: Config, found: Mapping[str, Any], typed: Typed) -> list[Row]
                 "no labels",
                 f"at least {100 * AGREE:.0f} %",
                 None,
-                (f"# fill in reply_verdict in {file}, then", typed.pilot(f"--labels={file}")),
+                (
+                    *fetch,
+                    f"# fill in reply_verdict in {file}, then",
+                    typed.pilot(f"--labels={file}"),
+                ),
             )
         ]
     advice = [typed.line("judge check")]

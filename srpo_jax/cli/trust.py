@@ -16,6 +16,7 @@ from srpo_jax.judge.trust.kept import keep, kept_beside
 from srpo_jax.judge.trust.labels import read_labels, read_sampled_by, to_label, write_to_label
 from srpo_jax.judge.trust.material import Material, of_answers, of_trees
 from srpo_jax.judge.trust.tables import format_calibration, format_comparison
+from srpo_jax.keepers import address_of
 from srpo_jax.runs.calibration_page import write_page
 from srpo_jax.runs.workdir import read_config, run_name, trees_folder
 
@@ -38,8 +39,12 @@ def sample(workdir: str, *, verdicts: str, answers: str, count: int, out: str) -
         raise UserError(
             f"{path} has labels or something else, and is not overwritten: give another --out"
         )
-    print(f'wrote {len(rows)} cases of {material.what} to {path}; fill in "reply_verdict", then')
-    given = {"workdir": workdir, "answers": answers, "verdicts": verdicts, "labels": str(path)}
+    first, labels = "", str(path)
+    if address := address_of(path):  # only a file of this machine can be filled in
+        first, labels = f"bring it here (gcloud storage cp {shlex.quote(address)} .), ", path.name
+    told = f"wrote {len(rows)} cases of {material.what} to {path}"
+    print(f'{told}; {first}fill in "reply_verdict", then')
+    given = {"workdir": workdir, "answers": answers, "verdicts": verdicts, "labels": labels}
     options = [f"--{option}={value}" for option, value in given.items() if value]
     print(f"    {shlex.join(['srpo', 'judge', 'calibrate', *options])}")
 

@@ -16,6 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from srpo_jax.errors import RunFailure, UserError
+from srpo_jax.keepers import address_of, give_name
+
 EXIT_CODE = 75  # EX_TEMPFAIL: not done, not the user's mistake, try again
 WRITE_SECONDS = 5.0  # that writing a file of stacks is waited for
 FIRST = 4  # the first step reads, restores and compiles: it may take so many times the limit
@@ -84,7 +87,7 @@ class Watchdog:
         path = self._folder / f"process-{self._process}-{stamp}.txt"
         head = f"watchdog: process {self._process} finished nothing for {silent:.0f} s"
         head += f" after {self._at}"
-        _say(f"{head}; the stacks of its threads follow, also in {path}")
+        _say(f"{head}; the stacks of its threads follow, also in {address_of(path) or path}")
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
         # the end would never come.
@@ -102,8 +105,10 @@ class Watchdog:
                 file.write(head + "\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-        except OSError as error:
-            _say(f"watchdog: {path} was not written: {error.strerror}")
+            give_name(path, path)  # now, as a process that ends here keeps nothing later
+        except (OSError, RunFailure, UserError) as error:
+            why = getattr(error, "strerror", None) or error
+            _say(f"watchdog: {address_of(path) or path} was not written: {why}")
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srpo_jax.arbiter.chat.messages import ChatReply
+from srpo_jax.arbiter.chat.reply_cache import ReplyCache
 from srpo_jax.buckets import objects, workdir
 from srpo_jax.buckets.fetch import fetch_folder
 from srpo_jax.buckets.workdir import open_workdir
@@ -102,7 +104,7 @@ def test_another_host_finds_what_a_disk_would_have(tmp_path_factory, operations)
     with pytest.MonkeyPatch.context() as patch, serving({}) as bucket:
         patch.setenv("XDG_CACHE_HOME", str(place / "one"))
         with open_workdir(URL) as folder:
-            for name, text in [("write", "of a run"), *operations]:
+            for name, text in operations:
                 for each in (folder, disk):
                     OPERATIONS[name](each, text)
             assert contents(folder) == contents(disk)
@@ -110,6 +112,43 @@ def test_another_host_finds_what_a_disk_would_have(tmp_path_factory, operations)
         with open_workdir(URL, write=False) as folder:
             assert contents(folder) == contents(disk)
         assert not [name for name in bucket.all() if ".claims/" in name or ".partial" in name]
+
+
+def test_answers_that_are_lost_change_nothing(hosts, tmp_path):
+    """Every change is made, and the first answer to it never comes: the client asks again, and
+    finds its own work there. That goes for claims and replies that were paid for, too.
+    """
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with serving({}) as bucket, pytest.MonkeyPatch.context() as patch:
+        change, made = bucket.change, set()
+
+        def lost(*asked):
+            answer = change(*asked)
+            if asked not in made:
+                made.add(asked)
+                raise Lost
+            return answer
+
+        patch.setattr(bucket, "change", lost)
+        with open_workdir(URL) as folder:
+            for name in ("write", "write again", "append", "cut", "append", "move", "remove"):
+                for each in (folder, disk):
+                    OPERATIONS[name](each, name[:2])
+            with Owner(folder / "train.owner", "w", "trained into", "wait") as owner:
+                owner.check()
+            with ShardLeases(folder / "trees.claims", lease_seconds=60) as leases:
+                assert leases.take(["x"]) == "x"
+            cache = ReplyCache(folder / "replies")
+            cache.put("ab" * 16, ChatReply(text="paid"))
+            cache.flush()
+        assert not [name for name in bucket.all() if "claims" in name]
+    with serving(bucket.all()):
+        found = as_seen(hosts, 1)
+        parts = [name for name in found if name.startswith("replies/")]
+        assert len(parts) == 2 and {n: d for n, d in found.items() if n not in parts} == contents(
+            disk
+        )
 
 
 @pytest.mark.slow
@@ -421,6 +460,7 @@ def test_a_report_of_a_round_sees_the_one_after(hosts, capsys, monkeypatch):
         (after, _), (last, _) = seen
         assert after.name == "round-2" and last is None
         assert main(["checkpoints", "check", f"{URL}/round-1"]) == 1  # there are none
-        said = capsys.readouterr().out
-        assert "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in said
+        assert (
+            "gs://bucket-a/runs/one/round-1/checkpoints: no checkpoints" in capsys.readouterr().out
+        )
         assert main(["report", f"{URL}/round-1"]) != 0

@@ -187,3 +187,11 @@ def test_without_labels_the_file_to_fill_in_is_named():
     rows, found = rows_of(agreement=None, groups__benign__asked=5, groups__benign__error=5)
     assert not_met(rows) == []
     assert "runs/my run/pilot/to_label.jsonl" in show(rows, found, TYPED)
+    there = TYPED._replace(workdir="gs://bucket-a/run", run="gs://bucket-a/run")
+    rows = report_rows(load_config(*_split(WORDS)), found, there)
+    advice = "\n".join(line for row in rows for line in row.advice)
+    assert "gcloud storage cp gs://bucket-a/run/pilot/to_label.jsonl ." in advice
+    assert "--labels=to_label.jsonl" in advice
+    lines = [shlex.split(line) for line in full_run_commands(there)]
+    commands = [parse(argv[1], argv[2:]) for argv in lines]
+    assert {c.workdir for c in commands} == {"gs://bucket-a/run-full", "gs://bucket-a/run"}

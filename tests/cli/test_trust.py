@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 
 import pytest
 
 from srpo_jax.cli import main as cli
+from srpo_jax.command.parse import parse
 from srpo_jax.data_pipelines.answer_store import answers_folder, finish_answers
 from srpo_jax.data_pipelines.tree_store import shard_path, write_shard
 from srpo_jax.data_pipelines.verdict_store import FIELDS, FOLDER, VerdictSet
@@ -15,6 +17,7 @@ from srpo_jax.files import write_json
 from srpo_jax.judge.trust.compare import Comparison, likeness
 from srpo_jax.judge.trust.tables import format_comparison
 from tests.support import judged
+from tests.support.bucket_server import serving
 
 WORDS = {"S": "SAFE", "U": "UNSAFE", "E": "ERROR"}
 STRICT, LAX = "SSUUUE", "SSSSUU"
@@ -103,6 +106,19 @@ def test_from_sampling_to_the_numbers(capsys, workdir):
     out = run(capsys, "calibrate", *say[:1], f"--labels={file},{other}", "--verdicts=lax")[1]
     assert "same verdict of strict" in out and "divided evenly" in out
     assert "by to_label, other" in out and "alpha of the people" in out
+
+
+def test_a_file_in_a_bucket_is_brought_here_before_it_is_filled_in(capsys, workdir, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workdir / "cache"))
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    there = {f"b-a/run/{path.relative_to(workdir)}": path.read_bytes() for path in files}
+    with serving(there) as bucket:
+        code, out, _ = run(capsys, "sample", "--workdir=gs://b-a/run", "--verdicts=lax")
+        assert code == 0 and bucket.get("b-a/run/to_label.jsonl")
+    assert "gcloud storage cp gs://b-a/run/to_label.jsonl ." in out
+    line = shlex.split(out.splitlines()[-1])
+    assert {"--workdir=gs://b-a/run", "--labels=to_label.jsonl"} < set(line)
+    assert parse(line[1], line[2:]).workdir == "gs://b-a/run", "it can be typed"
 
 
 def test_answers_are_calibrated_too(capsys, tmp_path):

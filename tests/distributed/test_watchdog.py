@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 
+from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.distributed import watchdog
 from srpo_jax.distributed.watchdog import EXIT_CODE, Watchdog
+from tests.support.bucket_server import serving
 
 
 def test_stacks_first_and_the_end_after_as_long_again(tmp_path, capfd):
@@ -73,6 +75,19 @@ def test_a_disk_that_hangs_does_not_keep_the_process(tmp_path, monkeypatch, capf
             thread.join()
     assert ended == [EXIT_CODE]
     assert "test_watchdog.py" in capfd.readouterr().err
+
+
+def test_stacks_are_in_the_bucket_before_the_end(tmp_path, monkeypatch, capfd):
+    """The process that ends then keeps nothing later."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    now = [0.0]
+    with serving({}) as bucket, open_workdir("gs://bucket-a/run") as folder:
+        dog = Watchdog(folder / "stacks", 1, clock=lambda: now[0], end=lambda _: None)
+        now[0] = 241
+        dog.look()
+        (name,) = bucket.all("bucket-a/run/stacks/")
+        assert b"test_watchdog.py" in bucket.all()[name]
+        assert f"also in gs://{name}\n" in capfd.readouterr().err
 
 
 def test_zero_is_off(tmp_path):

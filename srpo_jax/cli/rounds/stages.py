@@ -46,7 +46,7 @@ class Waits(Exception):
 @dataclass(frozen=True)
 class Round:
     """One round. folder: its workdir. cfg: the user's, with records that are drawn. policy: the
-    folder (or address) of the policy that explores; start: of the one that training begins with.
+    folder or address of the policy that explores; start: of the one that training begins with.
     verdicts: the name of the verdict set that the arbiter writes; without one of that which is
     waited for, "" for the only one there is.
     """

@@ -17,6 +17,7 @@ import io
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -217,7 +218,22 @@ def _client_for(_: str) -> Any:
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     for name in ("absl", "gcsfs"):
         logging.getLogger(name).addFilter(_is_no_traceback)
+    drop_late_answers()
     return storage.Client()
+
+
+@functools.cache
+def drop_late_answers() -> None:
+    """When one part of a save fails, the others are not waited for, and tensorstore has a traceback
+    for each answer that comes to them afterwards.
+    """
+    before = sys.unraisablehook
+
+    def tell(caught: Any) -> None:
+        if str(caught.exc_value) != "Event loop is closed":
+            before(caught)
+
+    sys.unraisablehook = tell
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,18 @@ def test_a_save_that_is_refused_leaves_the_step_before(bucket, capfd, what, at):
     assert steps_in(bucket.address) == [1]
     assert same(restore(bucket.address), make_state(1))
     assert bucket.steps() == {"1"}
+
+
+def test_answers_to_a_save_that_has_failed_are_not_told(monkeypatch):
+    """By a traceback each; pytest has a hook of its own, so the test above does not see them."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    bucket_folder.drop_late_answers.cache_clear()
+    bucket_folder.drop_late_answers()
+    late, other = (SimpleNamespace(exc_value=RuntimeError(t)) for t in ("Event loop is closed", ""))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert told == [other]
 
 
 def test_a_bucket_that_may_not_be_written_is_told_at_the_start(bucket):
