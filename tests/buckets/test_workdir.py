@@ -104,7 +104,7 @@ def test_another_host_finds_what_a_disk_would_have(tmp_path_factory, operations)
     with pytest.MonkeyPatch.context() as patch, serving({}) as bucket:
         patch.setenv("XDG_CACHE_HOME", str(place / "one"))
         with open_workdir(URL) as folder:
-            for name, text in operations:
+            for name, text in [("write", "of a run"), *operations]:
                 for each in (folder, disk):
                     OPERATIONS[name](each, text)
             assert contents(folder) == contents(disk)
