@@ -112,8 +112,8 @@ def pilot(
         found["warmup_steps"] = _warmup_steps(small, folder, len(wanted))
     found["judge"] = {name: verdicts.judge[name] for name in ("arbiter", "digest")}
 
-    here, there = (address_of(place) or str(place) for place in (workdir, run))
-    commands = Typed(tuple(typed), here, there, str(labels), questions, allow_upload)
+    home, begun = (address_of(place) or str(place) for place in (workdir, run))
+    commands = Typed(tuple(typed), home, begun, str(labels), questions, allow_upload)
     report = report_rows(cfg, found, commands)
     found["report"] = [row.to_json() for row in report]
     write_json(folder / "pilot.json", found)

@@ -64,7 +64,7 @@ def model_card(
         f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
         f"tags: [{'srpo, ' if how.startswith('SRPO') else ''}safety, reasoning]",
-        *_origin(pathlib.Path(config["model"]["path"]), base),
+        *_origin(local_place(config["model"]["path"]), base),
         "---",
         "",
         f"# {words(base)}: {words(how)}",

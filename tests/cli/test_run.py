@@ -13,6 +13,7 @@ import pytest
 from srpo_jax.buckets.workdir import open_workdir
 from srpo_jax.cli import main as cli
 from srpo_jax.cli.rounds.stages import Round, round_seed
+from srpo_jax.cli.rounds.walk import with_records
 from srpo_jax.config.load import load_config
 from srpo_jax.data_pipelines.tree_store import read_shards
 from srpo_jax.evaluate import evaluate as evaluation
@@ -110,11 +111,15 @@ def test_round_2_explores_with_what_round_1_trained(world, run):
 
 
 @pytest.mark.slow  # a training
-def test_a_policy_in_a_bucket_is_told_by_its_address(tmp_path, monkeypatch):
+def test_what_lies_in_a_bucket_is_told_by_its_address(tmp_path, monkeypatch):
     """In rounds.json and in what the round writes: another host has it in another folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = load_config("configs/ssui_mini.py")
-    with serving({}), open_workdir("gs://bucket-a/one") as folder:
+    records = "gs://bucket-a/mine.jsonl"
+    config = load_config("configs/ssui_mini.py", [f"--config.data.train_records={records}"])
+    with serving({"bucket-a/mine.jsonl": b""}), open_workdir("gs://bucket-a/one") as folder:
+        named = with_records(config, folder).data
+        assert named.train_records == records
+        assert named.test_records == "gs://bucket-a/one/data/ssui_mini/test.jsonl"
         second = Round.of(config, folder, 2)
         assert second.policy == second.training.model.path == "gs://bucket-a/one/round-1/export"
     assert Round.of(config, tmp_path, 2).policy == str(tmp_path / "round-1" / "export")

@@ -6,12 +6,14 @@ import re
 import pytest
 import yaml
 
+from srpo_jax.buckets.fetch import fetch_folder
 from srpo_jax.config.load import load_config
 from srpo_jax.export.digests import DIGESTS
 from srpo_jax.export.model_card import model_card, public_config
 from srpo_jax.judge.results.scores import scores
 from srpo_jax.runs.workdir import method
 from tests.support import ROOT
+from tests.support.bucket_server import serving
 from tests.support.report_sample import JUDGE
 
 SPEC = {
@@ -184,7 +186,7 @@ language: [en]
 """
 
 
-def test_the_license_and_the_base_model_are_kept(tmp_path):
+def test_the_license_and_the_base_model_are_kept(tmp_path, monkeypatch):
     """As the base model's own card says; without a card there is a base and no license."""
     base = tmp_path / "Base-7B"
     card = written(tmp_path / "run", **{"model.path": str(base)})
@@ -199,6 +201,12 @@ def test_the_license_and_the_base_model_are_kept(tmp_path):
     (base / DIGESTS).write_text("{}")
     found = metadata(written(tmp_path / "run", **{"model.path": str(base)}))
     assert found["base_model"] == "First"  # a run that began with an export of ours
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = {f"bucket-a/first/export/{path.name}": path.read_bytes() for path in base.iterdir()}
+    with serving(there):
+        fetch_folder("gs://bucket-a/first/export")  # as whoever exports has
+        card = written(tmp_path / "run", **{"model.path": "gs://bucket-a/first/export"})
+    assert metadata(card) == {**found, "base_model": "First"}
 
 
 @pytest.mark.parametrize(

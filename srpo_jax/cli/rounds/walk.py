@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from srpo_jax.buckets.fetch import local_folder
+from srpo_jax.buckets.objects import is_url
 from srpo_jax.cli.rounds.progress import Progress, what_decides
 from srpo_jax.cli.rounds.stages import STAGES, Round, Stage, Waits
 from srpo_jax.config.check import check_exploring
@@ -187,5 +188,6 @@ def with_records(cfg: Config, workdir: pathlib.Path) -> Config:
         name = f"{split}_records"
         if spec := getattr(cfg.data, name):
             path = records_path(spec, workdir, field=f"data.{name}")
-            found[name] = address_of(path) or str(path)  # on another host it is elsewhere
+            # On another host it is elsewhere.
+            found[name] = spec if is_url(spec) else address_of(path) or str(path)
     return replace(cfg, data=replace(cfg.data, **found))

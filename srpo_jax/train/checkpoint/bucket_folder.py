@@ -216,7 +216,7 @@ def _client_for(_: str) -> Any:
     # gcsfs, which orbax uses, would not look again at what it has listed once; but tensorstore
     # writes there too, and so do other hosts.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    for name in ("absl", "gcsfs"):
+    for name in ("absl", "gcsfs", "asyncio"):
         logging.getLogger(name).addFilter(_is_no_traceback)
     drop_late_answers()
     return storage.Client()
@@ -237,8 +237,12 @@ def drop_late_answers() -> None:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    """Not of orbax and gcsfs: whatever fails comes out of a call too, and is told in a line."""
-    return not (record.exc_info and ("orbax" in record.pathname or "gcsfs" in record.pathname))
+    """Not of orbax and gcsfs: whatever fails comes out of a call too, and is told in a line. Nor of
+    the parts of a save that nobody waits for when another one has failed.
+    """
+    left = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
+    theirs = "orbax" in record.pathname or "gcsfs" in record.pathname
+    return not (record.exc_info and (left or theirs))
 
 
 def _retry() -> Any:

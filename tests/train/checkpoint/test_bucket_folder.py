@@ -4,6 +4,7 @@ said of a bucket that fails. test_folder.py has what holds on a disk too.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import importlib.util
 import json
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -181,16 +182,21 @@ def test_a_save_that_is_refused_leaves_the_step_before(bucket, capfd, what, at):
     assert bucket.steps() == {"1"}
 
 
-def test_answers_to_a_save_that_has_failed_are_not_told(monkeypatch):
+def test_answers_to_a_save_that_has_failed_are_not_told(bucket, monkeypatch, caplog):
     """By a traceback each; pytest has a hook of its own, so the test above does not see them."""
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
     bucket_folder.drop_late_answers.cache_clear()
     bucket_folder.drop_late_answers()
-    late, other = (SimpleNamespace(exc_value=RuntimeError(t)) for t in ("Event loop is closed", ""))
-    sys.unraisablehook(late)
-    sys.unraisablehook(other)
-    assert told == [other]
+    for text in ("Event loop is closed", "another mistake"):
+        sys.unraisablehook(cast(Any, SimpleNamespace(exc_value=RuntimeError(text))))
+    assert [str(caught.exc_value) for caught in told] == ["another mistake"]
+    open_folder(bucket.address).steps()  # as every run begins
+    loop = asyncio.new_event_loop()
+    for text in ("Task exception was never retrieved", "another mistake"):
+        loop.call_exception_handler({"message": text, "exception": ValueError("PERMISSION_DENIED")})
+    loop.close()
+    assert [record.getMessage() for record in caplog.records] == ["another mistake"]
 
 
 def test_a_bucket_that_may_not_be_written_is_told_at_the_start(bucket):
