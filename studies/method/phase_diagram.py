@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from studies.method.figures import FAMILIES, STYLE
 from studies.method.phases import METHODS
 
-LEFT, TOP, WIDE, HIGH, GAP = 84, 66, 234, 84, 6
+LEFT, TOP, WIDE, HIGH, GAP = 84, 66, 250, 84, 6
 LIGHT = """
 .cell { fill-opacity: 0.16; stroke-width: 1.5; } .name { font-weight: 600; font-size: 14px; }
 .none { fill: #57606a; fill-opacity: 0.07; stroke: #8c959f; stroke-dasharray: 4 3; }

@@ -26,7 +26,7 @@ def _grid(rates: Sequence[float] = RATES, **changes: Any) -> tuple[dict[str, Any
 SIX = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 ONE = (1e-3,)  # rate of what is varied on a method that has both
 LOW = (5e-4,)
-MIX = [0.3, 0.6]
+MIX = [0.15, 0.3, 0.45, 0.6]
 FILTERED = {"filtered": True}
 PATHS = {**FILTERED, "explore": "paths"}
 OWN = {**FILTERED, "explore": "own"}
@@ -150,8 +150,14 @@ METHODS = {
             _grid(ONE, **PATHS, mix=[0.15, 0.3], teach="all"),
         ),
         Method(
-            "srpo own + KL",
+            "rft + KL",
             "near the base policy on own branches of benign questions",
+            _grid(ONE, **PATHS, kl=[0.3, 3.0], teach="all"),
+            later=True,
+        ),
+        Method(
+            "srpo own + KL",
+            "the same",
             _grid(LOW, **OWN, lam=0.1, kl=[0.3, 3.0]),
             later=True,
         ),
