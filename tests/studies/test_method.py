@@ -13,8 +13,8 @@ import pytest
 
 from srpo_jax.errors import UserError
 from srpo_jax.train.losses.objective import Objective
-from studies.method import phase_diagram, phases, statistics
-from studies.method.__main__ import CHOSEN, QUICK
+from studies.method import figures, phase_diagram, phases, statistics
+from studies.method.__main__ import CHOSEN, QUICK, QUICK_SEEDS
 from studies.method.micro import fit, policy, rows, run, world
 from studies.method.micro.data import Cell, Data
 from studies.method.micro.lessons import lessons
@@ -154,6 +154,7 @@ def test_the_divergence_is_that_of_distributions():
     assert abs(value) < 1e-6 and np.abs(slope).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_the_contrast_takes_its_share_of_the_gradient(params, drawn):
     """Whatever lam and the weight of the pairs are, a step is that of L_ref plus the contrast's
     direction, as long as the share says.
@@ -243,6 +244,29 @@ def test_who_wins_a_cell():
     assert ">orpo<" in drawing and "10 %" in drawing and "30 % wrong" in drawing
     table = phase_diagram.table({"cells": cells})
     assert table.count("| nobody |") == 1 and table.count("(40.0)") == 2
+
+
+def test_published_figures_are_of_published_numbers():
+    """Every drawing in docs is what the program makes of the JSON beside it."""
+    folder = CHOSEN.parents[2] / "docs/figures"
+    tried, found = (
+        json.loads((folder / f"method_{name}.json").read_text(encoding="utf-8"))
+        for name in ("study", "phases")
+    )
+    tried = tried["tried_on_validation"]
+    for name, drawing in {
+        "tried": figures.frontier(tried),
+        "lines": figures.lines(tried),
+        "phases": phase_diagram.svg(found),
+    }.items():
+        assert (folder / f"method_{name}.svg").read_text(encoding="utf-8") == drawing, name
+    assert {each["name"]: cell_of(each["name"]) for each in found["cells"]} == Micro.cells
+    for each in found["cells"]:
+        assert each["cell"] == vars(cell_of(each["name"])) and set(found["seeds"]) <= {
+            *phases.SEEDS
+        }
+    fresh, quick = set(phases.SEEDS), {*FRESH_SEEDS, *TUNING_SEEDS, *QUICK_SEEDS}
+    assert not fresh & quick
 
 
 def test_methods_see_the_same_questions_and_verdicts():
