@@ -4,7 +4,7 @@
 They are drawn on first use into WORKDIR/data/ssui_mini, as the same JSONL and image files that a
 user's own records would be. Switches follow after commas, `ssui_mini:train,wrong=0.3,steps=8` (all
 of them: ssui_mini/options.py); each choice of them has a folder of its own, named after it.
-`gs://BUCKET/PATH` is fetched into this host's cache first (srpo_jax/buckets.py).
+`gs://BUCKET/PATH` is fetched into this host's cache first (srpo_jax/buckets).
 """
 
 from __future__ import annotations
