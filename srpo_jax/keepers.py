@@ -117,6 +117,17 @@ def address_of(path: str | os.PathLike) -> str:
     return keeper.address(pathlib.Path(path)) if keeper else ""
 
 
+def place_of(path: str | os.PathLike) -> str:
+    """The name of a file or folder that other hosts know, too: its address_of, else its path."""
+    return address_of(path) or os.fspath(path)
+
+
+def extend(path: pathlib.Path) -> None:
+    """To be called when lines were appended to a file and it was closed; see Keeper.extend."""
+    if keeper := keeper_of(path):
+        keeper.extend(path)
+
+
 def by_address(text: str) -> str:
     """The text with addresses in the place of the folders that are kept for them."""
     for folder, keeper in _kept.items():

@@ -30,7 +30,7 @@ from srpo_jax.explore.explore import explore
 from srpo_jax.export.export import export
 from srpo_jax.files import read_json
 from srpo_jax.judge.judge import judge
-from srpo_jax.keepers import address_of, remove_folder
+from srpo_jax.keepers import place_of, remove_folder
 from srpo_jax.runs.methods_table.collect import collect
 from srpo_jax.runs.methods_table.formats import render
 from srpo_jax.runs.report.page import write_report
@@ -137,7 +137,7 @@ def all_runs(
             trees = explore(config, folder)
             stages.next("judge the branches")
             judge(config, folder)
-        named = address_of(trees) or str(trees)  # on another host it is elsewhere
+        named = place_of(trees)  # on another host it is elsewhere
         config = replace(config, data=replace(config.data, trees=named))
         for seed in range(seeds):
             # The seed is of the order of questions; the branches are the same.

@@ -47,7 +47,7 @@ from srpo_jax.judge.judge import judge
 from srpo_jax.judge.results.measures import measure
 from srpo_jax.judge.stage import check_arbiter
 from srpo_jax.judge.trust.labels import agreement, read_labels, to_label, write_to_label
-from srpo_jax.keepers import address_of
+from srpo_jax.keepers import place_of
 from srpo_jax.train.gradient_share import gradient_norms
 from srpo_jax.train.setup import check_attention, make_setup
 
@@ -112,7 +112,7 @@ def pilot(
         found["warmup_steps"] = _warmup_steps(small, folder, len(wanted))
     found["judge"] = {name: verdicts.judge[name] for name in ("arbiter", "digest")}
 
-    home, begun = (address_of(place) or str(place) for place in (workdir, run))
+    home, begun = (place_of(place) for place in (workdir, run))
     commands = Typed(tuple(typed), home, begun, str(labels), questions, allow_upload)
     report = report_rows(cfg, found, commands)
     found["report"] = [row.to_json() for row in report]

@@ -48,7 +48,7 @@ from srpo_jax.distributed.agreement import as_first_says
 from srpo_jax.distributed.peers import Meeting, Peers, say
 from srpo_jax.distributed.process_info import ProcessInfo, detect_process
 from srpo_jax.errors import RunFailure, UserError, one_line
-from srpo_jax.keepers import address_of
+from srpo_jax.keepers import place_of
 
 HEARTBEAT_SECONDS = {True: 30, False: 100}  # by whether all are on this machine
 MEET_SECONDS = 300  # for all to come to the start, and to each check
@@ -162,7 +162,7 @@ def agree_on_file(path: pathlib.Path, read: Callable[[pathlib.Path], str]) -> No
     end = time.monotonic() + SEEN_SECONDS
     while (found := read(path)) != there and time.monotonic() < end:
         time.sleep(0.2)
-    fact = f"the file {address_of(path) or path} that process 0 wrote"
+    fact = f"the file {place_of(path)} that process 0 wrote"
     agree(f"file {path.name}", {fact: "there" if found == there else "not there"})
 
 

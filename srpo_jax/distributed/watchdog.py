@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.keepers import address_of, give_name
+from srpo_jax.keepers import give_name, place_of
 
 EXIT_CODE = 75  # EX_TEMPFAIL: not done, not the user's mistake, try again
 WRITE_SECONDS = 5.0  # that writing a file of stacks is waited for
@@ -87,7 +87,7 @@ class Watchdog:
         path = self._folder / f"process-{self._process}-{stamp}.txt"
         head = f"watchdog: process {self._process} finished nothing for {silent:.0f} s"
         head += f" after {self._at}"
-        _say(f"{head}; the stacks of its threads follow, also in {address_of(path) or path}")
+        _say(f"{head}; the stacks of its threads follow, also in {place_of(path)}")
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         # The hang may be the disk's: stderr first, and nothing here waits for an answer, or
         # the end would never come.
@@ -108,7 +108,7 @@ class Watchdog:
             give_name(path, path)  # now, as a process that ends here keeps nothing later
         except (OSError, RunFailure, UserError) as error:
             why = getattr(error, "strerror", None) or error
-            _say(f"watchdog: {address_of(path) or path} was not written: {why}")
+            _say(f"watchdog: {place_of(path)} was not written: {why}")
 
 
 def _say(line: str) -> None:

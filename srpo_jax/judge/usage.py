@@ -17,7 +17,7 @@ from typing import Any
 
 from srpo_jax.arbiter.chat.cost import Usage
 from srpo_jax.files import parse_json
-from srpo_jax.keepers import keeper_of
+from srpo_jax.keepers import extend
 
 FILE = "usage.jsonl"
 TREES = "trees"  # the stage that judges them; that of answers is "answers NAME"
@@ -69,8 +69,7 @@ def _append(path: pathlib.Path, line: str) -> None:
             file.seek(size - 1)
             torn = file.read(1) != b"\n"
         file.write(b"\n" * torn + line.encode() + b"\n")
-    if keeper := keeper_of(path):
-        keeper.extend(path)
+    extend(path)
 
 
 def read_usage(folder: pathlib.Path) -> list[dict[str, Any]]:

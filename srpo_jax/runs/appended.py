@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from srpo_jax.errors import RunFailure, UserError
-from srpo_jax.keepers import keeper_of
+from srpo_jax.keepers import extend
 
 CLOSE_SECONDS = 30.0  # a bucket takes about one change of an object in a second, not one a line
 
@@ -46,5 +46,4 @@ class Appended:
         self._closed = self._clock()
         if file is not None:
             file.close()
-            if keeper := keeper_of(self._path):
-                keeper.extend(self._path)
+            extend(self._path)

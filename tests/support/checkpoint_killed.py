@@ -17,31 +17,12 @@ from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.checkpoint.seal import steps_in
 from tests.support.bucket_server import Change, Lost, serving
 from tests.support.checkpoint_places import InBucket
+from tests.support.killed import ended, forked
 from tests.train.checkpoint.test_manager import RUN, make_state, same, target_of
 
 MOMENTS = 10
 MARKER = "commit_success.txt"
 PROBE = "/.probe"  # what a start writes to see whether it can
-
-
-def forked(work: Callable[[], None]) -> int:
-    """The process, which works and ends."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def go_on(address: str, to: int) -> None:

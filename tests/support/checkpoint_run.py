@@ -8,8 +8,8 @@ interpreters would take longer than all the rest. Every process prints one JSON 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import os
 import shutil
 import signal
 import sys
@@ -31,6 +31,7 @@ from srpo_jax.train.checkpoint.array_checksum import describe
 from srpo_jax.train.checkpoint.folder import open_folder
 from srpo_jax.train.checkpoint.manager import Checkpoints
 from srpo_jax.train.train_state import TrainState
+from tests.support.killed import ended, forked
 
 SIZE = 1 << 18  # float32 values of the large array, 1 MiB
 
@@ -144,19 +145,9 @@ def child(index: int, port: int, count: int, folder: str, sizes: str, what: list
 def main(folder: str, count: str, sizes: str, *what: str) -> int:
     port, children = free_port(), []
     for index in range(int(count)):
-        pid = os.fork()
-        if not pid:
-            code = 1
-            try:
-                child(index, port, int(count), folder, sizes, list(what))
-                code = 0
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(pid)
-    return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in children)
+        work = functools.partial(child, index, port, int(count), folder, sizes, list(what))
+        children.append(forked(work))
+    return max(ended(pid) != 0 for pid in children)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from srpo_jax.export.digests import DIGESTS
 from srpo_jax.export.export import export
 from srpo_jax.files import file_sha256, read_json
 from srpo_jax.judge.judge import all_explored, judge
-from srpo_jax.keepers import address_of, remove_folder
+from srpo_jax.keepers import place_of, remove_folder
 from srpo_jax.models.hf.weights_digest import policy_digest
 from srpo_jax.runs.identity import policy_files
 from srpo_jax.runs.workdir import round_folder
@@ -72,7 +72,7 @@ class Round:
         policy = cfg.model.path
         if number > 1:
             before = round_folder(workdir, number - 1) / "export"
-            policy = address_of(before) or str(before)  # on another host it is elsewhere
+            policy = place_of(before)  # on another host it is elsewhere
         start = policy if cfg.rounds.start == "previous" else cfg.model.path
         folder = round_folder(workdir, number)
         return cls(number, folder, cfg, policy, start, verdicts, allow_upload)

@@ -32,7 +32,7 @@ from srpo_jax.distributed.lifecycle import distributed_session, this_process
 from srpo_jax.errors import UserError
 from srpo_jax.files import check_writable
 from srpo_jax.judge.stage import check_arbiter, default_name
-from srpo_jax.keepers import address_of
+from srpo_jax.keepers import place_of
 from srpo_jax.models.registry import load_model_config
 from srpo_jax.owners import Owner
 from srpo_jax.runs.methods_table.collect import collect
@@ -189,5 +189,5 @@ def with_records(cfg: Config, workdir: pathlib.Path) -> Config:
         if spec := getattr(cfg.data, name):
             path = records_path(spec, workdir, field=f"data.{name}")
             # On another host it is elsewhere.
-            found[name] = spec if is_url(spec) else address_of(path) or str(path)
+            found[name] = spec if is_url(spec) else place_of(path)
     return replace(cfg, data=replace(cfg.data, **found))

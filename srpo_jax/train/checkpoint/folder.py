@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from srpo_jax.buckets.objects import is_url
-from srpo_jax.keepers import address_of
+from srpo_jax.keepers import place_of
 from srpo_jax.train.checkpoint.bucket_folder import BucketFolder
 from srpo_jax.train.checkpoint.local_folder import LocalFolder
 
@@ -95,5 +95,5 @@ def open_folder(address: str | os.PathLike) -> Folder:
 
     Errors: UserError for what is no address of a bucket, or when packages for buckets are missing.
     """
-    text = address_of(address) or os.fspath(address)
+    text = place_of(address)
     return BucketFolder(text) if is_url(text) else LocalFolder(pathlib.Path(text).absolute())
